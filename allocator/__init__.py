@@ -1,0 +1,1 @@
+"""One per machine: places, starts, watches and removes instances; the gateway to them."""

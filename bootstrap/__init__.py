@@ -1,0 +1,1 @@
+"""The bootstrap daemon, which is also the ping-monitor."""

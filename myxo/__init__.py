@@ -1,0 +1,1 @@
+"""What a program imports, and the `myxo` umbrella command."""

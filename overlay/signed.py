@@ -1,0 +1,60 @@
+"""Signed bytes: a payload, who signed it, and for what purpose.
+
+The signature covers a purpose and the payload exactly as it was received; whoever passes a signed
+payload on forwards those bytes verbatim. The purpose keeps a signature for one kind of statement
+from being shown as another (a record is no revision).
+"""
+
+import base64
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from overlay.identity import Identity, verify
+from overlay.names import PeerId
+
+
+class Purpose(StrEnum):
+    """What a signature says; the text is part of what is signed."""
+
+    RECORD = "myxo/record/1"
+    REVISION = "myxo/revision/1"
+
+
+def _decode(value: object) -> object:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+Base64 = Annotated[
+    bytes, BeforeValidator(_decode), PlainSerializer(lambda b: base64.b64encode(b).decode())
+]
+"""Bytes that travel as base64 text in JSON."""
+
+
+class Signed(BaseModel):
+    """A payload with its signer's id and signature."""
+
+    model_config = ConfigDict(frozen=True)
+
+    signer: PeerId
+    payload: Base64
+    signature: Base64
+
+    def verify(self, purpose: Purpose) -> None:
+        """Return if the signature is the signer's for `purpose`.
+
+        Raises:
+            SignatureInvalid: it is not.
+        """
+        verify(self.signer, _message(purpose, self.payload), self.signature)
+
+
+def sign(identity: Identity, purpose: Purpose, payload: bytes) -> Signed:
+    """Return `payload` signed by `identity` for `purpose`."""
+    signature = identity.sign(_message(purpose, payload))
+    return Signed(signer=identity.peer_id, payload=payload, signature=signature)
+
+
+def _message(purpose: Purpose, payload: bytes) -> bytes:
+    return purpose.encode() + b"\n" + payload

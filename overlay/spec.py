@@ -1,0 +1,96 @@
+"""What a service is: the specification that a revision carries, normalised and checked.
+
+People write `service-conf.json` or YAML (read by `registry/conf.py`); what comes out of it is this.
+Fields named `*_ms` are milliseconds, as the files have them; everything that computes with them
+uses the `*_s` properties, in seconds.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from overlay.names import Digest
+
+DEFAULT_CONCURRENCY = 100
+DEFAULT_IDLE_STOP_S = 300.0
+DEFAULT_PORT = 8080
+DEFAULT_READY_TIMEOUT_S = 30.0
+
+_EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+_Text = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Image(BaseModel):
+    """A container image, by content.
+
+    Attributes:
+        reference: the name it was added under, such as `alice/hello:1.0`; for people and for pulls.
+        config_digest: sha256 of the OCI config: the image's identity on every engine.
+        repo_digest: `NAME@sha256:…` where it was pushed; None for an image that is in no registry.
+        platforms: `os/architecture` it runs on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    reference: _Text
+    config_digest: Digest
+    repo_digest: _Text | None = None
+    platforms: tuple[str, ...] = ("linux/amd64",)
+
+
+class ServiceSpec(BaseModel):
+    """One revision's definition of a service.
+
+    Attributes:
+        image: for the container runtime; exactly one of `image` and `process` is set.
+        process: a shell command for the process runtime.
+        command: overrides the image's own command; run by a shell.
+        port: where the service listens inside its container; the process runtime chooses one.
+        soft_rtt_ms: over it a better instance is looked for; None is no wish.
+        hard_rtt_ms: over it an instance is not used at all; None is no limit.
+        cpu_millicores: reserved and enforced; 0 is no requirement.
+        memory_mib: reserved and enforced, in MiB; 0 is no requirement.
+        concurrency: requests that one instance serves at once before another is started.
+        max_instances: bound over the network, 0 is none.
+        idle_stop_s: seconds without a request after which an instance is stopped.
+        ready_timeout_s: seconds within which a started instance must accept connections.
+        idempotent: every request may be sent again after a failure, POST too.
+        health: a path that must answer 2xx before the instance counts as ready; None: TCP only.
+        read_only: the container's root file system is read-only.
+        cap_drop_all: every capability is dropped, not only the dangerous ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    image: Image | None = None
+    process: _Text | None = None
+    command: _Text | None = None
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535)
+    env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256)
+    soft_rtt_ms: float | None = Field(None, gt=0)
+    hard_rtt_ms: float | None = Field(None, gt=0)
+    cpu_millicores: int = Field(0, ge=0)
+    memory_mib: int = Field(0, ge=0)
+    concurrency: int = Field(DEFAULT_CONCURRENCY, ge=1)
+    max_instances: int = Field(0, ge=0)
+    idle_stop_s: float = Field(DEFAULT_IDLE_STOP_S, gt=0)
+    ready_timeout_s: float = Field(DEFAULT_READY_TIMEOUT_S, gt=0, le=600)
+    idempotent: bool = False
+    health: Annotated[str, StringConstraints(pattern=r"^/", max_length=1024)] | None = None
+    read_only: bool = False
+    cap_drop_all: bool = False
+
+    @property
+    def runtime(self) -> Literal["docker", "process"]:
+        """The runtime that the service needs."""
+        return "process" if self.process is not None else "docker"
+
+    @property
+    def soft_rtt_s(self) -> float | None:
+        """The soft RTT limit in seconds."""
+        return None if self.soft_rtt_ms is None else self.soft_rtt_ms / 1000
+
+    @property
+    def hard_rtt_s(self) -> float | None:
+        """The hard RTT limit in seconds."""
+        return None if self.hard_rtt_ms is None else self.hard_rtt_ms / 1000

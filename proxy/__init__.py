@@ -1,0 +1,1 @@
+"""The local HTTP proxy: resolve, select, forward, hold while starting, retry."""

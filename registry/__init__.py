@@ -1,0 +1,1 @@
+"""What services are: the registry service, its stores, and registry-cli."""
