@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Runs a command with a Docker engine: the one that answers, or else, as root, a private one that
+# lives as long as the command and leaves nothing behind. With neither, the command runs without.
+#
+#   tools/with-engine.sh make test
+set -euo pipefail
+
+export PATH="$PATH:/usr/sbin:/sbin"
+# The builder that BuildKit replaces needs no plugin, which Debian's docker.io does not bring.
+export DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0
+
+answers() {
+  local socket=${DOCKER_HOST:-unix:///var/run/docker.sock}
+  case $socket in
+    unix://*) curl -fsS --max-time 5 --unix-socket "${socket#unix://}" http://engine/_ping ;;
+    *) docker version ;;
+  esac >/dev/null 2>&1
+}
+
+if [ $# = 0 ]; then
+  echo "usage: tools/with-engine.sh COMMAND [ARGUMENT…]" >&2
+  exit 2
+fi
+if answers || [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
+  exec "$@"
+fi
+
+home=$(mktemp -d /tmp/myxo-engine.XXXXXX)
+export DOCKER_HOST="unix://$home/docker.sock"
+dockerd --data-root "$home/data" --exec-root "$home/exec" --pidfile "$home/docker.pid" \
+  -H "$DOCKER_HOST" >"$home/log" 2>&1 </dev/null &
+engine=$!
+
+stop_engine() {
+  kill "$engine" 2>/dev/null || true
+  wait "$engine" 2>/dev/null || true
+  # A mount that is still busy must not turn a green run red.
+  rm -rf "$home" 2>/dev/null || echo "with-engine: $home could not be removed entirely" >&2
+}
+trap stop_engine EXIT
+
+for _ in $(seq 300); do
+  answers && break
+  if ! kill -0 "$engine" 2>/dev/null; then
+    echo "with-engine: the private Docker engine did not start:" >&2
+    tail -n 20 "$home/log" >&2
+    exit 1
+  fi
+  sleep 0.1
+done
+answers || { echo "with-engine: the engine did not answer in 30 s" >&2; tail "$home/log" >&2; exit 1; }
+
+"$@"
