@@ -106,8 +106,8 @@ fi
 echo "setup: $("$python" --version) at $(command -v "$python"), libraries of $lock into .venv"
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
   "$python" -m venv --clear .venv
-pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -q"
-$pip install --require-hashes -r "$lock"
+pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
+$pip install --require-hashes --use-pep517 -r "$lock"
 $pip install --no-deps --no-build-isolation -e .
 # trio-typing, which libp2p requires, brings stubs of trio 0.20 that shadow trio's own types.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""The whole of Myxo on this machine, in the order in which a person would type it.
+
+It prints each command as it runs it: found a network, add a service that runs nowhere, ask for it
+twice, stop everything. Docker is used if an engine answers, and plain processes if not. All state
+is in a temporary folder.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+
+HERE = Path(__file__).resolve().parent
+SERVER = HERE / "helloworldserver"
+COMMANDS = Path(sys.executable).parent
+SERVICE = "hello-world-server"
+IMAGE = "myxo-demo/hello-world-server:1.0"
+UP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+
+
+def engine_name() -> str | None:
+    """Return the Docker engine's version, or None if none answers."""
+    try:
+        version: str = docker.from_env(timeout=10).version()["Version"]
+    except (DockerException, OSError):
+        return None
+    return version
+
+
+def show(command: list[str]) -> None:
+    """Print `command` as it would be typed at the top of the checkout."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+
+
+def run(command: list[str], environment: dict[str, str]) -> str:
+    """Run `command`, show both it and what it prints, and return that."""
+    show(command)
+    program = COMMANDS / command[0]
+    done = subprocess.run(
+        [str(program) if program.exists() else command[0], *command[1:]],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(done.stdout.rstrip(), flush=True)
+    if done.returncode:
+        sys.exit(f"\nthe demo failed: {command[0]} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def wait_until_ready(up: subprocess.Popen[bytes], ready: socket.socket, log: Path) -> None:
+    """Return when the network has said READY=1; exit with its log if it ends or takes too long."""
+    ready.settimeout(0.5)
+    deadline = time.monotonic() + UP_TIMEOUT_S
+    while time.monotonic() < deadline and up.poll() is None:
+        try:
+            if b"READY=1" in ready.recv(4096):
+                return
+        except TimeoutError:
+            continue
+    reason = "did not get ready" if up.poll() is None else f"ended with exit code {up.returncode}"
+    sys.exit(f"{log.read_text()}\nthe demo failed: `myxo up` {reason}")
+
+
+@contextmanager
+def network(runtime: str, port: int, folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Run `myxo up` and yield the address of its bootstrap; stop it at the end."""
+    command = ["myxo", "up", "--runtime", runtime, "--proxy-port", str(port)]
+    show(command)
+    log = folder / "up.log"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+        log.open("wb") as output,
+    ):
+        ready.bind(str(folder / "ready"))
+        up = subprocess.Popen(
+            [str(COMMANDS / "myxo"), *command[1:]],
+            env=environment | {"NOTIFY_SOCKET": str(folder / "ready")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C comes to this script, which stops it in order
+        )
+        try:
+            wait_until_ready(up, ready, log)
+            print(log.read_text().rstrip(), flush=True)
+            yield bootstrap_address(log.read_text())
+        except BaseException:
+            print(f"\n--- what `myxo up` said ---\n{log.read_text()}", file=sys.stderr)
+            raise
+        finally:
+            stop(up)
+
+
+def bootstrap_address(printed: str) -> str:
+    """Return the address in the line that `myxo up` prints for the next machine."""
+    found = re.search(r"/(?:ip4|ip6|dns4|dns)/\S+/tcp/\d+/p2p/\w+", printed)
+    if found is None:
+        sys.exit(f"the demo failed: `myxo up` printed no address:\n{printed}")
+    return found[0]
+
+
+def stop(up: subprocess.Popen[bytes]) -> None:
+    """Do what Ctrl-C does, and say how long it took."""
+    print("\n(Ctrl-C)", flush=True)
+    began = time.monotonic()
+    up.send_signal(signal.SIGINT)
+    try:
+        up.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        up.kill()
+        sys.exit(f"the demo failed: `myxo up` did not stop in {STOP_TIMEOUT_S:g} s")
+    print(f"everything stopped in {time.monotonic() - began:.1f} s")
+
+
+def add_service(runtime: str, bootstrap: str, environment: dict[str, str]) -> None:
+    """Build what the service is made of and add it under its name."""
+    run(["make", "-s", "-C", str(SERVER)], environment)
+    add = ["registry-cli", "--bootstrap", bootstrap, "add"]
+    if runtime == "docker":
+        run([sys.executable, str(HERE.parent / "base_image.py")], environment)
+        config = str(SERVER / "service-conf.json")
+        run([*add, "--no-push", "--dir", str(SERVER), config, IMAGE, SERVICE], environment)
+    else:
+        command = f"exec {shlex.quote(str(SERVER / 'helloworldserver'))} $SERVICE_PORT"
+        run([*add, "--process", command, SERVICE], environment)
+
+
+def ask(port: int, environment: dict[str, str]) -> float:
+    """Ask the proxy for the service by curl; return how many milliseconds that took."""
+    url = f"127.0.0.1:{port}/{SERVICE}"
+    timing = "%{stderr}%{time_total}\n"
+    printed = run(["curl", "-sS", "-i", "--fail", "-w", timing, url], environment)
+    if "Hello, world" not in printed:
+        sys.exit("\nthe demo failed: the answer is not Hello, world")
+    times = re.findall(r"^\d+\.\d+$", printed, re.MULTILINE)
+    return float(times[-1]) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="shows what Myxo does, on this machine alone")
+    parser.add_argument("--runtime", choices=["auto", "docker", "process"], default="auto")
+    parser.add_argument("--proxy-port", type=int, default=4200, help="where the proxy listens")
+    options = parser.parse_args()
+
+    engine = engine_name() if options.runtime != "process" else None
+    if options.runtime == "docker" and engine is None:
+        sys.exit("the demo cannot run on Docker: no engine answers")
+    runtime = "docker" if engine else "process"
+    reason = f"Docker engine {engine} answers" if engine else "no Docker engine answers"
+    if options.runtime == "process":
+        reason = "as asked for"
+    print(f"Myxo demo. Runtime: {runtime} ({reason}). Definitions: SQLite.")
+
+    folder = Path(tempfile.mkdtemp(prefix="myxo-demo-"))
+    environment = os.environ | {
+        "MYXO_STATE_DIR": str(folder / "state"),
+        "MYXO_CONFIG_DIR": str(folder / "config"),
+        "P2P_PSK": "a passphrase for this demo only",
+    }
+    try:
+        with network(runtime, options.proxy_port, folder, environment) as bootstrap:
+            add_service(runtime, bootstrap, environment)
+            cold_ms = ask(options.proxy_port, environment)
+            warm_ms = ask(options.proxy_port, environment)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"\n{SERVICE} ran nowhere. The first request started it and was")
+    print(f"answered in {cold_ms:.0f} ms; the second one, by the same instance, in {warm_ms:.1f} ms.")
+   print(
+        f"{cold_ms:.0f} ms; the second, by the same instance, in {warm_ms:.1f} ms. Runtime: {runtime}."
+    )
+    if runtime == "docker":
+        print(f"Images that stay in the engine: {IMAGE} and myxo-demo-base.")
+
+
+if __name__ == "__main__":
+    main()
