@@ -181,11 +181,8 @@ def main() -> None:
             warm_ms = ask(options.proxy_port, environment)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"\n{SERVICE} ran nowhere. The first request started it and was")
-    print(f"answered in {cold_ms:.0f} ms; the second one, by the same instance, in {warm_ms:.1f} ms.")
-   print(
-        f"{cold_ms:.0f} ms; the second, by the same instance, in {warm_ms:.1f} ms. Runtime: {runtime}."
-    )
+    print(f"\n{SERVICE} ran nowhere. The first request started it and was answered in")
+    print(f"{cold_ms:.0f} ms; the second, by the same instance, in {warm_ms:.1f} ms.")
     if runtime == "docker":
         print(f"Images that stay in the engine: {IMAGE} and myxo-demo-base.")
 
