@@ -1,0 +1,490 @@
+"""One authenticated, multiplexed connection to a peer: py-libp2p's layers, with its defects mended.
+
+py-libp2p 0.8.1 gives the wire: private-network cipher, Noise, Yamux. Its swarm and host, which
+dial, accept and hand out streams, are not used. They wait 250 ms on each dial, refuse a peer for
+60 s after one failure, leak a slot for each inbound connection, die of an exception in a stream
+handler, accept plaintext by default, re-dial by themselves and keep listening after they end.
+What they did is done here and in `overlay/host.py`, in structured concurrency: a connection's
+tasks live in one nursery, and when it ends, all of them have ended.
+
+What is mended in the layers that are used:
+
+- Yamux resets a stream whose reader has kept it waiting for 5 s. Here a writer enters Yamux only
+  when the window is open, so that a slow reader makes it wait and nothing else.
+- A write that is cancelled half-way leaves half a frame on the connection, which breaks it for
+  every stream. Here bytes are queued in one step without a checkpoint and sent by their own task.
+- Yamux blocks silently at the 257th open stream. Here it is refused.
+- Yamux sends a window update for each read and does not bound what a peer sends over its window.
+- An exact read gives up after 100 short ones, however few bytes they were.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+
+import structlog
+import trio
+from libp2p.abc import IMuxedStream, ISecureConn
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.pnet.protector import new_protected_conn
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
+
+from overlay import multistream
+from overlay.errors import (
+    MalformedMessage,
+    MyxoError,
+    PassphraseRefused,
+    PeerUnreachable,
+    ProtocolRefused,
+    SignatureInvalid,
+    StreamCut,
+)
+from overlay.identity import public_key_of
+from overlay.names import PeerId
+
+MAX_STREAMS = 256
+"""Open at once on one connection, for each direction; Yamux's own cap for the dialling one."""
+
+HANDSHAKE_TIMEOUT_S = 5.0
+"""Four round trips over the slowest link worth having; a half-open client costs no more."""
+
+NEGOTIATE_TIMEOUT_S = 10.0
+"""For agreeing on a stream's protocol, on a connection that may be busy."""
+
+_NOISE = "/noise"
+_YAMUX = "/yamux/1.0.0"
+
+_STALL_S = 20.0
+"""The other end's kernel took no byte for so long: it is gone."""
+
+_QUEUE_BYTES = 256 * 1024
+"""Waiting to be sent on a connection before writers wait."""
+
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Received on a connection and not yet read; 256 streams with full windows."""
+
+_CHUNK_BYTES = 32 * 1024
+"""One Yamux frame of this size is one Noise message: two could be parted by a cancellation."""
+
+_CLOSE_S = 0.5
+"""For the last bytes of a connection that ends in good order."""
+
+_LINGER_S = 10.0
+"""How long a stream that ended here may wait for the other end to end it too."""
+
+_POLL_MIN_S, _POLL_MAX_S = 0.01, 0.1
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+StreamServer = Callable[["Connection", "MuxedBytes"], Awaitable[None]]
+"""Serves one inbound stream; what it raises ends that stream only."""
+
+
+class Wire(ReadWriteCloser):
+    """A byte stream with both directions buffered, as libp2p's layers want it.
+
+    `read` returns exactly what is asked for, or less at the end. Until `pump` runs, `write` sends
+    directly; from then on it queues in one step, so that a cancelled writer never leaves half of
+    its bytes behind.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, remote: tuple[str, int] | None = None) -> None:
+        self._stream = stream
+        self._remote = remote
+        self._received = bytearray()
+        self._queued = bytearray()
+        self._pumping = False
+        self._broken = False
+        self._news = trio.Event()
+        self._drained = trio.Event()
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Return exactly `n` bytes, or less if the connection ends before."""
+        wanted = 1 if n is None else n
+        while len(self._received) < wanted:
+            try:
+                data = await self._stream.receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                break
+            self._received += data
+        taken = bytes(self._received[:n])
+        del self._received[: len(taken)]
+        return taken
+
+    async def write(self, data: bytes) -> None:
+        """Send or queue `data`.
+
+        Raises:
+            ConnectionClosedError: the connection is lost or closed.
+        """
+        if self._broken:
+            raise ConnectionClosedError("the connection is closed")
+        if not self._pumping:
+            await self._send(data)
+            return
+        self._queued += data
+        self._news.set()
+        while len(self._queued) > _QUEUE_BYTES and not self._broken:
+            await self._drained.wait()
+
+    async def pump(self) -> None:
+        """Send what is queued until the connection breaks."""
+        self._pumping = True
+        try:
+            while not self._broken:
+                await self._news.wait()
+                self._news = trio.Event()
+                await self._send_queued()
+        finally:
+            self._wake()
+
+    async def close(self) -> None:
+        """Close the connection; what is queued gets `_CLOSE_S` to leave."""
+        with trio.move_on_after(_CLOSE_S) as last:
+            last.shield = True
+            with suppress(ConnectionClosedError):
+                await self._send_queued()
+        self._broken = True
+        self._wake()
+        await trio.aclose_forcefully(self._stream)
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return the IP address and port at the other end, if known."""
+        return self._remote
+
+    async def _send_queued(self) -> None:
+        while self._queued and not self._broken:
+            data, self._queued = self._queued, bytearray()
+            await self._send(data)
+            self._wake()
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        broken, self._broken = self._broken, True  # holds if the sending is cancelled half-way
+        if broken:
+            raise ConnectionClosedError("the connection is closed")
+        try:
+            with trio.fail_after(_STALL_S):
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+            raise ConnectionClosedError("the connection is lost") from exc
+        self._broken = False
+
+    def _wake(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+
+class _Muxer(Yamux):
+    """Yamux that closes the connection of a peer that sends far more than was asked for."""
+
+    async def _read_data_body(self, length: int) -> bytes:
+        if length + sum(map(len, self.stream_buffers.values())) > _MAX_UNREAD_BYTES:
+            raise trio.TooSlowError  # the one exception after which Yamux closes the connection
+        return await super()._read_data_body(length)
+
+
+class MuxedBytes:
+    """One Yamux stream as a `ByteStream`."""
+
+    def __init__(self, stream: YamuxStream, linger: Callable[["MuxedBytes"], None]) -> None:
+        self._stream = stream
+        self._linger = linger
+        self._owed = 0
+
+    async def read(self, n: int) -> bytes:
+        """Return 1 to `n` bytes, or none once the other end has closed; loses none if cancelled.
+
+        Raises:
+            StreamCut: the other end reset the stream, or the connection is gone.
+        """
+        try:
+            await self._grant_window()
+            data = await self._stream.conn.read_stream(self._stream.stream_id, n)
+        except MuxedStreamEOF:
+            return b""
+        except BaseLibp2pError as exc:
+            raise StreamCut(f"the stream was reset ({exc})") from exc
+        self._owed += len(data)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Return once `data` is queued; a reader that is slow at the other end makes it wait.
+
+        Raises:
+            StreamCut: the stream or its connection is gone.
+        """
+        sent = 0
+        while sent < len(data):
+            window = await self._open_window()
+            chunk = data[sent : sent + min(window, _CHUNK_BYTES)]
+            try:
+                await self._stream.write(chunk)
+            except BaseLibp2pError as exc:
+                raise StreamCut(f"the stream is closed ({exc})") from exc
+            sent += len(chunk)
+
+    async def close(self) -> None:
+        """Close this end's direction; what was written still arrives."""
+        with suppress(BaseLibp2pError):
+            await self._stream.close()
+        self._linger(self)
+
+    async def reset(self) -> None:
+        """Give up both directions."""
+        with suppress(BaseLibp2pError):
+            await self._stream.reset()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both directions are closed."""
+        return self._stream.closed
+
+    async def _open_window(self) -> int:
+        # Yamux has no event for an opened window; it polls at 10 ms and gives up after 5 s.
+        pause_s = _POLL_MIN_S
+        while self._stream.send_window <= 0:
+            if self._stream.closed or self._stream.send_closed:
+                raise StreamCut("the stream was closed while its reader kept it waiting")
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
+        return self._stream.send_window
+
+    async def _grant_window(self) -> None:
+        if self._owed >= DEFAULT_WINDOW_SIZE // 2:
+            await self._stream.send_window_update(self._owed)
+            self._stream.recv_window += self._owed
+            self._owed = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A connection after its handshake: whose it is, and the multiplexer over it."""
+
+    peer: PeerId
+    wire: Wire
+    muxer: Yamux
+
+
+async def upgrade(
+    wire: Wire, noise: NoiseTransport, *, psk: bytes | None, dialled: bool
+) -> Upgraded:
+    """Return the authenticated, multiplexed connection over `wire`, which the caller closes.
+
+    Bounded by `HANDSHAKE_TIMEOUT_S`.
+
+    Raises:
+        PassphraseRefused: the other end's first bytes make no sense under this passphrase.
+        PeerUnreachable: it does not complete the handshake.
+    """
+    raw: RawConnection = RawConnection(wire, dialled)
+    if psk is not None:
+        raw = new_protected_conn(raw, psk.hex())
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            secured = await _secure(raw, noise, dialled)
+            peer = _authenticated_peer(secured)
+            await _agree(_Clear(secured), _YAMUX, dialled)
+    except trio.TooSlowError as exc:
+        raise PeerUnreachable("it did not complete the handshake in time") from exc
+    return Upgraded(peer, wire, _Muxer(secured, secured.get_remote_peer(), dialled))
+
+
+class Connection:
+    """A running connection; `run` is its life.
+
+    Attributes:
+        peer: the authenticated other end.
+        remote_address: the IP address it is connected from or to, if that is known.
+    """
+
+    def __init__(self, upgraded: Upgraded, serve: StreamServer) -> None:
+        self.peer = upgraded.peer
+        remote = upgraded.wire.get_remote_address()
+        self.remote_address = remote[0] if remote else None
+        self._wire = upgraded.wire
+        self._muxer = upgraded.muxer
+        self._serve = serve
+        self._served = 0
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._gone = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the connection until either end closes it; its handlers end with it."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._guard, self._wire.pump)
+                    nursery.start_soon(self._guard, self._muxer.start)
+                    nursery.start_soon(self._accept_streams, nursery)
+                    task_status.started()
+                    await self._muxer.event_closed.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            await self._close()
+
+    async def open_stream(self, protocol: str) -> MuxedBytes:
+        """Return a stream on which the other end has agreed to speak `protocol`.
+
+        Raises:
+            PeerUnreachable: the connection is gone, does not answer, or has `MAX_STREAMS` open.
+            ProtocolRefused: the other end does not speak it.
+        """
+        stream = MuxedBytes(await self._open_muxed(), self._linger)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(_give_up, stream)
+            try:
+                with trio.fail_after(NEGOTIATE_TIMEOUT_S):
+                    await multistream.offer(stream, protocol)
+            except ProtocolRefused as exc:
+                raise ProtocolRefused(f"{self.peer} does not speak {protocol}") from exc
+            except trio.TooSlowError as exc:
+                raise PeerUnreachable(f"{self.peer} did not answer on {protocol} in time") from exc
+            except MalformedMessage as exc:
+                raise PeerUnreachable(f"the connection to {self.peer} is lost ({exc})") from exc
+            undo.pop_all()
+        return stream
+
+    def cancel(self) -> None:
+        """End the connection now."""
+        self._scope.cancel()
+
+    async def abort(self) -> None:
+        """End the connection now, and return when its tasks have ended."""
+        self.cancel()
+        await self._gone.wait()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is of no more use."""
+        return self._scope.cancel_called or self._muxer.event_shutting_down.is_set()
+
+    async def _open_muxed(self) -> YamuxStream:
+        if self.is_closed:
+            raise PeerUnreachable(f"the connection to {self.peer} is lost")
+        if self._muxer.stream_backlog_semaphore.value == 0:
+            raise PeerUnreachable(f"{MAX_STREAMS} streams to {self.peer} are open already")
+        # Yamux leaks the stream if it is cancelled here; queueing takes no time unless the
+        # connection stalls, and then it is closed after _STALL_S.
+        try:
+            with trio.CancelScope(shield=True):
+                stream = await self._muxer.open_stream()
+        except BaseLibp2pError as exc:
+            raise PeerUnreachable(f"the connection to {self.peer} is lost ({exc})") from exc
+        return stream
+
+    def _linger(self, stream: MuxedBytes) -> None:
+        if self._nursery is not None and not (stream.is_over or self.is_closed):
+            self._nursery.start_soon(_reset_later, stream)
+
+    async def _accept_streams(self, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await self._muxer.accept_stream()
+            except MuxedConnUnavailable:
+                return
+            nursery.start_soon(self._serve_stream, stream)
+
+    async def _serve_stream(self, muxed: IMuxedStream) -> None:
+        assert isinstance(muxed, YamuxStream)  # noqa: S101 — narrows libp2p's type
+        stream = MuxedBytes(muxed, self._linger)
+        if self._served >= MAX_STREAMS:
+            await _give_up(stream)
+            return
+        self._served += 1
+        try:
+            await self._serve(self, stream)
+        except Exception:
+            log.exception("stream.failed", peer=self.peer)
+            await _give_up(stream)
+        finally:
+            self._served -= 1
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # how each layer says that the connection is lost
+        except Exception:
+            log.exception("connection.failed", peer=self.peer)
+        self._scope.cancel()
+
+    async def _close(self) -> None:
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            # Wakes every reader; it closes the wire, which is bounded by _CLOSE_S.
+            await self._muxer._cleanup_on_error()  # noqa: SLF001 — close() would skip the readers
+            await self._wire.close()
+        self._gone.set()
+
+
+class _Clear:
+    """A secured connection as a multistream `Channel`."""
+
+    def __init__(self, conn: RawConnection | ISecureConn) -> None:
+        self._conn = conn
+
+    async def read(self, n: int) -> bytes:
+        return await self._conn.read(n)
+
+    async def write(self, data: bytes) -> None:
+        await self._conn.write(data)
+
+
+async def _secure(raw: RawConnection, noise: NoiseTransport, dialled: bool) -> ISecureConn:
+    try:
+        await _agree(_Clear(raw), _NOISE, dialled)
+    except multistream.NotMultistream as exc:
+        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+    try:
+        # Who answers is compared by the caller, which can say who it is instead.
+        pattern = noise.get_pattern()
+        return await (
+            pattern.handshake_outbound(raw, None) if dialled else pattern.handshake_inbound(raw)
+        )
+    except Exception as exc:
+        raise PeerUnreachable(f"the Noise handshake failed ({type(exc).__name__})") from exc
+
+
+async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
+    try:
+        if dialled:
+            await multistream.offer(channel, protocol)
+        else:
+            await multistream.answer(channel, [protocol])
+    except multistream.NotMultistream:
+        raise
+    except (MalformedMessage, ProtocolRefused) as exc:
+        raise PeerUnreachable(str(exc)) from exc
+    except (BaseLibp2pError, ValueError) as exc:  # ValueError: closed inside the cipher's nonce
+        raise PeerUnreachable(f"it closed the connection ({exc})") from exc
+
+
+def _authenticated_peer(secured: ISecureConn) -> PeerId:
+    peer = PeerId(secured.get_remote_peer().to_base58())
+    try:
+        public_key_of(peer)
+    except SignatureInvalid as exc:
+        raise PeerUnreachable("its identity is no Ed25519 key") from exc
+    return peer
+
+
+async def _reset_later(stream: MuxedBytes) -> None:
+    await trio.sleep(_LINGER_S)
+    if not stream.is_over:
+        await stream.reset()
+
+
+async def _give_up(stream: MuxedBytes) -> None:
+    with trio.move_on_after(_CLOSE_S) as cleanup:
+        cleanup.shield = True
+        with suppress(MyxoError):
+            await stream.reset()

@@ -1,0 +1,72 @@
+"""TCP sockets for multiaddrs: listening, dialling, and saying what went wrong."""
+
+import errno
+import socket
+
+import trio
+
+from overlay.addresses import Address, InvalidAddress, parse_address
+from overlay.errors import AddressTaken, PeerUnreachable, SettingsInvalid
+from overlay.ports import port_taken
+
+
+async def listen_tcp(text: str) -> list[trio.SocketListener]:
+    """Return listeners bound to a multiaddr, for the caller to close.
+
+    Raises:
+        AddressTaken: another process holds the port; says which, if that can be known.
+        SettingsInvalid: it is no address, or not one of this machine's.
+    """
+    try:
+        address = parse_address(text)
+    except InvalidAddress as exc:
+        raise SettingsInvalid(f"cannot listen: {exc}") from exc
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise AddressTaken(f"cannot listen on {text}: {port_taken(address.port)}") from exc
+        raise SettingsInvalid(f"cannot listen on {text}: {exc.strerror or exc}") from exc
+
+
+async def dial_tcp(target: Address) -> trio.SocketStream:
+    """Return a TCP connection to the first of the target's addresses that accepts one.
+
+    Raises:
+        PeerUnreachable: none does; says the address and the system's reason.
+    """
+    failure: OSError | None = None
+    try:
+        found = await trio.socket.getaddrinfo(
+            target.host, target.port, target.family, socket.SOCK_STREAM
+        )
+    except OSError as exc:
+        raise PeerUnreachable(f"{target}: {exc.strerror or exc}") from exc
+    for family, kind, protocol, _, address in found:
+        attempt = trio.socket.socket(family, kind, protocol)
+        try:
+            await attempt.connect(address)
+            return trio.SocketStream(attempt)
+        except OSError as exc:
+            attempt.close()
+            failure = exc
+        except BaseException:
+            attempt.close()
+            raise
+    why = failure.strerror if failure else "the name has no address"
+    raise PeerUnreachable(f"{target}: {why}") from failure
+
+
+def bound_address(listener: trio.SocketListener) -> Address:
+    """Return where `listener` is bound."""
+    host, port = listener.socket.getsockname()[:2]
+    return Address("ip6" if ":" in host else "ip4", host, port)
+
+
+def remote_of(stream: trio.SocketStream) -> tuple[str, int] | None:
+    """Return the IP address and port at the other end; None if it is gone already."""
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        return None
+    return host, port
