@@ -21,12 +21,13 @@ from multiaddr import Multiaddr
 
 from overlay import multistream
 from overlay.addresses import Address, InvalidAddress, expand_wildcard, parse_address
-from overlay.connection import NEGOTIATE_TIMEOUT_S, Connection, MuxedBytes, Wire, upgrade
+from overlay.connection import NEGOTIATE_TIMEOUT_S, Connection, MuxedBytes
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
 from overlay.framing import FramedStream, encode_varint
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp, remote_of
+from overlay.wire import Wire, upgrade
 
 MAX_CONNECTIONS = 4096
 """Of one host, both directions; each costs a file descriptor and some 60 KB."""

@@ -1,0 +1,223 @@
+"""The bytes of one connection, and the handshake that says who is at the other end.
+
+First the network's private cipher if there is a passphrase, then multistream-select for Noise
+(nothing else is offered, so plaintext is refused), Noise XX, and multistream-select for Yamux.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+from libp2p.abc import ISecureConn
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.pnet.protector import new_protected_conn
+
+from overlay import multistream
+from overlay.errors import (
+    MalformedMessage,
+    PassphraseRefused,
+    PeerUnreachable,
+    ProtocolRefused,
+    SignatureInvalid,
+)
+from overlay.identity import public_key_of
+from overlay.names import PeerId
+
+HANDSHAKE_TIMEOUT_S = 5.0
+"""Four round trips over the slowest link worth having; a half-open client costs no more."""
+
+_NOISE = "/noise"
+_YAMUX = "/yamux/1.0.0"
+
+_STALL_S = 20.0
+"""The other end's kernel took no byte for so long: it is gone."""
+
+_QUEUE_BYTES = 256 * 1024
+"""Waiting to be sent on a connection before writers wait."""
+
+_CLOSE_S = 0.5
+"""For the last bytes of a connection that ends in good order."""
+
+
+class Wire(ReadWriteCloser):
+    """A byte stream with both directions buffered, as libp2p's layers want it.
+
+    `read` returns exactly what is asked for, or less at the end. Until `pump` runs, `write` sends
+    directly; from then on it queues in one step, so that a cancelled writer never leaves half of
+    its bytes behind.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, remote: tuple[str, int] | None = None) -> None:
+        self._stream = stream
+        self._remote = remote
+        self._received = bytearray()
+        self._queued = bytearray()
+        self._pumping = False
+        self._broken = False
+        self._news = trio.Event()
+        self._drained = trio.Event()
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Return exactly `n` bytes, or less if the connection ends before."""
+        wanted = 1 if n is None else n
+        while len(self._received) < wanted:
+            try:
+                data = await self._stream.receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                break
+            self._received += data
+        taken = bytes(self._received[:n])
+        del self._received[: len(taken)]
+        return taken
+
+    async def write(self, data: bytes) -> None:
+        """Send or queue `data`.
+
+        Raises:
+            ConnectionClosedError: the connection is lost or closed.
+        """
+        if self._broken:
+            raise ConnectionClosedError("the connection is closed")
+        if not self._pumping:
+            await self._send(data)
+            return
+        self._queued += data
+        self._news.set()
+        while len(self._queued) > _QUEUE_BYTES and not self._broken:
+            await self._drained.wait()
+
+    async def pump(self) -> None:
+        """Send what is queued until the connection breaks."""
+        self._pumping = True
+        try:
+            while not self._broken:
+                await self._news.wait()
+                self._news = trio.Event()
+                await self._send_queued()
+        finally:
+            self._wake()
+
+    async def close(self) -> None:
+        """Close the connection; what is queued gets `_CLOSE_S` to leave."""
+        with trio.move_on_after(_CLOSE_S) as last:
+            last.shield = True
+            with suppress(ConnectionClosedError):
+                await self._send_queued()
+        self._broken = True
+        self._wake()
+        await trio.aclose_forcefully(self._stream)
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return the IP address and port at the other end, if known."""
+        return self._remote
+
+    async def _send_queued(self) -> None:
+        while self._queued and not self._broken:
+            data, self._queued = self._queued, bytearray()
+            await self._send(data)
+            self._wake()
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        broken, self._broken = self._broken, True  # holds if the sending is cancelled half-way
+        if broken:
+            raise ConnectionClosedError("the connection is closed")
+        try:
+            with trio.fail_after(_STALL_S):
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+            raise ConnectionClosedError("the connection is lost") from exc
+        self._broken = False
+
+    def _wake(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A connection after its handshake: whose it is, and the secured bytes to multiplex over."""
+
+    peer: PeerId
+    wire: Wire
+    secured: ISecureConn
+
+
+async def upgrade(
+    wire: Wire, noise: NoiseTransport, *, psk: bytes | None, dialled: bool
+) -> Upgraded:
+    """Return the authenticated connection over `wire`, which the caller closes.
+
+    Both ends have agreed to multiplex it by Yamux. Bounded by `HANDSHAKE_TIMEOUT_S`.
+
+    Raises:
+        PassphraseRefused: the other end's first bytes make no sense under this passphrase.
+        PeerUnreachable: it does not complete the handshake.
+    """
+    raw: RawConnection = RawConnection(wire, dialled)
+    if psk is not None:
+        raw = new_protected_conn(raw, psk.hex())
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            secured = await _secure(raw, noise, dialled)
+            peer = _authenticated_peer(secured)
+            await _agree(_Clear(secured), _YAMUX, dialled)
+    except trio.TooSlowError as exc:
+        raise PeerUnreachable("it did not complete the handshake in time") from exc
+    return Upgraded(peer, wire, secured)
+
+
+class _Clear:
+    """A secured connection as a multistream `Channel`."""
+
+    def __init__(self, conn: RawConnection | ISecureConn) -> None:
+        self._conn = conn
+
+    async def read(self, n: int) -> bytes:
+        return await self._conn.read(n)
+
+    async def write(self, data: bytes) -> None:
+        await self._conn.write(data)
+
+
+async def _secure(raw: RawConnection, noise: NoiseTransport, dialled: bool) -> ISecureConn:
+    try:
+        await _agree(_Clear(raw), _NOISE, dialled)
+    except multistream.NotMultistream as exc:
+        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+    try:
+        # Who answers is compared by the caller, which can say who it is instead.
+        pattern = noise.get_pattern()
+        return await (
+            pattern.handshake_outbound(raw, None) if dialled else pattern.handshake_inbound(raw)
+        )
+    except Exception as exc:
+        raise PeerUnreachable(f"the Noise handshake failed ({type(exc).__name__})") from exc
+
+
+async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
+    try:
+        if dialled:
+            await multistream.offer(channel, protocol)
+        else:
+            await multistream.answer(channel, [protocol])
+    except multistream.NotMultistream:
+        raise
+    except (MalformedMessage, ProtocolRefused) as exc:
+        raise PeerUnreachable(str(exc)) from exc
+    except (BaseLibp2pError, ValueError) as exc:  # ValueError: closed inside the cipher's nonce
+        raise PeerUnreachable(f"it closed the connection ({exc})") from exc
+
+
+def _authenticated_peer(secured: ISecureConn) -> PeerId:
+    peer = PeerId(secured.get_remote_peer().to_base58())
+    try:
+        public_key_of(peer)
+    except SignatureInvalid as exc:
+        raise PeerUnreachable("its identity is no Ed25519 key") from exc
+    return peer
