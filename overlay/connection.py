@@ -36,6 +36,7 @@ from overlay.errors import (
     ProtocolRefused,
     StreamCut,
 )
+from overlay.wire import Upgraded
 
 MAX_STREAMS = 256
 """Open at once on one connection, for each direction; Yamux's own cap for the dialling one."""
