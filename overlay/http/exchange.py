@@ -1,0 +1,360 @@
+"""One request forwarded and its answer brought back, both streamed, nothing passed on unparsed.
+
+The common case (no body to wait for, an answer that comes soon and fits one read) is one send each
+way and no task besides the caller's. Tasks are started only where two things must be waited for:
+a request body that is still arriving while the answer may already come, and a client that may leave
+while the upstream is slow.
+
+The order of ends decides who may be used again. An upstream that answered before it had the whole
+request is closed, and so is the client's connection after the answer, since what it still sends
+could not be told from a next request (RFC 9112 §9.3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from math import inf
+
+import trio
+
+from overlay.http.body import encode_chunk, encode_end
+from overlay.http.connection import RequestBody, ServerConnection
+from overlay.http.errors import (
+    BadRequest,
+    BadResponse,
+    ClientGone,
+    MalformedBody,
+    ResponseCut,
+    UpstreamFailed,
+)
+from overlay.http.head import (
+    FINAL,
+    NO_BODY,
+    BodyKind,
+    Field,
+    Framing,
+    RequestHead,
+    ResponseHead,
+    end_to_end,
+    framing_fields,
+    serialise_request,
+)
+from overlay.http.transport import SendFailed
+from overlay.http.upstream import UpstreamConnection
+
+WATCH_AFTER_S = 0.05
+"""Seconds of silence from the upstream after which the client is watched; below, it is not worth
+the two tasks."""
+MAX_INFORMATIONAL = 32
+"""1xx answers to one request; more is a broken server."""
+
+EditResponse = Callable[[ResponseHead], Sequence[Field]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A request that was answered to its end.
+
+    Attributes:
+        status: of the final answer.
+        sent_bytes: of the answer's body, to the client.
+        received_bytes: of the request's body, from the client.
+        first_byte_s: seconds until the answer's head was there.
+        total_s: seconds until the client had been sent all of it.
+    """
+
+    status: int
+    sent_bytes: int
+    received_bytes: int
+    first_byte_s: float
+    total_s: float
+
+
+async def exchange(
+    client: ServerConnection,
+    head: RequestHead,
+    upstream: UpstreamConnection,
+    *,
+    request_headers: Sequence[Field],
+    edit_response: EditResponse,
+    target: bytes | None = None,
+    head_timeout_s: float = inf,
+) -> Exchanged:
+    """Forward the request and stream its answer to the client.
+
+    Args:
+        client: whose request it is, with its body; the body is begun anew after a failed attempt.
+        head: of the request.
+        upstream: a connection without an exchange under way.
+        request_headers: to send, without framing fields; see `end_to_end`. Host is among them.
+        edit_response: gets the final answer's head, returns the fields to send, without framing
+            fields. It may raise to keep the answer from the client, who is then still unanswered;
+            the exception passes through.
+        target: to ask for; the client's if None.
+        head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
+
+    Raises:
+        UpstreamFailed: before the client was answered.
+        BadRequest: the request's body is malformed or stalled; the client is not answered.
+        ClientGone: the client left.
+        ResponseCut: the upstream failed while the client was being answered.
+        ValueError: the body has to be sent again and is not replayable, or a field is malformed.
+    """
+    run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
+    client.body.rewind()
+    fields = [*request_headers, *framing_fields(client.body.framing)]
+    if head.takes_trailers:
+        fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+    await run.send_request(serialise_request(head.method, target or head.target, fields))
+    if run.request_sent:
+        await run.answer()
+    else:
+        await run.answer_while_sending()
+    return run.exchanged()
+
+
+class _Exchange:
+    """The state of one exchange."""
+
+    __slots__ = (
+        "body",
+        "client",
+        "edit_response",
+        "failure",
+        "first_byte_at",
+        "head",
+        "head_timeout_s",
+        "request_sent",
+        "sending",
+        "sent_any_body",
+        "sent_bytes",
+        "started_at",
+        "status",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        upstream: UpstreamConnection,
+        edit_response: EditResponse,
+        head_timeout_s: float,
+    ) -> None:
+        self.client = client
+        self.head = head
+        self.upstream = upstream
+        self.edit_response = edit_response
+        self.head_timeout_s = head_timeout_s
+        self.body: RequestBody = client.body
+        self.request_sent = False
+        self.sending = False  # another task reads the client, and so sees it leave
+        self.sent_any_body = False
+        self.failure: Exception | None = None
+        self.status = 0
+        self.sent_bytes = 0
+        self.started_at = trio.current_time()
+        self.first_byte_at = self.started_at
+
+    def exchanged(self) -> Exchanged:
+        """Return what was done."""
+        return Exchanged(
+            self.status,
+            self.sent_bytes,
+            self.body.received,
+            self.first_byte_at - self.started_at,
+            trio.current_time() - self.started_at,
+        )
+
+    async def send_request(self, request: bytes) -> None:
+        """Send the head, and of the body what there is already."""
+        payload = self.body.take()
+        parts = [request, *self._framed(payload)]
+        self.sent_any_body = bool(payload)
+        self.request_sent = self.body.consumed
+        try:
+            await self.upstream.send(b"".join(parts))
+        except SendFailed as exc:
+            reason = "the connection broke while the request was sent"
+            raise self._failed(reason, maybe_processed=exc.sent != 0) from exc
+
+    async def answer(self) -> None:
+        """Bring the answer to the client."""
+        response, payload = await self._receive_head()
+        if self.upstream.body.done and self.request_sent:
+            self.upstream.finish(response)  # whatever becomes of the client
+        fields = self.edit_response(response)
+        self.status = response.status
+        if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
+            self.client.must_close = True  # most likely the rest of the body is unwanted
+        await self._start(response, fields, payload)
+        if self.upstream.body.done:
+            return
+        while not self.upstream.body.done:
+            await self._relay()
+        if self.request_sent:
+            self.upstream.finish(response)
+
+    async def answer_while_sending(self) -> None:
+        """Bring the answer to the client while the rest of the request's body is sent."""
+        self.sending = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_body, nursery.cancel_scope)
+            try:
+                await self.answer()
+            except Exception as exc:  # noqa: BLE001 - raised again outside, so that no group wraps it
+                self.failure = self.failure or exc
+            nursery.cancel_scope.cancel()
+        if not self.request_sent:
+            self.client.must_close = True
+        if self.failure is not None:
+            raise self.failure
+
+    async def _send_body(self, scope: trio.CancelScope) -> None:
+        """Send the rest of the request's body, then watch the client; its faults end it all."""
+        try:
+            while not self.request_sent:
+                payload = await self.body.receive()
+                self.sent_any_body = self.sent_any_body or bool(payload)
+                await self.upstream.send(*self._framed(payload))
+                self.request_sent = self.body.consumed
+            await self.client.until_gone()
+            self.failure = ClientGone("the client left before it was answered")
+        except SendFailed:
+            return  # the upstream may have answered before it stopped reading
+        except (BadRequest, ClientGone) as exc:
+            self.failure = exc
+        scope.cancel()
+
+    def _framed(self, payload: bytes) -> list[bytes]:
+        """Frame `payload` for the upstream, and the body's end if this was all of it."""
+        if self.body.framing.kind is not BodyKind.CHUNKED:
+            return [payload] if payload else []
+        parts = list(encode_chunk(payload)) if payload else []
+        if self.body.consumed:
+            parts.append(encode_end(self.body.trailers))
+        return parts
+
+    async def _receive_head(self) -> tuple[ResponseHead, bytes]:
+        """Wait for the final answer's head; return it with what of its body came along."""
+        try:
+            informational = 0
+            head = await self._next_head()
+            while head.status < FINAL:
+                informational += 1
+                _check_informational(head, informational)
+                await self.client.send_informational(head.status, head.reason, end_to_end(head))
+                head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
+            self.first_byte_at = trio.current_time()
+            return head, self.upstream.take_body()
+        except trio.BrokenResourceError as exc:
+            raise self._failed("the connection broke before it answered") from exc
+        except (BadResponse, MalformedBody) as exc:
+            raise self._failed(f"its answer is malformed: {exc.reason}", malformed=True) from exc
+
+    async def _next_head(self) -> ResponseHead:
+        while True:
+            data = await self._receive(self.head_timeout_s)
+            if data is None:
+                text = f"no answer within {self.head_timeout_s:g} s"
+                raise self._failed(text, timed_out=True)
+            if not data:
+                raise self._failed("it closed the connection before it answered")
+            head = self.upstream.take_head(data, self.head.method)
+            if head is not None:
+                return head
+
+    async def _start(self, response: ResponseHead, fields: Sequence[Field], payload: bytes) -> None:
+        decoder = self.upstream.body
+        if response.framing is NO_BODY and response.content_length is not None:
+            fields = [*fields, *self._length_without_body(response, response.content_length)]
+        await self.client.start_response(
+            response.status,
+            response.reason,
+            fields,
+            response.framing,
+            payload,
+            trailers=decoder.trailers if decoder.done else None,
+        )
+        self.sent_bytes = len(payload)
+
+    def _length_without_body(self, response: ResponseHead, length: int) -> tuple[Field, ...]:
+        """Keep what HEAD and 304 tell of a body that they do not send."""
+        if response.status == HTTPStatus.NOT_MODIFIED or self.head.method == b"HEAD":
+            return framing_fields(Framing(BodyKind.LENGTH, length))
+        return ()
+
+    async def _relay(self) -> None:
+        """Pass on what comes next of the answer's body."""
+        decoder = self.upstream.body
+        try:
+            payload = self.upstream.take_body(await self._receive() or b"")
+        except (trio.BrokenResourceError, MalformedBody) as exc:
+            await self.client.abort()
+            raise ResponseCut(self.status, str(exc)) from exc
+        trailers = decoder.trailers if decoder.done else None
+        await self.client.send_body(payload, trailers=trailers)
+        self.sent_bytes += len(payload)
+
+    async def _receive(self, within_s: float = inf) -> bytes | None:
+        """Return what the upstream sent, b"" at its end, None if nothing came in time.
+
+        Raises:
+            ClientGone: the client left while nothing came.
+        """
+        if self.sending:
+            return await self._receive_while_sending(within_s)
+        data = await self.upstream.receive(min(within_s, WATCH_AFTER_S))
+        if data is None and within_s > WATCH_AFTER_S:
+            return await self._receive_watching(within_s - WATCH_AFTER_S)
+        return data
+
+    async def _receive_while_sending(self, within_s: float) -> bytes | None:
+        while True:
+            began_sent = self.request_sent
+            data = await self.upstream.receive(within_s)
+            if data is not None or began_sent:
+                return data
+
+    async def _receive_watching(self, within_s: float) -> bytes | None:
+        data: bytes | None = None
+        broken: trio.BrokenResourceError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            try:
+                data = await self.upstream.receive(within_s)
+            except trio.BrokenResourceError as exc:
+                broken = exc
+            nursery.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+        if broken is not None:
+            raise broken
+        return data
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        await self.client.until_gone()
+        self.failure = ClientGone("the client left before it was answered")
+        scope.cancel()
+
+    def _failed(
+        self,
+        reason: str,
+        *,
+        maybe_processed: bool = True,
+        malformed: bool = False,
+        timed_out: bool = False,
+    ) -> UpstreamFailed:
+        return UpstreamFailed(
+            reason,
+            maybe_processed=maybe_processed,
+            sent_any_body=self.sent_any_body,
+            reused=self.upstream.reused,
+            malformed=malformed,
+            timed_out=timed_out,
+        )
+
+
+def _check_informational(head: ResponseHead, count: int) -> None:
+    if count > MAX_INFORMATIONAL or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        raise BadResponse("it sent interim answers that nobody asked for")

@@ -1,0 +1,227 @@
+"""Connections to servers that requests are forwarded to, and the pool that keeps them for reuse."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from math import inf
+from types import TracebackType
+
+import trio
+
+from overlay.http.body import BodyDecoder, body_decoder
+from overlay.http.errors import BadResponse
+from overlay.http.head import (
+    MAX_HEAD_BYTES,
+    NO_BODY,
+    UNTIL_CLOSE,
+    ResponseHead,
+    parse_response_head,
+)
+from overlay.http.transport import transport
+
+Dial = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+class UpstreamConnection:
+    """A connection to a server, for one request after the other.
+
+    Attributes:
+        reused: it carried a request before.
+        reusable: the last answer was read whole and the server keeps the connection.
+        idle_since: of the pool.
+    """
+
+    __slots__ = ("_buffer", "_decoder", "_transport", "idle_since", "reusable", "reused")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._transport = transport(stream)
+        self._buffer = b""
+        self._decoder: BodyDecoder = body_decoder(NO_BODY)
+        self.reused = False
+        self.reusable = False
+        self.idle_since = 0.0
+
+    async def send(self, *parts: bytes) -> None:
+        """Send bytes of a request.
+
+        Raises:
+            SendFailed: the connection is lost.
+        """
+        self.reusable = False
+        await self._transport.send(*parts)
+
+    async def receive(self, within_s: float = inf) -> bytes | None:
+        """Return what arrived, b"" at the end, or None if nothing did in `within_s` seconds.
+
+        Raises:
+            trio.BrokenResourceError: the connection is lost.
+        """
+        return await self._transport.receive(within_s)
+
+    def take_head(self, received: bytes, method: bytes) -> ResponseHead | None:
+        """Return the head of the answer to `method` once it is complete; None asks for more bytes.
+
+        The bytes that follow it wait for `take_body`.
+
+        Raises:
+            BadResponse: it is none.
+        """
+        searched = max(0, len(self._buffer) - 3)
+        self._buffer = self._buffer + received if self._buffer else received
+        end = self._buffer.find(b"\r\n\r\n", searched)
+        if end < 0:
+            if len(self._buffer) > MAX_HEAD_BYTES:
+                raise BadResponse(f"the answer's head is longer than {MAX_HEAD_BYTES} bytes")
+            if not b"HTTP/1.".startswith(self._buffer[:7]):
+                raise BadResponse("the answer does not begin with an HTTP/1 status line")
+            return None
+        head = parse_response_head(self._buffer[: end + 4], method)
+        self._buffer = self._buffer[end + 4 :]
+        self._decoder = body_decoder(head.framing)
+        return head
+
+    @property
+    def body(self) -> BodyDecoder:
+        """Of the answer whose head was read last."""
+        return self._decoder
+
+    def take_body(self, received: bytes | None = None) -> bytes:
+        """Return what belongs to the body of `received`, or of what came with the head.
+
+        Args:
+            received: b"" for the connection's end.
+
+        Raises:
+            MalformedBody: the body's framing is wrong, or it is cut.
+        """
+        decoder = self._decoder
+        if received is None:
+            received, self._buffer = self._buffer, b""
+            if decoder.done:
+                self._buffer = received
+                return b""
+            if not received:
+                return b""
+        if not received:
+            decoder.end()
+            return b""
+        payload = decoder.feed(received)
+        if decoder.done:
+            self._buffer, decoder.leftover = decoder.leftover, b""
+        return payload
+
+    def finish(self, head: ResponseHead) -> None:
+        """Take note that request and answer are complete; the server's wish decides about reuse."""
+        complete = self._decoder.done and not self._buffer
+        self.reusable = complete and head.keep_alive and head.framing is not UNTIL_CLOSE
+
+    def quiet(self) -> bool:
+        """Return whether the server neither closed nor sent anything unasked, without waiting."""
+        return self._transport.quiet()
+
+    async def abort(self) -> None:
+        """Close at once."""
+        self.reusable = False
+        await self._transport.abort()
+
+
+class Pool:
+    """Idle connections to one target, the most recently used first out.
+
+    `dial` opens one; what it raises passes through `acquire`. A connection is given back only after
+    a finished exchange, and handed out again only if the server has neither closed it nor sent
+    anything meanwhile. What a server closes in the very moment of reuse still fails: that is
+    `UpstreamFailed.reused`, and `acquire(fresh=True)` avoids it.
+
+    Args:
+        dial: opens a connection.
+        max_idle: connections that are kept; more are closed after use.
+        idle_timeout_s: seconds after which an idle connection is not used any more; below what
+            servers use (5 s in Node, 75 s in nginx), as far as one knows.
+    """
+
+    __slots__ = ("_closed", "_dial", "_idle", "_idle_timeout_s", "_max_idle", "in_use")
+
+    def __init__(self, dial: Dial, *, max_idle: int = 32, idle_timeout_s: float = 30.0) -> None:
+        self._dial = dial
+        self._max_idle = max_idle
+        self._idle_timeout_s = idle_timeout_s
+        self._idle: deque[UpstreamConnection] = deque()
+        self._closed = False
+        self.in_use = 0
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for reuse."""
+        return len(self._idle)
+
+    def acquire(self, *, fresh: bool = False) -> "Lease":
+        """Return a context manager that lends a connection; `fresh` never lends a used one."""
+        return Lease(self, fresh=fresh)
+
+    async def sweep(self) -> None:
+        """Close what is idle for too long or was closed by the server; call it now and then."""
+        oldest = trio.current_time() - self._idle_timeout_s
+        kept: deque[UpstreamConnection] = deque()
+        dropped: list[UpstreamConnection] = []
+        for connection in self._idle:
+            good = connection.idle_since > oldest and connection.quiet()
+            (kept if good else dropped).append(connection)
+        self._idle = kept
+        for connection in dropped:
+            await connection.abort()
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().abort()
+
+    async def take(self, *, fresh: bool) -> UpstreamConnection:
+        """Return an idle connection that stands, or a new one; `acquire` is how to call it."""
+        oldest = trio.current_time() - self._idle_timeout_s
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.idle_since > oldest and connection.quiet():
+                connection.reused = True
+                return connection
+            await connection.abort()
+        return UpstreamConnection(await self._dial())
+
+    async def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep `connection` if it can be used again, else close it."""
+        if connection.reusable and not self._closed and len(self._idle) < self._max_idle:
+            connection.idle_since = trio.current_time()
+            self._idle.append(connection)
+        else:
+            await connection.abort()
+
+
+class Lease:
+    """Lends one connection of a pool for the length of an `async with`."""
+
+    __slots__ = ("_connection", "_fresh", "_pool")
+
+    def __init__(self, pool: Pool, *, fresh: bool) -> None:
+        self._pool = pool
+        self._fresh = fresh
+        self._connection: UpstreamConnection | None = None
+
+    async def __aenter__(self) -> UpstreamConnection:
+        self._pool.in_use += 1
+        try:
+            self._connection = await self._pool.take(fresh=self._fresh)
+        except BaseException:
+            self._pool.in_use -= 1
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.in_use -= 1
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.give_back(connection)
