@@ -124,15 +124,17 @@ class Wire(ReadWriteCloser):
             self._wake()
 
     async def _send(self, data: bytes | bytearray) -> None:
-        broken, self._broken = self._broken, True  # holds if the sending is cancelled half-way
-        if broken:
+        if self._broken:
             raise ConnectionClosedError("the connection is closed")
         try:
             with trio.fail_after(_STALL_S):
                 await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+            self._broken = True
             raise ConnectionClosedError("the connection is lost") from exc
-        self._broken = False
+        except trio.Cancelled:
+            self._broken = True  # nobody knows how much of it is on its way
+            raise
 
     def _wake(self) -> None:
         self._drained.set()
