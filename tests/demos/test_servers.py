@@ -146,10 +146,10 @@ def test_both_servers_run_on_the_base_image(
     tag = f"myxo-test-base:{os.getpid()}"
     load(DEMOS / "base_image.py").make_base_image(engine, tag, extra=[hello_program, CALCULATOR])
     try:
-        for command in (str(hello_program), f"exec python3 {CALCULATOR}"):
+        for command in (hello_program, f"python3 {CALCULATOR}"):
             container = engine.containers.run(
                 tag,
-                ["/bin/sh", "-c", f"{command} 8080"],
+                ["/bin/sh", "-c", f"exec {command} 8080"],
                 detach=True,
                 cap_drop=["ALL"],
                 read_only=True,
