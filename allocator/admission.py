@@ -1,0 +1,192 @@
+"""What may start here: the machine's policy, and a ledger of what is promised to whom.
+
+The caller of an allocation ranked this machine from a view that may be a moment old; the decision
+is made here, last, from what is really there. It is pure: what is known comes in, `Admitted` or
+`Refusal` comes out, and the ledger changes only by `reserve` and `release`.
+
+Who may run what: images of any member in a network with a passphrase, because members trust each
+other with their machines up to the container's limits; in an open network only images of allowed
+keys, unless the operator opens that too. A `--process` service runs with the machine's own user's
+rights, so only allowed keys may start one anywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from allocator.runtime import Capacity
+from overlay.allocation import AllocationRefusal
+from overlay.names import InstanceId, PeerId
+from overlay.records import Room
+from overlay.revision import SignedRevision
+from overlay.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The instance may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The instance may not start here, and why."""
+
+    code: AllocationRefusal
+    text: str
+
+
+Decision = Admitted | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of the machine instances may have.
+
+    Attributes:
+        instances: most instances at once.
+        instances_per_author: most instances of one owner key at once; 0 is no bound.
+    """
+
+    cpu_millicores: int
+    memory_mib: int
+    instances: int
+    instances_per_author: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one instance was promised."""
+
+    author: PeerId
+    cpu_millicores: int
+    memory_mib: int
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Every promise that was made and not taken back."""
+
+    limits: Limits
+    _reservations: dict[InstanceId, Reservation] = field(default_factory=dict)
+
+    def reserve(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
+        """Promise `instance` what its spec asks for, if there is room."""
+        decision = self.room_for(author, spec)
+        if isinstance(decision, Admitted):
+            self.hold(instance, author, spec)
+        return decision
+
+    def room_for(self, author: PeerId, spec: ServiceSpec) -> Decision:
+        """Return whether `reserve` would find room."""
+        room = self.room()
+        mine = sum(r.author == author for r in self._reservations.values())
+        if room.instances < 1:
+            return _no_room(f"{self.limits.instances} instances run here, which is the most")
+        if 0 < self.limits.instances_per_author <= mine:
+            return _no_room(f"{mine} instances of this owner run here, which is the most")
+        if spec.cpu_millicores > room.cpu_millicores:
+            return _no_room(
+                f"CpuReq is {spec.cpu_millicores} millicores, {room.cpu_millicores} of "
+                f"{self.limits.cpu_millicores} are free"
+            )
+        if spec.memory_mib > room.memory_mib:
+            return _no_room(
+                f"MemoryReq is {spec.memory_mib} MiB, {room.memory_mib} of "
+                f"{self.limits.memory_mib} are free"
+            )
+        return Admitted()
+
+    def hold(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> None:
+        """Enter what an instance uses that runs already, room or not."""
+        self._reservations[instance] = Reservation(author, spec.cpu_millicores, spec.memory_mib)
+
+    def release(self, instance: InstanceId) -> None:
+        """Take the promise back; nothing happens if there is none."""
+        self._reservations.pop(instance, None)
+
+    def room(self) -> Room:
+        """Return what is left, never below zero."""
+        held = self._reservations.values()
+        return Room(
+            cpu_millicores=max(0, self.limits.cpu_millicores - sum(r.cpu_millicores for r in held)),
+            memory_mib=max(0, self.limits.memory_mib - sum(r.memory_mib for r in held)),
+            instances=max(0, self.limits.instances - len(held)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What this machine's operator lets run.
+
+    Attributes:
+        open_network: there is no passphrase: anybody may be a member.
+        allow_any: in an open network, run everybody's images all the same.
+        allowed: the owner keys that may do everything; read at each use, so that a change counts
+            at once.
+    """
+
+    open_network: bool
+    allow_any: bool
+    allowed: Callable[[], frozenset[PeerId]]
+
+    def decide(self, author: PeerId, spec: ServiceSpec) -> Decision:
+        """Return whether this owner's service may run here."""
+        if spec.runtime == "docker" and (not self.open_network or self.allow_any):
+            return Admitted()
+        if author in self.allowed():
+            return Admitted()
+        what = (
+            "runs a command with the rights of this machine's user"
+            if spec.runtime == "process"
+            else "is offered in an open network"
+        )
+        return Refusal(
+            AllocationRefusal.NOT_ALLOWED,
+            f"the service {what} and its owner {author} is not allowed to do that here; "
+            f"the operator can: myxo allow {author}",
+        )
+
+
+def check_revision(given: SignedRevision, known: SignedRevision | None) -> Decision:
+    """Return whether `given` is what its name means, as far as this machine knows.
+
+    A caller brings the revision along, so that no registry is needed; it must not be an older one,
+    and not somebody else's under a name that has an owner.
+    """
+    revision = given.revision
+    if revision.spec is None:
+        return _bad_revision(f"{revision.name} is deleted")
+    if known is None or given.signed.payload == known.signed.payload:
+        return Admitted()
+    newest = known.revision
+    if revision.number <= newest.number:
+        return _bad_revision(
+            f"revision {revision.number} of {revision.name} is not the newest; {newest.number} is"
+        )
+    if newest.spec is not None and given.owner not in {known.owner, *newest.editors}:
+        return _bad_revision(f"{revision.name} does not belong to {given.owner}")
+    return Admitted()
+
+
+def check_platform(spec: ServiceSpec, capacity: Capacity) -> Decision:
+    """Return whether the image runs on this machine's processor."""
+    if spec.image is None or capacity.platform in spec.image.platforms:
+        return Admitted()
+    return Refusal(
+        AllocationRefusal.PLATFORM,
+        f"the image is for {', '.join(spec.image.platforms)}; this machine is {capacity.platform}",
+    )
+
+
+def check_image(spec: ServiceSpec) -> Decision:
+    """Return whether the spec says what to run."""
+    if (spec.image is None) == (spec.process is None):
+        return _bad_revision("the spec must have either an image or a process")
+    return Admitted()
+
+
+def _no_room(text: str) -> Refusal:
+    return Refusal(AllocationRefusal.NO_ROOM, text)
+
+
+def _bad_revision(text: str) -> Refusal:
+    return Refusal(AllocationRefusal.BAD_REVISION, text)

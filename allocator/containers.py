@@ -1,0 +1,136 @@
+"""What a container looks like to the engine: a launch as arguments, and labels back as an instance.
+
+The defaults are safe for images that nobody here has read: an own network without traffic between
+containers, no published port, no new privileges, the capabilities that Docker gives less those that
+a service behind a proxy has no use for, and bounds on processes, memory, CPU and logs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from allocator.runtime import Launch, Running, instance_environment
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.spec import ServiceSpec
+
+BRIDGE = "myxo0"
+"""The name of the engine's network and of its bridge on the machine."""
+
+BRIDGE_OPTIONS = {
+    "com.docker.network.bridge.name": BRIDGE,
+    "com.docker.network.bridge.enable_icc": "false",
+}
+
+DROPPED_CAPABILITIES = ("NET_RAW", "MKNOD", "AUDIT_WRITE", "SETFCAP")
+PIDS_LIMIT = 4096
+LOG_OPTIONS = {"max-size": "8m", "max-file": "2"}
+NANO_CPUS_PER_MILLICORE = 1_000_000
+MIB = 1024 * 1024
+
+SMALLEST_MEMORY_MIB = 6
+"""The engine refuses less."""
+
+_LABEL = "myxo."
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Who a container belongs to; what makes a restarted allocator find its own and only them."""
+
+    network: str
+    owner: PeerId
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels that every container of this owner has."""
+        return {_LABEL + "network": self.network, _LABEL + "owner": self.owner}
+
+    def filters(self) -> list[str]:
+        """Return the engine's label filters for this owner's containers."""
+        return [f"{name}={value}" for name, value in self.labels().items()]
+
+
+def container_name(service: ServiceName, instance: InstanceId) -> str:
+    """Return the name that `docker ps` shows; a colon, which it may not have, becomes a dash."""
+    return f"myxo-{service.replace(':', '-')}-{instance}"
+
+
+def container_config(launch: Launch, ownership: Ownership, proxy_ip: str) -> dict[str, Any]:
+    """Return the arguments of the SDK's `create_container`, less `host_config`.
+
+    The spec travels in a label without its environment and command, which may hold secrets.
+    """
+    spec = launch.spec
+    image = "" if spec.image is None else spec.image.config_digest
+    public = spec.model_copy(update={"env": {}, "command": None})
+    shell = {} if spec.command is None else {"entrypoint": ["/bin/sh", "-c"]}
+    return {
+        "image": image,
+        "name": container_name(launch.service, launch.id),
+        "environment": instance_environment(launch, port=spec.port, proxy_ip=proxy_ip),
+        "command": None if spec.command is None else [spec.command],
+        "labels": ownership.labels()
+        | {
+            _LABEL + "service": launch.service,
+            _LABEL + "revision": str(launch.revision),
+            _LABEL + "instance": launch.id,
+            _LABEL + "author": launch.author,
+            _LABEL + "spec": public.model_dump_json(exclude_defaults=True),
+        },
+    } | shell
+
+
+def host_config(spec: ServiceSpec, *, init: bool) -> dict[str, Any]:
+    """Return the arguments of the SDK's `create_host_config`."""
+    limits: dict[str, Any] = {}
+    if spec.memory_mib:
+        memory = max(spec.memory_mib, SMALLEST_MEMORY_MIB) * MIB
+        limits |= {"mem_limit": memory, "memswap_limit": memory}
+    if spec.cpu_millicores:
+        limits["nano_cpus"] = spec.cpu_millicores * NANO_CPUS_PER_MILLICORE
+    if spec.read_only:
+        limits |= {"read_only": True, "tmpfs": {"/tmp": "rw,nosuid,nodev,size=64m"}}  # noqa: S108
+    return limits | {
+        "network_mode": BRIDGE,
+        "cap_drop": ["ALL"] if spec.cap_drop_all else list(DROPPED_CAPABILITIES),
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": PIDS_LIMIT,
+        "log_config": {"Type": "json-file", "Config": LOG_OPTIONS},
+        "init": init,
+    }
+
+
+def instance_of(container: Mapping[str, Any]) -> Running | None:
+    """Return the instance that a row of the engine's container list is, if it runs.
+
+    None is a container that has ended, was never started, or whose labels cannot be read.
+    """
+    labels: Mapping[str, str] = container.get("Labels") or {}
+    address = address_of(container)
+    if container.get("State") != "running" or not address:
+        return None
+    try:
+        spec = ServiceSpec.model_validate_json(labels[_LABEL + "spec"])
+        return Running(
+            id=InstanceId(labels[_LABEL + "instance"]),
+            service=ServiceName(labels[_LABEL + "service"]),
+            revision=int(labels[_LABEL + "revision"]),
+            author=PeerId(labels[_LABEL + "author"]),
+            spec=spec,
+            address=f"{address}:{spec.port}",
+        )
+    except (KeyError, ValueError, ValidationError):
+        return None
+
+
+def instance_id(labels: Mapping[str, str]) -> InstanceId | None:
+    """Return the instance that a container's labels name."""
+    text = labels.get(_LABEL + "instance")
+    return None if text is None else InstanceId(text)
+
+
+def address_of(container: Mapping[str, Any]) -> str:
+    """Return the container's address on the bridge; empty if it has none."""
+    networks = container.get("NetworkSettings", {}).get("Networks") or {}
+    return str((networks.get(BRIDGE) or {}).get("IPAddress") or "")

@@ -1,0 +1,403 @@
+"""The process runtime: commands of this machine's user, where no container engine is wanted.
+
+A command runs by a shell in a session of its own, so that it outlives its allocator, with a port of
+its own on loopback. A file per instance tells the next allocator what runs. There is no isolation
+from the machine, and only some limits hold; `health` names those that do not, and `admission.py`
+lets only allowed owners start such services.
+"""
+
+import os
+import platform
+import random
+import resource
+import signal
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+import trio
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from allocator.errors import ImageMissing, LaunchFailed
+from allocator.processes import (
+    INSTANCE_VARIABLE,
+    ProcessKey,
+    memory_mib,
+    open_pidfd,
+    process_key,
+    signal_members,
+)
+from allocator.runtime import (
+    LOG_TAIL_BYTES,
+    Capacity,
+    Health,
+    Launch,
+    PostMortem,
+    Running,
+    instance_environment,
+    last_lines,
+)
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.spec import Image, ServiceSpec
+
+LOOPBACK = "127.0.0.1"
+
+PORTS = range(20_000, 32_768)
+"""Below Linux's range of ports for outgoing connections, so that none of those can take one, and
+no attempt to connect can ever meet itself."""
+
+PORT_ATTEMPTS = 100
+OPEN_FILES = 65_536
+LOG_LIMIT = 8 * 1024 * 1024
+LOG_CHECK_S = 5.0
+KILL_TIMEOUT_S = 2.0
+
+_SIGNALLED = 128
+"""What shells add to a signal's number to make an exit code of it."""
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+_UNENFORCED = (
+    "CpuReq: bound to whole cores by affinity, not to a share of them",
+    "MemoryReq: holds for each process of an instance, not for all of them together",
+    "isolation: instances see this user's files and the machine's network",
+)
+
+_WRAPPER = 'ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"'
+
+log = structlog.get_logger()
+
+
+class _StateFile(BaseModel):
+    """What the next allocator must know; pid 0 is one that was not started yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: InstanceId
+    service: ServiceName
+    revision: int
+    author: PeerId
+    spec: ServiceSpec
+    port: int
+    pid: int = 0
+    start_time: int = 0
+    boot: str = ""
+
+    @property
+    def key(self) -> ProcessKey:
+        return ProcessKey(self.pid, self.start_time, self.boot)
+
+
+@dataclass(slots=True)
+class _Process:
+    launch: _StateFile
+    cpus: frozenset[int]
+    proxy_port: int
+    pidfd: int | None = None
+    exit_code: int | None = None
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class ProcessRuntime:
+    """Instances as process groups of this user.
+
+    Args:
+        directory: holds a state file and a log for each instance; made if it does not exist.
+    """
+
+    name: Literal["docker", "process"] = "process"
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._processes: dict[InstanceId, _Process] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch the processes until cancelled; they run on after that."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._bound_logs)
+                task_status.started()
+        finally:
+            self._nursery = None
+            for process in self._processes.values():
+                _close(process)
+
+    def health(self) -> Health:
+        """Return what is not enforced; processes can always be started."""
+        return Health(unenforced=_UNENFORCED)
+
+    def capacity(self) -> Capacity:
+        """Return what this machine has."""
+        machine = platform.machine()
+        return Capacity(
+            cpu_millicores=len(os.sched_getaffinity(0)) * 1000,
+            memory_mib=memory_mib(),
+            platform=f"linux/{_ARCHITECTURES.get(machine, machine)}",
+        )
+
+    async def create(self, launch: Launch) -> None:
+        """Choose port and cores and note them; nothing runs yet."""
+        if launch.spec.process is None:
+            raise LaunchFailed("the service has no command for the process runtime")
+        state = _StateFile(
+            id=launch.id,
+            service=launch.service,
+            revision=launch.revision,
+            author=launch.author,
+            spec=launch.spec,
+            port=self._choose_port(),
+        )
+        cpus = self._choose_cpus(launch.spec)
+        self._processes[launch.id] = _Process(state, cpus, launch.proxy_port)
+        self._write(state)
+
+    async def pull(self, image: Image) -> None:
+        """Refuse: processes have no images."""
+        raise ImageMissing(f"{image.reference} is an image, and this runtime runs commands")
+
+    async def start(self, instance: InstanceId) -> str:
+        """Run the command; return the address that it was told to listen on."""
+        process = self._processes.get(instance)
+        if process is None or process.pidfd is not None:
+            raise LaunchFailed(f"{instance} was not created, or runs already")
+        try:
+            pid = await trio.to_thread.run_sync(self._spawn, process)
+        except OSError as exc:
+            raise LaunchFailed(f"the command could not be started: {exc}") from exc
+        process.pidfd = os.pidfd_open(pid)
+        key = process_key(pid) or ProcessKey(pid, 0, "")
+        process.launch = process.launch.model_copy(
+            update={"pid": key.pid, "start_time": key.start_time, "boot": key.boot}
+        )
+        self._write(process.launch)
+        self._watch(process)
+        return f"{LOOPBACK}:{process.launch.port}"
+
+    async def exited(self, instance: InstanceId) -> None:
+        """Return when the command has ended."""
+        process = self._processes.get(instance)
+        if process is not None:
+            await process.ended.wait()
+
+    async def post_mortem(self, instance: InstanceId) -> PostMortem:
+        """Return exit code and log tail; a process adopted from an earlier run has no exit code."""
+        process = self._processes.get(instance)
+        exit_code = None if process is None else process.exit_code
+        return PostMortem(exit_code, log=_tail(self._log(instance)))
+
+    async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
+        """Stop everything that the instance started and forget it."""
+        process = self._processes.get(instance)
+        if process is not None:
+            await self._stop(process, grace_s)
+            _close(process)
+            del self._processes[instance]
+        self._state(instance).unlink(missing_ok=True)
+        self._log(instance).unlink(missing_ok=True)
+
+    async def adopt(self) -> list[Running]:
+        """Take over what an earlier run left running; end what it left half started."""
+        found = []
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in sorted(self._directory.glob("*.json")):
+            state = _read(path)
+            if state is None:
+                path.unlink(missing_ok=True)
+                continue
+            if state.id in self._processes:
+                continue
+            pidfd = open_pidfd(state.key) if state.pid else None
+            process = _Process(state, frozenset(), proxy_port=0, pidfd=pidfd)
+            self._processes[state.id] = process
+            if pidfd is None:
+                await self.remove(state.id, grace_s=0)
+                continue
+            self._watch(process)
+            found.append(_running(state))
+        return found
+
+    def _spawn(self, process: _Process) -> int:
+        """Run in a thread: affinity belongs to the thread and is inherited; return the pid."""
+        spec = process.launch.spec
+        before = os.sched_getaffinity(0)
+        files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        arguments = [str(files), str(spec.memory_mib * 1024), str(spec.process)]
+        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            os.sched_setaffinity(0, process.cpus or before)
+            return os.posix_spawn(
+                "/bin/sh",
+                ["/bin/sh", "-c", _WRAPPER, "sh", *arguments],
+                self._environment(process),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(self._log(process.launch.id)), log_flags, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+            )
+        finally:
+            os.sched_setaffinity(0, before)
+
+    def _environment(self, process: _Process) -> Mapping[str, str]:
+        state = process.launch
+        launch = Launch(
+            state.id, state.service, state.revision, state.author, state.spec, process.proxy_port
+        )
+        own = instance_environment(launch, port=state.port, proxy_ip=LOOPBACK)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_"))}
+        return kept | own | {INSTANCE_VARIABLE: state.id}
+
+    def _watch(self, process: _Process) -> None:
+        if self._nursery is None:
+            raise RuntimeError("the runtime does not run")
+        self._nursery.start_soon(self._await_end, process)
+
+    async def _await_end(self, process: _Process) -> None:
+        """A pidfd becomes readable when its process ends, whoever's child it is.
+
+        What the command left running in its session ends with it, and before the zombie is reaped:
+        until then its process id names that session for certain.
+        """
+        if process.pidfd is None:
+            return
+        await trio.lowlevel.wait_readable(process.pidfd)
+        is_child, exit_code = _wait_for(process.pidfd, os.WNOWAIT)
+        process.exit_code = exit_code
+        await _kill_all(process.launch.id, process.launch.pid if is_child else None)
+        if is_child:
+            _wait_for(process.pidfd, 0)
+        process.ended.set()
+
+    async def _stop(self, process: _Process, grace_s: float) -> None:
+        """End the leader, politely at first; `_await_end` then ends the rest."""
+        state = process.launch
+        runs = process.pidfd is not None and not process.ended.is_set()
+        if runs and grace_s > 0:
+            for fd in signal_members(state.id, signal.SIGTERM, state.pid):
+                os.close(fd)
+            with trio.move_on_after(grace_s):
+                await process.ended.wait()
+        with trio.move_on_after(KILL_TIMEOUT_S):
+            await _kill_all(state.id, state.pid if runs else None)
+            if runs:
+                await process.ended.wait()
+
+    def _choose_port(self) -> int:
+        used = {p.launch.port for p in self._processes.values()}
+        for _ in range(PORT_ATTEMPTS):
+            port = random.choice(PORTS)  # noqa: S311  (spread, not secrecy)
+            if port not in used and _is_free(port):
+                return port
+        raise LaunchFailed(f"no free port among {PORTS.start} to {PORTS.stop - 1}")
+
+    def _choose_cpus(self, spec: ServiceSpec) -> frozenset[int]:
+        """Return the least promised cores, as many as the spec's millicores need; none is any."""
+        available = sorted(os.sched_getaffinity(0))
+        count = -(-spec.cpu_millicores // 1000)
+        if not 0 < count < len(available):
+            return frozenset()
+        promised = Counter(cpu for p in self._processes.values() for cpu in p.cpus)
+        return frozenset(sorted(available, key=lambda cpu: promised[cpu])[:count])
+
+    async def _bound_logs(self) -> None:
+        """Keep the end of logs that have grown over the limit; they are open for appending."""
+        while True:
+            await trio.sleep(LOG_CHECK_S)
+            for instance in list(self._processes):
+                path = self._log(instance)
+                if path.exists() and path.stat().st_size > LOG_LIMIT:
+                    tail = _tail(path)
+                    os.truncate(path, 0)
+                    with path.open("a") as file:
+                        file.write(f"[the log before this was cut]\n{tail}\n")
+
+    def _state(self, instance: InstanceId) -> Path:
+        return self._directory / f"{instance}.json"
+
+    def _log(self, instance: InstanceId) -> Path:
+        return self._directory / f"{instance}.log"
+
+    def _write(self, state: _StateFile) -> None:
+        path = self._state(state.id)
+        written = path.with_suffix(".new")
+        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
+            file.write(state.model_dump_json())
+        written.replace(path)
+
+
+def _running(state: _StateFile) -> Running:
+    return Running(
+        id=state.id,
+        service=state.service,
+        revision=state.revision,
+        author=state.author,
+        spec=state.spec,
+        address=f"{LOOPBACK}:{state.port}",
+    )
+
+
+def _read(path: Path) -> _StateFile | None:
+    try:
+        return _StateFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as exc:
+        log.warning("instance.state_unreadable", path=str(path), error=str(exc))
+        return None
+
+
+async def _kill_all(instance: InstanceId, session: int | None) -> None:
+    """Kill every process of an instance until there is none; see `members` for `session`."""
+    while ending := signal_members(instance, signal.SIGKILL, session):
+        try:
+            for fd in ending:
+                await trio.lowlevel.wait_readable(fd)
+        finally:
+            for fd in ending:
+                os.close(fd)
+
+
+def _wait_for(pidfd: int, options: int) -> tuple[bool, int | None]:
+    """Return whether an ended process is a child of this one, and its exit code if so."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | options)
+    except ChildProcessError:
+        return False, None
+    if result is None:
+        return False, None
+    killed = result.si_code != os.CLD_EXITED
+    return True, result.si_status + (_SIGNALLED if killed else 0)
+
+
+def _close(process: _Process) -> None:
+    if process.pidfd is not None:
+        trio.lowlevel.notify_closing(process.pidfd)
+        os.close(process.pidfd)
+        process.pidfd = None
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            return last_lines(file.read().decode(errors="replace"))
+    except OSError:
+        return ""
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

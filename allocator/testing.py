@@ -1,0 +1,211 @@
+"""A machine in memory, whose instances cost nothing and fail on request.
+
+`FakeRuntime` passes the contract tests of the real runtimes. What an instance does is its spec's
+`command`: nothing given serves its environment over HTTP, `hang` never listens, `exit CODE TEXT`
+ends at once with that code and log.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import trio
+
+from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
+from allocator.runtime import (
+    Capacity,
+    Health,
+    Launch,
+    PostMortem,
+    Running,
+    instance_environment,
+)
+from overlay.names import Digest, InstanceId
+from overlay.spec import Image
+
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class FakeInstance:
+    """An instance on a fake machine; tests end it with `crash`."""
+
+    owner: str
+    launch: Launch
+    address: str = ""
+    exit_code: int | None = None
+    log: str = ""
+    started: bool = False
+    ended: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def crash(self, exit_code: int = 1, log: str = "") -> None:
+        """End the instance as if its program had."""
+        self.exit_code, self.log = exit_code, log
+        self.scope.cancel()
+        self.ended.set()
+
+
+@dataclass(slots=True)
+class FakeMachine:
+    """What outlives the runtimes that use it.
+
+    Attributes:
+        instances: everything that was created and not removed.
+        starts: how often each service was started.
+        absent: digests of images that are not there.
+        pullable: those of them that a pull brings.
+        problem: why the runtime is down; empty if it is not.
+        create_s, start_s, pull_s: how long these take, in seconds.
+        listens: whether instances really listen; off, tests run in virtual time.
+    """
+
+    nursery: trio.Nursery
+    instances: dict[InstanceId, FakeInstance] = field(default_factory=dict)
+    starts: list[Launch] = field(default_factory=list)
+    removed: list[InstanceId] = field(default_factory=list)
+    absent: set[Digest] = field(default_factory=set)
+    pullable: set[Digest] = field(default_factory=set)
+    problem: str = ""
+    create_s: float = 0.0
+    start_s: float = 0.0
+    pull_s: float = 0.0
+    listens: bool = True
+
+
+@asynccontextmanager
+async def open_fake_machine(*, listens: bool = True) -> AsyncIterator[FakeMachine]:
+    """Yield a machine; at the end its instances end."""
+    async with trio.open_nursery() as nursery:
+        yield FakeMachine(nursery, listens=listens)
+        nursery.cancel_scope.cancel()
+
+
+class FakeRuntime:
+    """Runs instances on a fake machine for one owner."""
+
+    def __init__(
+        self,
+        machine: FakeMachine,
+        owner: str = "me",
+        name: Literal["docker", "process"] = "docker",
+    ) -> None:
+        self.name = name
+        self._machine = machine
+        self._owner = owner
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do nothing until cancelled."""
+        task_status.started()
+        await trio.sleep_forever()
+
+    def health(self) -> Health:
+        """Return the machine's problem."""
+        return Health(self._machine.problem)
+
+    def capacity(self) -> Capacity:
+        """Return a machine of 4 cores and 4 GiB."""
+        return Capacity(4000, 4096, "linux/amd64")
+
+    async def create(self, launch: Launch) -> None:
+        """Create an instance if its image is there."""
+        self._check()
+        await trio.sleep(self._machine.create_s)
+        image = launch.spec.image
+        if image is not None and image.config_digest in self._machine.absent:
+            raise ImageMissing(f"{image.reference} is not on this machine")
+        self._machine.instances[launch.id] = FakeInstance(self._owner, launch)
+
+    async def pull(self, image: Image) -> None:
+        """Make the image be there, if it can be pulled."""
+        await trio.sleep(self._machine.pull_s)
+        if image.config_digest not in self._machine.pullable:
+            raise ImageMissing(f"{image.reference} cannot be pulled")
+        self._machine.absent.discard(image.config_digest)
+
+    async def start(self, instance: InstanceId) -> str:
+        """Start an instance to do what its command says."""
+        self._check()
+        found = self._machine.instances.get(instance)
+        if found is None:
+            raise LaunchFailed(f"{instance} was not created")
+        await trio.sleep(self._machine.start_s)
+        self._machine.starts.append(found.launch)
+        found.started = True
+        found.address = f"{_LOOPBACK}:1"
+        command = found.launch.spec.command or ""
+        if command.startswith("exit"):
+            _, code, *text = command.split(" ", 2)
+            found.crash(int(code), "".join(text))
+        elif command != "hang" and self._machine.listens:
+            found.address = await self._machine.nursery.start(_serve, found)
+        return found.address
+
+    async def exited(self, instance: InstanceId) -> None:
+        """Return when the instance has ended."""
+        found = self._machine.instances.get(instance)
+        if found is not None:
+            await found.ended.wait()
+
+    async def post_mortem(self, instance: InstanceId) -> PostMortem:
+        """Return what `crash` was told."""
+        found = self._machine.instances.get(instance)
+        return PostMortem(None) if found is None else PostMortem(found.exit_code, log=found.log)
+
+    async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
+        """End and forget the instance."""
+        del grace_s
+        await trio.lowlevel.checkpoint()
+        self._check()
+        found = self._machine.instances.pop(instance, None)
+        if found is not None:
+            self._machine.removed.append(instance)
+            found.crash(137)
+
+    async def adopt(self) -> list[Running]:
+        """Return this owner's running instances; remove its others."""
+        self._check()
+        running = []
+        for instance, found in list(self._machine.instances.items()):
+            if found.owner != self._owner:
+                continue
+            if not found.started or found.ended.is_set():
+                await self.remove(instance, grace_s=0)
+                continue
+            launch = found.launch
+            running.append(
+                Running(
+                    id=instance,
+                    service=launch.service,
+                    revision=launch.revision,
+                    author=launch.author,
+                    spec=launch.spec,
+                    address=found.address,
+                )
+            )
+        return running
+
+    def _check(self) -> None:
+        if self._machine.problem:
+            raise RuntimeDown(self._machine.problem)
+
+
+async def _serve(
+    instance: FakeInstance, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    listeners = await trio.open_tcp_listeners(0, host=_LOOPBACK)
+    port = int(listeners[0].socket.getsockname()[1])
+    environment = instance_environment(instance.launch, port=port, proxy_ip=_LOOPBACK)
+    body = "".join(f"{k}={v}\n" for k, v in environment.items()).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            with trio.move_on_after(5):
+                if await stream.receive_some():
+                    await stream.send_all(head + body)
+
+    with instance.scope:
+        task_status.started(f"{_LOOPBACK}:{port}")
+        await trio.serve_listeners(answer, listeners)
