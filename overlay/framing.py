@@ -172,16 +172,16 @@ class FramedStream:
             length |= (byte & 0x7F) << (7 * at)
             if byte < _CONTINUED:
                 if length > MAX_MESSAGE_BYTES:
-                    self._refuse(length)
+                    self._refuse()
                 return at + 1, length
         if len(self._received) >= _MAX_VARINT_BYTES:
-            self._refuse(length)
+            self._refuse()
         return None
 
-    def _refuse(self, length: int) -> None:
+    def _refuse(self) -> None:
         self._cut = True
         raise MalformedMessage(
-            f"{self.peer} announced a message of {length} bytes; {MAX_MESSAGE_BYTES} are allowed"
+            f"{self.peer} announced a message over the {MAX_MESSAGE_BYTES} bytes that are allowed"
         )
 
 

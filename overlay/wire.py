@@ -34,7 +34,9 @@ _NOISE = "/noise"
 _YAMUX = "/yamux/1.0.0"
 
 _STALL_S = 20.0
-"""The other end's kernel took no byte for so long: it is gone."""
+"""The other end's kernel did not take `_PART_BYTES` in so long: it is gone."""
+
+_PART_BYTES = 64 * 1024
 
 _QUEUE_BYTES = 256 * 1024
 """Waiting to be sent on a connection before writers wait."""
@@ -57,6 +59,7 @@ class Wire(ReadWriteCloser):
         self._received = bytearray()
         self._queued = bytearray()
         self._pumping = False
+        self._sending = False
         self._broken = False
         self._news = trio.Event()
         self._drained = trio.Event()
@@ -108,7 +111,8 @@ class Wire(ReadWriteCloser):
         with trio.move_on_after(_CLOSE_S) as last:
             last.shield = True
             with suppress(ConnectionClosedError):
-                await self._send_queued()
+                if not self._sending:  # else the pump is stuck in the middle of it
+                    await self._send_queued()
         self._broken = True
         self._wake()
         await trio.aclose_forcefully(self._stream)
@@ -119,13 +123,15 @@ class Wire(ReadWriteCloser):
 
     async def _send_queued(self) -> None:
         while self._queued and not self._broken:
-            data, self._queued = self._queued, bytearray()
-            await self._send(data)
+            part = bytes(self._queued[:_PART_BYTES])
+            del self._queued[:_PART_BYTES]
+            await self._send(part)
             self._wake()
 
-    async def _send(self, data: bytes | bytearray) -> None:
+    async def _send(self, data: bytes) -> None:
         if self._broken:
             raise ConnectionClosedError("the connection is closed")
+        self._sending = True
         try:
             with trio.fail_after(_STALL_S):
                 await self._stream.send_all(data)
@@ -135,6 +141,8 @@ class Wire(ReadWriteCloser):
         except trio.Cancelled:
             self._broken = True  # nobody knows how much of it is on its way
             raise
+        finally:
+            self._sending = False
 
     def _wake(self) -> None:
         self._drained.set()
