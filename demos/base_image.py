@@ -87,11 +87,16 @@ def image_tar(extra: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
-def make_base_image(engine: docker.DockerClient, tag: str = TAG, *, extra: list[Path]) -> None:
-    """Make the image `tag`; `extra` files and folders get the paths that they have here."""
+def make_base_image(
+    engine: docker.DockerClient, tag: str, *, extra: list[Path], changes: list[str] | None = None
+) -> None:
+    """Make the image `tag`; `extra` files and folders get the paths that they have here.
+
+    `changes` are further lines as of a Dockerfile, such as `ENV NAME=value`.
+    """
     repository, _, version = tag.partition(":")
     engine.api.import_image_from_data(
-        image_tar(extra), repository=repository, tag=version or "latest"
+        image_tar(extra), repository=repository, tag=version or "latest", changes=changes
     )
 
 
