@@ -1,0 +1,115 @@
+"""What all command lines share: dashes, help, version, exit codes.
+
+Long flags work with one dash or two (`-bootstrap`, `--bootstrap`), `-h` is `--help` everywhere.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
+"""
+
+import functools
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import trio
+import typer
+
+from overlay.errors import MyxoError, SettingsInvalid
+from overlay.logs import configure_logs
+
+OK, FAILED, USAGE = 0, 1, 2
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def new_app(help_text: str, **options: Any) -> typer.Typer:
+    """Return a typer application with the settings that all commands share."""
+    return typer.Typer(
+        help=help_text,
+        context_settings=CONTEXT,
+        no_args_is_help=options.pop("no_args_is_help", False),
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **options,
+    )
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run `app` on the process's arguments, with one-dash long flags made two-dash ones."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    app(args=with_two_dashes(given), prog_name=name)
+
+
+def with_two_dashes(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with `-name` written `--name`, up to a bare `--`.
+
+    One letter after the dash is a short flag and stays; so does a negative number.
+    """
+    changed: list[str] = []
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return changed + list(arguments[position:])
+        name = argument[1:].split("=", 1)[0]
+        long_flag = argument.startswith("-") and len(name) > 1 and name[0].isalpha()
+        changed.append("-" + argument if long_flag else argument)
+    return changed
+
+
+def print_version(value: bool) -> None:
+    """Print the version and stop, as the callback of `--version`."""
+    if value:
+        typer.echo(f"myxo {version('myxo')}")
+        raise typer.Exit
+
+
+def run_daemon(
+    main: Callable[[], Awaitable[None]], *, log_level: str, daemon: str | None = None
+) -> None:
+    """Run `main` under trio until it ends, or is cancelled by SIGINT or SIGTERM; exit rightly.
+
+    Errors that a person can act on become one line on stderr; a bug keeps its traceback.
+    """
+    configure_logs(log_level, daemon=daemon)
+    try:
+        trio.run(_until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
+    except BaseException as exc:  # noqa: BLE001  (refuse raises again what it does not know)
+        refuse(exc)
+
+
+async def _until_signal(main: Callable[[], Awaitable[None]]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await main()
+            nursery.cancel_scope.cancel()
+
+
+def refuse(exc: BaseException) -> None:
+    """Print what a person can act on and exit, or raise what is a bug."""
+    leaf = exc
+    while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
+        leaf = leaf.exceptions[0]
+    if isinstance(leaf, KeyboardInterrupt):
+        raise typer.Exit(OK) from None
+    if isinstance(leaf, MyxoError):
+        typer.echo(f"error: {leaf}", err=True)
+        raise typer.Exit(USAGE if isinstance(leaf, SettingsInvalid) else FAILED) from None
+    raise exc
+
+
+def refusing(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command so that errors for a person end it with one line and the right code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except MyxoError as exc:
+            refuse(exc)
+
+    return wrapped

@@ -1,0 +1,364 @@
+"""What every daemon runs on: identity, host, view, mesh, calls, metrics and control socket.
+
+A node is opened, used and left:
+
+    async with open_node(settings, Role.PROXY, name="4200") as node:
+        node.set_peer(gateway=("10.0.0.1:4443",))
+        …
+
+Inside the block the node is a member, its own record is published, and it keeps itself so. At the
+end it says goodbye, so that nobody has to find out.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
+from overlay.calls import Caller
+from overlay.control import ControlConnection, serve_control
+from overlay.errors import AddressTaken, SettingsInvalid
+from overlay.host import Host, open_host
+from overlay.identity import Identity, load_or_create
+from overlay.listeners import listen_near, port_of
+from overlay.mesh import Mesh
+from overlay.metrics import PeerMetrics, serve_metrics
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.passphrase import NetworkKeys, network_keys
+from overlay.records import (
+    InstanceRecord,
+    InstanceState,
+    PeerRecord,
+    Role,
+    Version,
+    sign_record,
+)
+from overlay.settings import NodeSettings, split_address
+from overlay.signed import Signed
+from overlay.tls import PeerTls, open_tls
+from overlay.view import View
+
+LEAVE_TIMEOUT_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Node:
+    """A member of the network.
+
+    Attributes:
+        identity: the daemon's key and peer id.
+        keys: what the passphrase gives.
+        host: the libp2p host.
+        calls: makes calls to peers.
+        view: what this peer believes of the network.
+        tls: contexts and pin for the gateway road.
+        metrics: the registry behind `/metrics`.
+        metrics_port: where it is served; None if it is not.
+        load: returns what is in flight on own instances; rides on probe answers.
+        wants: what the control socket offers beside `status`; filled before the node serves.
+        status: adds to what `myxo status` shows of this daemon.
+    """
+
+    identity: Identity
+    keys: NetworkKeys
+    host: Host
+    view: View
+    tls: PeerTls
+    metrics: CollectorRegistry
+    role: Role
+    hostname: str
+    calls: Caller
+    epoch: float
+    metrics_port: int | None = None
+    load: Callable[[], dict[InstanceId, int]] = dict
+    status: Callable[[], Mapping[str, Any]] = dict
+    wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
+    _mesh: Mesh | None = None
+    _counter: int = 0
+    _change: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This node's peer id."""
+        return self.identity.peer_id
+
+    @property
+    def record(self) -> PeerRecord:
+        """What this node last said of itself."""
+        record = self.view.peer(self.peer_id)
+        if record is None:
+            raise RuntimeError("the node has no record of its own")  # set before it is opened
+        return record
+
+    async def changed(self) -> None:
+        """Wait for the next change of the view."""
+        await self._change.wait()
+
+    def set_peer(self, **fields: Any) -> None:
+        """Publish this node's own record with `fields` changed."""
+        self._publish(self.record.model_copy(update={**fields, "version": self._next_version()}))
+
+    def set_instance(
+        self,
+        instance: InstanceId,
+        *,
+        service: ServiceName,
+        revision: int,
+        state: InstanceState,
+        address: str,
+        concurrency: int,
+    ) -> Signed:
+        """Publish the state of one of this node's instances; return the signed record."""
+        return self._publish(
+            InstanceRecord(
+                version=self._next_version(),
+                id=instance,
+                service=service,
+                revision=revision,
+                state=state,
+                address=address,
+                concurrency=concurrency,
+            )
+        )
+
+    def withdraw_instance(self, instance: InstanceId) -> None:
+        """Publish that one of this node's instances is gone."""
+        for view in self.view.all_instances():
+            if view.key == (self.peer_id, instance):
+                update = {"withdrawn": True, "version": self._next_version()}
+                self._publish(view.record.model_copy(update=update))
+                return
+
+    def take(self, signed: Signed) -> None:
+        """Take in another peer's record that came by another way than gossip.
+
+        Raises:
+            RecordRefused: see `View.apply`.
+        """
+        if self.view.apply(signed, time.time()) is not None:
+            self._signal()
+
+    def _publish(self, record: PeerRecord | InstanceRecord) -> Signed:
+        signed = sign_record(self.identity, record)
+        self.view.apply(signed, time.time())
+        self._signal()
+        if self._mesh is not None:
+            self._mesh.push([signed])
+        return signed
+
+    def _next_version(self) -> Version:
+        self._counter += 1
+        return Version(epoch=self.epoch, counter=self._counter)
+
+    def _signal(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
+
+    def _status(self) -> dict[str, Any]:
+        return node_status(self) | dict(self.status())
+
+
+@asynccontextmanager
+async def open_node(
+    settings: NodeSettings,
+    role: Role,
+    *,
+    name: str = "",
+    default_metrics_addr: str = "",
+    record: Mapping[str, Any] | None = None,
+    prepare: Callable[[Node], None] | None = None,
+) -> AsyncIterator[Node]:
+    """Join or found the network and yield the node once it knows the network.
+
+    Args:
+        settings: the daemon's settings.
+        role: what it does for the network.
+        name: tells daemons of one role on one machine apart; part of the key file's name.
+        default_metrics_addr: `[HOST]:PORT` for `/metrics`; empty serves none unless settings do.
+        record: further fields of the node's first own record.
+        prepare: called before the node serves anything, to register calls and control wants.
+
+    Raises:
+        SettingsInvalid, AddressTaken, PassphraseRefused: before anything was published.
+    """
+    keys = network_keys(settings.psk)
+    identity = _identity(settings, role, name)
+    host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
+    listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
+    async with (
+        _open_host(settings, identity, listens, keys) as host,
+        trio.open_nursery() as nursery,
+    ):
+        view = View(identity.peer_id, machine_id())
+        node = Node(
+            identity=identity,
+            keys=keys,
+            host=host,
+            view=view,
+            tls=open_tls(keys, identity.peer_id),
+            metrics=CollectorRegistry(),
+            role=role,
+            hostname=settings.hostname or system_hostname(),
+            calls=Caller(host),
+            epoch=_next_epoch(settings, identity.peer_id),
+        )
+        control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
+        node._publish(_first_record(node, settings, host_part, control, record or {}))  # noqa: SLF001
+        if prepare is not None:
+            prepare(node)
+        node._mesh = mesh = Mesh(  # noqa: SLF001
+            host,
+            view,
+            role,
+            settings.bootstraps,
+            load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+            changed=node._signal,  # noqa: SLF001
+            disconnected=node.calls.forget,
+        )
+        await _serve_metrics(node, settings, default_metrics_addr, nursery)
+        if role is not Role.CLIENT:
+            await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
+        await nursery.start(mesh.run)
+        try:
+            yield node
+        finally:
+            with trio.move_on_after(LEAVE_TIMEOUT_S, shield=True):
+                await mesh.leave()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_host(
+    settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
+) -> AsyncIterator[Host]:
+    """Open the host; a default port that is taken gives way to any free one, a given one never."""
+    exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
+    async with AsyncExitStack() as stack:
+        try:
+            host = await stack.enter_async_context(open_host(identity, listens, psk=keys.psk))
+        except AddressTaken as exc:
+            if exact:
+                raise
+            log.warning("port.moved", what="overlay", reason=str(exc))
+            anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
+            host = await stack.enter_async_context(open_host(identity, anywhere, psk=keys.psk))
+        yield host
+
+
+def node_status(node: Node) -> dict[str, Any]:
+    """Return what every daemon can say of itself and its peers, as JSON-ready values."""
+    return {
+        "peer_id": node.peer_id,
+        "role": node.role.value,
+        "host": node.hostname,
+        "network": node.keys.network_id,
+        "open": node.keys.is_open,
+        "addresses": [f"{a}/p2p/{node.peer_id}" for a in node.record.addresses],
+        "metrics_port": node.metrics_port,
+        "pid": os.getpid(),
+        "peers": [
+            {
+                "peer_id": p.peer_id,
+                "role": p.record.role.value,
+                "host": p.record.host,
+                "state": p.state.value,
+                "rtt_s": p.rtt_s,
+                "local": p.local,
+                "room": None if p.record.room is None else p.record.room.model_dump(),
+                "runtimes": list(p.record.runtimes),
+            }
+            for p in node.view.peers()
+        ],
+        "instances": [
+            {
+                "service": i.record.service,
+                "id": i.record.id,
+                "revision": i.record.revision,
+                "state": i.record.state.value,
+                "owner": i.owner,
+                "host": _host_of(node, i.owner),
+                "rtt_s": 0.0 if i.local else i.rtt_s,
+                "in_flight": node.view.in_flight(i),
+            }
+            for i in node.view.all_instances()
+        ],
+    }
+
+
+def _host_of(node: Node, peer: PeerId) -> str:
+    record = node.view.peer(peer)
+    return "" if record is None else record.host
+
+
+def _identity(settings: NodeSettings, role: Role, name: str) -> Identity:
+    if settings.ephemeral or role is Role.CLIENT:
+        return Identity.generate()
+    return load_or_create(settings.keyfile or key_path(settings.state_dir, role, name))
+
+
+def key_path(state_dir: Path, role: Role, name: str = "") -> Path:
+    """Return where the key of a daemon is kept unless `--keyfile` names another file."""
+    return state_dir / "keys" / f"{role}{'-' + name if name else ''}.key"
+
+
+def _next_epoch(settings: NodeSettings, peer: PeerId) -> float:
+    """Return an epoch above every earlier one of this identity, stored before it is used."""
+    path = settings.state_dir / "epochs" / peer
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        last = float(path.read_text()) if path.exists() else 0.0
+        epoch = max(time.time(), last + 0.001)
+        if not settings.ephemeral:
+            written = path.with_suffix(".new")
+            written.write_text(repr(epoch))
+            written.replace(path)
+    except (OSError, ValueError) as exc:
+        raise SettingsInvalid(
+            f"the state directory {settings.state_dir} cannot be used: {exc}; name another with "
+            "--state-dir or MYXO_STATE_DIR"
+        ) from exc
+    return epoch
+
+
+def _first_record(
+    node: Node, settings: NodeSettings, listen_host: str, control: Path, extra: Mapping[str, Any]
+) -> PeerRecord:
+    bound = node.host.listen_addresses()
+    ports = {int(a.rsplit("/tcp/", 1)[1].split("/")[0]) for a in bound}
+    hosts = advertised_hosts(listen_host) if ports else []
+    own = tuple(to_multiaddr(h, p) for h in hosts for p in sorted(ports))
+    return PeerRecord(
+        version=node._next_version(),  # noqa: SLF001
+        role=node.role,
+        host=node.hostname,
+        machine=node.view.machine,
+        addresses=settings.announce or own,
+        certificate=node.tls.certificate_sha256,
+        control=str(control),
+        **extra,
+    )
+
+
+async def _serve_metrics(
+    node: Node, settings: NodeSettings, default_addr: str, nursery: trio.Nursery
+) -> None:
+    wanted = settings.prom_listen_addr or default_addr
+    if not wanted:
+        return
+    host, port = split_address(wanted, "0.0.0.0")  # noqa: S104
+    exact = bool(settings.prom_listen_addr)
+    listener = await listen_near(host, port, what="metrics", exact=exact)
+    node.metrics_port = port_of(listener)
+    ProcessCollector(registry=node.metrics)
+    PeerMetrics(node.metrics, node.view)
+    nursery.start_soon(serve_metrics, node.metrics, listener)

@@ -1,0 +1,206 @@
+"""Where settings come from, and the ones that every daemon shares.
+
+A flag beats the environment beats the file beats the default. The environment has `MYXO_*` for
+every field, and the older names `P2P_BOOTSTRAPS` (separated by white space) and `P2P_PSK`. The file
+is TOML: `~/.config/myxo/config.toml`, or the one that `--config` or `MYXO_CONFIG` names; keys at
+its top hold for every daemon, keys in a table such as `[proxy]` for that one.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from overlay.errors import SettingsInvalid
+
+
+def state_dir() -> Path:
+    """Return where this user's daemons keep keys and replicas (`MYXO_STATE_DIR`)."""
+    if named := os.environ.get("MYXO_STATE_DIR"):
+        return Path(named).absolute()
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "myxo"
+
+
+def config_dir() -> Path:
+    """Return where this user's own files are: owner key, allowed keys (`MYXO_CONFIG_DIR`)."""
+    if named := os.environ.get("MYXO_CONFIG_DIR"):
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "myxo"
+
+
+def owner_key_path() -> Path:
+    """Return the file of this person's owner key."""
+    return config_dir() / "owner.key"
+
+
+class NodeSettings(BaseSettings):
+    """What every daemon can be told; each daemon's own class adds to it."""
+
+    section: ClassVar[str] = ""
+    fixed_p2p_port: ClassVar[bool] = False
+    """Whether others must find this daemon at its default overlay port."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MYXO_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    bootstraps: tuple[str, ...] = ()
+    """Multiaddrs of bootstrap nodes, with `/p2p/ID`; one that answers is enough."""
+
+    psk: str | None = Field(None, repr=False)
+    """The network's passphrase; without one the network is open to everyone."""
+
+    p2p_listen_addr: str = ":0"
+    """`[HOST]:PORT` of the overlay's listener; all addresses if HOST is empty, any port if 0."""
+
+    announce: tuple[str, ...] = ()
+    """Multiaddrs to advertise instead of the machine's own addresses, for NAT and proxies."""
+
+    hostname: str = ""
+    """The machine's name for people and metrics; the system's if empty."""
+
+    prom_listen_addr: str = ""
+    """`[HOST]:PORT` of `/metrics`. The default port moves on if it is taken, a given one never."""
+
+    keyfile: Path | None = None
+    """The file with this daemon's identity; made there if it does not exist."""
+
+    ephemeral: bool = False
+    """A fresh identity that is stored nowhere."""
+
+    state_dir: Path = Field(default_factory=state_dir)
+    """Keys, replicas and sockets of this machine's daemons."""
+
+    admin: str | None = None
+    """The owner key id of the network's founder, who may reassign names and run processes."""
+
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    """The least severe level that is logged: debug, info, warning or error."""
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], config: Path | None = None) -> Self:
+        """Return the settings from flags (those not None), environment, file and defaults.
+
+        Raises:
+            SettingsInvalid: naming the setting, what was wrong with it, and where it came from.
+        """
+        given = {k: v for k, v in flags.items() if v is not None and v not in ((), [])}
+        try:
+            return cls(**given, **_FileMarker(config).as_init())
+        except ValidationError as exc:
+            raise SettingsInvalid(_explain(exc)) from exc
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: flags, environment, file."""
+        del env_settings, dotenv_settings, file_secret_settings
+        init: dict[str, Any] = getattr(init_settings, "init_kwargs", {})
+        path = init.pop(_FileMarker.KEY, None)
+        return (
+            init_settings,
+            _Environment(settings_cls),
+            _TomlSection(settings_cls, path, cls.section),
+        )
+
+
+class _FileMarker:
+    """Carries the settings file's path through pydantic to the source that reads it."""
+
+    KEY = "config_file_"
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def as_init(self) -> dict[str, Any]:
+        return {} if self._path is None else {self.KEY: self._path}
+
+
+class _Environment(EnvSettingsSource):
+    """`MYXO_<SECTION>_<FIELD>`, then `MYXO_<FIELD>`, then the older names; lists by white space."""
+
+    _OLDER: ClassVar[dict[str, str]] = {"bootstraps": "P2P_BOOTSTRAPS", "psk": "P2P_PSK"}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        section = getattr(self.settings_cls, "section", "")
+        names = [f"MYXO_{section}_{field_name}", f"MYXO_{field_name}", self._OLDER.get(field_name)]
+        for name in names:
+            if name and (value := os.environ.get(name.upper())):
+                return value, field_name, False
+        return None, field_name, False
+
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        del value_is_complex, field_name
+        if value is None:
+            return None
+        return tuple(str(value).split()) if "tuple" in str(field.annotation) else value
+
+
+class _TomlSection(PydanticBaseSettingsSource):
+    """The top of the settings file and the daemon's own table in it."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path | None, section: str) -> None:
+        super().__init__(settings_cls)
+        self._path = path
+        self._section = section
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole table is read at once in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        explicit = self._path or os.environ.get("MYXO_CONFIG")
+        path = Path(explicit) if explicit else config_dir() / "config.toml"
+        try:
+            content = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            if explicit:
+                raise SettingsInvalid(f"the settings file {path} does not exist") from None
+            return {}
+        except (OSError, tomllib.TOMLDecodeError) as exc:
+            raise SettingsInvalid(f"the settings file {path} cannot be read: {exc}") from exc
+        common = {k: v for k, v in content.items() if not isinstance(v, dict)}
+        known = set(self.settings_cls.model_fields)
+        mine: dict[str, Any] = content.get(self._section, {})
+        return {k: v for k, v in common.items() if k in known} | mine
+
+
+def split_address(text: str, default_host: str) -> tuple[str, int]:
+    """Return host and port of `[HOST]:PORT`; an IPv6 host stands in brackets.
+
+    Raises:
+        SettingsInvalid: it is not of that form, or the port is not 0 to 65535.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+        raise SettingsInvalid(f"{text!r} is not HOST:PORT or :PORT with a port from 0 to 65535")
+    return host or default_host, int(port)
+
+
+def _explain(exc: ValidationError) -> str:
+    first = exc.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}"
+    return f"the setting {name!r} is wrong: {first['msg']}"

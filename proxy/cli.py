@@ -1,0 +1,74 @@
+"""The `proxy` command."""
+
+import functools
+from typing import Annotated
+
+import typer
+
+from overlay import options
+from overlay.cli import new_app, refusing, run_app, run_daemon
+from overlay.errors import SettingsInvalid
+from proxy.service import run
+from proxy.settings import ProxySettings
+
+_HELP = """Serve this machine's requests for services, on 127.0.0.1:PORT.
+
+GET 127.0.0.1:PORT/SERVICE/path goes to the nearest instance of SERVICE with room; if there is
+none, one is started within that request. Metrics are at port 9103.
+
+Examples:
+
+  proxy --bootstrap /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk "correct horse" 4200
+
+  curl 127.0.0.1:4200/hello-world-server
+"""
+
+app = new_app(_HELP)
+
+
+@app.command(help=_HELP)
+@refusing
+def proxy(
+    port: Annotated[
+        int | None,
+        typer.Argument(metavar="[PORT]", help="The port on 127.0.0.1.", min=0, max=65535),
+    ] = None,
+    bootstrap: options.Bootstraps = None,
+    psk: options.Psk = None,
+    hostname: options.Hostname = None,
+    p2p_listen_addr: options.P2pListen = None,
+    announce: options.Announce = None,
+    prom_listen_addr: options.PromListen = None,
+    keyfile: options.Keyfile = None,
+    ephemeral: options.Ephemeral = None,
+    state_dir: options.StateDir = None,
+    config: options.Config = None,
+    log_level: options.LogLevel = None,
+    version: options.Version = False,
+) -> None:
+    """Parse, load the settings, run."""
+    del version
+    settings = ProxySettings.load(
+        {
+            "port": port,
+            "bootstraps": bootstrap,
+            "psk": psk,
+            "hostname": hostname,
+            "p2p_listen_addr": p2p_listen_addr,
+            "announce": announce,
+            "prom_listen_addr": prom_listen_addr,
+            "keyfile": keyfile,
+            "ephemeral": ephemeral,
+            "state_dir": state_dir,
+            "log_level": log_level,
+        },
+        config,
+    )
+    if not settings.bootstraps:
+        raise SettingsInvalid(options.NO_BOOTSTRAP)
+    run_daemon(functools.partial(run, settings), log_level=settings.log_level, daemon="proxy")
+
+
+def main() -> None:
+    """Run as `proxy`."""
+    run_app(app, "proxy")

@@ -1,0 +1,99 @@
+"""Why the proxy answers a request itself; each knows its status and what to tell the client."""
+
+from collections.abc import Sequence
+
+from overlay.errors import MyxoError
+from overlay.names import ServiceName
+
+
+class RequestRefused(MyxoError):
+    """Root of the proxy's own answers.
+
+    Attributes:
+        status: the HTTP status.
+        retry_after_s: when to ask again, in whole seconds; None if that would not help.
+    """
+
+    status = 400
+    retry_after_s: int | None = None
+
+
+class NotAService(RequestRefused):
+    """The request names no service."""
+
+    status = 404
+
+
+class Misdirected(RequestRefused):
+    """The Host is neither this machine nor a service: a page elsewhere may be trying its luck."""
+
+    status = 421
+
+
+class CrossSite(RequestRefused):
+    """A browser says that another site's page sent the request."""
+
+    status = 403
+
+
+class ServiceUnknown(RequestRefused):
+    """No such service is registered."""
+
+    status = 404
+
+    def __init__(self, name: str, near: Sequence[ServiceName]) -> None:
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(
+            f"no service is called {name!r}{hint}\n"
+            "registry-cli list shows the services, registry-cli add registers one"
+        )
+
+
+class DefinitionUnavailable(RequestRefused):
+    """Whether the service exists cannot be known now: no registry answers."""
+
+    status = 503
+    retry_after_s = 2
+
+
+class NothingFeasible(RequestRefused):
+    """No instance can be used and no allocator would start one.
+
+    Attributes:
+        reasons: one line for each candidate: who, and why not.
+    """
+
+    status = 503
+    retry_after_s = 2
+
+    def __init__(self, service: ServiceName, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        listed = "\n".join(f"  {reason}" for reason in reasons) or "  there is no allocator"
+        super().__init__(f"{service} runs nowhere and cannot be started:\n{listed}")
+
+
+class NeverReady(RequestRefused):
+    """An instance was started but did not accept connections in time.
+
+    Attributes:
+        log: the end of what it printed.
+    """
+
+    status = 504
+
+    def __init__(self, service: ServiceName, text: str, log: str) -> None:
+        self.log = log
+        tail = f"\nthe end of its log:\n{log}" if log else "\nit printed nothing"
+        super().__init__(f"{service} was started but never got ready: {text}{tail}")
+
+
+class UpstreamLost(RequestRefused):
+    """The instance failed and the request must not, or cannot, be sent again."""
+
+    status = 502
+
+
+class UpstreamTooSlow(RequestRefused):
+    """The instance took the request and did not answer in time."""
+
+    status = 504

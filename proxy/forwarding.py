@@ -1,0 +1,322 @@
+"""One request through the proxy: resolve, select or allocate, forward, fail over.
+
+    route ──► resolve ──► select ──► road ──► exchange ──► answered
+                            │ none      │ lost before the first byte of the answer
+                            ▼           ▼
+                          start       mark it failed, select again (within bounds)
+
+Everything that ends a request otherwise is a `RequestRefused` with its status and a text that says
+what was wrong and what to do.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from random import Random
+
+import structlog
+import trio
+
+from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.errors import PeerUnreachable
+from overlay.http.connection import ServerConnection
+from overlay.http.errors import UpstreamFailed
+from overlay.http.exchange import Exchanged, exchange
+from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.names import InstanceId, PeerId
+from overlay.revision import SignedRevision
+from overlay.spec import ServiceSpec
+from overlay.view import InstanceView, View
+from proxy.errors import (
+    DefinitionUnavailable,
+    NothingFeasible,
+    RequestRefused,
+    ServiceUnknown,
+    UpstreamLost,
+    UpstreamTooSlow,
+)
+from proxy.roads import Road, Roads
+from proxy.routing import Route, route_of
+from proxy.selection import feasible, has_room, pick
+from proxy.starting import Starter
+from proxy.timing import Timing
+from proxy.upstreams import Upstreams
+
+MAX_ATTEMPTS = 4
+"""Sends of one request, the first included; each goes to another instance or connection."""
+
+MAX_STARTS = 2
+"""Instances that one request may have started: a second where the first died under it."""
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2."""
+
+log = structlog.get_logger()
+
+
+class GoneFromGateway(Exception):
+    """The gateway says that the instance is not there any more; nothing was processed."""
+
+
+class Forwarder:
+    """Takes requests to instances.
+
+    Args:
+        view: which instances there are.
+        definitions: what services are.
+        roads: how instances are reached.
+        starter: starts instances where none can be used.
+        upstreams: what is known of each instance.
+        machine_names: names under which this machine may be addressed.
+        random: draws among equal instances.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        definitions: Definitions,
+        roads: Roads,
+        starter: Starter,
+        upstreams: Upstreams,
+        *,
+        machine_names: frozenset[str],
+        random: Random,
+    ) -> None:
+        self._view = view
+        self._definitions = definitions
+        self._roads = roads
+        self._starter = starter
+        self._upstreams = upstreams
+        self._machine_names = machine_names
+        self._random = random
+
+    async def forward(
+        self, client: ServerConnection, head: RequestHead, routed: Callable[[Route], None]
+    ) -> Exchanged:
+        """Have `head` answered by an instance.
+
+        Args:
+            client: whose request it is.
+            head: the request.
+            routed: told the route as soon as it is known, for metrics.
+
+        Raises:
+            RequestRefused: the client is still unanswered; answer it with this.
+            BadRequest, ClientGone, ResponseCut: as `exchange` says.
+        """
+        timing = Timing()
+        route = route_of(head, self._machine_names)
+        revision, spec = await self._resolve(route)
+        routed(route)
+        timing.mark("lookup")
+        return await _Attempts(self, client, head, route, revision, spec, timing).run()
+
+    async def _resolve(self, route: Route) -> tuple[SignedRevision, ServiceSpec]:
+        revision = self._definitions.get(route.service)
+        if revision is None:
+            try:
+                revision = await self._definitions.resolve(route.service)
+            except UnknownService as exc:
+                raise ServiceUnknown(route.service, exc.near) from exc
+            except RegistryUnreachable as exc:
+                raise DefinitionUnavailable(str(exc)) from exc
+        spec = revision.revision.spec
+        if spec is None:
+            raise ServiceUnknown(route.service, ())
+        return revision, spec
+
+    def select(
+        self, revision: SignedRevision, spec: ServiceSpec, *, full_too: bool
+    ) -> InstanceView | None:
+        """Return the instance to use now; one at its concurrency only if `full_too`."""
+        instances = self._view.instances(revision.revision.name)
+        usable = feasible(
+            self._upstreams.candidates(instances, trio.current_time()),
+            revision=revision.revision.number,
+            hard_rtt_s=spec.hard_rtt_s,
+        )
+        candidates = [c for c in usable if has_room(c)] or (usable if full_too else [])
+        chosen = pick(candidates, self._random)
+        return None if chosen is None else chosen.instance
+
+    async def start(
+        self,
+        revision: SignedRevision,
+        exclude: frozenset[tuple[PeerId, InstanceId]],
+        timing: Timing,
+    ) -> InstanceView | None:
+        """Have an instance started and return it; None if it is gone again already."""
+        started = await self._starter.start(
+            revision, exclude=exclude, request_id=os.urandom(8).hex()
+        )
+        timing.add(started.phases)
+        wanted = started.owner, started.instance
+        found = self._view.instances(revision.revision.name)
+        return next((i for i in found if i.key == wanted), None)
+
+    async def send(
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        route: Route,
+        instance: InstanceView,
+        road: Road,
+        timing: Timing,
+        *,
+        fresh: bool,
+    ) -> Exchanged:
+        """Forward the request to `instance` over `road`.
+
+        Raises:
+            UpstreamFailed, GoneFromGateway, PeerUnreachable: the client is still unanswered.
+        """
+
+        def edit_response(response: ResponseHead) -> Sequence[Field]:
+            return self._edited(response, instance, road, timing)
+
+        fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        service_time_s: float | None = None
+        self._upstreams.begin(instance)
+        road.begin()
+        try:
+            async with road.pool.acquire(fresh=fresh) as upstream:
+                exchanged = await exchange(
+                    client,
+                    head,
+                    upstream,
+                    request_headers=fields,
+                    edit_response=edit_response,
+                    target=route.target,
+                )
+            service_time_s = exchanged.total_s
+            return exchanged
+        finally:
+            self._upstreams.end(instance, service_time_s)
+            with trio.CancelScope(shield=True):
+                await road.end(service_time_s or 0.0)
+
+    def lost(self, instance: InstanceView) -> None:
+        """Take note that `instance` failed, for every request of this proxy."""
+        self._upstreams.failed(instance, trio.current_time())
+
+    async def road_to(self, instance: InstanceView) -> Road:
+        """Return the best road to `instance`."""
+        return await self._roads.to(instance)
+
+    def _edited(
+        self, response: ResponseHead, instance: InstanceView, road: Road, timing: Timing
+    ) -> Sequence[Field]:
+        fields = end_to_end(response)
+        if road.lease is None:
+            if get(fields, b"myxo-refused") is not None:
+                raise GoneFromGateway
+            load = get(fields, b"myxo-in-flight") or b""
+            if load.isdigit():
+                self._view.set_load(instance.owner, {instance.record.id: int(load)})
+            fields = [f for f in fields if not _is_ours(f[0])]
+        timing.mark("forward")
+        fields.append((b"Server-Timing", timing.header()))
+        return fields
+
+
+class _Attempts:
+    """The attempts to have one request answered."""
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        client: ServerConnection,
+        head: RequestHead,
+        route: Route,
+        revision: SignedRevision,
+        spec: ServiceSpec,
+        timing: Timing,
+    ) -> None:
+        self._forwarder = forwarder
+        self._client = client
+        self._head = head
+        self._route = route
+        self._revision = revision
+        self._spec = spec
+        self._timing = timing
+        self._starts = 0
+        self._excluded: set[tuple[PeerId, InstanceId]] = set()
+        self._fresh = False
+
+    async def run(self) -> Exchanged:
+        failure: Exception | None = None
+        for _ in range(MAX_ATTEMPTS):
+            instance = await self._instance()
+            try:
+                road = await self._forwarder.road_to(instance)
+                return await self._forwarder.send(
+                    self._client,
+                    self._head,
+                    self._route,
+                    instance,
+                    road,
+                    self._timing,
+                    fresh=self._fresh,
+                )
+            except (GoneFromGateway, PeerUnreachable) as exc:
+                failure = exc
+                self._give_up_on(instance)
+            except UpstreamFailed as exc:
+                failure = exc
+                self._after_failure(instance, exc)
+        raise UpstreamLost(f"{self._route.service} failed {MAX_ATTEMPTS} times: {failure}")
+
+    async def _instance(self) -> InstanceView:
+        """Return an instance to try: one with room, else a new one, else a full one."""
+        select = self._forwarder.select
+        chosen = select(self._revision, self._spec, full_too=self._starts >= MAX_STARTS)
+        self._timing.mark("select")
+        if chosen is not None:
+            return chosen
+        full = select(self._revision, self._spec, full_too=True)
+        try:
+            started = None if self._starts >= MAX_STARTS else await self._start()
+        except RequestRefused:
+            if full is None:
+                raise
+            started = None
+        if started is None and full is None:
+            raise NothingFeasible(self._route.service, ["its instances end as soon as they start"])
+        return started or full  # type: ignore[return-value]  # one of them is there
+
+    async def _start(self) -> InstanceView | None:
+        self._starts += 1
+        return await self._forwarder.start(self._revision, frozenset(self._excluded), self._timing)
+
+    def _give_up_on(self, instance: InstanceView) -> None:
+        self._excluded.add(instance.key)
+        self._forwarder.lost(instance)
+
+    def _after_failure(self, instance: InstanceView, exc: UpstreamFailed) -> None:
+        """Prepare another attempt, or say why there must not be one.
+
+        Raises:
+            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
+        """
+        log.info("forward.failed", service=self._route.service, reason=exc.reason)
+        if exc.reused:
+            self._fresh = True  # the server closed a kept connection; the instance may be well
+        else:
+            self._give_up_on(instance)
+        where = f"{self._route.service} (instance {instance.record.id})"
+        if exc.timed_out:
+            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
+        repeatable = self._head.method in _IDEMPOTENT or self._spec.idempotent
+        if exc.maybe_processed and not repeatable:
+            raise UpstreamLost(
+                f"{where} failed after it was sent the request: {exc.reason}; "
+                f"a {self._head.method.decode()} is not sent twice unless the service says "
+                "`idempotent`"
+            ) from exc
+        if not self._client.body.replayable:
+            raise UpstreamLost(
+                f"{where} failed in the middle of a body too large to be sent again: {exc.reason}"
+            ) from exc
+
+
+def _is_ours(name: bytes) -> bool:
+    return name[:5].lower() == b"myxo-"

@@ -1,0 +1,193 @@
+"""The use-leases that this proxy holds on instances of its own machine.
+
+An instance on this machine is dialled at its own address, past the gateway, so its allocator cannot
+see the requests. A lease makes up for that: the allocator stops the instance only after every
+holder has said that nothing is in flight there. What was served is reported in the background,
+never on the request's path.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import trio
+from pydantic import ValidationError
+
+from overlay.control import ControlConnection, open_control
+from overlay.errors import MalformedMessage, PeerUnreachable
+from overlay.leases import (
+    FROM_ALLOCATOR,
+    Acquire,
+    Granted,
+    Hello,
+    Refused,
+    Release,
+    Released,
+    Report,
+    Welcome,
+)
+from overlay.names import InstanceId
+
+REPORT_PERIOD_S = 0.5
+"""How stale the allocator's idea of load and idleness may be; idle times are seconds to hours."""
+
+ACQUIRE_TIMEOUT_S = 2.0
+RECONNECT_S = 0.5
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right to use one instance directly.
+
+    Attributes:
+        address: `host:port` of the instance.
+        in_flight: requests that this proxy has there.
+        releasing: the allocator wants it back: nothing new may be sent.
+    """
+
+    instance: InstanceId
+    address: str
+    in_flight: int = 0
+    releasing: bool = False
+    served: int = 0
+    service_time_s: float = 0.0
+    reported: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    done: trio.Event = field(default_factory=trio.Event)
+    lease: Lease | None = None
+
+
+class LeaseHolder:
+    """Holds leases with one allocator while `run` runs.
+
+    Args:
+        path: the allocator's control socket.
+        proxy_port: where this machine's instances find the proxy.
+        welcomed: called with the allocator's word on the containers' bridge.
+    """
+
+    def __init__(self, path: Path, proxy_port: int, welcomed: Callable[[Welcome], None]) -> None:
+        self._path = path
+        self._proxy_port = proxy_port
+        self._welcomed = welcomed
+        self._connection: ControlConnection | None = None
+        self._leases: dict[InstanceId, Lease] = {}
+        self._waiting: dict[InstanceId, _Waiting] = {}
+
+    def get(self, instance: InstanceId) -> Lease | None:
+        """Return the usable lease on `instance` that is held already."""
+        lease = self._leases.get(instance)
+        return None if lease is None or lease.releasing else lease
+
+    async def acquire(self, instance: InstanceId) -> Lease | None:
+        """Return a lease on `instance`, or None where the allocator grants none."""
+        if (lease := self.get(instance)) is not None or self._connection is None:
+            return lease
+        waiting = self._waiting.get(instance)
+        if waiting is None:
+            waiting = self._waiting[instance] = _Waiting()
+            try:
+                await self._connection.send(Acquire(instance=instance))
+            except PeerUnreachable:
+                self._answer(instance, None)
+        with trio.move_on_after(ACQUIRE_TIMEOUT_S):
+            await waiting.done.wait()
+        return waiting.lease
+
+    def begin(self, lease: Lease) -> None:
+        """Count a request that is about to be sent."""
+        lease.in_flight += 1
+
+    async def end(self, lease: Lease, service_time_s: float) -> None:
+        """Count a request's end; hand the lease back if it was asked for and this was the last."""
+        lease.in_flight -= 1
+        lease.served += 1
+        lease.service_time_s += service_time_s
+        if lease.releasing and lease.in_flight == 0:
+            await self._hand_back(lease)
+
+    async def run(self) -> None:
+        """Stay connected to the allocator until cancelled."""
+        while True:
+            try:
+                async with open_control(self._path, "lease") as connection:
+                    await self._serve(connection)
+            except (PeerUnreachable, MalformedMessage, ValidationError) as exc:
+                log.debug("lease.disconnected", path=str(self._path), error=str(exc))
+            finally:
+                self._connection = None
+                self._leases.clear()
+                for instance in list(self._waiting):
+                    self._answer(instance, None)
+            await trio.sleep(RECONNECT_S)
+
+    async def _serve(self, connection: ControlConnection) -> None:
+        await connection.send(Hello(proxy_port=self._proxy_port))
+        self._connection = connection
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report, connection)
+            while (line := await connection.receive()) is not None:
+                match FROM_ALLOCATOR.validate_json(line):
+                    case Welcome() as welcome:
+                        self._welcomed(welcome)
+                    case Granted(instance=instance, address=address):
+                        self._answer(instance, Lease(instance, address))
+                    case Refused(instance=instance):
+                        self._answer(instance, None)
+                    case Release(instance=instance):
+                        await self._release(instance)
+            nursery.cancel_scope.cancel()
+
+    def _answer(self, instance: InstanceId, lease: Lease | None) -> None:
+        if lease is not None:
+            self._leases[instance] = lease
+        waiting = self._waiting.pop(instance, None)
+        if waiting is not None:
+            waiting.lease = lease
+            waiting.done.set()
+
+    async def _release(self, instance: InstanceId) -> None:
+        lease = self._leases.get(instance)
+        if lease is None:
+            if self._connection is not None:
+                await self._connection.send(Released(instance=instance))
+            return
+        lease.releasing = True
+        if lease.in_flight == 0:
+            await self._hand_back(lease)
+
+    async def _hand_back(self, lease: Lease) -> None:
+        if self._leases.get(lease.instance) is not lease or self._connection is None:
+            return
+        del self._leases[lease.instance]
+        try:
+            await self._connection.send(_report_of(lease))
+            await self._connection.send(Released(instance=lease.instance))
+        except PeerUnreachable:
+            return
+
+    async def _report(self, connection: ControlConnection) -> None:
+        while True:
+            await trio.sleep(REPORT_PERIOD_S)
+            for lease in list(self._leases.values()):
+                now = lease.in_flight, lease.served
+                if now != lease.reported:
+                    report = _report_of(lease)
+                    lease.served, lease.service_time_s = 0, 0.0
+                    lease.reported = lease.in_flight, 0
+                    await connection.send(report)
+
+
+def _report_of(lease: Lease) -> Report:
+    return Report(
+        instance=lease.instance,
+        in_flight=lease.in_flight,
+        served=lease.served,
+        service_time_s=lease.service_time_s,
+    )

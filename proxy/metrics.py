@@ -1,0 +1,39 @@
+"""What the proxy counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ProxyMetrics:
+    """Golden signals by service; only services that exist become a label."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "myxo_proxy_requests_total",
+            "Requests answered, by service and status class.",
+            ["service", "code"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "myxo_proxy_request_duration_seconds",
+            "From the request's head to the answer's last byte.",
+            ["service"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.connections = Gauge(
+            "myxo_proxy_connections", "Open client connections.", registry=registry
+        )
+
+    def observe(self, service: str, status: int, duration_s: float) -> None:
+        """Count one answered request; `service` is empty where the request named none."""
+        key = service, status // 100
+        child = self._children.get(key)
+        if child is None:
+            code = f"{status // 100}xx"
+            child = self._requests.labels(service, code), self._seconds.labels(service)
+            self._children[key] = child
+        child[0].inc()
+        child[1].observe(duration_s)

@@ -1,0 +1,226 @@
+"""The proxy daemon: wires the parts together and serves client connections."""
+
+from collections.abc import Callable
+from random import Random
+from time import perf_counter
+
+import structlog
+import trio
+
+from overlay.advertising import system_hostname
+from overlay.definitions import Definitions
+from overlay.errors import AddressTaken
+from overlay.http.connection import ServerConnection
+from overlay.http.errors import BadRequest, ClientGone, ResponseCut
+from overlay.http.head import Field, RequestHead
+from overlay.leases import Welcome
+from overlay.listeners import listen
+from overlay.node import Node, open_node
+from overlay.notify import notify
+from overlay.records import Role
+from proxy.errors import RequestRefused
+from proxy.forwarding import Forwarder
+from proxy.metrics import ProxyMetrics
+from proxy.roads import Roads
+from proxy.routing import Route
+from proxy.settings import ProxySettings
+from proxy.starting import Starter
+from proxy.upstreams import Upstreams
+
+DEFAULT_METRICS_ADDR = ":9103"
+
+DRAIN_S = 3.0
+"""How long requests under way may take to end when the proxy stops."""
+
+SWEEP_S = 5.0
+"""How often idle upstream connections are looked through."""
+
+MAX_CLIENTS = 20_000
+"""Open client connections; one costs a file descriptor and some 20 KiB."""
+
+_TEXT: Field = (b"Content-Type", b"text/plain; charset=utf-8")
+
+log = structlog.get_logger()
+
+
+async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None = None) -> None:
+    """Serve until cancelled; requests under way are then given `DRAIN_S` seconds.
+
+    Args:
+        settings: the daemon's settings.
+        ready: called once requests are answered.
+
+    Raises:
+        AddressTaken: the port is in use; says by whom.
+    """
+    listener = await listen("127.0.0.1", settings.port, what="the proxy")
+    async with (
+        open_node(
+            settings,
+            Role.PROXY,
+            name=str(settings.port),
+            default_metrics_addr=DEFAULT_METRICS_ADDR,
+        ) as node,
+        trio.open_nursery() as nursery,
+    ):
+        definitions = Definitions(node, settings.state_dir)
+        await nursery.start(definitions.run)
+        server = _Server(node, definitions, settings, nursery)
+        nursery.start_soon(server.follow_view)
+        nursery.start_soon(server.sweep)
+        await nursery.start(server.serve, listener)
+        if ready is not None:
+            ready(node)
+        notify("READY=1")
+        log.info("proxy.ready", port=settings.port, peer=node.peer_id)
+        await trio.sleep_forever()
+
+
+class _Server:
+    """Client connections, and what they need of the rest."""
+
+    def __init__(
+        self,
+        node: Node,
+        definitions: Definitions,
+        settings: ProxySettings,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._node = node
+        self._port = settings.port
+        self._nursery = nursery
+        self._metrics = ProxyMetrics(node.metrics)
+        self._upstreams = Upstreams(node.view)
+        self._roads = Roads(node.view, node.tls, nursery, settings.port, self._welcomed)
+        self._bridges: set[str] = set()
+        self._clients = 0
+        self._metrics.connections.set_function(lambda: self._clients)
+        self._idle: set[trio.CancelScope] = set()
+        self._connections: trio.Nursery | None = None
+        self._stopping = trio.Event()
+        self._forwarder = Forwarder(
+            node.view,
+            definitions,
+            self._roads,
+            Starter(node.view, node.calls, nursery, node.take),
+            self._upstreams,
+            machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            random=Random(),  # noqa: S311  (draws among equal instances, hides nothing)
+        )
+
+    async def serve(
+        self,
+        listener: trio.SocketListener,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled; what is under way outlives the listener for a while."""
+        self._connections = await self._nursery.start(self._hold_connections)
+        task_status.started()
+        try:
+            await trio.serve_listeners(
+                self._serve_client, [listener], handler_nursery=self._connections
+            )
+        finally:
+            self._stopping.set()
+
+    async def _hold_connections(
+        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own the client connections; when the listener is gone, give the busy ones a deadline."""
+        async with trio.open_nursery() as connections:
+            connections.cancel_scope.shield = True
+            task_status.started(connections)
+            await self._stopping.wait()
+            connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            for scope in self._idle:
+                scope.cancel()
+
+    async def follow_view(self) -> None:
+        """Keep roads and statistics in step with the view."""
+        while True:
+            await self._roads.follow()
+            self._upstreams.prune()
+            await self._node.changed()
+
+    async def sweep(self) -> None:
+        """Drop idle upstream connections now and then."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            await self._roads.sweep()
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        """Listen where this machine's containers look for the proxy, once for each bridge."""
+        address, interface = welcome.bridge_address, welcome.bridge_interface
+        if address and interface and address not in self._bridges:
+            self._bridges.add(address)
+            self._nursery.start_soon(self._serve_bridge, address, interface)
+
+    async def _serve_bridge(self, address: str, interface: str) -> None:
+        """Serve the bridge only: a neighbour that routes to its address must not get in."""
+        try:
+            listener = await listen(address, self._port, what="this machine's containers")
+            listener.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode()
+            )
+        except (AddressTaken, OSError) as exc:
+            log.warning("proxy.bridge_unserved", address=address, error=str(exc))
+            self._bridges.discard(address)
+            return
+        log.info("proxy.bridge_served", address=address, port=self._port)
+        await trio.serve_listeners(
+            self._serve_client, [listener], handler_nursery=self._connections
+        )
+
+    async def _serve_client(self, stream: trio.SocketStream) -> None:
+        client = ServerConnection(stream)
+        self._clients += 1
+        try:
+            if self._clients <= MAX_CLIENTS:
+                while await self._serve_request(client):
+                    pass
+        except (ClientGone, ResponseCut) as exc:
+            log.debug("client.lost", reason=str(exc))
+            await client.abort()
+        finally:
+            self._clients -= 1
+            await client.aclose()
+
+    async def _serve_request(self, client: ServerConnection) -> bool:
+        """Serve one request; return whether there may be another."""
+        try:
+            head = await self._next_head(client)
+            if head is None:
+                return False
+            await self._answer(client, head)
+        except BadRequest as exc:
+            await client.refuse(exc)
+        return not client.must_close
+
+    async def _next_head(self, client: ServerConnection) -> RequestHead | None:
+        with trio.CancelScope() as scope:
+            self._idle.add(scope)
+            try:
+                return await client.read_head()
+            finally:
+                self._idle.discard(scope)
+        return None
+
+    async def _answer(self, client: ServerConnection, head: RequestHead) -> None:
+        started = perf_counter()
+        routed: list[Route] = []
+        try:
+            exchanged = await self._forwarder.forward(client, head, routed.append)
+            status = exchanged.status
+        except RequestRefused as exc:
+            status = exc.status
+            await _refuse(client, exc)
+        service = routed[0].service if routed else ""
+        self._metrics.observe(service, status, perf_counter() - started)
+
+
+async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:
+    fields: list[Field] = [_TEXT]
+    if refusal.retry_after_s is not None:
+        fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
+    await client.respond(refusal.status, fields, f"{refusal}\n".encode())
