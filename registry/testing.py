@@ -1,0 +1,92 @@
+"""Real etcd processes and short names of fixtures' types, for tests of what uses a registry."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import httpx
+import trio
+
+from overlay.names import PeerId
+from overlay.revision import SignedRevision
+from registry.store import Store
+
+OpenStore = Callable[[PeerId | None], AbstractAsyncContextManager[Store]]
+MakeRevision = Callable[..., SignedRevision]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+class EtcdProcess:
+    """A real etcd with a data directory of its own, which can be killed, hung and restarted."""
+
+    def __init__(self, data: Path, *, tls: tuple[Path, Path, Path] | None = None) -> None:
+        self.data = data
+        self.tls = tls
+        self.client_port, self.peer_port, self.health_port = free_ports(3)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.client_port}"
+
+    def start(self) -> None:
+        """Start it, or start it again on the same data."""
+        peer = f"http://127.0.0.1:{self.peer_port}"
+        command = [
+            "etcd", "--name", "test", "--data-dir", str(self.data),
+            "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--listen-metrics-urls", f"http://127.0.0.1:{self.health_port}",
+            "--initial-cluster", f"test={peer}",
+        ]  # fmt: skip
+        if self.tls is not None:
+            ca, cert, key = self.tls
+            command += ["--cert-file", str(cert), "--key-file", str(key)]
+            command += ["--trusted-ca-file", str(ca), "--client-cert-auth"]
+        with (self.data.parent / "etcd.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    async def wait_until_ready(self) -> None:
+        """Wait until it has a leader and accepts connections."""
+        with trio.fail_after(30):
+            while not await self._ready():  # noqa: ASYNC110  (etcd tells nobody when it is ready)
+                await trio.sleep(0.05)
+
+    async def _ready(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise RuntimeError((self.data.parent / "etcd.log").read_text()[-2000:])
+        async with httpx.AsyncClient(trust_env=False) as client:
+            try:
+                health = await client.get(f"http://127.0.0.1:{self.health_port}/health")
+            except httpx.HTTPError:
+                return False
+        return health.status_code == httpx.codes.OK
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP hangs it, SIGCONT lets it go on."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """End it if it runs."""
+        self.kill()
