@@ -52,6 +52,7 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#@]++)(?:[/?].*)?")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+_BODILESS = frozenset({int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)})
 _FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 _HOP_BY_HOP = _FRAMING_NAMES | {
     b"connection",
@@ -258,7 +259,7 @@ def end_to_end(head: RequestHead | ResponseHead) -> list[Field]:
 
 def has_no_body(status: int) -> bool:
     """Return whether an answer with this status never has a body (RFC 9112 §6.3)."""
-    return status < FINAL or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+    return status < FINAL or status in _BODILESS
 
 
 def get(headers: Iterable[Field], name: bytes) -> bytes | None:

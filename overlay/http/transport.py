@@ -11,10 +11,13 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Protocol
 
 import trio
+
+from overlay.http.alarm import alarms
 
 READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
@@ -90,14 +93,27 @@ def transport(stream: trio.abc.Stream) -> Transport:
 class SocketTransport:
     """A plain socket."""
 
-    __slots__ = ("_calls", "_fd", "_more", "_poll", "_stream", "half_closes")
+    __slots__ = (
+        "_alarms",
+        "_calls",
+        "_more",
+        "_poll",
+        "_stream",
+        "alarm_at",
+        "deadline",
+        "fd",
+        "half_closes",
+    )
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._fd = stream.socket.fileno()
+        self.fd = stream.socket.fileno()
         self._poll: select.poll | None = None
         self._more = False  # the last read was full, so that another is likely to succeed at once
         self._calls = 0
+        self._alarms = alarms()
+        self.deadline = inf
+        self.alarm_at = inf
         self.half_closes = True
 
     async def receive(self, within_s: float = inf) -> bytes | None:
@@ -120,7 +136,7 @@ class SocketTransport:
         """See `Transport`."""
         await self._give_way()
         try:
-            sent = os.write(self._fd, parts[0]) if len(parts) == 1 else os.writev(self._fd, parts)
+            sent = os.write(self.fd, parts[0]) if len(parts) == 1 else os.writev(self.fd, parts)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -149,19 +165,19 @@ class SocketTransport:
 
     async def abort(self, *, reset: bool = False) -> None:
         """See `Transport`."""
-        if reset and self._fd >= 0:
+        if reset and self.fd >= 0:
             linger = struct.pack("ii", 1, 0)
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._close()
 
     def _close(self) -> None:
-        self._fd = -1
+        self.fd = -1
         self._poll = None
         self._stream.socket.close()
 
     def _read(self) -> bytes:
         try:
-            data = os.read(self._fd, READ_BYTES)
+            data = os.read(self.fd, READ_BYTES)
         except BlockingIOError:
             self._more = False
             raise
@@ -173,12 +189,28 @@ class SocketTransport:
     async def _wait_readable(self, within_s: float) -> bool:
         self._calls = 0
         if within_s == inf:
-            await trio.lowlevel.wait_readable(self._fd)
+            await self._wait(trio.lowlevel.wait_readable)
             return True
-        with trio.move_on_after(within_s):
-            await trio.lowlevel.wait_readable(self._fd)
-            return True
-        return False
+        deadline = self.deadline = trio.current_time() + within_s
+        if deadline < self.alarm_at:
+            self._alarms.set(self)
+        try:
+            await trio.lowlevel.wait_readable(self.fd)
+        except trio.ClosedResourceError:
+            if self.fd < 0:
+                raise trio.BrokenResourceError("the connection was closed meanwhile") from None
+            return trio.current_time() < deadline  # if so, it was rung for another wait
+        finally:
+            self.deadline = inf
+        return True
+
+    async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
+        """Wait without a deadline; the caller tries again if another wait's alarm woke it."""
+        try:
+            await ready(self.fd)
+        except trio.ClosedResourceError:
+            if self.fd < 0:
+                raise trio.BrokenResourceError("the connection was closed meanwhile") from None
 
     async def _give_way(self) -> None:
         self._calls += 1
@@ -190,9 +222,9 @@ class SocketTransport:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
         while rest:
             self._calls = 0
-            await trio.lowlevel.wait_writable(self._fd)
+            await self._wait(trio.lowlevel.wait_writable)
             try:
-                taken = os.write(self._fd, rest)
+                taken = os.write(self.fd, rest)
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -201,11 +233,11 @@ class SocketTransport:
             rest = rest[taken:]
 
     def _polled(self) -> int:
-        if self._fd < 0:
+        if self.fd < 0:
             return select.POLLNVAL
         if self._poll is None:
             self._poll = select.poll()
-            self._poll.register(self._fd, select.POLLIN | select.POLLRDHUP)
+            self._poll.register(self.fd, select.POLLIN | select.POLLRDHUP)
         events = self._poll.poll(0)
         return events[0][1] if events else 0
 
