@@ -126,8 +126,8 @@ class MuxedBytes:
 
     @property
     def is_over(self) -> bool:
-        """Whether both directions are closed."""
-        return self._stream.closed
+        """Whether nothing is left of it."""
+        return self._stream.stream_id not in self._stream.conn.streams
 
     async def _open_window(self) -> int:
         # Yamux has no event for an opened window; it polls at 10 ms and gives up after 5 s.
@@ -234,7 +234,7 @@ class Connection:
 
     def _linger(self, stream: MuxedBytes) -> None:
         if self._nursery is not None and not (stream.is_over or self.is_closed):
-            self._nursery.start_soon(_reset_later, stream)
+            self._nursery.start_soon(_drain, stream)
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -277,8 +277,11 @@ class Connection:
         self._gone.set()
 
 
-async def _reset_later(stream: MuxedBytes) -> None:
-    await trio.sleep(_LINGER_S)
+async def _drain(stream: MuxedBytes) -> None:
+    # Yamux keeps a stream for as long as there is something unread on it.
+    with trio.move_on_after(_LINGER_S), suppress(StreamCut):
+        while await stream.read(DEFAULT_WINDOW_SIZE):
+            pass
     if not stream.is_over:
         await stream.reset()
 

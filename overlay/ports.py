@@ -44,7 +44,8 @@ def _listening_inodes(port: int) -> set[str]:
 
 def _holds_one_of(process: Path, sockets: set[str]) -> bool:
     try:
-        return any(_target(fd) in sockets for fd in os.scandir(process / "fd"))
+        with os.scandir(process / "fd") as fds:
+            return any(_target(fd) in sockets for fd in fds)
     except OSError:
         return False  # gone meanwhile, or another user's
 

@@ -143,8 +143,9 @@ async def test_an_empty_message_is_refused_for_it_would_be_an_end_mark() -> None
         await near.send(b"")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_cancelled_receive_loses_nothing() -> None:
+async def test_a_cancelled_receive_loses_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     near, far = trio.testing.memory_stream_pair()
     stream = FramedStream(InMemory(far), PEER)
     await near.send_all(encode_varint(5) + b"he")
@@ -156,8 +157,9 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
         assert await stream.receive() == b"hello"
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_send_cancelled_half_way_cuts_the_stream() -> None:
+async def test_a_send_cancelled_half_way_cuts_the_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     near, far = trio.testing.lockstep_stream_pair()
     writer, reader = FramedStream(InMemory(near), PEER), FramedStream(InMemory(far), PEER)
     with trio.move_on_after(1) as impatient:

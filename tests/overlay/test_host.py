@@ -1,0 +1,734 @@
+"""Real hosts over loopback, against each other, against stock py-libp2p and against raw bytes."""
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.ping import PingService
+from libp2p.identity.identify.identify import parse_identify_response
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from multiaddr import Multiaddr
+
+from overlay import connection, wire
+from overlay import host as host_module
+from overlay.connection import MAX_STREAMS, Connection
+from overlay.errors import (
+    AddressTaken,
+    MyxoError,
+    PassphraseRefused,
+    PeerUnreachable,
+    ProtocolRefused,
+    SettingsInvalid,
+    StreamCut,
+)
+from overlay.framing import FramedStream
+from overlay.host import Connected, ConnectionEvent, Disconnected, Host, open_host
+from overlay.identity import Identity
+from overlay.names import PeerId
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+ECHO = "/test/echo/1.0.0"
+PSK, OTHER_PSK = b"k" * 32, b"o" * 32
+TIMEOUT_S = 10.0
+FAST_S = 5.0
+
+
+@asynccontextmanager
+async def hosts(
+    count: int, psks: Sequence[bytes | None] = (None,), max_connections: int = 100
+) -> AsyncIterator[list[Host]]:
+    """Open hosts on loopback that echo, each with its passphrase key of `psks`, taken in turn."""
+    with trio.fail_after(TIMEOUT_S):
+        async with AsyncExitStack() as stack:
+            opened = []
+            for number in range(count):
+                host = await stack.enter_async_context(
+                    open_host(
+                        Identity.generate(),
+                        [LOOPBACK],
+                        psk=psks[number % len(psks)],
+                        max_connections=max_connections,
+                    )
+                )
+                host.handle(ECHO, echo)
+                opened.append(host)
+            yield opened
+
+
+async def echo(_: PeerId, stream: FramedStream) -> None:
+    while (message := await stream.receive()) is not None:
+        await stream.send(message)
+
+
+def address_of(host: Host) -> str:
+    return f"{host.listen_addresses()[0]}/p2p/{host.peer_id}"
+
+
+def port_of(host: Host) -> int:
+    return int(host.listen_addresses()[0].rpartition("/")[2])
+
+
+async def connected_pair(a: Host, b: Host) -> None:
+    await a.connect(b.peer_id, b.listen_addresses()[0], timeout_s=FAST_S)
+
+
+async def answers(host: Host, peer: PeerId, message: bytes = b"still there?") -> bool:
+    async with await host.open_stream(peer, ECHO) as stream:
+        await stream.send(message)
+        answer = await stream.receive()
+        await stream.finish()
+    return answer == message
+
+
+async def events(host: Host, count: int) -> list[ConnectionEvent]:
+    return [await host.connections.receive() for _ in range(count)]
+
+
+# Connecting, streams, events
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+async def test_two_hosts_know_each_other_by_their_keys_and_exchange_messages(
+    psk: bytes | None,
+) -> None:
+    async with hosts(2, [psk]) as (a, b):
+        assert await a.connect(None, address_of(b), timeout_s=FAST_S) == b.peer_id
+        assert await answers(a, b.peer_id)
+        assert a.connected() == {b.peer_id}
+        assert await events(b, 1) == [Connected(a.peer_id)]
+        assert await answers(b, a.peer_id, bytes(1 << 20))
+        assert b.remote_address(a.peer_id) == "127.0.0.1"
+
+
+async def test_an_address_without_a_peer_id_tells_who_answered() -> None:
+    async with hosts(2) as (a, b):
+        assert await a.connect(None, b.listen_addresses()[0], timeout_s=FAST_S) == b.peer_id
+
+
+@pytest.mark.parametrize("kind", ["dns", "dns4"])
+async def test_a_host_name_is_resolved(kind: str) -> None:
+    async with hosts(2) as (a, b):
+        address = f"/{kind}/localhost/tcp/{port_of(b)}/p2p/{b.peer_id}"
+        assert await a.connect(None, address, timeout_s=FAST_S) == b.peer_id
+
+
+async def test_ip6_addresses_are_listened_on_and_dialled() -> None:
+    with trio.fail_after(TIMEOUT_S):
+        async with (
+            hosts(1) as (a,),
+            open_host(Identity.generate(), ["/ip6/::1/tcp/0"], psk=None) as b,
+        ):
+            assert await a.connect(None, b.listen_addresses()[0], timeout_s=FAST_S) == b.peer_id
+            assert b.remote_address(a.peer_id) == "::1"
+
+
+async def test_a_wildcard_is_told_as_addresses_that_others_can_dial() -> None:
+    with trio.fail_after(TIMEOUT_S):
+        async with open_host(Identity.generate(), ["/ip4/0.0.0.0/tcp/0"], psk=None) as host:
+            addresses = host.listen_addresses()
+            assert all("/0.0.0.0/" not in address for address in addresses)
+            assert any("/127.0.0.1/" in address for address in addresses)
+
+
+async def test_connecting_to_a_connected_peer_makes_no_second_connection() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        await a.connect(b.peer_id, "/ip4/127.0.0.1/tcp/1", timeout_s=FAST_S)
+        assert a.connected() == {b.peer_id}
+
+
+async def test_a_protocol_that_nobody_handles_is_refused_and_the_connection_lives() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        with pytest.raises(ProtocolRefused, match="/test/unknown"):
+            await a.open_stream(b.peer_id, "/test/unknown/1.0.0")
+        assert await answers(a, b.peer_id)
+
+
+async def test_a_stream_to_a_stranger_says_that_there_is_no_connection() -> None:
+    async with hosts(1) as (a,):
+        with pytest.raises(PeerUnreachable, match="not connected"):
+            await a.open_stream(Identity.generate().peer_id, ECHO)
+
+
+async def test_a_handler_that_returns_finishes_its_stream() -> None:
+    async def greet(_: PeerId, stream: FramedStream) -> None:
+        await stream.send(b"hello")
+
+    async with hosts(2) as (a, b):
+        b.handle("/test/greet/1.0.0", greet)
+        await connected_pair(a, b)
+        stream = await a.open_stream(b.peer_id, "/test/greet/1.0.0")
+        assert [await stream.receive(), await stream.receive()] == [b"hello", None]
+
+
+async def test_dialling_each_other_at_once_does_no_harm() -> None:
+    async with hosts(2) as (a, b):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connected_pair, a, b)
+            nursery.start_soon(connected_pair, b, a)
+        for _ in range(3):
+            assert await answers(a, b.peer_id)
+            assert await answers(b, a.peer_id)
+        assert await events(a, 1) == [Connected(b.peer_id)]
+
+
+async def test_disconnecting_ends_streams_on_both_sides_and_is_told() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        stream = await a.open_stream(b.peer_id, ECHO)
+        await a.disconnect(b.peer_id)
+        assert a.connected() == frozenset()
+        with pytest.raises(StreamCut):
+            await stream.receive()
+        assert await events(a, 2) == [Connected(b.peer_id), Disconnected(b.peer_id)]
+        assert await events(b, 2) == [Connected(a.peer_id), Disconnected(a.peer_id)]
+
+
+async def test_a_reader_of_events_that_lags_still_learns_of_every_return() -> None:
+    async with hosts(2) as (a, b):
+        for _ in range(5):
+            await connected_pair(a, b)
+            await a.disconnect(b.peer_id)
+        await connected_pair(a, b)
+        seen = await events(a, 3)
+        assert seen == [Connected(b.peer_id), Disconnected(b.peer_id), Connected(b.peer_id)]
+
+
+async def test_the_oldest_of_too_many_connections_of_one_peer_gives_way() -> None:
+    identity = Identity.generate()
+    async with hosts(1) as (a,), AsyncExitStack() as stack:
+        for _ in range(6):  # the same peer again and again, as after a crash that nobody saw
+            b = await stack.enter_async_context(open_host(identity, [], psk=None))
+            b.handle(ECHO, echo)
+            await connected_pair(b, a)
+        assert await answers(a, identity.peer_id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(a._by_peer[identity.peer_id]) == host_module._MAX_CONNECTIONS_PER_PEER
+
+
+# What a peer does wrong ends its stream or connection, never the host
+
+
+async def test_a_handler_that_raises_ends_only_its_stream(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def fail(_: PeerId, stream: FramedStream) -> None:
+        await stream.receive()
+        raise RuntimeError("a bug in a handler")
+
+    async with hosts(2) as (a, b):
+        b.handle("/test/fail/1.0.0", fail)
+        await connected_pair(a, b)
+        kept = await a.open_stream(b.peer_id, ECHO)
+        stream = await a.open_stream(b.peer_id, "/test/fail/1.0.0")
+        await stream.send(b"x")
+        with pytest.raises(StreamCut):
+            await stream.receive()
+        await kept.send(b"y")
+        assert await kept.receive() == b"y"
+    assert "a bug in a handler" in capsys.readouterr().out
+
+
+async def test_a_reset_in_the_middle_of_a_write_ends_only_that_stream() -> None:
+    ended = trio.Event()
+
+    async def flood(_: PeerId, stream: FramedStream) -> None:
+        try:
+            while True:
+                await stream.send(bytes(1 << 20))
+        finally:
+            ended.set()
+
+    async with hosts(2) as (a, b):
+        b.handle("/test/flood/1.0.0", flood)
+        await connected_pair(a, b)
+        stream = await a.open_stream(b.peer_id, "/test/flood/1.0.0")
+        await stream.receive()
+        await stream.aclose()
+        await ended.wait()
+        assert await answers(a, b.peer_id)
+        assert await answers(b, a.peer_id)
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+@pytest.mark.parametrize(
+    "bytes_sent", [b"", b"\x13", b"\xff" * 4096, b"GET / HTTP/1.1\r\n\r\n", b"\x13/multistream/1.0"]
+)
+async def test_any_bytes_on_the_port_leave_the_host_at_work(
+    bytes_sent: bytes, psk: bytes | None
+) -> None:
+    async with hosts(2, [psk]) as (a, b):
+        async with await trio.open_tcp_stream("127.0.0.1", port_of(b)) as stream:
+            await stream.send_all(bytes_sent)
+        await connected_pair(a, b)
+        assert await answers(a, b.peer_id)
+
+
+async def test_half_open_clients_are_let_go_and_keep_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_module, "_MAX_HANDSHAKES", 4)
+    async with hosts(2) as (a, b), AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port_of(b)))
+            for _ in range(20)
+        ]
+        await connected_pair(a, b)
+        assert await answers(a, b.peer_id)
+        assert await closed(silent[0])
+
+
+async def test_a_half_open_client_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HANDSHAKE_TIMEOUT_S", 0.05)
+    async with hosts(1) as (a,), await trio.open_tcp_stream("127.0.0.1", port_of(a)) as stream:
+        assert await closed(stream)
+
+
+async def closed(stream: trio.SocketStream) -> bool:
+    """Return once the other end has closed, whatever it said before."""
+    try:
+        while await stream.receive_some():
+            pass
+    except trio.BrokenResourceError:
+        pass
+    return True
+
+
+async def test_inbound_slots_are_freed_when_connections_end() -> None:
+    async with hosts(1, max_connections=2) as (server,):
+        for _ in range(8):
+            async with open_host(Identity.generate(), [], psk=None) as client:
+                await connected_pair(client, server)
+            await events(server, 2)
+        assert server.connected() == frozenset()
+
+
+async def test_a_full_host_closes_further_connections_at_once() -> None:
+    async with hosts(3, max_connections=1) as (server, first, second):
+        await connected_pair(first, server)
+        with pytest.raises(PeerUnreachable, match="closed the connection"):
+            await connected_pair(second, server)
+        assert await answers(first, server.peer_id)
+
+
+async def test_the_stream_over_the_cap_is_refused_and_room_comes_back() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        streams = [await a.open_stream(b.peer_id, ECHO) for _ in range(MAX_STREAMS)]
+        with pytest.raises(PeerUnreachable, match=f"{MAX_STREAMS} streams"):
+            await a.open_stream(b.peer_id, ECHO)
+        await streams[0].aclose()
+        assert await answers(a, b.peer_id)
+
+
+async def test_streams_of_any_ending_leave_nothing_behind() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        for _ in range(300):
+            assert await answers(a, b.peer_id)
+            await (await a.open_stream(b.peer_id, ECHO)).aclose()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert [held(host) for host in (a, b)] == [0, 0]
+
+
+def held(host: Host) -> int:
+    (only,) = (one for several in host._by_peer.values() for one in several)
+    return len(only._muxer.streams)
+
+
+async def test_an_opening_that_is_cancelled_leaks_no_stream() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        for _ in range(MAX_STREAMS + 10):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await a.open_stream(b.peer_id, ECHO)
+        assert await answers(a, b.peer_id)
+
+
+async def test_sends_that_are_cancelled_do_not_break_the_connection() -> None:
+    async def ignore(*_: object) -> None:
+        await trio.sleep_forever()
+
+    async with hosts(2) as (a, b):
+        b.handle("/test/ignore/1.0.0", ignore)
+        await connected_pair(a, b)
+        for _ in range(20):
+            stream = await a.open_stream(b.peer_id, "/test/ignore/1.0.0")
+            with trio.move_on_after(0.01) as impatient:
+                await stream.send(bytes(4 << 20))
+            assert impatient.cancelled_caught
+            await stream.aclose()
+        assert await answers(a, b.peer_id)
+
+
+# Slow readers: virtual time, in memory, the whole stack on both ends
+
+
+async def test_a_reader_that_pauses_for_a_minute_gets_every_byte_and_holds_up_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size = 3 << 20
+    received = 0
+    passed, done = trio.Event(), trio.Event()
+
+    async def read_late(_: Connection, stream: connection.MuxedBytes) -> None:
+        nonlocal received
+        if await stream.read(1) == b"q":
+            passed.set()
+            return
+        await trio.sleep(60)
+        received = 1
+        while received < size:
+            received += len(await stream.read(1 << 16))
+        done.set()
+
+    async with in_memory_pair(read_late) as near:
+        with trio.fail_after(100):
+            slow = connection.MuxedBytes(await near._open_muxed(), lambda _: None)
+            quick = connection.MuxedBytes(await near._open_muxed(), lambda _: None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(slow.write, bytes(size))
+                await trio.sleep(30)
+                await quick.write(b"q")
+                with trio.fail_after(1):
+                    await passed.wait()
+            await done.wait()
+    assert received == size
+
+
+async def test_a_writer_kept_waiting_learns_that_its_reader_gave_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def give_up_late(_: Connection, stream: connection.MuxedBytes) -> None:
+        await trio.sleep(60)
+        await stream.reset()
+
+    async with in_memory_pair(give_up_late) as near:
+        with trio.fail_after(100):
+            stream = connection.MuxedBytes(await near._open_muxed(), lambda _: None)
+            with pytest.raises(StreamCut):
+                await stream.write(bytes(3 << 20))
+
+
+@asynccontextmanager
+async def in_memory_pair(
+    serve: Callable[[Connection, connection.MuxedBytes], Awaitable[None]],
+) -> AsyncIterator[Connection]:
+    """Return the dialling end of a connection whose other end serves streams with `serve`."""
+    near_bytes, far_bytes = trio.testing.memory_stream_pair()
+    ends: dict[bool, wire.Upgraded] = {}
+
+    async def shake_hands(stream: trio.abc.Stream, dialled: bool) -> None:
+        keys = create_new_key_pair(Identity.generate().seed)
+        noise = NoiseTransport(keys, create_noise_key_pair().private_key)
+        ends[dialled] = await wire.upgrade(wire.Wire(stream), noise, psk=PSK, dialled=dialled)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shake_hands, near_bytes, True)
+        nursery.start_soon(shake_hands, far_bytes, False)
+    async with trio.open_nursery() as nursery:
+        near, far = Connection(ends[True], serve), Connection(ends[False], serve)
+        await nursery.start(near.run)
+        await nursery.start(far.run)
+        yield near
+        await near.abort()
+        await far.abort()
+
+
+# Who may come in
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(OTHER_PSK, PSK), (None, PSK), (PSK, None)], ids=["other", "none", "open"]
+)
+async def test_a_peer_with_another_passphrase_gets_nothing_and_is_told_why(
+    theirs: bytes | None, ours: bytes | None
+) -> None:
+    async with hosts(2, [theirs, ours]) as (stranger, member):
+        with trio.fail_after(FAST_S), pytest.raises(PassphraseRefused) as refused:
+            await stranger.connect(None, address_of(member), timeout_s=30)
+        assert "does not share this network's passphrase" in str(refused.value)
+        assert str(port_of(member)) in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert (stranger.connected(), member.connected()) == (frozenset(), frozenset())
+
+
+async def test_a_member_says_once_who_came_with_another_passphrase(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with hosts(2, [OTHER_PSK, PSK]) as (stranger, member):
+        for _ in range(3):
+            with pytest.raises(PassphraseRefused):
+                await stranger.connect(None, address_of(member), timeout_s=FAST_S)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "another passphrase" in warnings[0]
+    assert "127.0.0.1" in warnings[0]
+
+
+async def test_another_peer_at_the_address_is_refused_by_name() -> None:
+    victim = Identity.generate().peer_id
+    async with hosts(2) as (a, impostor):
+        with pytest.raises(PeerUnreachable, match="another peer answers") as refused:
+            await a.connect(victim, impostor.listen_addresses()[0], timeout_s=FAST_S)
+        assert impostor.peer_id in str(refused.value)
+        with pytest.raises(PeerUnreachable, match="another peer answers"):
+            await a.connect(
+                None, f"{impostor.listen_addresses()[0]}/p2p/{victim}", timeout_s=FAST_S
+            )
+        assert a.connected() == frozenset()
+
+
+async def test_dialling_oneself_is_refused() -> None:
+    async with hosts(1) as (a,):
+        for address in (address_of(a), a.listen_addresses()[0]):
+            with pytest.raises(PeerUnreachable, match="this peer itself"):
+                await a.connect(None, address, timeout_s=FAST_S)
+
+
+async def test_plaintext_with_a_victims_public_key_cannot_pass_for_the_victim() -> None:
+    victim = Identity.generate()
+    public_key = create_new_key_pair(victim.seed).public_key
+    async with hosts(1) as (server,), AsyncExitStack() as stack:
+        # With stock defaults this is all it takes: the plaintext exchange proves no private key.
+        own = create_new_key_pair(Identity.generate().seed)
+        plaintext = InsecureTransport(own)
+        plaintext.local_peer = ID.from_pubkey(public_key)
+        plaintext.local_public_key = public_key  # type: ignore[attr-defined]
+        impostor = await stack.enter_async_context(
+            stock_host(None, {TProtocol(PLAINTEXT_PROTOCOL_ID): plaintext})
+        )
+        with pytest.raises(SwarmException):
+            await impostor.connect(info_from_p2p_addr(Multiaddr(address_of(server))))
+        assert server.connected() == frozenset()
+
+
+async def test_a_peer_that_speaks_only_plaintext_is_not_dialled_into() -> None:
+    async with hosts(1) as (a,), AsyncExitStack() as stack:
+        keys = create_new_key_pair(Identity.generate().seed)
+        plaintext = InsecureTransport(keys)
+        open_peer = await stack.enter_async_context(
+            stock_host(None, {TProtocol(PLAINTEXT_PROTOCOL_ID): plaintext}, listen=True)
+        )
+        with pytest.raises(PeerUnreachable, match="/noise"):
+            await a.connect(None, str(open_peer.get_addrs()[0]), timeout_s=FAST_S)
+
+
+@asynccontextmanager
+async def stock_host(
+    identity: Identity | None,
+    security: dict[TProtocol, object] | None = None,
+    *,
+    psk: bytes | None = None,
+    listen: bool = False,
+) -> AsyncIterator[IHost]:
+    """Run an unmodified py-libp2p host, on any port of loopback if it listens."""
+    keys = create_new_key_pair((identity or Identity.generate()).seed)
+    noise = NoiseTransport(keys, create_noise_key_pair().private_key)
+    host = new_host(
+        key_pair=keys,
+        sec_opt=security or {NOISE_PROTOCOL_ID: noise},  # type: ignore[arg-type]
+        psk=psk.hex() if psk else None,
+    )
+    async with host.run([Multiaddr(LOOPBACK)] if listen else []):
+        try:
+            yield host
+        finally:
+            with trio.move_on_after(1) as cleanup:
+                cleanup.shield = True
+                await host.close()
+
+
+# The same wire as everybody else's libp2p
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+async def test_stock_libp2p_identifies_pings_and_uses_our_host(psk: bytes | None) -> None:
+    async with hosts(1, [psk]) as (ours,), stock_host(None, psk=psk) as stock:
+        await stock.connect(info_from_p2p_addr(Multiaddr(address_of(ours))))
+        peer = ID.from_base58(ours.peer_id)
+        await PingService(stock).ping(peer)
+        stream = await stock.new_stream(peer, [TProtocol(ECHO)])
+        await stream.write(b"\x05hello")
+        assert await stream.read(6) == b"\x05hello"
+        identify = await stock.new_stream(peer, [TProtocol("/ipfs/id/1.0.0")])
+        message = parse_identify_response(await read_to_end(identify))
+        assert ECHO in message.protocols
+        assert message.public_key == create_new_key_pair(ours.identity.seed).public_key.serialize()
+        assert [str(Multiaddr(a)) for a in message.listen_addrs] == ours.listen_addresses()
+
+
+async def read_to_end(stream: INetStream) -> bytes:
+    data = b""
+    try:
+        while more := await stream.read(1 << 16):
+            data += more
+    except MyxoError:
+        raise
+    except Exception:  # noqa: BLE001 — how stock streams say that they have ended
+        return data
+    return data
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+async def test_our_host_uses_stock_libp2p(psk: bytes | None) -> None:
+    async def shout(stream: INetStream) -> None:
+        size = (await stream.read(1))[0]
+        await stream.write(bytes([size]) + (await stream.read(size)).upper())
+
+    async with hosts(1, [psk]) as (ours,), stock_host(None, psk=psk, listen=True) as stock:
+        stock.set_stream_handler(TProtocol("/test/shout/1.0.0"), shout)
+        peer = await ours.connect(None, str(stock.get_addrs()[0]), timeout_s=FAST_S)
+        async with await ours.open_stream(peer, "/test/shout/1.0.0") as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"HELLO"
+
+
+# Failing, coming back, and leaving
+
+
+async def test_a_refused_dial_says_where_and_why() -> None:
+    async with hosts(1) as (a,):
+        with pytest.raises(PeerUnreachable, match=os.strerror(errno.ECONNREFUSED)) as refused:
+            await a.connect(None, "/ip4/127.0.0.1/tcp/1", timeout_s=FAST_S)
+        assert "/ip4/127.0.0.1/tcp/1" in str(refused.value)
+        assert not isinstance(refused.value, PassphraseRefused)
+
+
+async def test_a_silent_address_is_given_up_after_the_callers_time() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
+        async with hosts(1) as (a,):
+            with pytest.raises(PeerUnreachable, match=r"no answer within 0\.05 s"):
+                await a.connect(None, address, timeout_s=0.05)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:4001", "/ip4/1.2.3.4/udp/1/quic-v1"])
+async def test_what_is_no_address_is_unreachable_and_says_what_one_looks_like(address: str) -> None:
+    async with hosts(1) as (a,):
+        with pytest.raises(PeerUnreachable, match=r"/ip4/192\.0\.2\.7/tcp/4001"):
+            await a.connect(None, address, timeout_s=FAST_S)
+
+
+async def test_a_peer_that_comes_back_is_reached_at_once() -> None:
+    identity = Identity.generate()
+    async with hosts(1) as (a,):
+        async with open_host(identity, [LOOPBACK], psk=None) as b:
+            address = b.listen_addresses()[0]
+            await connected_pair(a, b)
+        await events(a, 2)
+        with pytest.raises(PeerUnreachable):
+            await a.connect(identity.peer_id, address, timeout_s=FAST_S)
+        async with open_host(identity, [address], psk=None) as b:
+            b.handle(ECHO, echo)
+            await a.connect(identity.peer_id, address, timeout_s=FAST_S)
+            assert await answers(a, identity.peer_id)
+
+
+async def test_a_stream_over_a_connection_that_died_unseen_uses_the_newer_one() -> None:
+    identity = Identity.generate()
+    async with hosts(1) as (a,), open_host(identity, [LOOPBACK], psk=None) as b:
+        b.handle(ECHO, echo)
+        await connected_pair(b, a)
+        (old,) = a._by_peer[identity.peer_id]
+        old._muxer.event_shutting_down.set()
+        await a.connect(identity.peer_id, b.listen_addresses()[0], timeout_s=FAST_S)
+        assert await answers(a, identity.peer_id)
+
+
+async def test_a_peer_that_was_disconnected_is_not_dialled_again_by_itself() -> None:
+    async with hosts(2) as (a, b):
+        await connected_pair(a, b)
+        await a.disconnect(b.peer_id)
+        assert await events(b, 2) == [Connected(a.peer_id), Disconnected(a.peer_id)]
+        with trio.move_on_after(0.5) as quiet:
+            await b.connections.receive()
+        assert quiet.cancelled_caught
+
+
+async def test_a_dial_takes_no_fixed_wait() -> None:
+    async with hosts(2) as (a, b):
+        started = trio.current_time()
+        for _ in range(8):
+            await connected_pair(a, b)
+            await a.disconnect(b.peer_id)
+        assert trio.current_time() - started < 8 * 0.250
+
+
+async def test_the_port_is_free_again_when_the_host_has_ended() -> None:
+    with trio.fail_after(TIMEOUT_S):
+        address = LOOPBACK
+        for _ in range(3):
+            async with hosts(1) as (a,), open_host(Identity.generate(), [address], psk=None) as b:
+                await connected_pair(a, b)
+                address = b.listen_addresses()[0]
+        with socket.socket() as probe:
+            port = int(address.rpartition("/")[2])
+            assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+async def test_a_taken_port_is_told_with_its_holder() -> None:
+    async with hosts(1) as (a,):
+        with pytest.raises(AddressTaken) as taken:
+            async with open_host(Identity.generate(), a.listen_addresses(), psk=None):
+                pytest.fail("the port was not taken")
+        assert f"port {port_of(a)}" in str(taken.value)
+        assert f"pid {os.getpid()}" in str(taken.value)
+
+
+@pytest.mark.parametrize("address", ["/ip4/192.0.2.77/tcp/0", "nonsense", "/ip4/0.0.0.0/udp/4001"])
+async def test_an_address_that_cannot_be_listened_on_is_told(address: str) -> None:
+    with pytest.raises(SettingsInvalid, match="cannot listen"):
+        async with open_host(Identity.generate(), [address], psk=None):
+            pytest.fail("it listens")
+
+
+async def test_libp2p_writes_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    async with hosts(2, [None, PSK]) as (a, b):
+        with pytest.raises(PeerUnreachable):
+            await a.connect(None, address_of(b), timeout_s=FAST_S)
+        with pytest.raises(PeerUnreachable):
+            await a.connect(None, "/ip4/127.0.0.1/tcp/1", timeout_s=FAST_S)
+        async with hosts(1) as (c,):
+            await connected_pair(a, c)
+            stream = await a.open_stream(c.peer_id, ECHO)
+            await stream.aclose()
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_peer_that_floods_past_its_windows_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_UNREAD_BYTES", 1 << 20)
+
+    async def ignore(*_: object) -> None:
+        await trio.sleep_forever()
+
+    async with hosts(2) as (a, b):
+        b.handle("/test/ignore/1.0.0", ignore)
+        await connected_pair(a, b)
+        (own,) = a._by_peer[b.peer_id]
+        stream = await own.open_stream("/test/ignore/1.0.0")
+        stream._stream.send_window = 1 << 30  # as a peer that heeds no window
+        with pytest.raises(StreamCut):
+            await stream.write(bytes(8 << 20))
+        assert (await events(b, 2))[1] == Disconnected(a.peer_id)
