@@ -12,11 +12,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import docker
 import httpx
@@ -33,9 +38,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or under CI fail, a test whose marker names what this machine does not have."""
     for mark, lacking in (("docker", _no_engine), ("etcd", _no_etcd), ("netns", _no_netns)):
         if item.get_closest_marker(mark) is not None and (reason := lacking()):
-            if os.environ.get("CI"):
-                pytest.fail(f"{reason}, and under CI nothing is skipped", pytrace=False)
-            pytest.skip(reason)
+            _leave_out(reason)
+
+
+@pytest.fixture(scope="session")
+def prometheus_program() -> str:
+    """The path of Prometheus."""
+    return shutil.which("prometheus") or _leave_out("prometheus is not installed")
+
+
+def _leave_out(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and under CI nothing is skipped", pytrace=False)
+    pytest.skip(reason)
 
 
 @functools.cache
@@ -115,6 +130,19 @@ def etcd(_etcd_member: Etcd) -> str:
     return _etcd_member.endpoint
 
 
+@pytest.fixture
+def daemons() -> Iterator["Daemons"]:
+    """Starts this checkout's commands; all that they keep is in a folder of the test's own."""
+    hidden = ("MYXO_", "P2P_", "NOTIFY_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    # A Unix socket's path may have 108 bytes, which pytest's own folders can exceed.
+    with tempfile.TemporaryDirectory(prefix="myxo-") as folder:
+        own = {"MYXO_STATE_DIR": f"{folder}/state", "MYXO_CONFIG_DIR": f"{folder}/config"}
+        started = Daemons(Path(folder), kept | own)
+        yield started
+        started.stop_all()
+
+
 def start_etcd(data_dir: Path, client_port: int = 0, peer_port: int = 0) -> Etcd:
     """Return a started etcd of one member on free ports, or the given ones; it is ready."""
     endpoint = f"http://127.0.0.1:{client_port or free_port()}"
@@ -132,6 +160,75 @@ def start_etcd(data_dir: Path, client_port: int = 0, peer_port: int = 0) -> Etcd
     )
     await_line(process, ETCD_READY)
     return Etcd(endpoint, data_dir, process)
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A command that has said READY=1, its process, and where its log is."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def printed(self) -> str:
+        """Return what it has printed so far, stdout and stderr as they came."""
+        return self.log.read_text()
+
+    def await_ready(self, ready: socket.socket) -> None:
+        """Return when READY=1 comes; fail at once if the process ends before."""
+        ready.settimeout(0.2)  # how late the end of the process may be seen
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                if b"READY=1" in ready.recv(4096):
+                    return
+        pytest.fail(f"{self.log.name} is not ready (exit {self.process.poll()}):\n{self.printed()}")
+
+
+@dataclass
+class Daemons:
+    """Starts commands of this checkout, each ready when this returns; all are stopped at the end.
+
+    State, settings and keys are in a folder of the test's own; `environment` is shared by all.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    _running: list[Daemon] = field(default_factory=list)
+
+    def __call__(self, *command: str, **environment: str) -> Daemon:
+        """Start `command` and return once it is ready; `environment` is for this one alone."""
+        number = len(self._running)
+        log = self.folder / f"{number}-{command[0]}.log"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
+            ready.bind(str(self.folder / f"{number}.ready"))
+            process = subprocess.Popen(
+                [str(Path(sys.executable).parent / command[0]), *command[1:]],
+                env=self.environment | environment | {"NOTIFY_SOCKET": str(ready.getsockname())},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            daemon = Daemon(process, log)
+            self._running.append(daemon)
+            daemon.await_ready(ready)
+        return daemon
+
+    @staticmethod
+    def free_port() -> int:
+        """Return a TCP port on 127.0.0.1 that was free just now."""
+        return free_port()
+
+    def stop_all(self) -> None:
+        """Press Ctrl-C on all, the youngest first, and fail if one does not end well."""
+        for daemon in reversed(self._running):
+            if daemon.process.poll() is None:
+                daemon.process.send_signal(signal.SIGINT)
+            try:
+                daemon.process.wait(15)
+            except subprocess.TimeoutExpired:
+                daemon.process.kill()
+                daemon.process.wait()
+                pytest.fail(f"{daemon.log.name} did not stop:\n{daemon.printed()}")
 
 
 def free_port() -> int:

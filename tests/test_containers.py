@@ -44,7 +44,7 @@ def base_image(
 
 
 @pytest.fixture(scope="module")
-def checkout(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout with the wheels that its image is built from."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in _in_image():
