@@ -103,9 +103,9 @@ if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/
   exit 0
 fi
 
-echo "setup: $("$python" --version) at $(command -v "$python"), libraries of $lock into .venv"
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
   "$python" -m venv --clear .venv
+echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
 $pip install --require-hashes --use-pep517 -r "$lock"
 $pip install --no-deps --no-build-isolation -e .

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a Docker engine: the one that answers, or else, as root, a private one that
-# lives as long as the command and leaves nothing behind. With neither, the command runs without.
+# lives as long as the command; its containers, images and bridge go with it. With neither, the
+# command runs without.
 #
 #   tools/with-engine.sh make test
 set -euo pipefail
@@ -25,6 +26,7 @@ if answers || [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
   exec "$@"
 fi
 
+had_bridge=$(ip link show docker0 2>/dev/null || true)
 home=$(mktemp -d /tmp/myxo-engine.XXXXXX)
 export DOCKER_HOST="unix://$home/docker.sock"
 dockerd --data-root "$home/data" --exec-root "$home/exec" --pidfile "$home/docker.pid" \
@@ -34,6 +36,7 @@ engine=$!
 stop_engine() {
   kill "$engine" 2>/dev/null || true
   wait "$engine" 2>/dev/null || true
+  [ -n "$had_bridge" ] || ip link delete docker0 2>/dev/null || true
   # A mount that is still busy must not turn a green run red.
   rm -rf "$home" 2>/dev/null || echo "with-engine: $home could not be removed entirely" >&2
 }
