@@ -16,8 +16,8 @@ Every transaction also swaps `totals`, which keeps the limits exact and makes co
 different names try again; definitions change rarely enough.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from uuid import uuid4
 
 import structlog
@@ -35,7 +35,6 @@ from registry.etcd_gateway import (
     EtcdGateway,
     KeyValue,
     StreamSilent,
-    open_etcd_gateway,
     prefix_end,
 )
 from registry.ownership import Title, admit
@@ -187,22 +186,19 @@ class EtcdStore:
         return f"{self._revisions}{name}/{number:012d}"
 
 
-@asynccontextmanager
-async def open_etcd(
-    access: EtcdAccess, *, network_id: str, admin: PeerId | None
-) -> AsyncIterator[EtcdStore]:
-    """Open a network's store in an etcd cluster, laid out there if it is new.
+async def open_etcd(access: EtcdAccess, *, network_id: str, admin: PeerId | None) -> EtcdStore:
+    """Return a network's store in an etcd cluster, laid out there if it is new.
 
     Raises:
         StoreUnavailable: the cluster does not answer.
         StoreMisused: an endpoint, a certificate or the credentials are wrong.
     """
     prefix = f"/myxo/{network_id}/"
-    async with open_etcd_gateway(access) as gateway:
-        await gateway.swap({f"{prefix}store": 0}, {f"{prefix}store": str(uuid4()).encode()})
-        await gateway.swap({f"{prefix}totals": 0}, {f"{prefix}totals": b"{}"})
-        store_id = (await gateway.read(f"{prefix}store")).items[0].value.decode()
-        yield EtcdStore(gateway, prefix, store_id, admin)
+    gateway = EtcdGateway(access)
+    await gateway.swap({f"{prefix}store": 0}, {f"{prefix}store": str(uuid4()).encode()})
+    await gateway.swap({f"{prefix}totals": 0}, {f"{prefix}totals": b"{}"})
+    store_id = (await gateway.read(f"{prefix}store")).items[0].value.decode()
+    return EtcdStore(gateway, prefix, store_id, admin)
 
 
 def _name(item: KeyValue) -> _Name:

@@ -1,8 +1,9 @@
 """etcd's v3 API through its JSON gateway, natively on trio.
 
 The gateway is etcd's own: each call is a POST of the gRPC message as JSON, with bytes as base64
-and 64-bit numbers as text; a stream answers with one JSON object a line. (The Python gRPC clients
-need threads, asyncio, or stubs that cannot be imported beside libp2p; see ARCHITECTURE.md.)
+and 64-bit numbers as text; a stream answers with one JSON object a line. Each call has a connection
+of its own: definitions change rarely, and a kept connection is one that etcd may have left. (The
+Python gRPC clients need threads, asyncio, or stubs that cannot be imported beside libp2p.)
 
 Calls go to one endpoint until it fails, then to the next; each attempt is bounded, so a hung etcd
 becomes an error after `timeout_s` an endpoint. A call that got no answer may have been done all
@@ -12,13 +13,13 @@ the same: callers send only what they can safely send again.
 import base64
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
 import structlog
 import trio
 
@@ -27,7 +28,6 @@ from registry.errors import StoreMisused, StoreUnavailable
 from registry.line_stream import LineStream, open_line_stream
 
 REQUEST_TIMEOUT_S = 5.0
-CONNECT_TIMEOUT_S = 2.0
 WATCH_SILENCE_S = 30.0
 """A watch that was silent for so long is made anew: the connection may be dead without a sign."""
 
@@ -117,15 +117,21 @@ class Range:
 
 
 class EtcdGateway:
-    """One cluster's API; made by `open_etcd_gateway`."""
+    """One cluster's API; nothing is sent before the first call.
 
-    def __init__(
-        self, access: EtcdAccess, client: httpx.AsyncClient, tls: ssl.SSLContext | None
-    ) -> None:
+    Raises:
+        StoreMisused: an endpoint or a certificate file cannot be used.
+    """
+
+    def __init__(self, access: EtcdAccess) -> None:
+        for endpoint in access.endpoints:
+            if not endpoint.startswith(("http://", "https://")):
+                raise StoreMisused(
+                    f"{endpoint!r} is no etcd endpoint: write http://HOST:2379 or https://HOST:2379"
+                )
         self._access = access
-        self._tls = tls
+        self._tls = _tls(access)
         self._endpoints = [e.rstrip("/") for e in access.endpoints]
-        self._client = client
         self._token: str | None = None
         self._authenticating = trio.Lock()
 
@@ -256,13 +262,7 @@ class EtcdGateway:
         try:
             # The members refuse a stream while they have no leader, instead of being silent on it.
             headers = await self._headers(endpoint) | {"Grpc-Metadata-hasleader": "true"}
-            async with open_line_stream(
-                f"{endpoint}/v3/{path}",
-                body,
-                headers,
-                tls=self._tls if endpoint.startswith("https://") else None,
-                timeout_s=self._access.timeout_s,
-            ) as lines:
+            async with self._open(endpoint, path, body, headers) as lines:
                 while (line := await _next_line(lines, endpoint)) is not None:
                     yield _result(line)
         except PeerUnreachable as exc:
@@ -302,42 +302,32 @@ class EtcdGateway:
     async def _post(self, endpoint: str, path: str, body: Json, headers: dict[str, str]) -> Json:
         try:
             with trio.fail_after(self._access.timeout_s):
-                response = await self._client.post(
-                    f"{endpoint}/v3/{path}", json=body, headers=headers
-                )
+                async with self._open(endpoint, path, body, headers) as answer:
+                    content = await answer.receive_all()
         except trio.TooSlowError as exc:
             raise StoreUnavailable(f"no answer within {self._access.timeout_s:g} s") from exc
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise StoreUnavailable(_describe(exc)) from exc
-        if response.status_code != httpx.codes.OK:
-            raise _refusal(response.content)
-        return _json(response.content)
+        except PeerUnreachable as exc:
+            raise StoreUnavailable(str(exc)) from exc
+        if answer.status != HTTPStatus.OK:
+            raise _refusal(content)
+        return _json(content)
+
+    def _open(
+        self, endpoint: str, path: str, body: Json, headers: dict[str, str]
+    ) -> AbstractAsyncContextManager[LineStream]:
+        return open_line_stream(
+            f"{endpoint}/v3/{path}",
+            body,
+            headers,
+            tls=self._tls if endpoint.startswith("https://") else None,
+            timeout_s=self._access.timeout_s,
+        )
 
     def _demote(self, endpoint: str) -> None:
         """Ask the other endpoints first from now on."""
         if len(self._endpoints) > 1 and self._endpoints[0] == endpoint:
             self._endpoints = [*self._endpoints[1:], endpoint]
             log.warning("etcd.failover", left=endpoint, now=self._endpoints[0])
-
-
-@asynccontextmanager
-async def open_etcd_gateway(access: EtcdAccess) -> AsyncIterator[EtcdGateway]:
-    """Yield the API of a cluster; nothing is sent before the first call.
-
-    Raises:
-        StoreMisused: an endpoint or a certificate file cannot be used.
-    """
-    for endpoint in access.endpoints:
-        if not endpoint.startswith(("http://", "https://")):
-            raise StoreMisused(
-                f"{endpoint!r} is no etcd endpoint: write http://HOST:2379 or https://HOST:2379"
-            )
-    timeout = httpx.Timeout(access.timeout_s, connect=min(access.timeout_s, CONNECT_TIMEOUT_S))
-    tls = _tls(access)
-    verify = tls if tls is not None else True
-    # Environment proxies are for the web; a registry's own store is dialled directly.
-    async with httpx.AsyncClient(verify=verify, timeout=timeout, trust_env=False) as client:
-        yield EtcdGateway(access, client, tls)
 
 
 def prefix_end(prefix: str) -> str:
@@ -412,7 +402,3 @@ def _misused(exc: EtcdRefused) -> StoreMisused | None:
     if any(sign in str(exc) for sign in _MISUSED):
         return StoreMisused(f"{exc}; give --etcd-user and its password, with rights on /myxo/")
     return None
-
-
-def _describe(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__

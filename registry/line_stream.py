@@ -1,7 +1,7 @@
-"""A POST whose answer is an endless sequence of lines, as etcd's gateway answers a watch.
+"""A POST of JSON whose answer may be an endless sequence of lines, as etcd answers a watch.
 
-httpx reads such an answer through nested async generators that it leaves to the garbage collector
-when the reader stops early, which trio warns of; so these few streams are h11 on a trio stream.
+It is h11 on a trio stream. httpx would read such an answer through nested async generators, which
+it leaves to the garbage collector when the reader stops early, and trio rightly warns of that.
 """
 
 import json
@@ -61,6 +61,14 @@ class LineStream:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+    async def receive_all(self) -> bytes:
+        """Return the whole answer."""
+        while isinstance(event := await self._event(), h11.Data):
+            self._buffer += event.data
+            if len(self._buffer) > MAX_LINE:
+                raise PeerUnreachable(f"an answer of over {MAX_LINE} bytes")
+        return bytes(self._buffer)
 
     async def _event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:

@@ -79,8 +79,7 @@ def _etcd_opener(endpoint: str) -> OpenStore:
         nonlocal opened
         opened += 1
         access = EtcdAccess((endpoint,))
-        async with open_etcd(access, network_id=f"{opened:016x}", admin=admin) as store:
-            yield store
+        yield await open_etcd(access, network_id=f"{opened:016x}", admin=admin)
 
     return opener
 
