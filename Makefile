@@ -18,6 +18,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/mypy tests demos
 	.venv/bin/lint-imports
 
 bench: setup

@@ -17,7 +17,8 @@ def ask(url: str) -> str:
     """Return what the calculator answers, or what went wrong."""
     try:
         with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310  (always http://)
-            return reply.read().decode().strip()
+            answer: str = reply.read().decode().strip()
+            return answer
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode(errors='replace').strip()}"
     except OSError as error:

@@ -80,9 +80,9 @@ def wait_until_ready(up: subprocess.Popen[bytes], ready: socket.socket, log: Pat
 
 
 @contextmanager
-def network(runtime: str, port: int, folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Run `myxo up` and yield the address of its bootstrap; stop it at the end."""
-    command = ["myxo", "up", "--runtime", runtime, "--proxy-port", str(port)]
+def network(options: list[str], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Run `myxo up` and yield when it is ready; stop it at the end."""
+    command = ["myxo", "up", *options]
     show(command)
     log = folder / "up.log"
     with (
@@ -100,20 +100,12 @@ def network(runtime: str, port: int, folder: Path, environment: dict[str, str]) 
         try:
             wait_until_ready(up, ready, log)
             print(log.read_text().rstrip(), flush=True)
-            yield bootstrap_address(log.read_text())
+            yield
         except BaseException:
             print(f"\n--- what `myxo up` said ---\n{log.read_text()}", file=sys.stderr)
             raise
         finally:
             stop(up)
-
-
-def bootstrap_address(printed: str) -> str:
-    """Return the address in the line that `myxo up` prints for the next machine."""
-    found = re.search(r"/(?:ip4|ip6|dns4|dns)/\S+/tcp/\d+/p2p/\w+", printed)
-    if found is None:
-        sys.exit(f"the demo failed: `myxo up` printed no address:\n{printed}")
-    return found[0]
 
 
 def stop(up: subprocess.Popen[bytes]) -> None:
@@ -129,10 +121,10 @@ def stop(up: subprocess.Popen[bytes]) -> None:
     print(f"everything stopped in {time.monotonic() - began:.1f} s")
 
 
-def add_service(runtime: str, bootstrap: str, environment: dict[str, str]) -> None:
+def add_service(runtime: str, environment: dict[str, str]) -> None:
     """Build what the service is made of and add it under its name."""
     run(["make", "-s", "-C", str(SERVER)], environment)
-    add = ["registry-cli", "--bootstrap", bootstrap, "add"]
+    add = ["registry-cli", "add"]
     if runtime == "docker":
         run([sys.executable, str(HERE.parent / "base_image.py")], environment)
         config = str(SERVER / "service-conf.json")
@@ -157,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="shows what Myxo does, on this machine alone")
     parser.add_argument("--runtime", choices=["auto", "docker", "process"], default="auto")
     parser.add_argument("--proxy-port", type=int, default=4200, help="where the proxy listens")
+    parser.add_argument("--p2p-listen-addr", default=":4001", help="of the bootstrap node")
     options = parser.parse_args()
 
     engine = engine_name() if options.runtime != "process" else None
@@ -172,11 +165,12 @@ def main() -> None:
     environment = os.environ | {
         "MYXO_STATE_DIR": str(folder / "state"),
         "MYXO_CONFIG_DIR": str(folder / "config"),
-        "P2P_PSK": "a passphrase for this demo only",
     }
     try:
-        with network(runtime, options.proxy_port, folder, environment) as bootstrap:
-            add_service(runtime, bootstrap, environment)
+        up = ["--runtime", runtime, "--proxy-port", str(options.proxy_port)]
+        up += ["--p2p-listen-addr", options.p2p_listen_addr]
+        with network(up, folder, environment):
+            add_service(runtime, environment)
             cold_ms = ask(options.proxy_port, environment)
             warm_ms = ask(options.proxy_port, environment)
     finally:

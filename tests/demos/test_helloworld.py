@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("runtime", ["process", pytest.param("docker", marks=pytest.mark.docker)])
 def test_the_demo_shows_a_cold_and_a_warm_answer_and_stops(runtime: str) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    proxy, p2p = free_ports(2)
     demo = ROOT / "demos" / "helloworld" / "demo.py"
     done = subprocess.run(
-        [sys.executable, demo, "--runtime", runtime, "--proxy-port", str(port)],
+        [
+            *(sys.executable, demo, "--runtime", runtime),
+            *("--proxy-port", str(proxy), "--p2p-listen-addr", f"127.0.0.1:{p2p}"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -32,3 +33,12 @@ def test_the_demo_shows_a_cold_and_a_warm_answer_and_stops(runtime: str) -> None
     assert done.stdout.count("Hello, world") == 2, done.stdout
     assert re.search(r"Server-Timing: .*start", done.stdout, re.IGNORECASE), done.stdout
     assert "everything stopped in" in done.stdout
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports of 127.0.0.1 that were free just now."""
+    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports
