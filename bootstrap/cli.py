@@ -14,8 +14,8 @@ ping_ewma_rtt (milliseconds) and myxo_* (seconds) at /metrics, port 9100.
 
 Examples:
 
+\b
   bootstrap --psk "correct horse"
-
   bootstrap --psk "correct horse" --bootstrap /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo...
 """
 

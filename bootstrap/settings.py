@@ -10,6 +10,7 @@ class BootstrapSettings(NodeSettings):
 
     section: ClassVar[str] = "bootstrap"
     fixed_p2p_port: ClassVar[bool] = True
+    uses_joined_network: ClassVar[bool] = False
 
     p2p_listen_addr: str = ":4001"
     """`[HOST]:PORT` of the overlay's listener, where everybody else finds the network."""

@@ -4,7 +4,9 @@ Long flags work with one dash or two (`-bootstrap`, `--bootstrap`), `-h` is `--h
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 """
 
+import ctypes
 import functools
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +20,11 @@ from overlay.errors import MyxoError, SettingsInvalid
 from overlay.logs import configure_logs
 
 OK, FAILED, USAGE = 0, 1, 2
+
+SUPERVISED = "MYXO_SUPERVISED"
+"""Set by `myxo up` and `myxo join` in the daemons that they start."""
+
+_PR_SET_PDEATHSIG = 1
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -70,10 +77,17 @@ def run_daemon(
     Errors that a person can act on become one line on stderr; a bug keeps its traceback.
     """
     configure_logs(log_level, daemon=daemon)
+    if os.environ.get(SUPERVISED):
+        end_with_parent()
     try:
         trio.run(_until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseException as exc:  # noqa: BLE001  (refuse raises again what it does not know)
         refuse(exc)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends (prctl(2))."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _until_signal(main: Callable[[], Awaitable[None]]) -> None:

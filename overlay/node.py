@@ -220,7 +220,7 @@ async def open_node(
             host,
             view,
             role,
-            settings.bootstraps,
+            [b for b in settings.bootstraps if not b.endswith(f"/p2p/{identity.peer_id}")],
             load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
             changed=node._signal,  # noqa: SLF001
             disconnected=node.calls.forget,

@@ -3,9 +3,11 @@
 A flag beats the environment beats the file beats the default. The environment has `MYXO_*` for
 every field, and the older names `P2P_BOOTSTRAPS` (separated by white space) and `P2P_PSK`. The file
 is TOML: `~/.config/myxo/config.toml`, or the one that `--config` or `MYXO_CONFIG` names; keys at
-its top hold for every daemon, keys in a table such as `[proxy]` for that one.
+its top hold for every daemon, keys in a table such as `[proxy]` for that one. Last comes the
+network that `myxo up` or `myxo join` has this machine in, so that commands beside it need no flags.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -22,6 +24,11 @@ from pydantic_settings import (
 )
 
 from overlay.errors import SettingsInvalid
+
+_JOINED = "network.toml"
+
+SYSTEM_STATE_DIR = Path("/var/lib/myxo")
+"""Where `myxo install` keeps the state of daemons that systemd runs."""
 
 
 def state_dir() -> Path:
@@ -45,12 +52,20 @@ def owner_key_path() -> Path:
     return config_dir() / "owner.key"
 
 
+def allowed_keys_path() -> Path:
+    """Return the file of owner keys, one a line, whose processes this machine runs."""
+    return config_dir() / "allowed_keys"
+
+
 class NodeSettings(BaseSettings):
     """What every daemon can be told; each daemon's own class adds to it."""
 
     section: ClassVar[str] = ""
     fixed_p2p_port: ClassVar[bool] = False
     """Whether others must find this daemon at its default overlay port."""
+
+    uses_joined_network: ClassVar[bool] = True
+    """Whether the network that this machine is in is the default."""
 
     model_config = SettingsConfigDict(
         env_prefix="MYXO_", frozen=True, extra="forbid", hide_input_in_errors=True
@@ -119,6 +134,7 @@ class NodeSettings(BaseSettings):
             init_settings,
             _Environment(settings_cls),
             _TomlSection(settings_cls, path, cls.section),
+            *([_JoinedNetwork(settings_cls, init)] if cls.uses_joined_network else []),
         )
 
 
@@ -183,6 +199,45 @@ class _TomlSection(PydanticBaseSettingsSource):
         known = set(self.settings_cls.model_fields)
         mine: dict[str, Any] = content.get(self._section, {})
         return {k: v for k, v in common.items() if k in known} | mine
+
+
+class _JoinedNetwork(PydanticBaseSettingsSource):
+    """The network that `myxo up`, `join` or `install` made this machine a part of."""
+
+    def __init__(self, settings_cls: type[BaseSettings], init: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._dir = Path(init.get("state_dir") or state_dir())
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole file is read at once in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        return read_joined_network(self._dir) or read_joined_network(SYSTEM_STATE_DIR)
+
+
+def read_joined_network(directory: Path) -> dict[str, Any]:
+    """Return bootstraps, passphrase and admin of the network that this machine is in, if any."""
+    try:
+        return tomllib.loads((directory / _JOINED).read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return {}
+
+
+def write_joined_network(
+    directory: Path, *, bootstraps: tuple[str, ...], psk: str | None, admin: str | None
+) -> None:
+    """Store which network this machine is in, readable by its user only."""
+    lines = [f"bootstraps = {json.dumps(list(bootstraps))}"]
+    lines += [f"{k} = {json.dumps(v)}" for k, v in (("psk", psk), ("admin", admin)) if v]
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / _JOINED
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def forget_joined_network(directory: Path) -> None:
+    """Say that this machine is in no network any more."""
+    (directory / _JOINED).unlink(missing_ok=True)
 
 
 def split_address(text: str, default_host: str) -> tuple[str, int]:

@@ -18,8 +18,8 @@ none, one is started within that request. Metrics are at port 9103.
 
 Examples:
 
+\b
   proxy --bootstrap /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk "correct horse" 4200
-
   curl 127.0.0.1:4200/hello-world-server
 """
 

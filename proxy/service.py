@@ -65,6 +65,7 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
     ):
         definitions = Definitions(node, settings.state_dir)
         await nursery.start(definitions.run)
+        node.status = lambda: _status(definitions, settings)
         server = _Server(node, definitions, settings, nursery)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
@@ -159,11 +160,10 @@ class _Server:
     async def _serve_bridge(self, address: str, interface: str) -> None:
         """Serve the bridge only: a neighbour that routes to its address must not get in."""
         try:
-            listener = await listen(address, self._port, what="this machine's containers")
-            listener.socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode()
+            listener = await listen(
+                address, self._port, what="this machine's containers", device=interface
             )
-        except (AddressTaken, OSError) as exc:
+        except AddressTaken as exc:
             log.warning("proxy.bridge_unserved", address=address, error=str(exc))
             self._bridges.discard(address)
             return
@@ -217,6 +217,12 @@ class _Server:
             await _refuse(client, exc)
         service = routed[0].service if routed else ""
         self._metrics.observe(service, status, perf_counter() - started)
+
+
+def _status(definitions: Definitions, settings: ProxySettings) -> dict[str, object]:
+    """Return what the proxy adds to `myxo status`."""
+    services = [{"name": name} for name in sorted(definitions.names())]
+    return {"services": services, "port": settings.port}
 
 
 async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:

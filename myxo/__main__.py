@@ -1,0 +1,5 @@
+"""`python -m myxo` is `myxo`."""
+
+from myxo.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""`myxo install`: systemd units that keep a machine's part in a network running over reboots.
+
+One unit a daemon, so that systemd restarts and limits each alone. The passphrase goes into an
+environment file that only root reads; the units are `Type=notify`, so `systemctl start` returns
+when the daemon is ready.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from myxo.network import Part
+from myxo.supervisor import Daemon
+from overlay.settings import write_joined_network
+
+UNIT_DIR = Path("etc/systemd/system")
+ENVIRONMENT_FILE = Path("etc/myxo/myxo.env")
+
+
+def install(part: Part, *, root: Path = Path("/"), user: str = "root") -> list[Path]:
+    """Write units and environment file below `root`; return what was written.
+
+    Units start in the order of `part.daemons`, after the network and the engine if there is one.
+    """
+    environment = root / ENVIRONMENT_FILE
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    environment.touch(mode=0o600)
+    environment.write_text(f"P2P_PSK={part.psk}\n" if part.psk else "")
+    units = root / UNIT_DIR
+    units.mkdir(parents=True, exist_ok=True)
+    written = [environment]
+    for position, daemon in enumerate(part.daemons):
+        path = units / unit_name(daemon)
+        path.write_text(_unit(daemon, part.daemons[:position], user))
+        written.append(path)
+    write_joined_network(part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin)
+    return written
+
+
+def enable(part: Part) -> bool:
+    """Have systemd start the units now and at every boot; return False where it does not run."""
+    if not shutil.which("systemctl") or not Path("/run/systemd/system").exists():
+        return False
+    names = [unit_name(d) for d in part.daemons]
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    subprocess.run(["systemctl", "enable", "--now", *names], check=True)
+    return True
+
+
+def unit_name(daemon: Daemon) -> str:
+    """Return the name of a daemon's unit."""
+    return f"myxo-{daemon.name}.service"
+
+
+def _unit(daemon: Daemon, earlier: Sequence[Daemon], user: str) -> str:
+    after = ["network-online.target", "docker.service", *(unit_name(d) for d in earlier)]
+    command = [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments]
+    return f"""[Unit]
+Description=Myxo {daemon.name}
+Wants=network-online.target
+After={" ".join(after)}
+
+[Service]
+Type=notify
+NotifyAccess=main
+User={user}
+EnvironmentFile=/{ENVIRONMENT_FILE}
+ExecStart={" ".join(_quoted(word) for word in command)}
+Restart=always
+RestartSec=1
+TimeoutStopSec=10
+KillMode={"process" if daemon.name == "allocator" else "mixed"}
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _quoted(word: str) -> str:
+    """Return `word` as systemd reads it: `%` and `$` mean themselves."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
+    return f'"{escaped}"' if escaped != word or not word or " " in word else word

@@ -1,0 +1,70 @@
+"""`myxo key` and `myxo allow`: owner keys, and whose processes may run on this machine."""
+
+from pathlib import Path
+
+from overlay.errors import SettingsInvalid, SignatureInvalid
+from overlay.identity import Identity, load_or_create, public_key_of
+from overlay.names import PeerId
+from overlay.settings import allowed_keys_path, owner_key_path
+
+
+def own_key() -> Identity:
+    """Return this person's owner key, made if there is none."""
+    return load_or_create(owner_key_path())
+
+
+def export_key(path: Path) -> PeerId:
+    """Write this person's owner key to `path` (mode 0600); return its id.
+
+    Raises:
+        SettingsInvalid: something is at `path` already.
+    """
+    key = own_key()
+    if path.exists():
+        raise SettingsInvalid(f"{path} exists; name a new file")
+    path.touch(mode=0o600)
+    path.write_text(key.seed.hex() + "\n")
+    return key.peer_id
+
+
+def import_key(path: Path) -> PeerId:
+    """Make the key in `path` this person's owner key; return its id.
+
+    Raises:
+        SettingsInvalid: `path` holds no key, or there is another owner key already.
+    """
+    if not path.exists():
+        raise SettingsInvalid(f"{path} does not exist")
+    key = load_or_create(path)
+    target = owner_key_path()
+    if target.exists():
+        if load_or_create(target).peer_id == key.peer_id:
+            return key.peer_id
+        raise SettingsInvalid(
+            f"{target} holds another owner key; export it with `myxo key export FILE`, then move "
+            "it away"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target.touch(mode=0o600)
+    target.write_text(key.seed.hex() + "\n")
+    return key.peer_id
+
+
+def allow(key: str) -> bool:
+    """Let services and maps of owner `key` run as processes here; return False if it was allowed.
+
+    Raises:
+        SettingsInvalid: the text is no owner key's id.
+    """
+    try:
+        public_key_of(PeerId(key))
+    except SignatureInvalid as exc:
+        raise SettingsInvalid(f"{exc}; `myxo key show` on the other machine prints its id") from exc
+    path = allowed_keys_path()
+    known = path.read_text().split() if path.exists() else []
+    if key in known:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("a") as file:
+        file.write(key + "\n")
+    return True

@@ -1,0 +1,213 @@
+"""A machine's part in a network: `myxo up` founds one, `myxo join` joins one."""
+
+import shutil
+import socket
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from myxo.supervisor import Daemon, supervised
+from overlay.addresses import parse_address
+from overlay.advertising import advertised_hosts, to_multiaddr
+from overlay.errors import MyxoError, SettingsInvalid
+from overlay.identity import load_or_create
+from overlay.node import key_path
+from overlay.notify import notify
+from overlay.passphrase import generate_passphrase
+from overlay.records import Role
+from overlay.settings import (
+    forget_joined_network,
+    owner_key_path,
+    read_joined_network,
+    split_address,
+    write_joined_network,
+)
+
+BOOTSTRAP_PORT = 4001
+
+_FOUNDED = "founded.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What this machine does in a network.
+
+    Attributes:
+        bootstraps: what its daemons, and others, join through.
+        psk: the passphrase; None in an open network.
+        admin: the founder's owner key id, if known.
+        daemons: what runs here.
+        state_dir: of its daemons.
+        proxy_port: where programs of this machine send requests.
+    """
+
+    bootstraps: tuple[str, ...]
+    psk: str | None
+    admin: str | None
+    daemons: tuple[Daemon, ...]
+    state_dir: Path
+    proxy_port: int
+
+
+def founding(
+    *,
+    state_dir: Path,
+    psk: str | None,
+    open_to_all: bool,
+    p2p_listen_addr: str,
+    proxy_port: int,
+    hostname: str | None,
+    log_level: str,
+    allocator_flags: Sequence[str],
+    registry_flags: Sequence[str],
+) -> Part:
+    """Return the part of a machine that founds a network, or founded it before.
+
+    Its passphrase is made once and kept, so that machines that joined find it again.
+
+    Raises:
+        SettingsInvalid: an address, or the state directory, cannot be used.
+    """
+    host, port = split_address(p2p_listen_addr, "0.0.0.0")  # noqa: S104
+    passphrase = None if open_to_all else psk or _kept_passphrase(state_dir)
+    identity = load_or_create(key_path(state_dir, Role.BOOTSTRAP))
+    admin = load_or_create(owner_key_path()).peer_id
+    dialled = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    local = f"{to_multiaddr(dialled, port)}/p2p/{identity.peer_id}"
+    make = _DaemonMaker(state_dir, passphrase, admin, hostname, log_level)
+    bootstrap = make("bootstrap", ["--p2p-listen-addr", f"{p2p_listen_addr}"])
+    return Part(
+        bootstraps=tuple(
+            f"{to_multiaddr(h, port)}/p2p/{identity.peer_id}" for h in advertised_hosts(host)
+        ),
+        psk=passphrase,
+        admin=admin,
+        daemons=(
+            bootstrap,
+            make("registry-service", ["--bootstrap", local, *registry_flags]),
+            make("allocator", ["--bootstrap", local, *allocator_flags]),
+            make("proxy", ["--bootstrap", local, str(proxy_port)]),
+        ),
+        state_dir=state_dir,
+        proxy_port=proxy_port,
+    )
+
+
+def joining(
+    bootstraps: Sequence[str],
+    *,
+    state_dir: Path,
+    psk: str | None,
+    admin: str | None,
+    proxy_port: int,
+    hostname: str | None,
+    log_level: str,
+    allocator_flags: Sequence[str],
+) -> Part:
+    """Return the part of a machine that joins a network: an allocator and a proxy.
+
+    Raises:
+        SettingsInvalid: an address is none, or does not name its peer.
+    """
+    for address in bootstraps:
+        if parse_address(address).peer is None:
+            raise SettingsInvalid(f"{address} does not end in /p2p/PEER: who must answer there")
+    flags = [part for address in bootstraps for part in ("--bootstrap", address)]
+    make = _DaemonMaker(state_dir, psk, admin, hostname, log_level)
+    return Part(
+        bootstraps=tuple(bootstraps),
+        psk=psk,
+        admin=admin,
+        daemons=(
+            make("allocator", [*flags, *allocator_flags]),
+            make("proxy", [*flags, str(proxy_port)]),
+        ),
+        state_dir=state_dir,
+        proxy_port=proxy_port,
+    )
+
+
+async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
+    """Run a machine's part until cancelled; while it runs, commands beside it need no flags.
+
+    Raises:
+        MyxoError: this machine is in a network already, or a daemon does not start.
+    """
+    if read_joined_network(part.state_dir) and _answers(part.state_dir):
+        raise MyxoError(
+            f"this machine is in a network already (state in {part.state_dir}); stop that one "
+            "first, or choose another --state-dir and --proxy-port"
+        )
+    try:
+        async with supervised(part.state_dir / "run") as supervisor:
+            await supervisor.start(part.daemons)
+            write_joined_network(
+                part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin
+            )
+            ready(part)
+            notify("READY=1")
+            await trio.sleep_forever()
+    finally:
+        forget_joined_network(part.state_dir)
+        shutil.rmtree(part.state_dir / "run", ignore_errors=True)
+
+
+def join_command(part: Part) -> str:
+    """Return the line to type on the next machine."""
+    words = ["myxo join", part.bootstraps[0]]
+    words += [f"--psk {part.psk}"] if part.psk else []
+    words += [f"--admin {part.admin}"] if part.admin else []
+    return " ".join(words)
+
+
+class _DaemonMaker:
+    """Makes daemons of one machine; the passphrase travels in the environment, not in flags."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        psk: str | None,
+        admin: str | None,
+        hostname: str | None,
+        log_level: str,
+    ) -> None:
+        self._common = ["--state-dir", str(state_dir), "--log-level", log_level]
+        self._common += ["--hostname", hostname] if hostname else []
+        self._admin = ["--admin", admin] if admin else []
+        self._environment = {"P2P_PSK": psk} if psk else {}
+
+    def __call__(self, name: str, flags: Sequence[str]) -> Daemon:
+        """Return the daemon `name` with `flags` besides the common ones."""
+        admin = self._admin if name in {"allocator", "registry-service"} else []
+        return Daemon(name, [*self._common, *admin, *flags], self._environment)
+
+
+def _kept_passphrase(state_dir: Path) -> str:
+    path = state_dir / _FOUNDED
+    try:
+        kept: dict[str, Any] = tomllib.loads(path.read_text())
+        return str(kept["psk"])
+    except FileNotFoundError:
+        passphrase = generate_passphrase()
+    except (OSError, tomllib.TOMLDecodeError, KeyError) as exc:
+        raise SettingsInvalid(f"{path} cannot be read: {exc}; remove it to found anew") from exc
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_text(f'psk = "{passphrase}"\n')
+    return passphrase
+
+
+def _answers(state_dir: Path) -> bool:
+    """Whether a daemon of this state directory still serves its socket."""
+    for path in (state_dir / "run").glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(path))
+            except OSError:
+                continue
+            return True
+    return False

@@ -1,0 +1,136 @@
+"""`myxo status`: what this machine's daemons know of the network, as tables or JSON."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from overlay.control import open_control
+from overlay.errors import MyxoError, PeerUnreachable
+
+ANSWER_TIMEOUT_S = 3.0
+
+
+class NothingRuns(MyxoError):
+    """No daemon of this state directory answers."""
+
+
+async def read_status(state_dir: Path) -> list[dict[str, Any]]:
+    """Return what each daemon of this machine says of itself.
+
+    Raises:
+        NothingRuns: none answers.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted((state_dir / "run").glob("*.sock")):
+        try:
+            with trio.fail_after(ANSWER_TIMEOUT_S):
+                async with open_control(path, "status") as connection:
+                    line = await connection.receive()
+        except (PeerUnreachable, trio.TooSlowError):
+            continue
+        if line is not None:
+            found.append(json.loads(line))
+    if not found:
+        raise NothingRuns(
+            f"no daemon runs here (looked in {state_dir / 'run'}); start with `myxo up`, or "
+            "`myxo join ADDR` for a network that exists"
+        )
+    return found
+
+
+def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
+    """Return the tables that a person reads: peers, services with instances, warnings."""
+    return [_peers(daemons), _instances(daemons), *_limits(daemons)]
+
+
+def print_status(daemons: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print what `read_status` returned."""
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(merged(daemons)))
+        return
+    for table in as_tables(daemons):
+        console.print(table)
+
+
+def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one view of the network from those of several daemons on one machine."""
+    best = max(daemons, key=lambda d: len(d["peers"]))
+    services: list[dict[str, Any]] = next((d["services"] for d in daemons if "services" in d), [])
+    return {
+        "network": best["network"],
+        "open": best["open"],
+        "daemons": [
+            {k: v for k, v in d.items() if k not in {"peers", "instances", "services"}}
+            for d in daemons
+        ],
+        "peers": best["peers"],
+        "instances": best["instances"],
+        "services": services,
+    }
+
+
+def _peers(daemons: list[dict[str, Any]]) -> Table:
+    table = _table("Peers", ("host", "role", "state", "RTT ms", "room", "peer"))
+    for d in daemons:
+        table.add_row(d["host"], d["role"], "here", "", "", d["peer_id"])
+    here = {d["peer_id"] for d in daemons}
+    for peer in merged(daemons)["peers"]:
+        if peer["peer_id"] not in here:
+            table.add_row(
+                peer["host"],
+                peer["role"],
+                peer["state"],
+                _ms(peer["rtt_s"]),
+                _room(peer["room"]),
+                peer["peer_id"],
+            )
+    return table
+
+
+def _instances(daemons: list[dict[str, Any]]) -> Table:
+    both = merged(daemons)
+    running: dict[str, list[Mapping[str, Any]]] = {s["name"]: [] for s in both["services"]}
+    for instance in both["instances"]:
+        running.setdefault(instance["service"], []).append(instance)
+    table = _table("Services", ("service", "revision", "instance", "host", "state", "in flight"))
+    for name in sorted(running):
+        if not running[name]:
+            table.add_row(name, "", "none: starts on the first request", "", "", "")
+        for i in running[name]:
+            table.add_row(
+                name, str(i["revision"]), i["id"], i["host"], i["state"], str(i["in_flight"])
+            )
+    return table
+
+
+def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    rows = [(d["host"], r, n) for d in daemons for r, n in d.get("unenforced", {}).items() if n]
+    if not rows:
+        return []
+    table = _table("Not enforced here", ("host", "runtime", "limits"))
+    for host, runtime, names in rows:
+        table.add_row(host, runtime, ", ".join(names))
+    return [table]
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.2f}"
+
+
+def _room(room: Mapping[str, int] | None) -> str:
+    if room is None:
+        return ""
+    return f"{room['cpu_millicores']} millicores, {room['memory_mib']} MiB"
