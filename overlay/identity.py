@@ -20,6 +20,9 @@ _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 
 _KEY_BYTES = 32
 
+_MAX_PEER_ID_LENGTH = 64
+"""An Ed25519 key's id has 52 characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -59,13 +62,16 @@ def public_key_of(peer_id: PeerId) -> bytes:
     Raises:
         SignatureInvalid: the text is not the id of an Ed25519 key.
     """
+    if len(peer_id) > _MAX_PEER_ID_LENGTH:  # decoding takes time that grows with the square
+        raise SignatureInvalid(f"{peer_id[:80]!r}… is too long for a peer id")
     try:
         raw = base58.b58decode(peer_id)
     except ValueError as exc:
-        raise SignatureInvalid(f"{peer_id[:80]!r} is not a peer id") from exc
-    if not raw.startswith(_PEER_ID_PREFIX) or len(raw) != len(_PEER_ID_PREFIX) + _KEY_BYTES:
-        raise SignatureInvalid(f"{peer_id[:80]!r} is not the id of an Ed25519 key")
-    return raw[len(_PEER_ID_PREFIX) :]
+        raise SignatureInvalid(f"{peer_id!r} is not a peer id") from exc
+    key = raw[len(_PEER_ID_PREFIX) :]
+    if len(key) != _KEY_BYTES or peer_id_of(key) != peer_id:  # one key has one spelling
+        raise SignatureInvalid(f"{peer_id!r} is not the id of an Ed25519 key")
+    return key
 
 
 def verify(peer_id: PeerId, message: bytes, signature: bytes) -> None:

@@ -60,7 +60,7 @@ class Version(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    epoch: float
+    epoch: float = Field(allow_inf_nan=False)
     counter: int = Field(ge=0)
 
     def newer_than(self, other: "Version") -> bool:
