@@ -74,15 +74,17 @@ install_packages() {
     printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
     $as_root chmod 755 $policy
   fi
-  local status=0
+  local status=0 log
+  log=$(mktemp)
   { $as_root apt-get update -qq &&
     $as_root env DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y -qq --no-install-recommends "$@" >/dev/null </dev/null; } || status=$?
+      apt-get install -y -qq --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null || status=$?
   if [ -n "$made_policy" ]; then
     trap - EXIT
     $as_root rm -f $policy
   fi
-  [ $status = 0 ] || fail "apt-get could not install: $*"
+  [ $status = 0 ] || { cat "$log" >&2; fail "apt-get could not install: $*"; }
+  rm -f "$log"
   if [ -d /run/systemd/system ]; then
     for unit in etcd prometheus docker-registry; do
       case " $* " in *" $unit"*) $as_root systemctl disable -q "$unit" || true ;; esac
