@@ -65,7 +65,8 @@ class UpstreamConnection:
         Raises:
             BadResponse: it is none.
         """
-        searched = max(0, len(self._buffer) - 3)
+        # After an interim answer `received` is empty and the next head may be here already.
+        searched = max(0, len(self._buffer) - 3) if received else 0
         self._buffer = self._buffer + received if self._buffer else received
         end = self._buffer.find(b"\r\n\r\n", searched)
         if end < 0:
