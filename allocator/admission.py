@@ -177,7 +177,7 @@ def check_platform(spec: ServiceSpec, capacity: Capacity) -> Decision:
     )
 
 
-def check_image(spec: ServiceSpec) -> Decision:
+def check_runnable(spec: ServiceSpec) -> Decision:
     """Return whether the spec says what to run."""
     if (spec.image is None) == (spec.process is None):
         return _bad_revision("the spec must have either an image or a process")

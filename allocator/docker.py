@@ -87,7 +87,6 @@ class DockerRuntime:
         self._client: docker.APIClient | None = None
         self._problem = "the Docker engine was not looked for yet"
         self._capacity: Capacity | None = None
-        self._has_init = False
         self._bridge_address = ""
         self._containers: dict[InstanceId, _Container] = {}
         self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
@@ -140,7 +139,7 @@ class DockerRuntime:
     async def create(self, launch: Launch) -> None:
         """Create the container; see `Runtime.create`."""
         config = container_config(launch, self._ownership, self._bridge_address)
-        limits = host_config(launch.spec, init=self._has_init)
+        limits = host_config(launch.spec)
         entry = _Container(config["name"], launch.spec.port)
         self._containers[launch.id] = entry
 
@@ -210,7 +209,9 @@ class DockerRuntime:
             return
         polite = entry.started and not entry.ended.is_set()
         try:
-            await self._call(lambda client: _remove(client, entry.name, grace_s if polite else 0))
+            await self._call(
+                lambda client: _remove(client, entry.name, grace_s if polite else 0), abandon=True
+            )
         except APIError as exc:
             raise RuntimeDown(f"the engine did not remove {entry.name}: {_say(exc)}") from exc
         entry.ended.set()
@@ -220,13 +221,15 @@ class DockerRuntime:
         """Take over this owner's running containers; remove its others."""
         found = []
         for container in await self._call(self._list):
+            if instance_id(container.get("Labels") or {}) in self._containers:
+                continue
             running = instance_of(container)
             if running is None:
                 await self._call(partial(_remove, name=container["Id"], grace_s=0))
                 continue
             name = container_name(running.service, running.id)
             entry = _Container(name, running.spec.port, started=True)
-            self._containers.setdefault(running.id, entry)
+            self._containers[running.id] = entry
             found.append(running)
         return found
 
@@ -243,7 +246,7 @@ class DockerRuntime:
             about = await trio.to_thread.run_sync(_survey, client, limiter=self._limiter)
         except (APIError, *_CUT) as exc:
             raise RuntimeDown(f"the Docker engine does not answer: {_say(exc)}") from exc
-        self._capacity, self._has_init, self._bridge_address = about
+        self._capacity, self._bridge_address = about
 
     async def _follow_events(self, ready: trio.Event) -> None:
         """Take in exits until the stream breaks."""
@@ -365,7 +368,7 @@ def _why_unreachable(text: str) -> str:
     return f"no Docker engine answers: {text}"
 
 
-def _survey(client: docker.APIClient) -> tuple[Capacity, bool, str]:
+def _survey(client: docker.APIClient) -> tuple[Capacity, str]:
     about = client.info()
     architecture = about.get("Architecture") or platform.machine()
     capacity = Capacity(
@@ -373,9 +376,7 @@ def _survey(client: docker.APIClient) -> tuple[Capacity, bool, str]:
         memory_mib=int(about["MemTotal"]) // MIB,
         platform=f"{about['OSType']}/{_ARCHITECTURES.get(architecture, architecture)}",
     )
-    components = client.version(api_version=False).get("Components") or ()
-    has_init = any(c["Name"] == "docker-init" and c.get("Version") for c in components)
-    return capacity, has_init, _ensure_network(client)
+    return capacity, _ensure_network(client)
 
 
 def _engine_now(client: docker.APIClient) -> int:

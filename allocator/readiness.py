@@ -7,6 +7,7 @@ meanwhile ends the wait at once.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import trio
 
@@ -36,29 +37,36 @@ class Attempt:
         return Attempt(min(self.step_s * BACKOFF, LATEST_STEP_S))
 
 
+class Outcome(StrEnum):
+    """How a wait for readiness ended."""
+
+    READY = "ready"
+    EXITED = "exited"
+    TIMED_OUT = "timed_out"
+
+
 async def wait_ready(
     address: str,
     health: str | None,
     timeout_s: float,
     exited: Callable[[], Awaitable[None]],
-) -> bool:
-    """Return whether the instance at `address` became ready within `timeout_s` seconds.
-
-    It returns False as well, at once, when `exited` returns.
-    """
-    ready = False
+) -> Outcome:
+    """Wait until the instance at `address` is ready, `exited` returns, or `timeout_s` are over."""
+    outcome = Outcome.TIMED_OUT
 
     async def watch() -> None:
+        nonlocal outcome
         await exited()
+        outcome = Outcome.EXITED
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         with trio.move_on_after(timeout_s):
             await _until_answer(address, health)
-            ready = True
+            outcome = Outcome.READY
         nursery.cancel_scope.cancel()
-    return ready
+    return outcome
 
 
 async def _until_answer(address: str, health: str | None) -> None:

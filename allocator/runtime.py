@@ -176,6 +176,8 @@ class Runtime(Protocol):
     async def adopt(self) -> list[Running]:
         """Take over the running instances of an earlier run of this allocator; remove its others.
 
+        What this runtime knows already is neither returned nor touched.
+
         Raises:
             RuntimeDown: the runtime does not answer.
         """

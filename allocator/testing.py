@@ -21,7 +21,10 @@ from allocator.runtime import (
     Running,
     instance_environment,
 )
-from overlay.names import Digest, InstanceId
+from overlay.identity import Identity
+from overlay.names import Digest, InstanceId, ServiceName
+from overlay.records import InstanceRecord, InstanceState, Version, sign_record
+from overlay.signed import Signed
 from overlay.spec import Image
 
 _LOOPBACK = "127.0.0.1"
@@ -189,6 +192,45 @@ class FakeRuntime:
     def _check(self) -> None:
         if self._machine.problem:
             raise RuntimeDown(self._machine.problem)
+
+
+class FakePublisher:
+    """Signs what it is told and keeps it, as the overlay's node does.
+
+    Attributes:
+        said: (instance id, state) in order; None is withdrawn.
+    """
+
+    def __init__(self) -> None:
+        self.identity = Identity.generate()
+        self.said: list[tuple[InstanceId, InstanceState | None]] = []
+
+    def set_instance(
+        self,
+        instance: InstanceId,
+        *,
+        service: ServiceName,
+        revision: int,
+        state: InstanceState,
+        address: str,
+        concurrency: int,
+    ) -> Signed:
+        """Return the signed record."""
+        self.said.append((instance, state))
+        record = InstanceRecord(
+            version=Version(epoch=1.0, counter=len(self.said)),
+            id=instance,
+            service=service,
+            revision=revision,
+            state=state,
+            address=address,
+            concurrency=concurrency,
+        )
+        return sign_record(self.identity, record)
+
+    def withdraw_instance(self, instance: InstanceId) -> None:
+        """Note it."""
+        self.said.append((instance, None))
 
 
 async def _serve(

@@ -15,7 +15,7 @@ from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
 from allocator.errors import LaunchFailed
 from allocator.process import ProcessRuntime
-from allocator.readiness import wait_ready
+from allocator.readiness import Outcome, wait_ready
 from allocator.runtime import Launch, Runtime
 from allocator.testing import FakeRuntime, open_fake_machine
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -126,8 +126,8 @@ async def start_serving(runtime: Runtime, spec: ServiceSpec) -> tuple[Launch, st
     wanted = launch(spec)
     await runtime.create(wanted)
     address = await runtime.start(wanted.id)
-    ready = await wait_ready(address, None, 10, lambda: runtime.exited(wanted.id))
-    assert ready, await runtime.post_mortem(wanted.id)
+    outcome = await wait_ready(address, None, 10, lambda: runtime.exited(wanted.id))
+    assert outcome is Outcome.READY, await runtime.post_mortem(wanted.id)
     return wanted, address
 
 
@@ -179,7 +179,8 @@ async def test_an_instance_that_never_listens_is_given_up_in_time(lab: Lab) -> N
         wanted = launch(lab.hanging)
         await runtime.create(wanted)
         address = await runtime.start(wanted.id)
-        assert not await wait_ready(address, None, 0.4, lambda: runtime.exited(wanted.id))
+        outcome = await wait_ready(address, None, 0.4, lambda: runtime.exited(wanted.id))
+        assert outcome is Outcome.TIMED_OUT
         assert (await runtime.post_mortem(wanted.id)).exit_code is None
 
 

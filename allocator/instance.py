@@ -1,0 +1,118 @@
+"""One instance, the start that is under way for it, and whom its life is told to."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from allocator.crashes import RevisionKey
+from allocator.errors import AllocatorError
+from allocator.lifecycle import State
+from allocator.runtime import Runtime
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.records import InstanceState
+from overlay.signed import Signed
+from overlay.spec import ServiceSpec
+
+
+class Publisher(Protocol):
+    """Says to the network what runs here; the overlay's node does."""
+
+    def set_instance(
+        self,
+        instance: InstanceId,
+        *,
+        service: ServiceName,
+        revision: int,
+        state: InstanceState,
+        address: str,
+        concurrency: int,
+    ) -> Signed:
+        """Publish an instance's state."""
+        ...
+
+    def withdraw_instance(self, instance: InstanceId) -> None:
+        """Publish that an instance is gone."""
+        ...
+
+
+class Holder(Protocol):
+    """Whoever dials instances directly, past the gateway."""
+
+    def release(self, instance: InstanceId) -> None:
+        """Ask for a lease back; the answer is `Instances.released`."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One instance and everything that is known of it.
+
+    Attributes:
+        address: `host:port`, dialled from this machine; empty until it is started.
+        in_flight: requests that came by the gateway.
+        holders: who dials it directly, with the requests in flight that they last told of.
+        last_active: when the last request ended that is known of, on trio's clock.
+    """
+
+    id: InstanceId
+    service: ServiceName
+    revision: int
+    author: PeerId
+    spec: ServiceSpec
+    runtime: Runtime
+    last_active: float
+    state: State = State.REQUESTED
+    address: str = ""
+    record: Signed | None = None
+    in_flight: int = 0
+    holders: dict[Holder, int] = field(default_factory=dict)
+    unwanted: str = ""
+    _change: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def key(self) -> RevisionKey:
+        """The revision that it is an instance of."""
+        return self.service, self.revision
+
+    @property
+    def load(self) -> int:
+        """Requests in flight by every road."""
+        return self.in_flight + sum(self.holders.values())
+
+    def notify(self) -> None:
+        """Wake whoever waits for `changed`."""
+        self._change.set()
+        self._change = trio.Event()
+
+    async def changed(self) -> None:
+        """Wait until the instance may be idle, is unwanted, or a lease came back."""
+        await self._change.wait()
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A start that is under way, and everybody who waits for it."""
+
+    instance: Instance
+    begun: float
+    phases: dict[str, float] = field(default_factory=dict)
+    landed: trio.Event = field(default_factory=trio.Event)
+    error: AllocatorError | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to a phase."""
+        begun = trio.current_time()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + trio.current_time() - begun
+
+    def land(self, error: AllocatorError | None = None) -> None:
+        """Tell everybody who waits that the instance is ready, or why not; only once."""
+        if not self.landed.is_set():
+            self.error = error
+            self.landed.set()

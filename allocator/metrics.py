@@ -1,0 +1,73 @@
+"""What an allocator counts for Prometheus."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_START_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class AllocatorMetrics:
+    """The series `myxo_allocator_*`, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._allocations = Counter(
+            "myxo_allocator_allocations",
+            "Allocate calls by result: ready, joined, found, or the refusal's code.",
+            ["result"],
+            registry=registry,
+        )
+        self._phases = Histogram(
+            "myxo_allocator_start_seconds",
+            "Where the time of a start went, by phase.",
+            ["phase"],
+            buckets=_START_BUCKETS,
+            registry=registry,
+        )
+        self._instances = Gauge(
+            "myxo_allocator_instances", "Instances by state.", ["state"], registry=registry
+        )
+        self._in_flight = Gauge(
+            "myxo_allocator_in_flight_requests",
+            "Requests being served by instances of this machine.",
+            registry=registry,
+        )
+        self._crashes = Counter(
+            "myxo_allocator_crashes",
+            "Instances that ended by themselves, or never became ready.",
+            registry=registry,
+        )
+        self._served = Counter(
+            "myxo_allocator_gateway_requests",
+            "Requests that came by the gateway, by result: served, refused or failed.",
+            ["result"],
+            registry=registry,
+        )
+
+    def allocated(self, result: str) -> None:
+        """Count an allocate call."""
+        self._allocations.labels(result).inc()
+
+    def started(self, phases: Mapping[str, float]) -> None:
+        """Take in the phases of a start, in seconds."""
+        for phase, seconds in phases.items():
+            self._phases.labels(phase).observe(seconds)
+
+    def moved(self, before: str | None, after: str | None) -> None:
+        """Take in that an instance changed its state; None is outside of life."""
+        if before is not None:
+            self._instances.labels(before).dec()
+        if after is not None:
+            self._instances.labels(after).inc()
+
+    def in_flight(self, change: int) -> None:
+        """Take in that requests began (positive) or ended (negative)."""
+        self._in_flight.inc(change)
+
+    def crashed(self) -> None:
+        """Count an instance that ended by itself."""
+        self._crashes.inc()
+
+    def gateway(self, result: str) -> None:
+        """Count a request that came by the gateway."""
+        self._served.labels(result).inc()

@@ -1,0 +1,35 @@
+from allocator.crashes import FAILURES, WINDOW_S, CrashGuard
+from overlay.names import ServiceName
+
+KEY = (ServiceName("hello"), 1)
+
+
+def test_a_service_that_keeps_failing_is_refused_with_the_last_reason() -> None:
+    guard = CrashGuard()
+    for n in range(FAILURES):
+        assert guard.refusal(KEY, now=n) is None
+        guard.failed(KEY, now=n, reason=f"reason {n}")
+    text = guard.refusal(KEY, now=FAILURES)
+    assert text is not None
+    assert text.endswith(f"the last time: reason {FAILURES - 1}")
+    assert guard.refusal((ServiceName("hello"), 2), now=FAILURES) is None
+
+
+def test_it_may_start_again_when_the_oldest_failure_is_out_of_the_window() -> None:
+    guard = CrashGuard()
+    for n in range(FAILURES):
+        guard.failed(KEY, now=10 + n, reason="")
+    assert guard.refusal(KEY, now=10 + WINDOW_S - 0.1) is not None
+    assert guard.refusal(KEY, now=10 + WINDOW_S) is None
+    guard.failed(KEY, now=10 + WINDOW_S, reason="")
+    assert guard.refusal(KEY, now=10 + WINDOW_S) is not None
+
+
+def test_few_failures_are_no_reason_to_refuse() -> None:
+    guard = CrashGuard()
+    for n in range(FAILURES - 1):
+        guard.failed(KEY, now=n, reason="")
+    assert guard.refusal(KEY, now=FAILURES) is None
+    guard.failed(KEY, now=FAILURES, reason="")
+    guard.forget(KEY)
+    assert guard.refusal(KEY, now=FAILURES) is None

@@ -1,0 +1,554 @@
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from prometheus_client import CollectorRegistry
+from trio.testing import MockClock
+
+from allocator.admission import Ledger, Limits, Policy
+from allocator.crashes import FAILURES
+from allocator.errors import (
+    AllocatorError,
+    Exited,
+    ImageMissing,
+    InstanceGone,
+    NotReady,
+    Refused,
+    RuntimeDown,
+)
+from allocator.instances import Allocated, Instances
+from allocator.metrics import AllocatorMetrics
+from allocator.readiness import Outcome
+from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
+from overlay.allocation import AllocationRefusal
+from overlay.identity import Identity
+from overlay.names import Digest, InstanceId, ServiceName
+from overlay.records import InstanceRecord, InstanceState, verified_record
+from overlay.revision import Revision, SignedRevision
+from overlay.spec import Image, ServiceSpec
+
+OWNER = Identity.generate()
+HELLO = ServiceName("hello")
+IMAGE = Image(reference="hello", config_digest=Digest("sha256:" + "0" * 64))
+READY, DRAINING = InstanceState.READY, InstanceState.DRAINING
+
+
+def revision(number: int = 1, name: str = HELLO, **fields: Any) -> SignedRevision:
+    spec = ServiceSpec(image=IMAGE, **fields)
+    return SignedRevision.sign(OWNER, Revision(name=ServiceName(name), number=number, spec=spec))
+
+
+async def ready_unless_it_hangs(
+    machine: FakeMachine,
+    address: str,
+    health: str | None,
+    timeout_s: float,
+    exited: Callable[[], Awaitable[None]],
+) -> Outcome:
+    """Readiness in virtual time: an instance is ready 50 ms after its start, unless it hangs."""
+    del address, health
+    hangs = machine.starts[-1].spec.command == "hang"
+    with trio.move_on_after(timeout_s if hangs else min(timeout_s, 0.05)):
+        await exited()
+        return Outcome.EXITED
+    return Outcome.TIMED_OUT if hangs else Outcome.READY
+
+
+@dataclass
+class Lab:
+    machine: FakeMachine
+    publisher: FakePublisher = field(default_factory=FakePublisher)
+    limits: Limits = field(default_factory=lambda: Limits(4000, 4096, 10))
+    elsewhere: int = 0
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Instances]:
+        self.registry = CollectorRegistry()
+        instances = Instances(
+            {"docker": FakeRuntime(self.machine)},
+            Ledger(self.limits),
+            Policy(open_network=False, allow_any=False, allowed=frozenset),
+            self.publisher,
+            AllocatorMetrics(self.registry),
+            elsewhere=lambda _: self.elsewhere,
+            ready=partial(ready_unless_it_hangs, self.machine),
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(instances.run)
+            yield instances
+            nursery.cancel_scope.cancel()
+
+    def states(self, instance: InstanceId) -> list[InstanceState | None]:
+        return [state for who, state in self.publisher.said if who == instance]
+
+
+class FakeHolder:
+    """A proxy that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[InstanceId] = []
+
+    def release(self, instance: InstanceId) -> None:
+        self.asked.append(instance)
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    async with open_fake_machine(listens=False) as machine:
+        yield Lab(machine)
+
+
+def record_of(allocated: Allocated) -> InstanceRecord:
+    record = verified_record(allocated.record, 2.0).record
+    assert isinstance(record, InstanceRecord)
+    return record
+
+
+def id_of(allocated: Allocated) -> InstanceId:
+    return record_of(allocated).id
+
+
+async def refused_with(instances: Instances, given: SignedRevision) -> AllocatorError:
+    with pytest.raises(AllocatorError) as caught:
+        await instances.allocate(given)
+    return caught.value
+
+
+# starting
+
+
+async def test_an_allocation_answers_with_a_ready_instance_and_where_the_time_went(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.create_s, lab.machine.start_s = 0.01, 0.2
+    async with lab.open() as instances:
+        begun = trio.current_time()
+        allocated = await instances.allocate(revision(concurrency=7))
+        assert trio.current_time() - begun == pytest.approx(0.26)
+        record = record_of(allocated)
+    assert (record.service, record.revision, record.state) == (HELLO, 1, READY)
+    assert record.concurrency == 7
+    assert record.address
+    assert allocated.phases == pytest.approx(
+        {"queue": 0, "create": 0.01, "start": 0.2, "ready": 0.05}
+    )
+
+
+async def test_fifty_callers_at_once_get_one_start(lab: Lab, autojump_clock: MockClock) -> None:
+    lab.machine.start_s = 0.2
+    got: list[InstanceId] = []
+    async with lab.open() as instances:
+
+        async def ask() -> None:
+            got.append(id_of(await instances.allocate(revision())))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(ask)
+        assert len(lab.machine.starts) == 1
+    assert len(got) == 50
+    assert len(set(got)) == 1
+
+
+async def test_callers_that_give_up_do_not_end_the_start_that_others_wait_for(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.start_s = 1.0
+    async with lab.open() as instances:
+        with trio.move_on_after(0.1):
+            await instances.allocate(revision())
+        await instances.allocate(revision())
+        assert len(lab.machine.starts) == 1
+
+
+async def test_a_ready_instance_is_handed_out_without_a_start(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = await instances.allocate(revision())
+        second = await instances.allocate(revision())
+        assert id_of(first) == id_of(second)
+        assert second.phases == {}
+
+
+async def test_an_excluded_instance_is_not_handed_out_and_another_one_starts(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision()))
+        second = id_of(await instances.allocate(revision(), exclude={first}))
+        assert first != second
+        assert id_of(await instances.allocate(revision(), exclude={second})) == first
+
+
+async def test_a_full_instance_is_not_handed_out(lab: Lab, autojump_clock: MockClock) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(concurrency=1)))
+        with instances.use(first):
+            second = id_of(await instances.allocate(revision(concurrency=1)))
+        assert first != second
+
+
+async def test_each_revision_has_its_own_instances(lab: Lab, autojump_clock: MockClock) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(1)))
+        second = id_of(await instances.allocate(revision(2)))
+        assert first != second
+
+
+async def test_starting_is_published_before_the_instance_is_created(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.create_s = 5.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        nursery.start_soon(instances.allocate, revision())
+        await trio.sleep(1)
+        ((instance, state),) = lab.publisher.said
+        assert state is InstanceState.STARTING
+        await trio.sleep(10)
+        assert lab.states(instance) == [InstanceState.STARTING, READY]
+
+
+# refusals
+
+
+async def test_no_room_is_refused_and_an_ended_instance_gives_its_room_back(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(cpu_millicores=3000)))
+        assert instances.room().cpu_millicores == 1000
+        error = await refused_with(instances, revision(name="other", cpu_millicores=2000))
+        assert error.code is AllocationRefusal.NO_ROOM
+        lab.machine.instances[first].crash()
+        await trio.testing.wait_all_tasks_blocked()
+        assert instances.room().cpu_millicores == 4000
+        await instances.allocate(revision(name="other", cpu_millicores=2000))
+
+
+async def test_a_missing_image_is_pulled_where_it_can_be(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.absent = {IMAGE.config_digest}
+    lab.machine.pull_s = 3.0
+    async with lab.open() as instances:
+        error = await refused_with(instances, revision())
+        assert isinstance(error, ImageMissing)
+        assert error.code is AllocationRefusal.IMAGE_MISSING
+        lab.machine.pullable = {IMAGE.config_digest}
+        allocated = await instances.allocate(revision())
+        assert allocated.phases["image"] == pytest.approx(3.0)
+
+
+async def test_a_runtime_that_is_down_is_told_and_used_again_when_it_is_back(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        lab.machine.problem = "no engine answers"
+        error = await refused_with(instances, revision())
+        assert isinstance(error, RuntimeDown)
+        assert str(error) == "no engine answers"
+        lab.machine.problem = ""
+        await instances.allocate(revision())
+
+
+async def test_a_service_for_a_runtime_that_is_not_here_is_refused(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    own = SignedRevision.sign(
+        OWNER, Revision(name=HELLO, number=1, spec=ServiceSpec(process="exec server"))
+    )
+    async with lab.open() as instances:
+        assert (await refused_with(instances, own)).code is AllocationRefusal.NOT_ALLOWED
+
+
+async def test_max_instances_counts_the_whole_network(lab: Lab, autojump_clock: MockClock) -> None:
+    lab.elsewhere = 2
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(max_instances=3)))
+        with pytest.raises(Refused, match="max_instances"):
+            await instances.allocate(revision(max_instances=3), exclude={first})
+
+
+async def test_what_never_listens_is_given_up_with_its_log_and_leaves_nothing(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        begun = trio.current_time()
+        error = await refused_with(instances, revision(command="hang", ready_timeout_s=7))
+        assert trio.current_time() - begun == pytest.approx(7)
+        assert isinstance(error, NotReady)
+        assert "within 7 s" in str(error)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not lab.machine.instances
+        assert instances.room().instances == 10
+
+
+async def test_what_ends_at_once_is_told_with_code_and_log(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        error = await refused_with(instances, revision(command="exit 3 no such file"))
+        assert isinstance(error, Exited)
+        assert (error.exit_code, error.log) == (3, "no such file")
+        assert lab.publisher.said[-1][1] is None
+
+
+async def test_what_fails_again_and_again_is_refused_for_a_while(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    failing = revision(command="exit 3")
+    async with lab.open() as instances:
+        for _ in range(FAILURES):
+            await refused_with(instances, failing)
+        error = await refused_with(instances, failing)
+        assert isinstance(error, Refused)
+        assert len(lab.machine.starts) == FAILURES
+        await trio.sleep(31)
+        assert isinstance(await refused_with(instances, failing), Exited)
+
+
+# ends
+
+
+async def test_a_crash_withdraws_the_instance_at_once_and_the_next_call_starts_another(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision()))
+        lab.machine.instances[first].crash()
+        await trio.testing.wait_all_tasks_blocked()
+        assert lab.states(first)[-1] is None
+        with pytest.raises(InstanceGone), instances.use(first):
+            pass
+        assert id_of(await instances.allocate(revision())) != first
+
+
+async def test_a_crash_tells_whoever_holds_a_lease(lab: Lab, autojump_clock: MockClock) -> None:
+    holder = FakeHolder()
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision()))
+        instances.lease(first, holder)
+        lab.machine.instances[first].crash()
+        await trio.testing.wait_all_tasks_blocked()
+        assert holder.asked == [first]
+
+
+async def test_an_idle_instance_stops_exactly_after_its_time(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        await trio.sleep(4)
+        with instances.use(first):
+            await trio.sleep(30)
+        await trio.sleep(9.9)
+        assert first in lab.machine.instances
+        await trio.sleep(0.2)
+        assert lab.machine.removed == [first]
+        assert lab.states(first)[-2:] == [DRAINING, None]
+
+
+async def test_requests_that_come_and_go_keep_an_instance(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        for _ in range(20):
+            await trio.sleep(9)
+            with instances.use(first):
+                pass
+        assert first in lab.machine.instances
+
+
+async def test_a_request_in_flight_holds_an_outdated_instance_until_it_ends(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(1)))
+        with instances.use(first):
+            instances.drain_outdated(HELLO, 2)
+            await trio.sleep(1000)
+            assert first in lab.machine.instances
+            with pytest.raises(InstanceGone, match="draining"), instances.use(first):
+                pass
+        await trio.testing.wait_all_tasks_blocked()
+        assert first not in lab.machine.instances
+
+
+async def test_the_newest_revision_and_other_services_are_not_drained(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        newest = id_of(await instances.allocate(revision(2)))
+        other = id_of(await instances.allocate(revision(1, name="other")))
+        instances.drain_outdated(HELLO, 2)
+        await trio.sleep(1)
+        assert {newest, other} == set(lab.machine.instances)
+        instances.drain_outdated(HELLO, None)
+        await trio.sleep(1)
+        assert {other} == set(lab.machine.instances)
+
+
+async def test_a_lease_keeps_an_instance_until_it_is_given_back(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    holder = FakeHolder()
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        assert instances.lease(first, holder) == lab.machine.instances[first].address
+        await trio.sleep(100)
+        assert holder.asked == [first]
+        assert first in lab.machine.instances
+        with pytest.raises(InstanceGone):
+            instances.lease(first, FakeHolder())
+        instances.released(first, holder)
+        await trio.testing.wait_all_tasks_blocked()
+        assert first not in lab.machine.instances
+
+
+async def test_what_a_lease_holder_reports_counts_as_use(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    holder = FakeHolder()
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        instances.lease(first, holder)
+        instances.report(first, holder, in_flight=2, served=0)
+        await trio.sleep(100)
+        assert instances.load() == {first: 2}
+        assert holder.asked == []
+        instances.report(first, holder, in_flight=0, served=2)
+        await trio.sleep(9.9)
+        assert holder.asked == []
+        await trio.sleep(0.2)
+        assert holder.asked == [first]
+
+
+async def test_a_lease_holder_that_is_gone_holds_nothing(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    holder = FakeHolder()
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        instances.lease(first, holder)
+        instances.report(first, holder, in_flight=5, served=0)
+        instances.release_all(holder)
+        assert instances.load() == {first: 0}
+        await trio.sleep(10.1)
+        assert first not in lab.machine.instances
+
+
+@pytest.mark.parametrize("offset", [-0.001, 0.0, 0.001])
+async def test_no_request_is_cut_at_the_moment_an_idle_instance_stops(
+    lab: Lab, autojump_clock: MockClock, offset: float
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        begun = trio.current_time()
+        await trio.sleep_until(begun + 10 + offset)
+        try:
+            with instances.use(first):
+                await trio.sleep(5)
+                assert first in lab.machine.instances
+        except InstanceGone:
+            assert offset >= 0
+            assert id_of(await instances.allocate(revision(idle_stop_s=10))) != first
+
+
+# the allocator's own end and return
+
+
+async def test_a_clean_stop_removes_what_runs_and_withdraws_it(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision()))
+        second = id_of(await instances.allocate(revision(name="other")))
+    assert not lab.machine.instances
+    assert {first, second} == set(lab.machine.removed)
+    assert lab.states(first)[-2:] == [DRAINING, None]
+
+
+async def test_a_clean_stop_waits_for_requests_only_so_long(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision()))
+        instances.use(first).__enter__()
+        begun = trio.current_time()
+    assert trio.current_time() - begun < 5
+    assert not lab.machine.instances
+
+
+async def test_a_stop_during_a_start_leaves_nothing_and_tells_who_waits(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.start_s = 1000.0
+    async with trio.open_nursery() as nursery, lab.open() as instances:
+
+        async def ask() -> None:
+            with pytest.raises(Refused, match="stopping"):
+                await instances.allocate(revision())
+
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+    assert not lab.machine.instances
+
+
+async def test_a_restart_adopts_what_still_answers_and_removes_what_does_not(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        kept = id_of(await instances.allocate(revision(idle_stop_s=100, cpu_millicores=500)))
+        survivor = lab.machine.instances[kept]
+        survivor_ended = survivor.ended
+    lab.machine.instances[kept] = survivor
+    survivor.ended, survivor.scope = trio.Event(), trio.CancelScope()
+    assert survivor_ended.is_set()
+    async with lab.open() as instances:
+        await trio.sleep(0.1)
+        assert id_of(await instances.allocate(revision(idle_stop_s=100))) == kept
+        assert instances.room().cpu_millicores == 3500
+        assert len(lab.machine.starts) == 1
+        await trio.sleep(100)
+        assert kept not in lab.machine.instances
+
+
+async def test_what_could_not_be_removed_goes_when_the_engine_is_back(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        await trio.sleep(9)
+        lab.machine.problem = "no engine answers"
+        await trio.sleep(10)
+        assert lab.states(first)[-1] is None
+        assert first in lab.machine.instances
+        lab.machine.problem = ""
+        await trio.sleep(5)
+        assert first not in lab.machine.instances
+
+
+async def test_the_metrics_follow_the_instances(lab: Lab, autojump_clock: MockClock) -> None:
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(idle_stop_s=10)))
+        await instances.allocate(revision(idle_stop_s=10))
+        value = lab.registry.get_sample_value
+        assert value("myxo_allocator_allocations_total", {"result": "ready"}) == 1
+        assert value("myxo_allocator_allocations_total", {"result": "found"}) == 1
+        assert value("myxo_allocator_instances", {"state": "ready"}) == 1
+        assert value("myxo_allocator_instances", {"state": "starting"}) == 0
+        with instances.use(first):
+            assert value("myxo_allocator_in_flight_requests") == 1
+        assert value("myxo_allocator_in_flight_requests") == 0
+        await trio.sleep(20)
+        assert value("myxo_allocator_instances", {"state": "ready"}) == 0
+        assert value("myxo_allocator_instances", {"state": "draining"}) == 0
