@@ -1,16 +1,19 @@
 """Real hosts over loopback, against each other, against stock py-libp2p and against raw bytes."""
 
 import errno
+import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
 from libp2p import new_host
-from libp2p.abc import IHost, INetStream
-from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.abc import IHost, INetStream, ISecureTransport
+from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
+from libp2p.crypto.keys import KeyPair, PublicKey
+from libp2p.crypto.rsa import create_new_key_pair as create_new_rsa_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import PingService
@@ -23,7 +26,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from multiaddr import Multiaddr
 
-from overlay import connection, wire
+from overlay import connection, multistream, wire
 from overlay import host as host_module
 from overlay.connection import MAX_STREAMS, Connection
 from overlay.errors import (
@@ -244,7 +247,9 @@ async def test_a_handler_that_raises_ends_only_its_stream(
     assert "a bug in a handler" in capsys.readouterr().out
 
 
-async def test_a_reset_in_the_middle_of_a_write_ends_only_that_stream() -> None:
+async def test_a_reset_in_the_middle_of_a_write_ends_only_that_stream_and_is_no_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ended = trio.Event()
 
     async def flood(_: PeerId, stream: FramedStream) -> None:
@@ -263,6 +268,7 @@ async def test_a_reset_in_the_middle_of_a_write_ends_only_that_stream() -> None:
         await ended.wait()
         assert await answers(a, b.peer_id)
         assert await answers(b, a.peer_id)
+    assert "failed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("psk", [None, PSK])
@@ -283,6 +289,7 @@ async def test_half_open_clients_are_let_go_and_keep_nobody_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(host_module, "_MAX_HANDSHAKES", 4)
+    monkeypatch.setattr(wire, "HANDSHAKE_TIMEOUT_S", 10 * TIMEOUT_S)
     async with hosts(2) as (a, b), AsyncExitStack() as stack:
         silent = [
             await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port_of(b)))
@@ -426,6 +433,93 @@ async def test_a_writer_kept_waiting_learns_that_its_reader_gave_up(
                 await stream.write(bytes(3 << 20))
 
 
+class StuckLink(trio.abc.Stream):
+    """A stream that, while it is stuck, lets only half of what is sent through."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.free = trio.Event()
+        self.free.set()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data[: len(data) // 2])
+        await self.free.wait()
+        await self._stream.send_all(data[len(data) // 2 :])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def echo_bytes(_: Connection, stream: connection.MuxedBytes) -> None:
+    await multistream.answer(stream, [ECHO])
+    while data := await stream.read(1 << 16):
+        await stream.write(data)
+
+
+async def test_a_write_cancelled_on_a_stuck_link_breaks_only_its_stream(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_QUEUE_BYTES", 1000)
+    async with in_memory_pair(echo_bytes) as near:
+        cut = await near.open_stream(ECHO)
+        whole = await near.open_stream(ECHO)
+        near_link(near).free = trio.Event()
+        with trio.move_on_after(1) as impatient:
+            await cut.write(bytes(200_000))
+        assert impatient.cancelled_caught
+        near_link(near).free.set()
+        with trio.fail_after(10):
+            await whole.write(b"hello")
+            assert await whole.read(5) == b"hello"
+
+
+async def test_an_opening_cancelled_on_a_stuck_link_keeps_no_slot(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_QUEUE_BYTES", 10)
+    async with in_memory_pair(echo_bytes) as near:
+        link = near_link(near)
+        await (await near.open_stream(ECHO)).reset()
+        link.free = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(open_briefly, near)
+            await trio.sleep(2)
+            link.free.set()
+        with trio.fail_after(10):
+            stream = await near.open_stream(ECHO)
+            await stream.reset()
+        assert near._muxer.stream_backlog_semaphore.value == MAX_STREAMS
+
+
+async def open_briefly(near: Connection) -> None:
+    with trio.move_on_after(1):
+        await near.open_stream(ECHO)
+
+
+async def test_a_connection_on_which_nothing_moves_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with in_memory_pair(echo_bytes) as near:
+        stream = await near.open_stream(ECHO)
+        near_link(near).free = trio.Event()
+        with trio.fail_after(2 * wire._STALL_S), pytest.raises(StreamCut):
+            await stream.write(bytes(1 << 20))
+        assert near.is_closed
+
+
+def near_link(near: Connection) -> StuckLink:
+    link = near._wire._stream
+    assert isinstance(link, StuckLink)
+    return link
+
+
 @asynccontextmanager
 async def in_memory_pair(
     serve: Callable[[Connection, connection.MuxedBytes], Awaitable[None]],
@@ -440,7 +534,7 @@ async def in_memory_pair(
         ends[dialled] = await wire.upgrade(wire.Wire(stream), noise, psk=PSK, dialled=dialled)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(shake_hands, near_bytes, True)
+        nursery.start_soon(shake_hands, StuckLink(near_bytes), True)
         nursery.start_soon(shake_hands, far_bytes, False)
     async with trio.open_nursery() as nursery:
         near, far = Connection(ends[True], serve), Connection(ends[False], serve)
@@ -503,18 +597,31 @@ async def test_dialling_oneself_is_refused() -> None:
                 await a.connect(None, address, timeout_s=FAST_S)
 
 
+class PublicKeyOnly(Ed25519PrivateKey):
+    """What an impostor has: somebody's public key where its own private key should be."""
+
+    def __init__(self, victim: PublicKey) -> None:
+        super().__init__(create_new_key_pair().private_key.impl)  # type: ignore[attr-defined]
+        self._victim = victim
+
+    def get_public_key(self) -> PublicKey:
+        return self._victim
+
+
 async def test_plaintext_with_a_victims_public_key_cannot_pass_for_the_victim() -> None:
     victim = Identity.generate()
     public_key = create_new_key_pair(victim.seed).public_key
-    async with hosts(1) as (server,), AsyncExitStack() as stack:
-        # With stock defaults this is all it takes: the plaintext exchange proves no private key.
-        own = create_new_key_pair(Identity.generate().seed)
-        plaintext = InsecureTransport(own)
-        plaintext.local_peer = ID.from_pubkey(public_key)
-        plaintext.local_public_key = public_key  # type: ignore[attr-defined]
-        impostor = await stack.enter_async_context(
-            stock_host(None, {TProtocol(PLAINTEXT_PROTOCOL_ID): plaintext})
-        )
+    claimed = KeyPair(PublicKeyOnly(public_key), public_key)
+    plaintext = {TProtocol(PLAINTEXT_PROTOCOL_ID): InsecureTransport(claimed)}
+    trusting = Identity.generate()
+    own = {TProtocol(PLAINTEXT_PROTOCOL_ID): InsecureTransport(create_new_key_pair(trusting.seed))}
+    async with (
+        hosts(1) as (server,),
+        stock_host(trusting, own, listen=True) as open_door,
+        stock_host(None, plaintext) as impostor,
+    ):
+        await impostor.connect(info_from_p2p_addr(open_door.get_addrs()[0]))
+        assert ID.from_base58(victim.peer_id) in open_door.get_network().connections
         with pytest.raises(SwarmException):
             await impostor.connect(info_from_p2p_addr(Multiaddr(address_of(server))))
         assert server.connected() == frozenset()
@@ -531,10 +638,18 @@ async def test_a_peer_that_speaks_only_plaintext_is_not_dialled_into() -> None:
             await a.connect(None, str(open_peer.get_addrs()[0]), timeout_s=FAST_S)
 
 
+async def test_a_peer_whose_key_is_not_ed25519_is_refused() -> None:
+    keys = create_new_rsa_key_pair(2048)
+    noise = NoiseTransport(keys, create_noise_key_pair().private_key)
+    async with hosts(1) as (a,), stock_host(None, {NOISE_PROTOCOL_ID: noise}, listen=True) as rsa:
+        with pytest.raises(PeerUnreachable, match="no Ed25519 key"):
+            await a.connect(None, str(rsa.get_transport_addrs()[0]), timeout_s=FAST_S)
+
+
 @asynccontextmanager
 async def stock_host(
     identity: Identity | None,
-    security: dict[TProtocol, object] | None = None,
+    security: Mapping[TProtocol, ISecureTransport] | None = None,
     *,
     psk: bytes | None = None,
     listen: bool = False,
@@ -544,7 +659,7 @@ async def stock_host(
     noise = NoiseTransport(keys, create_noise_key_pair().private_key)
     host = new_host(
         key_pair=keys,
-        sec_opt=security or {NOISE_PROTOCOL_ID: noise},  # type: ignore[arg-type]
+        sec_opt=security or {NOISE_PROTOCOL_ID: noise},
         psk=psk.hex() if psk else None,
     )
     async with host.run([Multiaddr(LOOPBACK)] if listen else []):
@@ -695,6 +810,19 @@ async def test_a_taken_port_is_told_with_its_holder() -> None:
         assert f"pid {os.getpid()}" in str(taken.value)
 
 
+async def test_when_one_of_two_ports_is_taken_the_other_is_let_go() -> None:
+    async with hosts(1) as (a,):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        listen = [f"/ip4/127.0.0.1/tcp/{port}", a.listen_addresses()[0]]
+        with pytest.raises(AddressTaken):
+            async with open_host(Identity.generate(), listen, psk=None):
+                pytest.fail("the port was not taken")
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
 @pytest.mark.parametrize("address", ["/ip4/192.0.2.77/tcp/0", "nonsense", "/ip4/0.0.0.0/udp/4001"])
 async def test_an_address_that_cannot_be_listened_on_is_told(address: str) -> None:
     with pytest.raises(SettingsInvalid, match="cannot listen"):
@@ -712,6 +840,7 @@ async def test_libp2p_writes_nothing_of_its_own(capfd: pytest.CaptureFixture[str
             await connected_pair(a, c)
             stream = await a.open_stream(c.peer_id, ECHO)
             await stream.aclose()
+    logging.getLogger("libp2p.transport.tcp").error("Failed to open TCP stream")
     assert capfd.readouterr().err == ""
 
 
