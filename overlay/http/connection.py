@@ -1,6 +1,7 @@
 """A client's HTTP/1 connection, seen from the server: requests in, answers out, in turn."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -46,6 +47,7 @@ class Limits:
         idle_timeout_s: seconds between two requests, and before the first byte of the first one.
         head_timeout_s: seconds from a head's first byte to its last.
         body_timeout_s: seconds without a byte of a body that is awaited.
+        send_timeout_s: seconds in which the client takes nothing of an answer; plain sockets only.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
     """
@@ -53,6 +55,7 @@ class Limits:
     idle_timeout_s: float = 75.0
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    send_timeout_s: float = 60.0
     drain_bytes: int = 64 * 1024
     replay_bytes: int = 64 * 1024
 
@@ -210,7 +213,7 @@ class ServerConnection:
     )
 
     def __init__(self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._transport = transport(stream)
+        self._transport = transport(stream, limits.send_timeout_s)
         self._buffer = b""
         self._head: RequestHead | None = None
         self._framing_out = NO_BODY
@@ -274,7 +277,8 @@ class ServerConnection:
         """Answer a request that is wrong, in plain text, and let the connection end."""
         self.must_close = True
         text = f"{fault.reason}\n".encode("ascii", "backslashreplace")
-        await self.respond(fault.status, [(b"Content-Type", b"text/plain; charset=utf-8")], text)
+        with suppress(ClientGone):
+            await self.respond(fault.status, [(b"Content-Type", b"text/plain")], text)
 
     async def send_continue(self) -> None:
         """Tell a client that expects it to send its body now; others get nothing.
@@ -372,14 +376,19 @@ class ServerConnection:
             return
 
     async def aclose(self) -> None:
-        """Close in order: a client that still sends gets the time to read the answer."""
-        if self._answered and not self._client_ended and self._may_have_unread():
-            await self._linger()
-        with trio.move_on_after(_LINGER_S, shield=True):
-            try:
+        """Close in order: a client that still sends gets the time to read the answer.
+
+        An answer that is not complete is aborted.
+        """
+        if self.answering and not self._answered:
+            await self.abort()
+            return
+        try:
+            if not self._client_ended and self._may_have_unread():
+                await self._linger()
+        finally:
+            with trio.move_on_after(_LINGER_S, shield=True), suppress(trio.BrokenResourceError):
                 await self._transport.aclose()
-            except trio.BrokenResourceError:
-                return
 
     async def abort(self) -> None:
         """Close at once, so that an answer under way cannot be taken for a complete one."""
@@ -529,6 +538,7 @@ class ServerConnection:
 
     async def _until_reset(self) -> None:
         probed = False
+        self._transport.probe()
         waits = iter(_PROBE_WAITS_S)
         while not self._transport.lost():
             if not (probed or self.answering or self._head is None or not self._head.minor):

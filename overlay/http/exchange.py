@@ -97,7 +97,7 @@ async def exchange(
         UpstreamFailed: before the client was answered.
         BadRequest: the request's body is malformed or stalled; the client is not answered.
         ClientGone: the client left.
-        ResponseCut: the upstream failed while the client was being answered.
+        ResponseCut: the upstream, or the request's body, failed while the client was answered.
         ValueError: the body has to be sent again and is not replayable, or a field is malformed.
     """
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
@@ -207,6 +207,9 @@ class _Exchange:
             nursery.cancel_scope.cancel()
         if not self.request_sent:
             self.client.must_close = True
+        if isinstance(self.failure, BadRequest) and self.client.answering:
+            await self.client.abort()
+            raise ResponseCut(self.status, self.failure.reason) from self.failure
         if self.failure is not None:
             raise self.failure
 

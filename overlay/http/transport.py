@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
 from typing import Protocol
 
@@ -23,6 +24,10 @@ READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
 _CALLS_IN_A_ROW = 16
 """Calls answered at once before others get a turn; about half a millisecond of copying."""
+
+
+_PROBE_S = 15
+"""Seconds between two questions of the system to a silent client that ended its direction."""
 
 
 class SendFailed(trio.BrokenResourceError):
@@ -70,6 +75,10 @@ class Transport(Protocol):
         """Return whether the connection is known to be lost both ways, without waiting."""
         ...
 
+    def probe(self) -> None:
+        """Have the system ask from time to time whether the other end is still there."""
+        ...
+
     async def end(self) -> None:
         """End our direction where the stream can do so; the other direction stays open."""
         ...
@@ -83,10 +92,16 @@ class Transport(Protocol):
         ...
 
 
-def transport(stream: trio.abc.Stream) -> Transport:
-    """Return `stream` as a transport, which owns it from then on."""
+def transport(stream: trio.abc.Stream, send_timeout_s: float = inf) -> Transport:
+    """Return `stream` as a transport, which owns it from then on.
+
+    Args:
+        stream: opened, its handshake done or not.
+        send_timeout_s: seconds in which the other end takes no byte, after which the connection
+            counts as lost; plain sockets only.
+    """
     if isinstance(stream, trio.SocketStream):
-        return SocketTransport(stream)
+        return SocketTransport(stream, send_timeout_s)
     return StreamTransport(stream)
 
 
@@ -98,6 +113,7 @@ class SocketTransport:
         "_calls",
         "_more",
         "_poll",
+        "_send_timeout_s",
         "_stream",
         "alarm_at",
         "deadline",
@@ -105,12 +121,13 @@ class SocketTransport:
         "half_closes",
     )
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, send_timeout_s: float = inf) -> None:
         self._stream = stream
         self.fd = stream.socket.fileno()
         self._poll: select.poll | None = None
         self._more = False  # the last read was full, so that another is likely to succeed at once
         self._calls = 0
+        self._send_timeout_s = send_timeout_s
         self._alarms = alarms()
         self.deadline = inf
         self.alarm_at = inf
@@ -134,7 +151,6 @@ class SocketTransport:
 
     async def send(self, *parts: bytes) -> None:
         """See `Transport`."""
-        await self._give_way()
         try:
             sent = os.write(self.fd, parts[0]) if len(parts) == 1 else os.writev(self.fd, parts)
         except BlockingIOError:
@@ -143,6 +159,7 @@ class SocketTransport:
             raise SendFailed(0) from exc
         if sent != (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))):
             await self._send_rest(parts, sent)
+        await self._give_way()
 
     def quiet(self) -> bool:
         """See `Transport`."""
@@ -151,6 +168,13 @@ class SocketTransport:
     def lost(self) -> bool:
         """See `Transport`."""
         return bool(self._polled() & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+
+    def probe(self) -> None:
+        """See `Transport`."""
+        with suppress(OSError):
+            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_S)
+            self._stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S)
 
     async def end(self) -> None:
         """See `Transport`."""
@@ -222,7 +246,10 @@ class SocketTransport:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
         while rest:
             self._calls = 0
-            await self._wait(trio.lowlevel.wait_writable)
+            with trio.move_on_after(self._send_timeout_s) as scope:
+                await self._wait(trio.lowlevel.wait_writable)
+            if scope.cancelled_caught:
+                raise SendFailed(sent)
             try:
                 taken = os.write(self.fd, rest)
             except BlockingIOError:
@@ -274,6 +301,9 @@ class StreamTransport:
     def lost(self) -> bool:
         """See `Transport`."""
         return bool(self._polled() & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+
+    def probe(self) -> None:
+        """See `Transport`: there is nothing to ask."""
 
     async def end(self) -> None:
         """See `Transport`."""

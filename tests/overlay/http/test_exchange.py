@@ -652,3 +652,63 @@ async def test_a_large_body_is_not_sent_twice(lab: Lab) -> None:
     await client.send(bytes(200_000))
     assert (await client.head()).startswith(b"HTTP/1.1 502")
     assert client_seen == [False, False]
+
+
+async def test_an_upload_that_goes_wrong_under_its_answer_cuts_it(lab: Lab) -> None:
+    async def eager(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await wire.ended()
+
+    client = await lab.client(eager)
+    await client.send(CHUNKED_POST)
+    await client.head()
+    await client.send(b"zz\r\n")
+    assert b"HTTP/1.1 400" not in await client.until(b"ok\r\n")
+    assert await client.ended()
+    assert isinstance(await lab.outcome(), ResponseCut)
+
+
+async def test_a_client_that_takes_nothing_is_given_up(lab: Lab) -> None:
+    async def pour(wire: Wire) -> None:
+        await wire.head()
+        with suppress(trio.BrokenResourceError):
+            await wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                await wire.send(bytes(100_000))
+
+    client = await lab.client(pour, limits=Limits(send_timeout_s=0.2))
+    await client.send(GET)
+    assert isinstance(await lab.outcome(), ClientGone)
+
+
+async def test_a_cancelled_exchange_leaves_no_clean_end(lab: Lab) -> None:
+    async def stall(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        await wire.ended()
+
+    port = await lab.upstream(stall)
+    scope = trio.CancelScope()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        client = ServerConnection(stream)
+        head = await client.read_head()
+        assert head is not None
+        with scope:
+            async with Pool(lambda: lab.dial(port)).acquire() as upstream:
+                await exchange(
+                    client,
+                    head,
+                    upstream,
+                    request_headers=end_to_end(head),
+                    edit_response=end_to_end,
+                )
+        await client.aclose()
+
+    client = Wire(await lab.dial(await lab.listen(serve)))
+    await client.send(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n")
+    await client.until(b"half")
+    scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.rest()
