@@ -1,0 +1,193 @@
+"""The configuration: read as the first users wrote it, and refused so that it can be mended."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.spec import ServiceSpec
+from registry.conf import DockerConf, parse_conf, read_conf
+from registry.errors import ConfInvalid
+
+SEED = """{
+    "NetworkSoftReq": {
+        "RTT": 500
+    },
+    "NetworkHardReq": {
+        "RTT": 1000
+    },
+    "CpuReq": 0,
+    "MemoryReq": 0,
+
+    "DockerConf": {
+        "From": "ubuntu:16.04",
+        "Copy": [
+            ["helloworldserver", "."]
+        ],
+        "Run": [],
+        "Cmd": "./helloworldserver $SERVICE_PORT"
+    }
+}
+"""
+
+
+def test_the_file_of_the_first_readme_is_read_as_it_stands() -> None:
+    conf = parse_conf(SEED, "service-conf.json")
+    assert conf.docker == DockerConf(
+        base="ubuntu:16.04",
+        copies=(("helloworldserver", "."),),
+        run=(),
+        cmd="./helloworldserver $SERVICE_PORT",
+    )
+    spec = ServiceSpec(process="true", **conf.spec)
+    assert (spec.soft_rtt_s, spec.hard_rtt_s) == (0.5, 1.0)
+    assert (spec.cpu_millicores, spec.memory_mib) == (0, 0)
+
+
+def test_tabs_and_a_byte_order_mark_do_not_matter() -> None:
+    assert parse_conf("\ufeff" + SEED.replace("    ", "\t"), "c.json") == parse_conf(SEED, "c.json")
+
+
+def test_the_same_may_be_written_as_yaml() -> None:
+    text = """
+NetworkSoftReq: {RTT: 500}
+NetworkHardReq: {RTT: 1000}
+CpuReq: 0
+MemoryReq: 0
+DockerConf:
+  From: ubuntu:16.04
+  Copy:
+    - [helloworldserver, .]
+  Run: []
+  Cmd: ./helloworldserver $SERVICE_PORT
+"""
+    assert parse_conf(text, "conf.yaml") == parse_conf(SEED, "conf.json")
+
+
+def test_the_optional_fields_go_into_the_spec() -> None:
+    text = json.dumps(
+        {
+            "port": 81,
+            "env": {"MODE": "fast"},
+            "concurrency": 5,
+            "max_instances": 3,
+            "idle_stop_s": 1.5,
+            "ready_timeout_s": 20,
+            "idempotent": True,
+            "health": "/ok",
+            "read_only": False,
+            "cap_drop": "all",
+        }
+    )
+    spec = ServiceSpec(process="true", **parse_conf(text, "c.json").spec)
+    assert (spec.port, spec.env, spec.concurrency) == (81, {"MODE": "fast"}, 5)
+    assert (spec.max_instances, spec.idle_stop_s, spec.ready_timeout_s) == (3, 1.5, 20)
+    assert (spec.idempotent, spec.health) == (True, "/ok")
+    assert (spec.read_only, spec.cap_drop_all) == (False, True)
+
+
+def test_zero_is_no_requirement() -> None:
+    conf = parse_conf('{"NetworkSoftReq": {"RTT": 0}, "NetworkHardReq": {}}', "c.json")
+    assert ServiceSpec(process="true", **conf.spec).soft_rtt_s is None
+
+
+def test_an_image_to_run_as_it_is_may_be_named() -> None:
+    assert parse_conf("image: nginx:1.25", "c.yaml").image == "nginx:1.25"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{\n"CpuReq": 1,\n"MemoryReg": 5}', ["line 3", "MemoryReg", "did you mean MemoryReq"]),
+        ('{\n"cpureq": 1}', ["line 2", "did you mean CpuReq"]),
+        ('{\n"DockerConf": {\n"Form": "x"}}', ["line 3", "in DockerConf", "did you mean From"]),
+        ('{\n\n"CpuReq": "many"}', ["line 3", "CpuReq", '"many"', "millicores"]),
+        ('{"CpuReq": true}', ["CpuReq is true", "millicores"]),
+        ('{"CpuReq": 1.5}', ["CpuReq is 1.5", "whole"]),
+        ('{"MemoryReq": -1}', ["MemoryReq is -1", "MiB", "0 is no requirement"]),
+        ('{"NetworkSoftReq": 5}', ["NetworkSoftReq is 5", "RTT"]),
+        (
+            '{"NetworkSoftReq": {"RTT": 200000000}}',
+            ["NetworkSoftReq.RTT", "milliseconds", "nanoseconds", "write 200"],
+        ),
+        (
+            '{"NetworkSoftReq": {"RTT": 9},\n"NetworkHardReq": {"RTT": 5}}',
+            ["line 1", "NetworkSoftReq.RTT is 9", "at most NetworkHardReq.RTT"],
+        ),
+        ('{"DockerConf": {"Copy": [["a", "."],\n["b"]]}}', ["line 2", "Copy[1]", '["b"]']),
+        ('{"DockerConf": {"Run": "make"}}', ["DockerConf.Run", "list of shell commands"]),
+        ('{"DockerConf": {"From": "a b"}}', ["DockerConf.From", "ubuntu:16.04"]),
+        ('{"DockerConf": {},\n"image": "x"}', ["line 2", "either image"]),
+        ('{"port": 0}', ["port is 0", "1 to 65535"]),
+        ('{"env": {"A": 1}}', ["env.A is 1"]),
+        ('{"env": {"1A": "x"}}', ["env.1A"]),
+        ('{"health": "ok"}', ["health", "/health"]),
+        ('{"cap_drop": "NET_RAW"}', ["cap_drop", '"all"']),
+        ('{"idempotent": "yes"}', ["idempotent", "true or false"]),
+        ('{"CpuReq": 1,\n"CpuReq": 2}', ["line 2", "CpuReq", "twice", "line 1"]),
+        ('{"CpuReq": 1,\n}', ["line 2", "not JSON"]),
+        ("[1]", ["object"]),
+        ("", ["empty"]),
+        ("a: &x [1]\nb: *x", ["aliases"]),
+        ("NetworkSoftReq:\n\tRTT: 5", ["line 2", "not YAML"]),
+        ("<html>", ["object"]),
+        ("[" * 5000, ["deep"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_what_is_allowed(text: str, parts: list[str]) -> None:
+    with pytest.raises(ConfInvalid) as refused:
+        parse_conf(text, "service-conf.json")
+    for part in ["service-conf.json", *parts]:
+        assert part in str(refused.value)
+
+
+def test_a_file_that_is_missing_too_large_or_binary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfInvalid, match="No such file"):
+        read_conf(tmp_path / "none.json")
+    large = tmp_path / "large.json"
+    large.write_text('{"env": {"A": "' + "x" * 10_000_000 + '"}}')
+    with pytest.raises(ConfInvalid, match="over 262144 bytes"):
+        read_conf(large)
+    binary = tmp_path / "server"
+    binary.write_bytes(b"\x7fELF\n\xff\xfe")
+    with pytest.raises(ConfInvalid, match="line 2: the text is not UTF-8"):
+        read_conf(binary)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["RTT", "Copy", "From", "CpuReq", "env", "DockerConf"]) | st.text(),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_no_json_at_all_ends_in_anything_but_a_configuration_or_a_refusal(value: object) -> None:
+    with suppress(ConfInvalid):
+        parse_conf(json.dumps(value), "c.json")
+
+
+@given(st.text())
+def test_no_text_at_all_ends_in_anything_but_a_configuration_or_a_refusal(text: str) -> None:
+    with suppress(ConfInvalid):
+        parse_conf(text, "c.yaml")
+
+
+@given(st.text().filter(lambda t: t.strip() and "\0" not in t))
+def test_texts_come_out_of_json_as_they_went_in(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return
+    docker = parse_conf(json.dumps({"DockerConf": {"Cmd": text}}), "c.json").docker
+    assert docker is not None
+    assert docker.cmd == text
