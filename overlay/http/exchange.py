@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
+from time import perf_counter
 
 import trio
 
@@ -153,7 +154,7 @@ class _Exchange:
         self.failure: Exception | None = None
         self.status = 0
         self.sent_bytes = 0
-        self.started_at = trio.current_time()
+        self.started_at = perf_counter()
         self.first_byte_at = self.started_at
 
     def exchanged(self) -> Exchanged:
@@ -163,7 +164,7 @@ class _Exchange:
             self.sent_bytes,
             self.body.received,
             self.first_byte_at - self.started_at,
-            trio.current_time() - self.started_at,
+            perf_counter() - self.started_at,
         )
 
     async def send_request(self, request: bytes) -> None:
@@ -248,7 +249,7 @@ class _Exchange:
                 _check_informational(head, informational)
                 await self.client.send_informational(head.status, head.reason, end_to_end(head))
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
-            self.first_byte_at = trio.current_time()
+            self.first_byte_at = perf_counter()
             return head, self.upstream.take_body()
         except trio.BrokenResourceError as exc:
             raise self._failed("the connection broke before it answered") from exc

@@ -212,6 +212,8 @@ class SocketTransport:
 
     async def _wait_readable(self, within_s: float) -> bool:
         self._calls = 0
+        if self.fd < 0:
+            raise trio.BrokenResourceError("the connection is closed")
         if within_s == inf:
             await self._wait(trio.lowlevel.wait_readable)
             return True

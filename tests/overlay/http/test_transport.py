@@ -226,3 +226,16 @@ async def test_a_proxy_that_leaves_a_gateway_frees_the_instance(
     await asked.wait()
     await trio.aclose_forcefully(secured)
     await ended.wait()
+
+
+async def test_what_is_closed_says_so_and_may_be_closed_again(lab: Lab) -> None:
+    near, _ = await pair(lab)
+    await near.abort(reset=True)
+    with pytest.raises(trio.BrokenResourceError):
+        await near.receive(1)
+    with pytest.raises(SendFailed):
+        await near.send(b"x")
+    assert near.lost()
+    assert not near.quiet()
+    await near.abort()
+    await near.aclose()
