@@ -93,7 +93,7 @@ class Caller:
             MalformedMessage: the answer is none.
         """
         with trio.move_on_after(timeout_s):
-            return reply.model_validate(await self._exchange(peer, protocol, request))
+            return _read(reply, await self._exchange(peer, protocol, request))
         raise PeerUnreachable(f"{peer} did not answer {protocol} within {timeout_s:g} s")
 
     @asynccontextmanager
@@ -195,7 +195,14 @@ def serve_calls(
 
 async def _replies(stream: FramedStream, reply: type[M]) -> AsyncGenerator[M, None]:
     while (frame := await stream.receive()) is not None:
-        yield reply.model_validate(_opened(frame))
+        yield _read(reply, _opened(frame))
+
+
+def _read(reply: type[M], values: dict[str, Any]) -> M:
+    try:
+        return reply.model_validate(values)
+    except ValidationError as exc:
+        raise MalformedMessage(f"the answer cannot be read: {_first_error(exc)}") from exc
 
 
 def _opened(frame: bytes) -> dict[str, Any]:

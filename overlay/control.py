@@ -21,6 +21,9 @@ from overlay.errors import AddressTaken, MalformedMessage, PeerUnreachable, Stre
 MAX_LINE = 1024 * 1024
 """A status of some thousand instances has some hundred KiB."""
 
+STALL_S = 5.0
+"""A reader on the same machine that takes nothing for this long hangs."""
+
 MAX_PATH = 107
 """The longest path that fits a sockaddr_un."""
 
@@ -35,22 +38,25 @@ class ControlConnection:
         self._buffer = bytearray()
         self._sending = trio.Lock()
 
-    async def send(self, message: BaseModel | Mapping[str, Any]) -> None:
-        """Send one line.
+    async def send(self, *messages: BaseModel | Mapping[str, Any]) -> None:
+        """Send one line for each message, with no other task's line between them.
+
+        Lines are never cut: once begun they are sent whatever is cancelled, or else the connection
+        is closed.
 
         Raises:
-            PeerUnreachable: the other process is gone.
+            PeerUnreachable: the other process is gone, or reads nothing for `STALL_S`.
         """
-        text = (
-            message.model_dump_json()
-            if isinstance(message, BaseModel)
-            else json.dumps(message, default=str)
-        )
+        lines = b"".join(_line(message) for message in messages)
         try:
             async with self._sending:
-                await self._stream.send_all(text.encode() + b"\n")
+                with trio.move_on_after(STALL_S, shield=True):
+                    await self._stream.send_all(lines)
+                    return
+                await trio.aclose_forcefully(self._stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise PeerUnreachable("the process at the other end of the socket is gone") from exc
+        raise PeerUnreachable("the process at the other end of the socket reads nothing")
 
     async def receive(self) -> bytes | None:
         """Return the next line without its end, or None when the other end closed.
@@ -66,7 +72,7 @@ class ControlConnection:
                 raise MalformedMessage(f"a line of over {MAX_LINE} bytes")
             try:
                 data = await self._stream.receive_some()
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
                 if self._buffer:
@@ -139,6 +145,12 @@ async def open_control(path: Path, want: str) -> AsyncIterator[ControlConnection
             await connection.aclose()
 
 
+def _line(message: BaseModel | Mapping[str, Any]) -> bytes:
+    if isinstance(message, BaseModel):
+        return message.model_dump_json().encode() + b"\n"
+    return json.dumps(message, default=str).encode() + b"\n"
+
+
 async def _serve_connection(
     connection: ControlConnection,
     status: Callable[[], Mapping[str, Any]],
@@ -149,12 +161,12 @@ async def _serve_connection(
         return
     try:
         want = json.loads(first)["want"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         await connection.send({"error": 'the first line must be {"want": …}'})
         return
     if want == "status":
         await connection.send(status())
-    elif want in wants:
+    elif isinstance(want, str) and want in wants:
         await wants[want](connection)
     else:
         await connection.send({"error": f"unknown want {want!r}; known: status {' '.join(wants)}"})
@@ -170,11 +182,14 @@ async def _listen(path: Path) -> trio.socket.SocketType:
                 raise AddressTaken(f"another daemon serves {path}; stop it first")
         except PeerUnreachable:
             path.unlink(missing_ok=True)
-    sock = trio.socket.socket(socket.AF_UNIX)
-    old_mask = os.umask(0o177)
+    sock = socket.socket(socket.AF_UNIX)
+    old_mask = os.umask(0o177)  # holds for the whole process, so nothing may run meanwhile
     try:
-        await sock.bind(str(path))
+        sock.bind(str(path))
+    except OSError as exc:
+        sock.close()
+        raise AddressTaken(f"{path} cannot be listened on: {exc.strerror}") from exc
     finally:
         os.umask(old_mask)
     sock.listen(64)
-    return sock
+    return trio.socket.from_stdlib_socket(sock)

@@ -50,11 +50,16 @@ MAX_STARTS = 2
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
 
+_MAX_LOAD_DIGITS = 9
+
 log = structlog.get_logger()
 
 
 class GoneFromGateway(Exception):
     """The gateway says that the instance is not there any more; nothing was processed."""
+
+    def __str__(self) -> str:
+        return "its machine says that it is gone"
 
 
 class Forwarder:
@@ -210,9 +215,9 @@ class Forwarder:
             if get(fields, b"myxo-refused") is not None:
                 raise GoneFromGateway
             load = get(fields, b"myxo-in-flight") or b""
-            if load.isdigit():
+            if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
                 self._view.set_load(instance.owner, {instance.record.id: int(load)})
-            fields = [f for f in fields if not _is_ours(f[0])]
+        fields = [f for f in fields if not _is_ours(f[0])]
         timing.mark("forward")
         fields.append((b"Server-Timing", timing.header()))
         return fields
@@ -260,6 +265,7 @@ class _Attempts:
             except (GoneFromGateway, PeerUnreachable) as exc:
                 failure = exc
                 self._give_up_on(instance)
+                self._check_replayable(instance, exc)
             except UpstreamFailed as exc:
                 failure = exc
                 self._after_failure(instance, exc)
@@ -312,9 +318,13 @@ class _Attempts:
                 f"a {self._head.method.decode()} is not sent twice unless the service says "
                 "`idempotent`"
             ) from exc
+        self._check_replayable(instance, exc)
+
+    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
         if not self._client.body.replayable:
             raise UpstreamLost(
-                f"{where} failed in the middle of a body too large to be sent again: {exc.reason}"
+                f"{self._route.service} (instance {instance.record.id}) failed in the middle of a "
+                f"body too large to be sent again: {exc}"
             ) from exc
 
 

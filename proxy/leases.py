@@ -7,7 +7,7 @@ never on the request's path.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -57,12 +57,6 @@ class Lease:
     reported: tuple[int, int] = (0, 0)
 
 
-@dataclass(slots=True)
-class _Waiting:
-    done: trio.Event = field(default_factory=trio.Event)
-    lease: Lease | None = None
-
-
 class LeaseHolder:
     """Holds leases with one allocator while `run` runs.
 
@@ -78,7 +72,7 @@ class LeaseHolder:
         self._welcomed = welcomed
         self._connection: ControlConnection | None = None
         self._leases: dict[InstanceId, Lease] = {}
-        self._waiting: dict[InstanceId, _Waiting] = {}
+        self._waiting: dict[InstanceId, trio.Event] = {}
 
     def get(self, instance: InstanceId) -> Lease | None:
         """Return the usable lease on `instance` that is held already."""
@@ -87,18 +81,15 @@ class LeaseHolder:
 
     async def acquire(self, instance: InstanceId) -> Lease | None:
         """Return a lease on `instance`, or None where the allocator grants none."""
-        if (lease := self.get(instance)) is not None or self._connection is None:
-            return lease
+        if instance in self._leases or self._connection is None:
+            return self.get(instance)
         waiting = self._waiting.get(instance)
         if waiting is None:
-            waiting = self._waiting[instance] = _Waiting()
-            try:
-                await self._connection.send(Acquire(instance=instance))
-            except PeerUnreachable:
-                self._answer(instance, None)
+            waiting = self._waiting[instance] = trio.Event()
+            await self._ask(self._connection, instance)
         with trio.move_on_after(ACQUIRE_TIMEOUT_S):
-            await waiting.done.wait()
-        return waiting.lease
+            await waiting.wait()
+        return self.get(instance)  # what was granted may have been taken back already
 
     def begin(self, lease: Lease) -> None:
         """Count a request that is about to be sent."""
@@ -118,13 +109,10 @@ class LeaseHolder:
             try:
                 async with open_control(self._path, "lease") as connection:
                     await self._serve(connection)
-            except (PeerUnreachable, MalformedMessage, ValidationError) as exc:
-                log.debug("lease.disconnected", path=str(self._path), error=str(exc))
+            except* (PeerUnreachable, MalformedMessage, ValidationError) as group:
+                log.debug("lease.disconnected", path=str(self._path), error=str(group.exceptions))
             finally:
-                self._connection = None
-                self._leases.clear()
-                for instance in list(self._waiting):
-                    self._answer(instance, None)
+                self._disconnected()
             await trio.sleep(RECONNECT_S)
 
     async def _serve(self, connection: ControlConnection) -> None:
@@ -144,13 +132,32 @@ class LeaseHolder:
                         await self._release(instance)
             nursery.cancel_scope.cancel()
 
+    async def _ask(self, connection: ControlConnection, instance: InstanceId) -> None:
+        asked = False
+        try:
+            await connection.send(Acquire(instance=instance))
+            asked = True
+        except PeerUnreachable:
+            return
+        finally:
+            if not asked:
+                self._answer(instance, None)
+
+    def _disconnected(self) -> None:
+        """Void every lease: the allocator took their ends from the connection's."""
+        self._connection = None
+        for lease in self._leases.values():
+            lease.releasing = True
+        self._leases.clear()
+        for instance in list(self._waiting):
+            self._answer(instance, None)
+
     def _answer(self, instance: InstanceId, lease: Lease | None) -> None:
         if lease is not None:
-            self._leases[instance] = lease
+            self._leases.setdefault(instance, lease)
         waiting = self._waiting.pop(instance, None)
         if waiting is not None:
-            waiting.lease = lease
-            waiting.done.set()
+            waiting.set()
 
     async def _release(self, instance: InstanceId) -> None:
         lease = self._leases.get(instance)
@@ -167,8 +174,7 @@ class LeaseHolder:
             return
         del self._leases[lease.instance]
         try:
-            await self._connection.send(_report_of(lease))
-            await self._connection.send(Released(instance=lease.instance))
+            await self._connection.send(_report_of(lease), Released(instance=lease.instance))
         except PeerUnreachable:
             return
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from overlay.errors import PeerUnreachable
+from overlay.errors import PeerUnreachable, SettingsInvalid
 from overlay.http.head import Field
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
@@ -144,7 +144,7 @@ class Roads:
         if known is not None and known.lease is lease:
             return known
         if known is not None:
-            await known.pool.aclose()
+            self._nursery.start_soon(known.pool.aclose)  # the lease holds until the next wait only
 
         async def dial() -> trio.abc.Stream:
             return await _open_tcp(lease.address, "the instance")
@@ -159,6 +159,8 @@ class Roads:
             raise PeerUnreachable(f"{instance.owner} has no gateway")
         pin, pool = self._gateways.get(instance.owner, ("", None))
         if pool is None or pin != record.certificate:
+            if pool is not None:
+                self._nursery.start_soon(pool.aclose)
             pool = self._gateway_pool(instance.owner)
             self._gateways[instance.owner] = record.certificate, pool
         return Road(pool, ((b"Myxo-Instance", instance.record.id.encode()),))
@@ -185,11 +187,11 @@ async def _run_within(scope: trio.CancelScope, holder: LeaseHolder) -> None:
 
 
 async def _open_tcp(address: str, what: str) -> trio.SocketStream:
-    host, port = split_address(address, "")
     try:
+        host, port = split_address(address, "")
         with trio.fail_after(CONNECT_TIMEOUT_S):
             return await trio.open_tcp_stream(host, port)
-    except (OSError, trio.TooSlowError) as exc:
+    except (OSError, ValueError, SettingsInvalid, trio.TooSlowError) as exc:
         raise PeerUnreachable(f"{what} at {address} cannot be reached: {exc}") from exc
 
 

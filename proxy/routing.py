@@ -66,7 +66,10 @@ def _by_host_or_path(head: RequestHead, machine_names: frozenset[str]) -> Route:
 
 
 def _by_absolute_form(target: bytes) -> Route:
-    parts = urlsplit(target.decode("ascii", "replace"))
+    try:
+        parts = urlsplit(target.decode("ascii", "replace"))
+    except ValueError as exc:  # a bracket without its other half
+        raise NotAService(f"the request target is no URL: {exc}") from exc
     if parts.scheme != "http" or not parts.hostname:
         raise NotAService("the request target must be a path or http://SERVICE/path")
     rest = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

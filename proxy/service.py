@@ -139,10 +139,13 @@ class _Server:
 
     async def follow_view(self) -> None:
         """Keep roads and statistics in step with the view."""
+        seen = None
         while True:
+            if seen == self._node.view.generation:
+                await self._node.changed()
+            seen = self._node.view.generation
             await self._roads.follow()
             self._upstreams.prune()
-            await self._node.changed()
 
     async def sweep(self) -> None:
         """Drop idle upstream connections now and then."""
@@ -182,6 +185,9 @@ class _Server:
         except (ClientGone, ResponseCut) as exc:
             log.debug("client.lost", reason=str(exc))
             await client.abort()
+        except Exception:  # a bug that one request meets must not end everybody else's
+            log.exception("client.failed")
+            await client.abort()
         finally:
             self._clients -= 1
             await client.aclose()
@@ -198,6 +204,8 @@ class _Server:
         return not client.must_close
 
     async def _next_head(self, client: ServerConnection) -> RequestHead | None:
+        if self._stopping.is_set():
+            return None
         with trio.CancelScope() as scope:
             self._idle.add(scope)
             try:

@@ -107,7 +107,10 @@ class Starter:
         if flight.waiting >= MAX_WAITING:
             raise NothingFeasible(key[0], [f"{MAX_WAITING} requests are waiting for it already"])
         flight.waiting += 1
-        await flight.done.wait()
+        try:
+            await flight.done.wait()
+        finally:
+            flight.waiting -= 1
         if isinstance(flight.outcome, Started):
             return flight.outcome
         raise flight.outcome or NothingFeasible(key[0], ["the proxy is stopping"])

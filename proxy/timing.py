@@ -1,7 +1,14 @@
 """Where a request's time went, as `Server-Timing` shows it (W3C Server Timing)."""
 
+import re
 from collections.abc import Mapping
+from math import isfinite
 from time import perf_counter
+
+MAX_FOREIGN_PHASES = 16
+"""More than an allocator has; another peer's words must not make a header of any size."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class Timing:
@@ -20,8 +27,12 @@ class Timing:
         self._last = now
 
     def add(self, phases: Mapping[str, float]) -> None:
-        """Take in phases that another peer measured, in seconds; the clock goes on from now."""
-        self._phases.extend(phases.items())
+        """Take in phases that another peer measured, in seconds; the clock goes on from now.
+
+        What cannot stand in a header field is left out.
+        """
+        named = [(p, s) for p, s in phases.items() if _TOKEN.fullmatch(p) and isfinite(s)]
+        self._phases.extend(named[:MAX_FOREIGN_PHASES])
         self._last = perf_counter()
 
     def header(self) -> bytes:
