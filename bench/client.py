@@ -1,0 +1,200 @@
+"""HTTP clients that cost little themselves: plain blocking sockets and the system's clock."""
+
+import gc
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 60.0
+RETRY_S = 0.001
+"""Between two attempts to connect to what is starting."""
+
+_END = b"\r\n\r\n"
+_READ = 64 * 1024
+
+
+class AnswerFailed(Exception):
+    """What was measured did not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and when it came.
+
+    Attributes:
+        first_byte_s: from just before the connect, or the first attempt at one.
+        server_timing: phases by name, in seconds.
+    """
+
+    status: int
+    first_byte_s: float
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def server_timing(self) -> dict[str, float]:
+        """Return the phases of the Server-Timing field, in seconds."""
+        return server_timing(self.headers.get("server-timing", ""))
+
+
+def server_timing(value: str) -> dict[str, float]:
+    """Return the durations in a Server-Timing field's value, in seconds by name."""
+    found = {}
+    for entry in value.split(","):
+        name, _, duration = entry.strip().partition(";dur=")
+        if duration:
+            found[name] = float(duration) / 1000
+    return found
+
+
+def request(url: str) -> bytes:
+    """Return a GET request for `url` on a connection that is kept."""
+    parts = urlsplit(url)
+    return f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+
+
+def ask(url: str, *, began: float | None = None) -> Answer:
+    """Ask once on a connection of its own, trying to connect each millisecond until it works.
+
+    Args:
+        url: `http://HOST:PORT/PATH`.
+        began: when the clock was started, by `time.perf_counter`; now if None.
+
+    Raises:
+        AnswerFailed: no whole answer came within `TIMEOUT_S`.
+    """
+    began = time.perf_counter() if began is None else began
+    try:
+        with _connect(url) as sock:
+            sock.sendall(request(url))
+            data = sock.recv(_READ)
+            first_byte_s = time.perf_counter() - began
+            while data and _END not in data:
+                more = sock.recv(_READ)
+                data = data + more if more else b""
+    except OSError as exc:
+        raise AnswerFailed(f"{url}: {exc}") from exc
+    if not data:
+        raise AnswerFailed(f"{url} closed without an answer")
+    status, headers = _head(data)
+    return Answer(status, first_byte_s, headers)
+
+
+def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
+    """Return the latency of each request of a paced closed loop on one kept connection, in seconds.
+
+    Requests are due `rate` times a second; one that is due while another is under way is sent as
+    soon as that is answered. From just before the send to the last byte of the answer.
+
+    Raises:
+        AnswerFailed: an answer was not 200, or the connection ended.
+    """
+    message, found = request(url), []
+    with _connect(url) as sock, _no_collection():
+        size = _first_answer_size(sock, message, url)
+        due = time.perf_counter()
+        end = due + duration_s
+        while due < end:
+            _sleep_until(due)
+            begun = time.perf_counter()
+            sock.sendall(message)
+            size(sock)
+            now = time.perf_counter()
+            found.append(now - begun)
+            due = max(due + 1 / rate, now)
+    return found
+
+
+def requests_per_second(url: str, *, connections: int, duration_s: float) -> float:
+    """Return what `wrk` measures with one thread.
+
+    Raises:
+        AnswerFailed: it is not there, or some answer was not 2xx or did not come.
+    """
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s", url]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        raise AnswerFailed(f"wrk does not run: {exc}") from exc
+    words = [line.split() for line in done.stdout.splitlines()]
+    if any(line[:1] in (["Non-2xx"], ["Socket"]) for line in words):
+        raise AnswerFailed(f"{url} under load:\n{done.stdout}")
+    return next(float(line[1]) for line in words if line[:1] == ["Requests/sec:"])
+
+
+def _connect(url: str) -> socket.socket:
+    address = urlsplit(url)
+    target = (address.hostname or "", address.port or 80)
+    deadline = time.perf_counter() + TIMEOUT_S
+    while True:
+        sock = socket.socket()
+        sock.settimeout(TIMEOUT_S)
+        try:
+            sock.connect(target)
+        except OSError:
+            sock.close()
+            if time.perf_counter() > deadline:
+                raise
+            time.sleep(RETRY_S)
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+
+
+def _head(data: bytes) -> tuple[int, dict[str, str]]:
+    first, *lines = data.partition(_END)[0].decode("latin-1").split("\r\n")
+    fields = (line.partition(":") for line in lines)
+    return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in fields}
+
+
+class _Reader:
+    """Reads one answer whole; its body is always of one size, its head nearly so."""
+
+    def __init__(self, body: int) -> None:
+        self._body = body
+
+    def __call__(self, sock: socket.socket) -> None:
+        data = sock.recv(_READ)
+        while (end := data.find(_END)) < 0 or len(data) < end + len(_END) + self._body:
+            more = sock.recv(_READ)
+            if not more:
+                raise AnswerFailed("the connection ended within an answer")
+            data += more
+        if data[9:12] != b"200":
+            raise AnswerFailed(f"the answer was {data[:40]!r}")
+
+
+def _first_answer_size(sock: socket.socket, message: bytes, url: str) -> _Reader:
+    """Ask once, outside of what is measured, to learn how long an answer is."""
+    sock.sendall(message)
+    data = sock.recv(_READ)
+    while _END not in data:
+        more = sock.recv(_READ)
+        if not more:
+            raise AnswerFailed(f"{url} closed without an answer")
+        data += more
+    length = int(_head(data)[1].get("content-length", "0"))
+    missing = data.find(_END) + len(_END) + length - len(data)
+    while missing > 0:
+        missing -= len(sock.recv(_READ))
+    return _Reader(length)
+
+
+def _sleep_until(due: float) -> None:
+    left = due - time.perf_counter()
+    if left > 0:
+        time.sleep(left)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector out of what is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

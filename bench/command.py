@@ -1,0 +1,52 @@
+"""What every benchmark's command line has: `--quick`, `--json`, a table, an exit code."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.backend import NoEngine
+from bench.client import AnswerFailed
+from bench.envoy import EnvoyMissing
+from bench.machine import machine, machine_line
+from bench.network import NetworkFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a benchmark found.
+
+    Attributes:
+        figures: by key, for programs.
+        text: tables, for people.
+    """
+
+    figures: Mapping[str, Any]
+    text: str
+
+
+Measure = Callable[[bool], Report]
+"""Takes whether to be quick: fewer samples, below 50 s in all."""
+
+FAILURES = (NoEngine, AnswerFailed, EnvoyMissing, NetworkFailed)
+
+
+def run(name: str, description: str, measure: Measure) -> None:
+    """Run the benchmark `name` as its command line says; exit with 1 if it cannot be measured."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer samples, below 50 s")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    about = {"bench": name, "quick": options.quick, "machine": machine()}
+    if not options.json:
+        print(machine_line())
+    try:
+        report = measure(options.quick)
+    except FAILURES as exc:
+        sys.exit(f"bench.{name}: {exc}")
+    if options.json:
+        print(json.dumps(about | dict(report.figures)))
+    else:
+        print(f"\n{report.text}")

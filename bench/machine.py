@@ -1,0 +1,51 @@
+"""What the figures were measured on, and what processes hold."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+KIB = 1024
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know of this machine to place the figures."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // KIB**2,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def machine_line() -> str:
+    """Return the same as a line of text."""
+    it = machine()
+    return (
+        f"{it['cpus']} CPUs ({it['cpu']}), {it['memory_mib'] // KIB} GiB, Linux {it['kernel']}, "
+        f"Python {it['python']}; load average {it['load_average']:.2f}"
+    )
+
+
+def memory_mib(pid: int) -> dict[str, float]:
+    """Return a process's resident (`rss`) and proportional (`pss`) memory in MiB.
+
+    Shared pages count whole in `rss`, and divided by their users in `pss`, so that the `pss` of
+    several processes add up.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    kib = {line.split(":")[0].lower(): int(line.split()[1]) for line in lines}
+    return {name: kib[name] / KIB for name in ("rss", "pss")}
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()

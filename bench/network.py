@@ -1,0 +1,226 @@
+"""A Myxo network for a benchmark: `myxo up` as a user runs it, with state of its own.
+
+Nothing of the user's is touched: state, keys and settings are in a temporary folder, ports are free
+ones, and at the end the daemons and what they started are gone.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from myxo.status import read_status
+from overlay.errors import MyxoError
+from overlay.identity import load_or_create
+from overlay.names import ServiceName
+from overlay.node import Node, open_node
+from overlay.records import Role
+from overlay.registry_messages import REGISTRY_PROTOCOL, Add, Added
+from overlay.revision import Revision, SignedRevision
+from overlay.settings import NodeSettings, read_joined_network
+from overlay.spec import ServiceSpec
+
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 15.0
+CALL_TIMEOUT_S = 10.0
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+class NetworkFailed(Exception):
+    """The network did not do what was asked of it; what it said is in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that runs.
+
+    Attributes:
+        up: the process of `myxo up`.
+        folder: where its state, configuration and log are.
+        proxy_port: where the proxy listens.
+        ready_s: from starting the process to its READY=1.
+    """
+
+    up: "subprocess.Popen[bytes]"
+    folder: Path
+    proxy_port: int
+    ready_s: float
+
+    def url(self, name: str, path: str = "") -> str:
+        """Return where the proxy answers for the service `name`."""
+        return f"http://127.0.0.1:{self.proxy_port}/{name}{path}"
+
+    def registry_cli(self, *arguments: str) -> str:
+        """Run `registry-cli` as a user does; return what it printed.
+
+        Raises:
+            NetworkFailed: it said no.
+        """
+        command = [sys.executable, "-m", "myxo", "registry-cli", *arguments]
+        done = subprocess.run(
+            command,
+            env=_environment(self.folder),
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise NetworkFailed(f"registry-cli {' '.join(arguments)}: {done.stdout}")
+        return done.stdout
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Return what each daemon says of itself."""
+        return await read_status(self.folder / "state")
+
+    async def processes(self) -> dict[str, int]:
+        """Return the daemons' process ids by role, with the supervisor's as `myxo up`."""
+        found = {str(daemon["role"]): int(daemon["pid"]) for daemon in await self.status()}
+        return {"myxo up": self.up.pid} | found
+
+    def log(self) -> str:
+        """Return what the daemons have said so far."""
+        return (self.folder / "up.log").read_text()
+
+
+@contextmanager
+def network(runtime: str, *flags: str) -> Iterator[Network]:
+    """Run `myxo up` with the runtime `runtime`; yield when it is ready, stop it at the end.
+
+    Raises:
+        NetworkFailed: it did not get ready.
+    """
+    with tempfile.TemporaryDirectory(prefix="myxo-bench-") as name:
+        folder = Path(name)
+        proxy_port, p2p_port = free_port(), free_port()
+        command = [sys.executable, "-m", "myxo", "up", "--runtime", runtime]
+        command += ["--proxy-port", str(proxy_port), "--p2p-listen-addr", f"127.0.0.1:{p2p_port}"]
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+            (folder / "up.log").open("wb") as log,
+        ):
+            ready.bind(str(folder / "ready"))
+            began = time.perf_counter()
+            up = subprocess.Popen(
+                [*command, *flags],
+                env=_environment(folder) | {"NOTIFY_SOCKET": str(folder / "ready")},
+                cwd=CHECKOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                _wait_until_ready(up, ready, folder)
+                yield Network(up, folder, proxy_port, time.perf_counter() - began)
+            finally:
+                _stop(up)
+
+
+class Registrar:
+    """Adds and deletes services from within the benchmark; made by `open_registrar`."""
+
+    def __init__(self, node: Node, owner_key: Path) -> None:
+        self._node = node
+        self._owner = load_or_create(owner_key)
+        self._numbers: dict[ServiceName, int] = {}
+
+    async def add(self, name: ServiceName, spec: ServiceSpec) -> None:
+        """Add a revision of the service `name`.
+
+        Raises:
+            NetworkFailed: no registry took it.
+        """
+        await self._send(name, spec)
+
+    async def delete(self, name: ServiceName) -> None:
+        """Delete the service `name`; its instances are drained and removed.
+
+        Raises:
+            NetworkFailed: no registry took it.
+        """
+        await self._send(name, None)
+
+    async def _send(self, name: ServiceName, spec: ServiceSpec | None) -> None:
+        number = self._numbers.get(name, 0) + 1
+        revision = Revision(name=name, number=number, spec=spec, created_at=time.time())
+        request = Add(revision=SignedRevision.sign(self._owner, revision).signed)
+        try:
+            registry = await self._registry()
+            await self._node.calls.call(
+                registry, REGISTRY_PROTOCOL, request, Added, timeout_s=CALL_TIMEOUT_S
+            )
+        except (MyxoError, trio.TooSlowError) as exc:
+            raise NetworkFailed(f"the registry did not take {name}: {exc}") from exc
+        self._numbers[name] = number
+
+    async def _registry(self) -> Any:
+        with trio.fail_after(CALL_TIMEOUT_S):
+            while not (peers := self._node.view.peers(Role.REGISTRY)):
+                await self._node.changed()
+        return peers[0].peer_id
+
+
+@asynccontextmanager
+async def open_registrar(running: Network) -> AsyncIterator[Registrar]:
+    """Join the network as the machine's own user and yield who adds services to it."""
+    joined = read_joined_network(running.folder / "state")
+    settings = NodeSettings(
+        bootstraps=tuple(joined["bootstraps"]),
+        psk=joined.get("psk"),
+        state_dir=running.folder / "registrar",
+        ephemeral=True,
+    )
+    async with open_node(settings, Role.CLIENT) as node:
+        yield Registrar(node, running.folder / "config" / "owner.key")
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on loopback right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    ours = {
+        "MYXO_STATE_DIR": str(folder / "state"),
+        "MYXO_CONFIG_DIR": str(folder / "config"),
+    }
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_"))}
+    return others | ours
+
+
+def _wait_until_ready(up: "subprocess.Popen[bytes]", ready: socket.socket, folder: Path) -> None:
+    ready.settimeout(0.2)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline and up.poll() is None:
+        try:
+            if b"READY=1" in ready.recv(4096):
+                return
+        except TimeoutError:
+            continue
+    raise NetworkFailed(f"`myxo up` did not get ready:\n{(folder / 'up.log').read_text()}")
+
+
+def _stop(up: "subprocess.Popen[bytes]") -> None:
+    if up.poll() is not None:
+        return
+    up.send_signal(signal.SIGINT)
+    try:
+        up.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(up.pid, signal.SIGKILL)
+        up.wait()
+        raise NetworkFailed(f"`myxo up` did not stop within {STOP_TIMEOUT_S:g} s") from None
