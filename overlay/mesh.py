@@ -27,7 +27,7 @@ from overlay.framing import FramedStream
 from overlay.host import ConnectionEvent
 from overlay.membership import Change, MemberState, Probe
 from overlay.names import InstanceId, PeerId
-from overlay.records import PeerRecord, Role
+from overlay.records import Held, PeerRecord, Role
 from overlay.signed import Signed
 from overlay.view import View
 
@@ -266,10 +266,10 @@ class Mesh:
     # what this peer says
 
     def _open_outbox(self, peer: PeerId) -> None:
-        send, receive = trio.open_memory_channel[_Message](OUTBOX)
-        self._outboxes[peer] = send
         if self._nursery is not None:
-            self._nursery.start_soon(self._speak, peer, receive)
+            send, receive = trio.open_memory_channel[_Message](OUTBOX)
+            self._outboxes[peer] = send
+            self._nursery.start_soon(self._speak, peer, send, receive)
 
     def _close_outbox(self, peer: PeerId) -> None:
         outbox = self._outboxes.pop(peer, None)
@@ -285,8 +285,15 @@ class Mesh:
         except trio.WouldBlock:
             log.warning("peer.too_slow", peer=peer, waiting=OUTBOX)
             self._close_outbox(peer)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._host.disconnect, peer)
 
-    async def _speak(self, peer: PeerId, outbox: "trio.MemoryReceiveChannel[_Message]") -> None:
+    async def _speak(
+        self,
+        peer: PeerId,
+        mine: "trio.MemorySendChannel[_Message]",
+        outbox: "trio.MemoryReceiveChannel[_Message]",
+    ) -> None:
         """Own the gossip stream to one peer: sync, then send what is posted and hear the acks."""
         self._speaking += 1
         try:
@@ -302,7 +309,7 @@ class Mesh:
             self._speaking -= 1
             self._spoken.set()
             self._spoken = trio.Event()
-        if peer in self._outboxes:
+        if self._outboxes.get(peer) is mine:
             self._close_outbox(peer)
             await self._host.disconnect(peer)
 
@@ -375,7 +382,7 @@ class Mesh:
             if signed.signer == self._view.me:
                 continue
             try:
-                held = self._view.apply(signed, time.time())
+                held = self._take_record(source, signed)
             except RecordRefused as exc:
                 log.warning("record.refused", source=source, reason=exc.reason, error=str(exc))
                 continue
@@ -389,6 +396,25 @@ class Mesh:
                     if peer != source:
                         self._post(peer, _Records(records=tuple(news)))
 
+    def _take_record(self, source: PeerId, signed: Signed) -> Held | None:
+        """Take a record into the view, but no client's that another peer speaks of.
+
+        A client is dialled by nobody, so that nothing would ever tell that it is gone.
+        """
+        held = self._view.apply(signed, time.time())
+        if held is not None and held.owner != source and self._is_unmet_client(held):
+            self._view.forget(held.owner)
+            return None
+        return held
+
+    def _is_unmet_client(self, held: Held) -> bool:
+        met = self._view.membership.state(held.owner) is not MemberState.DEAD
+        return isinstance(held.record, PeerRecord) and not held.record.addresses and not met
+
+    def _dialable(self, peer: PeerId) -> bool:
+        record = self._view.peer(peer)
+        return record is not None and bool(record.addresses)
+
     def _take(self, changes: Iterable[Change]) -> None:
         for change in changes:
             log.info("peer.state_changed", peer=change.peer, state=change.state.value)
@@ -396,6 +422,12 @@ class Mesh:
             self._changed()
             if change.state is MemberState.DEAD and self._nursery is not None:
                 self._nursery.start_soon(self._host.disconnect, change.peer)
+            if change.state in {MemberState.DEAD, MemberState.LEFT}:
+                self._forget_undialable(change.peer)
+
+    def _forget_undialable(self, peer: PeerId) -> None:
+        if not self._dialable(peer):
+            self._view.forget(peer)
 
 
 async def _send(stream: FramedStream, message: _Message) -> None:

@@ -135,7 +135,7 @@ class InstanceRecord(BaseModel):
 
     kind: Literal["instance"] = "instance"
     version: Version
-    id: InstanceId
+    id: Annotated[InstanceId, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
     service: ServiceName
     revision: int
     state: InstanceState
@@ -185,9 +185,18 @@ class RecordTable:
         if known is not None and not held.record.version.newer_than(known.record.version):
             return None
         if known is None and len(mine) >= MAX_RECORDS_PER_OWNER:
+            self._drop_void(held.owner)
+        if known is None and len(mine) >= MAX_RECORDS_PER_OWNER:
             raise RecordRefused("count", f"{held.owner} has {MAX_RECORDS_PER_OWNER} records")
         mine[key] = held
         return held
+
+    def _drop_void(self, owner: PeerId) -> None:
+        """Make room: an owner that has run for months has withdrawn more than it may hold."""
+        peer, mine = self.peer(owner), self._by_owner[owner]
+        for key, held in list(mine.items()):
+            if isinstance(held.record, InstanceRecord) and is_void(held.record, peer):
+                del mine[key]
 
     def forget(self, owner: PeerId) -> None:
         """Drop every record of `owner`."""
@@ -205,6 +214,11 @@ class RecordTable:
     def owners(self) -> Iterator[PeerId]:
         """Yield every owner of at least one record."""
         yield from self._by_owner
+
+
+def is_void(record: InstanceRecord, owner: PeerRecord | None) -> bool:
+    """Whether the instance is gone: withdrawn, or from a life of its owner that has ended."""
+    return record.withdrawn or (owner is not None and record.version.epoch < owner.version.epoch)
 
 
 def verified_record(signed: Signed, now: float) -> Held:

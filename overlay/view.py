@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role
+from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role, is_void
 from overlay.signed import Signed
 
 _THERE = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
@@ -71,6 +71,8 @@ class View:
         """
         held = self._records.apply(signed, now)
         if held is not None:
+            if isinstance(held.record, InstanceRecord) and held.record.withdrawn:
+                self._load.pop((held.owner, held.record.id), None)
             self.touch()
         return held
 
@@ -103,8 +105,9 @@ class View:
 
     def set_load(self, owner: PeerId, load: dict[InstanceId, int]) -> None:
         """Take in what `owner` says of its instances' load."""
-        for instance, in_flight in load.items():
-            self._load[owner, instance] = in_flight
+        held = {h.record.id for h in self._records.of(owner)}
+        for instance in held & load.keys():
+            self._load[owner, InstanceId(instance)] = load[InstanceId(instance)]
 
     def records_of(self, owner: PeerId) -> list[Signed]:
         """Return the signed records of one owner, to be passed on."""
@@ -156,7 +159,7 @@ class View:
                 continue
             for held in self._records.of(owner):
                 record = held.record
-                if isinstance(record, InstanceRecord) and not record.withdrawn:
+                if isinstance(record, InstanceRecord) and not is_void(record, peer.record):
                     suspect = peer.state is MemberState.SUSPECT
                     view = InstanceView(owner, record, peer.rtt_s, peer.local, suspect)
                     found.setdefault(record.service, []).append(view)
