@@ -12,7 +12,8 @@ What is mended in the layers that are used:
 - Yamux resets a stream whose reader has kept it waiting for 5 s. Here a writer enters Yamux only
   when the window is open, so that a slow reader makes it wait and nothing else.
 - A write that is cancelled half-way leaves half a frame on the connection, which breaks it for
-  every stream. Here bytes are queued in one step without a checkpoint and sent by their own task.
+  every stream, and a full socket stops the task that reads, which answers pings: two such ends
+  wait for each other for ever. Here bytes are queued in one step and sent by their own task.
 - Yamux blocks silently at the 257th open stream. Here it is refused.
 - Yamux sends a window update for each read and does not bound what a peer sends over its window.
 - An exact read gives up after 100 short ones, however few bytes they were.
@@ -48,7 +49,7 @@ _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Received on a connection and not yet read; 256 streams with full windows."""
 
 _CHUNK_BYTES = 32 * 1024
-"""One Yamux frame of this size is one Noise message: two could be parted by a cancellation."""
+"""A stream's part in one turn; small ones wait for no more than one of these per busy stream."""
 
 _CLOSE_S = 0.5
 """For the last bytes of a connection that ends in good order."""
@@ -76,9 +77,9 @@ class _Muxer(Yamux):
 class MuxedBytes:
     """One Yamux stream as a `ByteStream`."""
 
-    def __init__(self, stream: YamuxStream, linger: Callable[["MuxedBytes"], None]) -> None:
+    def __init__(self, stream: YamuxStream, connection: "Connection") -> None:
         self._stream = stream
-        self._linger = linger
+        self._connection = connection
         self._owed = 0
 
     async def read(self, n: int) -> bytes:
@@ -105,6 +106,7 @@ class MuxedBytes:
         """
         sent = 0
         while sent < len(data):
+            await self._connection.room()
             window = await self._open_window()
             chunk = data[sent : sent + min(window, _CHUNK_BYTES)]
             try:
@@ -117,7 +119,7 @@ class MuxedBytes:
         """Close this end's direction; what was written still arrives."""
         with suppress(BaseLibp2pError):
             await self._stream.close()
-        self._linger(self)
+        self._connection.linger(self)
 
     async def reset(self) -> None:
         """Give up both directions."""
@@ -189,7 +191,7 @@ class Connection:
             PeerUnreachable: the connection is gone, does not answer, or has `MAX_STREAMS` open.
             ProtocolRefused: the other end does not speak it.
         """
-        stream = MuxedBytes(await self._open_muxed(), self._linger)
+        stream = await self._open_muxed()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_give_up, stream)
             try:
@@ -213,28 +215,32 @@ class Connection:
         self.cancel()
         await self._gone.wait()
 
+    async def room(self) -> None:
+        """Wait until what is queued on the connection has mostly left."""
+        await self._wire.room()
+
+    def linger(self, stream: MuxedBytes) -> None:
+        """See to it that a stream which ended here ends altogether."""
+        if self._nursery is not None and not (stream.is_over or self.is_closed):
+            self._nursery.start_soon(_drain, stream)
+
     @property
     def is_closed(self) -> bool:
         """Whether it is of no more use."""
         return self._scope.cancel_called or self._muxer.event_shutting_down.is_set()
 
-    async def _open_muxed(self) -> YamuxStream:
+    async def _open_muxed(self) -> MuxedBytes:
+        await self.room()
         if self.is_closed:
             raise PeerUnreachable(f"the connection to {self.peer} is lost")
         if self._muxer.stream_backlog_semaphore.value == 0:
             raise PeerUnreachable(f"{MAX_STREAMS} streams to {self.peer} are open already")
-        # Yamux leaks the stream if it is cancelled here; queueing takes no time unless the
-        # connection stalls, and then it is closed after _STALL_S.
         try:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # Yamux leaks the stream if it is cancelled here
                 stream = await self._muxer.open_stream()
         except BaseLibp2pError as exc:
             raise PeerUnreachable(f"the connection to {self.peer} is lost ({exc})") from exc
-        return stream
-
-    def _linger(self, stream: MuxedBytes) -> None:
-        if self._nursery is not None and not (stream.is_over or self.is_closed):
-            self._nursery.start_soon(_drain, stream)
+        return MuxedBytes(stream, self)
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -246,7 +252,7 @@ class Connection:
 
     async def _serve_stream(self, muxed: IMuxedStream) -> None:
         assert isinstance(muxed, YamuxStream)  # noqa: S101 — narrows libp2p's type
-        stream = MuxedBytes(muxed, self._linger)
+        stream = MuxedBytes(muxed, self)
         if self._served >= MAX_STREAMS:
             await _give_up(stream)
             return

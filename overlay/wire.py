@@ -41,6 +41,9 @@ _PART_BYTES = 64 * 1024
 _QUEUE_BYTES = 256 * 1024
 """Waiting to be sent on a connection before writers wait."""
 
+_MAX_QUEUE_BYTES = 16 * 1024 * 1024
+"""All streams' parts at once are half of it; the rest are answers, which are not held back."""
+
 _CLOSE_S = 0.5
 """For the last bytes of a connection that ends in good order."""
 
@@ -92,6 +95,17 @@ class Wire(ReadWriteCloser):
             return
         self._queued += data
         self._news.set()
+        if len(self._queued) > _MAX_QUEUE_BYTES:
+            self._broken = True
+            self._wake()
+            raise ConnectionClosedError("the other end asks for answers and does not read them")
+
+    async def room(self) -> None:
+        """Wait until little is queued; a writer of bulk does so before each part.
+
+        `write` itself does not wait: the task that reads answers pings and opens streams, and if
+        it waited to write on both ends, neither would read, and neither could ever write again.
+        """
         while len(self._queued) > _QUEUE_BYTES and not self._broken:
             await self._drained.wait()
 
@@ -138,9 +152,6 @@ class Wire(ReadWriteCloser):
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
             self._broken = True
             raise ConnectionClosedError("the connection is lost") from exc
-        except trio.Cancelled:
-            self._broken = True  # nobody knows how much of it is on its way
-            raise
         finally:
             self._sending = False
 
