@@ -22,8 +22,11 @@ def export_key(path: Path) -> PeerId:
     key = own_key()
     if path.exists():
         raise SettingsInvalid(f"{path} exists; name a new file")
-    path.touch(mode=0o600)
-    path.write_text(key.seed.hex() + "\n")
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(key.seed.hex() + "\n")
+    except OSError as exc:
+        raise SettingsInvalid(f"{path} cannot be written: {exc.strerror}") from exc
     return key.peer_id
 
 
@@ -61,10 +64,10 @@ def allow(key: str) -> bool:
     except SignatureInvalid as exc:
         raise SettingsInvalid(f"{exc}; `myxo key show` on the other machine prints its id") from exc
     path = allowed_keys_path()
-    known = path.read_text().split() if path.exists() else []
-    if key in known:
+    text = path.read_text() if path.exists() else ""
+    if key in text.split():
         return False
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as file:
-        file.write(key + "\n")
+        file.write(("" if text.endswith("\n") or not text else "\n") + key + "\n")
     return True

@@ -95,6 +95,8 @@ class Supervisor:
             if not ends:
                 task_status.started()
             code = await process.wait()
+            if process.stdin is not None:
+                await process.stdin.aclose()
             now = trio.current_time()
             ends = [t for t in ends if t > now - RESTART_WINDOW_S] + [now]
             if self._stopping:
@@ -128,11 +130,13 @@ class Supervisor:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # held open: its end tells the daemon that this process ended
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
         self._processes[daemon.name] = process
+        if self._stopping:  # it was started while the others were stopped
+            process.kill()
         return process
 
 

@@ -16,8 +16,11 @@ _SYS_NET = Path("/sys/class/net")
 
 
 def advertised_hosts(listen_host: str) -> list[str]:
-    """Return the IP addresses to advertise for a listener on `listen_host` (empty: all)."""
-    listened = ipaddress.ip_address(listen_host or "0.0.0.0")  # noqa: S104
+    """Return the addresses to advertise for a listener on `listen_host` (empty: all)."""
+    try:
+        listened = ipaddress.ip_address(listen_host or "0.0.0.0")  # noqa: S104
+    except ValueError:  # a name
+        return [listen_host]
     if not listened.is_unspecified:
         return [listen_host]
     usable = [

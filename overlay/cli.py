@@ -4,12 +4,11 @@ Long flags work with one dash or two (`-bootstrap`, `--bootstrap`), `-h` is `--h
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 """
 
-import ctypes
 import functools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -22,9 +21,8 @@ from overlay.logs import configure_logs
 OK, FAILED, USAGE = 0, 1, 2
 
 SUPERVISED = "MYXO_SUPERVISED"
-"""Set by `myxo up` and `myxo join` in the daemons that they start."""
-
-_PR_SET_PDEATHSIG = 1
+"""Set by `myxo up` and `myxo join` in the daemons that they start, whose standard input they hold
+open for as long as they live."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -77,17 +75,10 @@ def run_daemon(
     Errors that a person can act on become one line on stderr; a bug keeps its traceback.
     """
     configure_logs(log_level, daemon=daemon)
-    if os.environ.get(SUPERVISED):
-        end_with_parent()
     try:
         trio.run(_until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseException as exc:  # noqa: BLE001  (refuse raises again what it does not know)
         refuse(exc)
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends (prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _until_signal(main: Callable[[], Awaitable[None]]) -> None:
@@ -99,21 +90,43 @@ async def _until_signal(main: Callable[[], Awaitable[None]]) -> None:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
+            if os.environ.get(SUPERVISED):
+                nursery.start_soon(_end_with_supervisor, nursery.cancel_scope)
             await main()
             nursery.cancel_scope.cancel()
 
 
+async def _end_with_supervisor(scope: trio.CancelScope) -> None:
+    """Stop when standard input ends: its other end is the supervisor's, however that one ends.
+
+    prctl(PR_SET_PDEATHSIG) would not do: it watches the thread that started this process, and
+    trio starts processes from threads that end when they have been idle for a while.
+    """
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
+        while await stdin.receive_some():
+            pass
+    scope.cancel()
+
+
 def refuse(exc: BaseException) -> None:
     """Print what a person can act on and exit, or raise what is a bug."""
-    leaf = exc
-    while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
-        leaf = leaf.exceptions[0]
-    if isinstance(leaf, KeyboardInterrupt):
+    leaves = list(_leaves(exc))
+    if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         raise typer.Exit(OK) from None
-    if isinstance(leaf, MyxoError):
-        typer.echo(f"error: {leaf}", err=True)
-        raise typer.Exit(USAGE if isinstance(leaf, SettingsInvalid) else FAILED) from None
-    raise exc
+    if not all(isinstance(leaf, MyxoError) for leaf in leaves):
+        raise exc
+    for text in dict.fromkeys(str(leaf) for leaf in leaves):
+        typer.echo(f"error: {text}", err=True)
+    usage = all(isinstance(leaf, SettingsInvalid) for leaf in leaves)
+    raise typer.Exit(USAGE if usage else FAILED) from None
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if not isinstance(exc, BaseExceptionGroup):
+        yield exc
+        return
+    for inner in exc.exceptions:
+        yield from _leaves(inner)
 
 
 def refusing(command: Callable[..., None]) -> Callable[..., None]:

@@ -193,11 +193,13 @@ class _TomlSection(PydanticBaseSettingsSource):
             if explicit:
                 raise SettingsInvalid(f"the settings file {path} does not exist") from None
             return {}
-        except (OSError, tomllib.TOMLDecodeError) as exc:
+        except (OSError, ValueError) as exc:
             raise SettingsInvalid(f"the settings file {path} cannot be read: {exc}") from exc
         common = {k: v for k, v in content.items() if not isinstance(v, dict)}
         known = set(self.settings_cls.model_fields)
-        mine: dict[str, Any] = content.get(self._section, {})
+        mine = content.get(self._section, {})
+        if not isinstance(mine, dict):
+            raise SettingsInvalid(f"{self._section!r} in {path} must be a table: [{self._section}]")
         return {k: v for k, v in common.items() if k in known} | mine
 
 
@@ -219,7 +221,7 @@ def read_joined_network(directory: Path) -> dict[str, Any]:
     """Return bootstraps, passphrase and admin of the network that this machine is in, if any."""
     try:
         return tomllib.loads((directory / _JOINED).read_text())
-    except (OSError, tomllib.TOMLDecodeError):
+    except (OSError, ValueError):
         return {}
 
 
