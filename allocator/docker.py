@@ -89,6 +89,7 @@ class DockerRuntime:
         self._capacity: Capacity | None = None
         self._bridge_address = ""
         self._containers: dict[InstanceId, _Container] = {}
+        self._health_change = trio.Event()
         self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
 
     @property
@@ -99,6 +100,10 @@ class DockerRuntime:
     def health(self) -> Health:
         """Return whether the engine answers."""
         return Health(self._problem)
+
+    async def health_changed(self) -> None:
+        """Wait until the engine is lost or back."""
+        await self._health_change.wait()
 
     def capacity(self) -> Capacity:
         """Return what the engine's machine has.
@@ -122,7 +127,7 @@ class DockerRuntime:
                     await self._follow_events(ready)
                     delay = RECONNECT_FIRST_S
                 except RuntimeDown as exc:
-                    self._lose_engine(str(exc))
+                    self._set_problem(str(exc))
                 ready.set()
                 await trio.sleep(delay)
                 delay = min(delay * 2, RECONNECT_MOST_S)
@@ -241,9 +246,13 @@ class DockerRuntime:
         """
         if self._client is not None:
             self._client.close()
-        self._client = client = await trio.to_thread.run_sync(_open_client, limiter=self._limiter)
+        self._client = client = await trio.to_thread.run_sync(
+            _open_client, limiter=self._limiter, abandon_on_cancel=True
+        )
         try:
-            about = await trio.to_thread.run_sync(_survey, client, limiter=self._limiter)
+            about = await trio.to_thread.run_sync(
+                _survey, client, limiter=self._limiter, abandon_on_cancel=True
+            )
         except (APIError, *_CUT) as exc:
             raise RuntimeDown(f"the Docker engine does not answer: {_say(exc)}") from exc
         self._capacity, self._bridge_address = about
@@ -258,9 +267,7 @@ class DockerRuntime:
 
         async def settle() -> None:
             await self._find_ended()
-            if self._problem:
-                log.info("engine.up")
-            self._problem = ""
+            self._set_problem("")
             ready.set()
 
         try:
@@ -325,10 +332,16 @@ class DockerRuntime:
         except APIError as exc:
             raise LaunchFailed(f"the engine did not start the container: {_say(exc)}") from exc
 
-    def _lose_engine(self, problem: str) -> None:
-        if problem != self._problem:
+    def _set_problem(self, problem: str) -> None:
+        if problem == self._problem:
+            return
+        if problem:
             log.warning("engine.down", problem=problem)
+        else:
+            log.info("engine.up", bridge=self._bridge_address)
         self._problem = problem
+        self._health_change.set()
+        self._health_change = trio.Event()
 
     async def _call(self, function: Callable[[docker.APIClient], T], *, abandon: bool = False) -> T:
         """Run `function` with the client in a thread; it runs to its end unless `abandon`.

@@ -325,6 +325,10 @@ class Instances:
         """Return the requests in flight by instance."""
         return {i.id: i.load for i in self._instances.values()}
 
+    def services(self) -> set[ServiceName]:
+        """Return the services that have instances here."""
+        return {i.service for i in self._instances.values()}
+
     def room(self) -> Room:
         """Return what is left."""
         return self._ledger.room()

@@ -133,6 +133,10 @@ class ProcessRuntime:
         """Return what is not enforced; processes can always be started."""
         return Health(unenforced=_UNENFORCED)
 
+    async def health_changed(self) -> None:
+        """Wait forever: it does not change."""
+        await trio.sleep_forever()
+
     def capacity(self) -> Capacity:
         """Return what this machine has."""
         machine = platform.machine()

@@ -119,6 +119,10 @@ class Runtime(Protocol):
         """Return whether the runtime can be used right now."""
         ...
 
+    async def health_changed(self) -> None:
+        """Wait until `health` may say something else."""
+        ...
+
     def capacity(self) -> Capacity:
         """Return what the machine has, reserved or not.
 

@@ -107,6 +107,10 @@ class FakeRuntime:
         """Return the machine's problem."""
         return Health(self._machine.problem)
 
+    async def health_changed(self) -> None:
+        """Wait forever."""
+        await trio.sleep_forever()
+
     def capacity(self) -> Capacity:
         """Return a machine of 4 cores and 4 GiB."""
         return Capacity(4000, 4096, "linux/amd64")

@@ -1,0 +1,289 @@
+"""The gateway: where requests from other machines' proxies enter for this machine's instances.
+
+A connection is TLS 1.3 with certificates on both ends. Whoever knows the passphrase can issue one,
+so what counts is the pin: the caller's leaf must be the one that a living member names in its
+signed record. In TLS 1.3 a client's handshake succeeds before the server has judged it; therefore
+the gateway says one line when it has, and a client sends nothing before that, so that a refusal is
+always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request naming its
+instance in `Myxo-Instance`.
+
+    MYXO/1 OK            the connection is accepted
+    MYXO/1 REFUSED why   it is closed
+    421 Myxo-Refused     the instance did not get the request; it may be sent to another one
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+import trio
+
+from allocator.errors import InstanceGone
+from allocator.instance import Instance
+from allocator.instances import Instances
+from allocator.metrics import AllocatorMetrics
+from overlay.http.connection import ServerConnection
+from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
+from overlay.http.exchange import exchange
+from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.upstream import Pool
+from overlay.names import InstanceId
+from overlay.tls import PeerTls, leaf_sha256
+
+ACCEPTED = b"MYXO/1 OK\r\n"
+
+HANDSHAKE_TIMEOUT_S = 5.0
+MEMBER_WAIT_S = 2.0
+"""How long a caller's record may be on its way: it may have heard of us before we of it."""
+
+CONNECT_TIMEOUT_S = 1.0
+"""An instance is on this machine; it accepts at once, or its queue is full."""
+
+MAX_CONNECTIONS = 10_000
+SWEEP_S = 5.0
+DRAIN_S = 1.5
+"""Connections outlive the listener by this: longer than a stopping instance waits for requests."""
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2."""
+
+_MISDIRECTED, _BAD_GATEWAY = 421, 502
+_OURS = b"myxo-"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _InstancePool:
+    address: str
+    pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool = Pool(self._dial)
+
+    async def _dial(self) -> trio.abc.Stream:
+        host, _, port = self.address.rpartition(":")
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT_S):
+                return await trio.open_tcp_stream(host, int(port))
+        except (OSError, trio.TooSlowError) as exc:
+            raise InstanceGone(f"the instance at {self.address} does not accept: {exc}") from exc
+
+
+class Gateway:
+    """Takes requests of members to instances, and counts them.
+
+    Args:
+        instances: what runs here.
+        tls: this peer's contexts.
+        is_member: whether a living member has the leaf with this SHA-256.
+        members_changed: returns when that may have changed.
+        metrics: counts.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        tls: PeerTls,
+        is_member: Callable[[str], bool],
+        members_changed: Callable[[], Awaitable[None]],
+        metrics: AllocatorMetrics,
+    ) -> None:
+        self._instances = instances
+        self._tls = tls
+        self._is_member = is_member
+        self._members_changed = members_changed
+        self._metrics = metrics
+        self._pools: dict[InstanceId, _InstancePool] = {}
+        self._connections = 0
+        self._idle: set[trio.CancelScope] = set()
+        self._stopping = trio.Event()
+
+    async def serve(
+        self,
+        listener: trio.SocketListener,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled; requests under way then get `DRAIN_S` seconds to end."""
+        async with trio.open_nursery() as nursery:
+            connections = await nursery.start(self._hold_connections)
+            nursery.start_soon(self._sweep)
+            task_status.started()
+            try:
+                await trio.serve_listeners(
+                    self._serve_stream, [listener], handler_nursery=connections
+                )
+            finally:
+                self._stopping.set()
+
+    async def _hold_connections(
+        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own the connections; when the listener is gone, give them a deadline."""
+        async with trio.open_nursery() as connections:
+            connections.cancel_scope.shield = True
+            task_status.started(connections)
+            await self._stopping.wait()
+            connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            for scope in self._idle:
+                scope.cancel()
+        with trio.CancelScope(shield=True):
+            for pool in self._pools.values():
+                await pool.pool.aclose()
+
+    async def _sweep(self) -> None:
+        """Close idle connections that are old, and those to instances that are gone."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            there = self._instances.load()
+            for instance in self._pools.keys() - there.keys():
+                await self._pools.pop(instance).pool.aclose()
+            for pool in list(self._pools.values()):
+                await pool.pool.sweep()
+
+    async def _serve_stream(self, stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(
+            stream, self._tls.server_context, server_side=True, https_compatible=True
+        )
+        self._connections += 1
+        try:
+            if await self._admit(tls):
+                await self._serve_client(ServerConnection(tls))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
+            log.debug("gateway.connection_lost", error=str(exc))
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(tls)
+
+    async def _admit(self, tls: "trio.SSLStream[trio.SocketStream]") -> bool:
+        """Return whether the caller is a member, and say so to it."""
+        with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+            await tls.do_handshake()
+            refusal = await self._refusal(leaf_sha256(tls))
+            if not refusal:
+                await tls.send_all(ACCEPTED)
+                return True
+            self._metrics.gateway("stranger")
+            log.warning("gateway.refused", reason=refusal)
+            await tls.send_all(f"MYXO/1 REFUSED {refusal}\r\n".encode())
+        return False
+
+    async def _refusal(self, pin: str) -> str:
+        if self._connections > MAX_CONNECTIONS:
+            return f"{MAX_CONNECTIONS} connections are open here"
+        with trio.move_on_after(MEMBER_WAIT_S):
+            while not self._is_member(pin):
+                await self._members_changed()
+        return "" if self._is_member(pin) else "no member of this network has this certificate"
+
+    async def _serve_client(self, client: ServerConnection) -> None:
+        try:
+            while await self._serve_request(client):
+                pass
+        except (ClientGone, ResponseCut) as exc:
+            self._metrics.gateway("cut")
+            log.debug("gateway.request_lost", reason=str(exc))
+            await client.abort()
+        finally:
+            await client.aclose()
+
+    async def _serve_request(self, client: ServerConnection) -> bool:
+        """Serve one request; return whether there may be another."""
+        try:
+            head = await self._next_head(client)
+            if head is None:
+                return False
+            await self._forward(client, head)
+        except BadRequest as exc:
+            self._metrics.gateway("malformed")
+            await client.refuse(exc)
+        except InstanceGone as exc:
+            await self._refuse(client, str(exc))
+        return not client.must_close
+
+    async def _next_head(self, client: ServerConnection) -> RequestHead | None:
+        with trio.CancelScope() as scope:
+            self._idle.add(scope)
+            try:
+                return await client.read_head()
+            finally:
+                self._idle.discard(scope)
+        return None
+
+    async def _forward(self, client: ServerConnection, head: RequestHead) -> None:
+        """Take one request to its instance.
+
+        Raises:
+            InstanceGone: it did not get there; the client is not answered yet.
+        """
+        named = get(head.headers, b"myxo-instance") or b""
+        with self._instances.use(InstanceId(named.decode("latin-1"))) as instance:
+            try:
+                try:
+                    await self._exchange(client, head, instance, fresh=False)
+                except UpstreamFailed as exc:
+                    if not _stale(exc, client, head):
+                        raise
+                    await self._exchange(client, head, instance, fresh=True)
+            except UpstreamFailed as exc:
+                await self._report_failure(client, instance, exc)
+                return
+        self._metrics.gateway("served")
+
+    async def _exchange(
+        self, client: ServerConnection, head: RequestHead, instance: Instance, *, fresh: bool
+    ) -> None:
+        pool = self._pools.get(instance.id)
+        if pool is None:
+            pool = self._pools[instance.id] = _InstancePool(instance.address)
+        async with pool.pool.acquire(fresh=fresh) as upstream:
+            begun = trio.current_time()
+            await exchange(
+                client,
+                head,
+                upstream,
+                request_headers=_without_ours(end_to_end(head)),
+                edit_response=partial(_with_load, instance=instance, begun=begun),
+            )
+
+    async def _report_failure(
+        self, client: ServerConnection, instance: Instance, failure: UpstreamFailed
+    ) -> None:
+        """Let the caller see what it would have seen without a gateway between."""
+        self._metrics.gateway("failed")
+        log.info("gateway.instance_failed", instance=instance.id, reason=failure.reason)
+        if not failure.maybe_processed:
+            raise InstanceGone(f"the instance {instance.id} failed: {failure.reason}")
+        if failure.malformed:
+            text = f"the instance {instance.id} failed: {failure.reason}\n"
+            await client.respond(_BAD_GATEWAY, [], text.encode())
+            return
+        await client.abort()
+
+    async def _refuse(self, client: ServerConnection, reason: str) -> None:
+        self._metrics.gateway("refused")
+        headers = [(b"Myxo-Refused", b"gone"), (b"Content-Type", b"text/plain; charset=utf-8")]
+        await client.respond(_MISDIRECTED, headers, f"{reason}\n".encode())
+
+
+def _stale(failure: UpstreamFailed, client: ServerConnection, head: RequestHead) -> bool:
+    """Return whether a kept connection was closed as it was reused, so that a new one may do."""
+    harmless = not failure.maybe_processed or head.method in _IDEMPOTENT
+    return failure.reused and harmless and client.body.replayable
+
+
+def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequence[Field]:
+    service_time_s = trio.current_time() - begun
+    return [
+        *_without_ours(end_to_end(response)),
+        (b"Myxo-In-Flight", str(instance.load).encode()),
+        (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
+    ]
+
+
+def _without_ours(fields: list[Field]) -> list[Field]:
+    """Leave out what only gateways and proxies say to each other."""
+    return [f for f in fields if not f[0].lower().startswith(_OURS)]

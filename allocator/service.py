@@ -1,0 +1,282 @@
+"""The allocator daemon: wires runtimes, instances, gateway and leases to the overlay's node.
+
+What must outlive what, from the outside in: the node, so that the network hears of the end; the
+runtimes, so that instances can be removed; the instances; the gateway and the allocate call. A stop
+takes them down from the inside out.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import trio
+
+from allocator.admission import Ledger, Limits, Policy
+from allocator.allowed import allowed_keys
+from allocator.containers import BRIDGE, Ownership
+from allocator.docker import DockerRuntime
+from allocator.errors import AllocatorError, RuntimeDown
+from allocator.gateway import Gateway
+from allocator.instances import Instances
+from allocator.leases import LeaseDesk
+from allocator.metrics import AllocatorMetrics
+from allocator.process import ProcessRuntime
+from allocator.runtime import Capacity, Runtime
+from allocator.settings import AllocatorSettings
+from overlay.advertising import advertised_hosts, host_port
+from overlay.allocation import (
+    ALLOCATE_PROTOCOL,
+    AllocateReply,
+    AllocateRequest,
+    AllocationRefusal,
+)
+from overlay.calls import CallRefused, serve_calls
+from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.errors import MalformedMessage, SignatureInvalid
+from overlay.listeners import listen_near, port_of
+from overlay.names import PeerId, ServiceName
+from overlay.node import Node, open_node
+from overlay.notify import notify
+from overlay.records import Role
+from overlay.revision import SignedRevision
+from overlay.settings import split_address
+
+DEFAULT_METRICS_ADDR = ":9101"
+
+RESOLVE_TIMEOUT_S = 1.0
+"""How long a registry is asked about a name that is new here; a start does not depend on it."""
+
+ROOM_PERIOD_S = 0.1
+"""What is left is told at most this often; a caller's view of it is only where it asks first."""
+
+log = structlog.get_logger()
+
+
+async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | None = None) -> None:
+    """Serve until cancelled; instances are then drained and removed within some seconds.
+
+    Args:
+        settings: the daemon's settings.
+        ready: called once allocate calls are answered.
+
+    Raises:
+        AddressTaken: the gateway's port is in use; says by whom.
+        RuntimeDown: Docker was asked for and does not answer.
+    """
+    host, port = split_address(settings.gateway_listen_addr, "0.0.0.0")  # noqa: S104
+    exact = "gateway_listen_addr" in settings.model_fields_set
+    listener = await listen_near(host, port, what="the gateway", exact=exact)
+    async with (
+        open_node(settings, Role.ALLOCATOR, default_metrics_addr=DEFAULT_METRICS_ADDR) as node,
+        _open_runtimes(settings, node) as runtimes,
+    ):
+        gateways = settings.gateway_announce or tuple(
+            host_port(h, port_of(listener)) for h in advertised_hosts(host)
+        )
+        daemon = _Daemon(settings, node, runtimes, gateways)
+        async with trio.open_nursery() as nursery:
+            await daemon.start(nursery, listener)
+            if ready is not None:
+                ready(node)
+            notify("READY=1")
+            log.info("allocator.ready", peer=node.peer_id, gateway=gateways, runtimes=[*runtimes])
+
+
+@asynccontextmanager
+async def _open_runtimes(
+    settings: AllocatorSettings, node: Node
+) -> AsyncIterator[Mapping[str, Runtime]]:
+    """Yield the runtimes by name; they run until the block has ended, its cleanup included."""
+    runtimes: dict[str, Runtime] = {}
+    if settings.runtime in {"auto", "docker"}:
+        runtimes["docker"] = DockerRuntime(Ownership(node.keys.network_id, node.peer_id))
+    if settings.runtime in {"auto", "process"}:
+        directory = settings.state_dir / "instances" / node.peer_id
+        runtimes["process"] = ProcessRuntime(directory)
+    async with trio.open_nursery() as nursery:
+        scopes = [await nursery.start(_hold, runtime.run) for runtime in runtimes.values()]
+        try:
+            problem = "" if settings.runtime != "docker" else runtimes["docker"].health().problem
+            if problem:
+                raise RuntimeDown(problem)
+            yield runtimes
+        finally:
+            for scope in scopes:
+                scope.cancel()
+
+
+async def _hold(
+    run: Callable[..., Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run `run`; once it has started only its own scope, which is reported, ends it."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            scope.shield = True
+            task_status.started(scope)
+
+
+@dataclass(slots=True)
+class _Daemon:
+    """The parts of one allocator."""
+
+    settings: AllocatorSettings
+    node: Node
+    runtimes: Mapping[str, Runtime]
+    gateways: Sequence[str]
+    definitions: Definitions = field(init=False)
+    instances: Instances = field(init=False)
+    metrics: AllocatorMetrics = field(init=False)
+    limits: Limits = field(init=False)
+    _room_change: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        node, settings = self.node, self.settings
+        path = settings.state_dir / "definitions" / f"allocator-{node.peer_id}"
+        self.definitions = Definitions(node, path)
+        self.metrics = AllocatorMetrics(node.metrics)
+        self.limits = _limits(settings, self._capacity())
+        self.instances = Instances(
+            self.runtimes,
+            Ledger(self.limits),
+            Policy(node.keys.is_open, settings.allow_any, lambda: allowed_keys(settings.admin)),
+            node,
+            self.metrics,
+            known=self.definitions.get,
+            elsewhere=self._elsewhere,
+            room_changed=lambda _: self._room_change.set(),
+            proxy_port=settings.proxy_port,
+        )
+
+    async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
+        """Start everything; it is reachable when this returns."""
+        node = self.node
+        await nursery.start(self.definitions.run)
+        await nursery.start(self.instances.run)
+        gateway = Gateway(self.instances, node.tls, self._is_member, node.changed, self.metrics)
+        await nursery.start(gateway.serve, listener)
+        node.load = self.instances.load
+        node.status = self._status
+        node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve
+        serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
+        self._publish()
+        nursery.start_soon(self._keep_published)
+        nursery.start_soon(self._follow_definitions)
+        for runtime in self.runtimes.values():
+            nursery.start_soon(self._follow_health, runtime)
+
+    async def _allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
+        """Answer an allocate call.
+
+        Raises:
+            CallRefused: with a code of `AllocationRefusal`, and the log's end where there is one.
+        """
+        try:
+            given = SignedRevision.verified(request.revision)
+        except (MalformedMessage, SignatureInvalid) as exc:
+            raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
+        log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
+        await self._learn(given.revision.name)
+        try:
+            allocated = await self.instances.allocate(given, request.exclude, request.request_id)
+        except AllocatorError as exc:
+            details = {"log": exc.log} if exc.log else {}
+            raise CallRefused(exc.code, str(exc), details) from exc
+        return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
+
+    async def _learn(self, name: ServiceName) -> None:
+        """Ask a registry about a name that is new here, so that nobody can take another's."""
+        if self.definitions.get(name) is not None:
+            return
+        with trio.move_on_after(RESOLVE_TIMEOUT_S):
+            try:
+                await self.definitions.resolve(name)
+            except (UnknownService, RegistryUnreachable) as exc:
+                log.info("definition.unknown", service=name, error=str(exc))
+
+    async def _follow_definitions(self) -> None:
+        """Drain the instances of services that were changed or deleted."""
+        known: set[ServiceName] = set()
+        while True:
+            for service in self.instances.services():
+                newest = self.definitions.get(service)
+                if newest is not None:
+                    self.instances.drain_outdated(service, newest.revision.number)
+                elif service in known and self.definitions.live:
+                    self.instances.drain_outdated(service, None)
+            known = set(self.definitions.names())
+            await self.definitions.changed()
+
+    async def _follow_health(self, runtime: Runtime) -> None:
+        while True:
+            await runtime.health_changed()
+            self._room_change.set()
+
+    async def _keep_published(self) -> None:
+        while True:
+            await self._room_change.wait()
+            self._room_change = trio.Event()
+            self._publish()
+            await trio.sleep(ROOM_PERIOD_S)
+
+    def _publish(self) -> None:
+        self.node.set_peer(
+            gateway=tuple(self.gateways),
+            room=self.instances.room(),
+            runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
+            platform=self._capacity().platform,
+        )
+
+    def _capacity(self) -> Capacity:
+        """Return the engine's machine where there is one, else this one."""
+        for runtime in self.runtimes.values():
+            if runtime.health().usable:
+                return runtime.capacity()
+        return ProcessRuntime(self.settings.state_dir).capacity()
+
+    def _bridge(self) -> tuple[str, str]:
+        docker = self.runtimes.get("docker")
+        address = docker.bridge_address if isinstance(docker, DockerRuntime) else ""
+        return address, BRIDGE if address else ""
+
+    def _is_member(self, pin: str) -> bool:
+        return any(p.record.certificate == pin for p in self.node.view.peers() if pin)
+
+    def _elsewhere(self, service: ServiceName) -> int:
+        instances = self.node.view.instances(service)
+        return sum(i.owner != self.node.peer_id for i in instances)
+
+    def _status(self) -> dict[str, Any]:
+        room = self.instances.room()
+        return {
+            "gateway": list(self.gateways),
+            "runtimes": [
+                {
+                    "name": name,
+                    "usable": runtime.health().usable,
+                    "problem": runtime.health().problem,
+                    "unenforced": list(runtime.health().unenforced),
+                }
+                for name, runtime in self.runtimes.items()
+            ],
+            "room": room.model_dump(),
+            "capacity": {
+                "cpu_millicores": self.limits.cpu_millicores,
+                "memory_mib": self.limits.memory_mib,
+                "instances": self.limits.instances,
+            },
+            "own_instances": self.instances.status(),
+        }
+
+
+def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:
+    return Limits(
+        cpu_millicores=settings.cpu_millicores or capacity.cpu_millicores,
+        memory_mib=settings.memory_mib or capacity.memory_mib,
+        instances=settings.max_instances,
+        instances_per_author=settings.max_instances_per_owner,
+    )

@@ -1,0 +1,44 @@
+"""What an allocator can be told beside what every daemon can."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from overlay.settings import NodeSettings
+
+
+class AllocatorSettings(NodeSettings):
+    """Settings of `allocator`: flag, `MYXO_ALLOCATOR_*`, `MYXO_*`, the file's `[allocator]`."""
+
+    section: ClassVar[str] = "allocator"
+
+    p2p_listen_addr: str = ":4003"
+    """`[HOST]:PORT` of the overlay's listener."""
+
+    gateway_listen_addr: str = ":4443"
+    """`[HOST]:PORT` where other machines' proxies reach this machine's instances. The default port
+    moves on if it is taken, a given one never."""
+
+    gateway_announce: tuple[str, ...] = ()
+    """`HOST:PORT`s to advertise for the gateway instead of the machine's own addresses."""
+
+    runtime: Literal["auto", "docker", "process"] = "auto"
+    """`docker`, `process`, or `auto`: Docker where an engine answers, and processes besides."""
+
+    cpu_millicores: int = Field(0, ge=0)
+    """Millicores that instances may reserve in all; 0 is what the machine has."""
+
+    memory_mib: int = Field(0, ge=0)
+    """MiB that instances may reserve in all; 0 is what the machine has."""
+
+    max_instances: int = Field(128, ge=1, le=1000)
+    """Most instances at once; each container costs some 5 MB beside what it uses itself."""
+
+    max_instances_per_owner: int = Field(0, ge=0)
+    """Most instances of services of one owner key; 0 is no bound."""
+
+    allow_any: bool = False
+    """In an open network, run everybody's images; in one with a passphrase that is so anyway."""
+
+    proxy_port: int = Field(4200, ge=1, le=65535)
+    """Where instances are told to find the proxy until one of this machine says where it is."""
