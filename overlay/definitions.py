@@ -25,6 +25,7 @@ from overlay.errors import (
     SignatureInvalid,
 )
 from overlay.names import PeerId, ServiceName, near_names
+from overlay.passphrase import NetworkKeys
 from overlay.records import Role
 from overlay.registry_messages import (
     HEARTBEAT_S,
@@ -89,6 +90,16 @@ class _View(Protocol):
 
 class DefinitionsNode(Protocol):
     """What the replica needs of the node that it lives in."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        ...
+
+    @property
+    def keys(self) -> NetworkKeys:
+        """Tells networks apart."""
+        ...
 
     @property
     def calls(self) -> Caller:
@@ -202,13 +213,15 @@ class Definitions:
 
     Args:
         node: the node of the daemon.
-        path: the replica's file, which no other process uses; None keeps it in memory.
+        state_dir: below it the replica is kept, in a file of this daemon's own for this network;
+            None keeps it in memory only.
     """
 
-    def __init__(self, node: DefinitionsNode, path: Path | None) -> None:
+    def __init__(self, node: DefinitionsNode, state_dir: Path | None) -> None:
         self._node = node
-        self._path = path
-        self._replica = _load(path)
+        file = f"{node.keys.network_id}-{node.peer_id}.jsonl"
+        self._path = None if state_dir is None else state_dir / "definitions" / file
+        self._replica = _load(self._path)
         self._asking: dict[ServiceName, _Question] = {}
         self._change = trio.Event()
         self._unwritten = trio.Event()
