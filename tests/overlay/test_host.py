@@ -18,6 +18,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import PingService
 from libp2p.identity.identify.identify import parse_identify_response
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -486,23 +487,33 @@ async def test_a_write_cancelled_on_a_stuck_link_breaks_only_its_stream(
             assert await whole.read(5) == b"hello"
 
 
-async def test_an_opening_cancelled_on_a_stuck_link_keeps_no_slot(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+async def test_an_opening_cancelled_in_the_middle_keeps_no_slot(
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    monkeypatch.setattr(wire, "_QUEUE_BYTES", 10)
     async with in_memory_pair(echo_bytes) as near:
-        link = near_link(near)
-        await (await near.open_stream(ECHO)).reset()
-        link.free = trio.Event()
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, near._muxer.streams_lock:
             for _ in range(5):
                 nursery.start_soon(open_briefly, near)
             await trio.sleep(2)
-            link.free.set()
         with trio.fail_after(10):
-            stream = await near.open_stream(ECHO)
-            await stream.reset()
+            await (await near.open_stream(ECHO)).reset()
         assert near._muxer.stream_backlog_semaphore.value == MAX_STREAMS
+
+
+async def test_a_peer_that_asks_and_never_reads_the_answers_is_let_go(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_MAX_QUEUE_BYTES", 1000)
+    link = StuckLink(trio.testing.memory_stream_pair()[0])
+    link.free = trio.Event()
+    answers_to_pings = wire.Wire(link)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answers_to_pings.pump)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ConnectionClosedError):
+            for _ in range(100):
+                await answers_to_pings.write(bytes(12))
+        nursery.cancel_scope.cancel()
 
 
 async def open_briefly(near: Connection) -> None:
