@@ -82,9 +82,10 @@ class Membership:
             return [Change(peer, MemberState.ALIVE)]
         if member.state is MemberState.ALIVE:
             return []
-        member.sent_at = None
+        if now >= self._silent_since(member):
+            member.sent_at = None  # this word counts more than that silence
         if member.state is not MemberState.SUSPECT:
-            member.next_probe = now
+            member.next_probe, member.sent_at = now, None
         return [self._enter(peer, member, MemberState.ALIVE, now)]
 
     def acked(self, peer: PeerId, sequence: int, now: float) -> list[Change]:
