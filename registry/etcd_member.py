@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from overlay.addresses import join_address
+from overlay.advertising import host_port
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.ports import port_taken
 from registry.errors import StoreMisused, StoreUnavailable
@@ -67,12 +67,12 @@ class LocalMember:
     @property
     def client_url(self) -> str:
         """Where clients connect."""
-        return f"http://{join_address(self.ip, self.client_port)}"
+        return f"http://{host_port(self.ip, self.client_port)}"
 
     @property
     def peer_url(self) -> str:
         """Where other members connect."""
-        return f"http://{join_address(self.ip, self.peer_port)}"
+        return f"http://{host_port(self.ip, self.peer_port)}"
 
     @property
     def data_dir(self) -> Path:

@@ -97,7 +97,10 @@ class RegistrySettings(NodeSettings):
 class CliSettings(NodeSettings):
     """Settings of `registry-cli`, which joins the network for one command."""
 
-    section: ClassVar[str] = "registry-cli"
+    section: ClassVar[str] = "registry_cli"
+
+    log_level: str = Field("warning", pattern="^(debug|info|warning|error)$")
+    """The least severe level that is logged; a command's own result is no log."""
 
     timeout_s: float = Field(10.0, gt=0)
     """Seconds within which a bootstrap node and a registry peer must be found."""
