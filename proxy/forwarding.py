@@ -196,8 +196,7 @@ class Forwarder:
             return exchanged
         finally:
             self._upstreams.end(instance, service_time_s)
-            with trio.CancelScope(shield=True):
-                await road.end(service_time_s or 0.0)
+            await road.end(service_time_s or 0.0)
 
     def lost(self, instance: InstanceView) -> None:
         """Take note that `instance` failed, for every request of this proxy."""

@@ -3,12 +3,13 @@
 The caller ranks what it can see, and the allocator decides last with what it really has. Machines
 where the service is starting already come first, so that proxies that are within reach of each
 other share one start; then nearness in bands (within a band, machines count as equally far), the
-image being there, and free room.
+image being there, and free room. Whether the image really is not there only the allocator knows,
+because one that was built a moment ago is in no record yet.
 
 Pure: the view in, candidates in order and reasons out.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from overlay.membership import MemberState
@@ -61,8 +62,6 @@ def _objections(allocator: PeerView, spec: ServiceSpec) -> Iterator[str]:
         yield f"has {has}, the service needs {spec.runtime}"
     if spec.image is not None and record.platform not in spec.image.platforms:
         yield f"is {record.platform}, the image is for {', '.join(spec.image.platforms)}"
-    if not _has_or_pulls(allocator, spec):
-        yield "does not have the image, and it was pushed to no registry"
     if spec.hard_rtt_s is not None and not allocator.local:
         if allocator.rtt_s is None:
             yield "its RTT is not known yet"
@@ -79,14 +78,6 @@ def _lacks(room: Room, spec: ServiceSpec) -> Iterator[str]:
         yield f"{room.memory_mib} MiB are free, the service needs {spec.memory_mib}"
     if room.instances < 1:
         yield "takes no more instances"
-
-
-def _has_or_pulls(allocator: PeerView, spec: ServiceSpec) -> bool:
-    image = spec.image
-    if image is None or image.repo_digest is not None:
-        return True
-    held: Sequence[str] = allocator.record.images
-    return image.config_digest in held
 
 
 def _rank_key(

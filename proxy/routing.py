@@ -11,6 +11,7 @@ Pure: head in, route out.
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from overlay.errors import InvalidName
@@ -101,6 +102,7 @@ def _host_name(host: bytes) -> str:
     return text.partition(":")[0]
 
 
+@lru_cache(maxsize=256)
 def _is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
