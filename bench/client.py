@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 60.0
+OK = 200
 RETRY_S = 0.001
 """Between two attempts to connect to what is starting."""
 
@@ -27,12 +28,14 @@ class Answer:
 
     Attributes:
         first_byte_s: from just before the connect, or the first attempt at one.
-        server_timing: phases by name, in seconds.
+        headers: by lower-case name.
+        text: of an error.
     """
 
     status: int
     first_byte_s: float
     headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
 
     @property
     def server_timing(self) -> dict[str, float]:
@@ -80,7 +83,8 @@ def ask(url: str, *, began: float | None = None) -> Answer:
     if not data:
         raise AnswerFailed(f"{url} closed without an answer")
     status, headers = _head(data)
-    return Answer(status, first_byte_s, headers)
+    text = "" if status == OK else data.partition(_END)[2].decode("latin-1")
+    return Answer(status, first_byte_s, headers, text)
 
 
 def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:

@@ -137,7 +137,7 @@ async def _alternate(
 def _ask_cold(url: str) -> Answer:
     answer = ask(url)
     if answer.status != 200 or "start" not in answer.server_timing:
-        raise AnswerFailed(f"{url} was answered {answer.status} without a start: {answer.headers}")
+        raise AnswerFailed(f"{url} was not a cold start: {answer}")
     return answer
 
 

@@ -55,7 +55,7 @@ def _first_answer(running: Network, flags: list[str]) -> dict[str, float]:
     added_s = time.perf_counter() - began
     answer = ask(running.url(NAME))
     if answer.status != 200:
-        raise AnswerFailed(f"{NAME} was answered {answer.status}:\n{running.log()}")
+        raise AnswerFailed(f"{NAME} was answered {answer.status}: {answer.text}")
     return {"ready": running.ready_s, "add": added_s, "request": answer.first_byte_s}
 
 

@@ -78,7 +78,7 @@ async def _allocate(running: Network, name: ServiceName, spec: ServiceSpec) -> t
         await registrar.add(name, spec)
         answer = await trio.to_thread.run_sync(ask, running.url(name))
         if answer.status != 200:
-            raise AnswerFailed(f"{name} was answered {answer.status}:\n{running.log()}")
+            raise AnswerFailed(f"{name} was answered {answer.status}: {answer.text}")
         return instance_address(await running.status())
 
 
@@ -89,7 +89,7 @@ def instance_address(daemons: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
         AnswerFailed: it has none.
     """
     for daemon in daemons:
-        for instance in daemon["instances"]:
+        for instance in daemon.get("own_instances", ()):
             if instance.get("address"):
                 host, _, port = str(instance["address"]).rpartition(":")
                 return host, int(port)

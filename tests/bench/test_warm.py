@@ -12,12 +12,12 @@ def test_what_a_hop_adds_is_taken_round_by_round() -> None:
 
 def test_the_instance_is_where_the_allocator_says() -> None:
     daemons = [
-        {"instances": [{"service": "a"}]},
-        {"instances": [{"service": "a", "address": "172.18.0.2:8080"}]},
+        {"role": "proxy"},
+        {"own_instances": [{"service": "a", "address": "172.18.0.2:8080"}]},
     ]
     assert instance_address(daemons) == ("172.18.0.2", 8080)
 
 
 def test_without_an_instance_there_is_nothing_to_measure() -> None:
     with pytest.raises(AnswerFailed, match="where the instance listens"):
-        instance_address([{"instances": []}])
+        instance_address([{"own_instances": []}])
