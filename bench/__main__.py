@@ -3,7 +3,7 @@
 import sys
 
 from bench import cold, up, warm
-from bench.command import FAILURES, Measure
+from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 
 ALL: dict[str, Measure] = {"up": up.measure, "cold": cold.measure, "warm": warm.measure}
@@ -16,7 +16,7 @@ def main() -> None:
     for name, measure in ALL.items():
         print(f"\n## bench.{name} --quick\n", flush=True)
         try:
-            print(measure(True).text, flush=True)
+            print(measured(measure, True).text, flush=True)
         except FAILURES as exc:
             print(f"not measured: {exc}", flush=True)
             failed = True

@@ -118,7 +118,7 @@ def requests_per_second(url: str, *, connections: int, duration_s: float) -> flo
     Raises:
         AnswerFailed: it is not there, or some answer was not 2xx or did not come.
     """
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s", url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s", "--timeout", "20s", url]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as exc:

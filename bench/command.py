@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import structlog
 
 from bench.backend import NoEngine
 from bench.client import AnswerFailed
@@ -33,6 +36,24 @@ Measure = Callable[[bool], Report]
 FAILURES = (NoEngine, AnswerFailed, EnvoyMissing, NetworkFailed)
 
 
+def measured(measure: Measure, quick: bool) -> Report:
+    """Return what `measure` returns; raise what it failed with bare, not in a nursery's group.
+
+    Raises:
+        NoEngine, AnswerFailed, EnvoyMissing, NetworkFailed: it could not be measured.
+    """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    try:
+        return measure(quick)
+    except BaseExceptionGroup as group:
+        failure: BaseException = group
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+            failure = failure.exceptions[0]
+        if isinstance(failure, FAILURES):
+            raise failure from None
+        raise
+
+
 def run(name: str, description: str, measure: Measure) -> None:
     """Run the benchmark `name` as its command line says; exit with 1 if it cannot be measured."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
@@ -43,7 +64,7 @@ def run(name: str, description: str, measure: Measure) -> None:
     if not options.json:
         print(machine_line())
     try:
-        report = measure(options.quick)
+        report = measured(measure, options.quick)
     except FAILURES as exc:
         sys.exit(f"bench.{name}: {exc}")
     if options.json:

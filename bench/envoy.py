@@ -23,8 +23,8 @@ class EnvoyMissing(Exception):
 
 
 @contextmanager
-def envoy(host: str, port: int) -> Iterator[str]:
-    """Run Envoy before the server at `host:port`; yield its URL when it answers.
+def envoy(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Run Envoy before the server at `host:port`; yield its URL and process id when it answers.
 
     Raises:
         EnvoyMissing: say how to install it.
@@ -43,7 +43,7 @@ def envoy(host: str, port: int) -> Iterator[str]:
             try:
                 url = f"http://127.0.0.1:{listen}/"
                 _wait_until_answers(url, process, Path(folder) / "envoy.log")
-                yield url
+                yield url, process.pid
             finally:
                 process.terminate()
                 process.wait()

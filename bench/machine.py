@@ -43,6 +43,16 @@ def memory_mib(pid: int) -> dict[str, float]:
     return {name: kib[name] / KIB for name in ("rss", "pss")}
 
 
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")

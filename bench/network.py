@@ -33,6 +33,7 @@ from overlay.spec import ServiceSpec
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
 CALL_TIMEOUT_S = 10.0
+_LOG_LINES = 40
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -123,9 +124,21 @@ def network(runtime: str, *flags: str) -> Iterator[Network]:
             )
             try:
                 _wait_until_ready(up, ready, folder)
-                yield Network(up, folder, proxy_port, time.perf_counter() - began)
+                running = Network(up, folder, proxy_port, time.perf_counter() - began)
+                with _saying_why(running):
+                    yield running
             finally:
                 _stop(up)
+
+
+@contextmanager
+def _saying_why(running: Network) -> Iterator[None]:
+    """Show what the daemons said where the benchmark fails on them."""
+    try:
+        yield
+    except BaseException:
+        print("\n".join(running.log().splitlines()[-_LOG_LINES:]), file=sys.stderr)
+        raise
 
 
 class Registrar:

@@ -7,9 +7,9 @@ minus the same quantile of direct; the figure is the median of the rounds.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench import backend
 from bench.client import AnswerFailed, ask, latencies, requests_per_second
 from bench.command import Report, run
 from bench.envoy import envoy
+from bench.machine import cpu_s
 from bench.network import Network, network, open_registrar
 from bench.stats import quantile, spread, table
 from overlay.names import ServiceName, service_name
@@ -43,6 +44,28 @@ FULL = Plan(rounds=7, block_s=5.0)
 QUICK = Plan(rounds=5, block_s=1.0, settle_s=0.5)
 
 Rounds = Mapping[str, Sequence[float]]
+"""A figure of each round, by hop."""
+
+
+def _by_hop() -> dict[str, list[float]]:
+    return {hop: [] for hop in HOPS}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured, round by round and by hop.
+
+    Attributes:
+        latency_s: by quantile, in seconds, at concurrency 1.
+        rate: requests a second at concurrency `CONNECTIONS`.
+        cpu_us: microseconds of processor time that the proxy used for each of those requests.
+    """
+
+    latency_s: dict[float, dict[str, list[float]]] = field(
+        default_factory=lambda: {p: _by_hop() for p in PARTS}
+    )
+    rate: dict[str, list[float]] = field(default_factory=_by_hop)
+    cpu_us: dict[str, list[float]] = field(default_factory=_by_hop)
 
 
 def measure(quick: bool) -> Report:
@@ -56,12 +79,14 @@ def measure(quick: bool) -> Report:
         running = stack.enter_context(network(runtime))
         name = service_name(f"bench-{secrets.token_hex(3)}")
         host, port = trio.run(_allocate, running, name, spec)
+        envoy_url, envoy_pid = stack.enter_context(envoy(host, port))
         urls = {
             "direct": f"http://{host}:{port}/",
             "myxo": running.url(name, "/"),
-            "envoy": stack.enter_context(envoy(host, port)),
+            "envoy": envoy_url,
         }
-        return _report(runtime, *_interleave(urls, QUICK if quick else FULL))
+        pids = {"myxo": trio.run(running.processes)["proxy"], "envoy": envoy_pid}
+        return _report(runtime, _interleave(urls, pids, QUICK if quick else FULL))
 
 
 def _service() -> tuple[str, ServiceSpec]:
@@ -96,24 +121,27 @@ def instance_address(daemons: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
     raise AnswerFailed("no daemon says where the instance listens")
 
 
-def _interleave(
-    urls: Mapping[str, str], plan: Plan
-) -> tuple[dict[float, dict[str, list[float]]], dict[str, list[float]]]:
-    """Return, by hop, each round's latency quantiles in seconds and its requests a second."""
-    slow: dict[float, dict[str, list[float]]] = {p: {hop: [] for hop in HOPS} for p in PARTS}
-    rates: dict[str, list[float]] = {hop: [] for hop in HOPS}
+def _interleave(urls: Mapping[str, str], pids: Mapping[str, int], plan: Plan) -> Found:
+    found = Found()
     for url in urls.values():
         latencies(url, rate=RATE, duration_s=plan.settle_s)
     for turn in range(plan.rounds):
         for hop in _rotated(turn):
-            found = latencies(urls[hop], rate=RATE, duration_s=plan.block_s)
+            samples = latencies(urls[hop], rate=RATE, duration_s=plan.block_s)
             for p in PARTS:
-                slow[p][hop].append(quantile(found, p))
+                found.latency_s[p][hop].append(quantile(samples, p))
         for hop in _rotated(turn):
-            rates[hop].append(
-                requests_per_second(urls[hop], connections=CONNECTIONS, duration_s=plan.block_s)
-            )
-    return slow, rates
+            _load(found, hop, urls[hop], pids.get(hop), plan.block_s)
+    return found
+
+
+def _load(found: Found, hop: str, url: str, pid: int | None, duration_s: float) -> None:
+    """Take one block of requests a second, and what each costs the hop's processor."""
+    before = 0.0 if pid is None else cpu_s(pid)
+    rate = requests_per_second(url, connections=CONNECTIONS, duration_s=duration_s)
+    found.rate[hop].append(rate)
+    if pid is not None:
+        found.cpu_us[hop].append((cpu_s(pid) - before) / (rate * duration_s) * 1e6)
 
 
 def _rotated(turn: int) -> tuple[str, ...]:
@@ -127,35 +155,38 @@ def added(rounds: Rounds, hop: str) -> list[float]:
     return [with_hop - bare for with_hop, bare in zip(rounds[hop], rounds["direct"], strict=True)]
 
 
-def _report(runtime: str, slow: Mapping[float, Rounds], rates: Rounds) -> Report:
-    more: dict[str, dict[float, list[float]]] = {
-        hop: {p: [s * 1000 for s in added(slow[p], hop)] for p in PARTS} for hop in HOPS[1:]
+def _report(runtime: str, found: Found) -> Report:
+    more = {
+        hop: {p: [s * 1000 for s in added(found.latency_s[p], hop)] for p in PARTS}
+        for hop in HOPS[1:]
     }
-    mid: Callable[[str, float], float] = lambda hop, p: median(more[hop][p])  # noqa: E731
-    figures = {
-        "added_p50_ms": mid("myxo", 0.5),
-        "added_p99_ms": mid("myxo", 0.99),
-        "added_p50_ratio_envoy": mid("myxo", 0.5) / mid("envoy", 0.5),
-        "rps_ratio_envoy": median(rates["myxo"]) / median(rates["envoy"]),
-        "added_p50_ms_envoy": mid("envoy", 0.5),
-        "added_p99_ms_envoy": mid("envoy", 0.99),
-        "direct_p50_ms": median(slow[0.5]["direct"]) * 1000,
-        "rps": {hop: median(rates[hop]) for hop in HOPS},
-        "rounds": len(rates["myxo"]),
+    figures: dict[str, Any] = {
+        "added_p50_ms": median(more["myxo"][0.5]),
+        "added_p99_ms": median(more["myxo"][0.99]),
+        "added_p50_ratio_envoy": median(more["myxo"][0.5]) / median(more["envoy"][0.5]),
+        "rps_ratio_envoy": median(found.rate["myxo"]) / median(found.rate["envoy"]),
+        "added_p50_ms_envoy": median(more["envoy"][0.5]),
+        "added_p99_ms_envoy": median(more["envoy"][0.99]),
+        "direct_p50_ms": median(found.latency_s[0.5]["direct"]) * 1000,
+        "rps": {hop: median(found.rate[hop]) for hop in HOPS},
+        "cpu_us_per_request": {hop: median(found.cpu_us[hop]) for hop in HOPS[1:]},
+        "rounds": len(found.rate["myxo"]),
         "runtime": runtime,
     }
-    rows = []
-    for hop in HOPS:
-        alone = spread([s * 1000 for s in slow[0.5][hop]]).text(3)
-        plus = [spread(more[hop][p]).text(3) if hop in more else "" for p in PARTS]
-        rows.append([hop, alone, *plus, spread(rates[hop]).text(0)])
-    columns = ["hop", "p50, ms", "added p50, ms", "added p99, ms", "requests/s"]
+    columns = ["hop", "p50, ms", "added p50, ms", "added p99, ms", "requests/s", "CPU µs/request"]
     ratios = (
         f"\nMyxo ÷ Envoy: added p50 {figures['added_p50_ratio_envoy']:.2f}, "
         f"requests/s {figures['rps_ratio_envoy']:.2f} "
         f"(medians of {figures['rounds']} rounds, {runtime} runtime)"
     )
-    return Report(figures, table(columns, rows) + "\n" + ratios)
+    return Report(figures, table(columns, [_row(found, more, hop) for hop in HOPS]) + "\n" + ratios)
+
+
+def _row(found: Found, more: Mapping[str, Mapping[float, list[float]]], hop: str) -> list[str]:
+    alone = spread([s * 1000 for s in found.latency_s[0.5][hop]]).text(3)
+    plus = [spread(more[hop][p]).text(3) if hop in more else "" for p in PARTS]
+    cpu = spread(found.cpu_us[hop]).text(0) if found.cpu_us[hop] else ""
+    return [hop, alone, *plus, spread(found.rate[hop]).text(0), cpu]
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from bench.client import AnswerFailed
@@ -11,7 +13,7 @@ def test_what_a_hop_adds_is_taken_round_by_round() -> None:
 
 
 def test_the_instance_is_where_the_allocator_says() -> None:
-    daemons = [
+    daemons: list[dict[str, Any]] = [
         {"role": "proxy"},
         {"own_instances": [{"service": "a", "address": "172.18.0.2:8080"}]},
     ]
