@@ -1,0 +1,80 @@
+"""The allocator's end of use-leases, played by hand over a real Unix socket. For tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from overlay.control import ControlConnection, serve_control
+from overlay.leases import (
+    FROM_PROXY,
+    Acquire,
+    FromAllocator,
+    FromProxy,
+    Granted,
+    Refused,
+    Welcome,
+)
+from overlay.names import InstanceId
+
+
+class PlayedAllocator:
+    """Grants leases on the instances in `addresses`, and keeps what the proxy said.
+
+    Attributes:
+        path: its control socket.
+        addresses: what is granted, and where; everything else is refused.
+        answers: whether it answers at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.addresses: dict[InstanceId, str] = {}
+        self.answers = True
+        self._connection: ControlConnection | None = None
+        self._said, self._heard = trio.open_memory_channel[FromProxy](1000)
+
+    async def heard(self) -> FromProxy:
+        """Return the next message from the proxy, in order."""
+        return await self._heard.receive()
+
+    async def say(self, *messages: FromAllocator) -> None:
+        """Send messages to the proxy that connected last."""
+        if self._connection is None:
+            raise RuntimeError("no proxy is connected")
+        await self._connection.send(*messages)
+
+    async def hang_up(self) -> None:
+        """Close the connection, as the allocator's end would."""
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    async def serve(self, connection: ControlConnection) -> None:
+        """Be the `lease` want of a control socket."""
+        self._connection = connection
+        while (line := await connection.receive()) is not None:
+            message = FROM_PROXY.validate_json(line)
+            await self._said.send(message)
+            if self.answers:
+                await self._answer(connection, message)
+
+    async def _answer(self, connection: ControlConnection, message: FromProxy) -> None:
+        match message:
+            case Acquire(instance=instance) if instance in self.addresses:
+                granted = Granted(instance=instance, address=self.addresses[instance])
+                await connection.send(granted)
+            case Acquire(instance=instance):
+                await connection.send(Refused(instance=instance, reason="it is gone"))
+            case _ if message.kind == "hello":
+                await connection.send(Welcome())
+
+
+@asynccontextmanager
+async def played_allocator(path: Path) -> AsyncIterator[PlayedAllocator]:
+    """Serve a played allocator's socket at `path` for the length of the block."""
+    allocator = PlayedAllocator(path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, path, dict, {"lease": allocator.serve})
+        yield allocator
+        nursery.cancel_scope.cancel()
