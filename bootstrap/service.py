@@ -1,5 +1,6 @@
 """The bootstrap daemon: where others find the network, and the monitor of everybody's RTT."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import trio
 
 from bootstrap.rtt_metrics import PingMonitor
 from bootstrap.settings import BootstrapSettings
+from overlay.cli import SUPERVISED
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
@@ -41,8 +43,12 @@ async def run(
 
 
 def print_addresses(node: Node) -> None:
-    """Print the multiaddrs that others pass to `--bootstrap`, one a line."""
-    print("P2P addresses for this node:", file=sys.stderr)  # noqa: T201
-    for address in node.record.addresses:
-        print(f"{address}/p2p/{node.peer_id}", flush=True)  # noqa: T201
+    """Print the multiaddrs that others pass to `--bootstrap`, one a line.
+
+    Under `myxo up`, which prints the whole line to type, it says nothing.
+    """
+    if not os.environ.get(SUPERVISED):
+        print("P2P addresses for this node:", file=sys.stderr)  # noqa: T201
+        for address in node.record.addresses:
+            print(f"{address}/p2p/{node.peer_id}", flush=True)  # noqa: T201
     log.info("bootstrap.ready", peer=node.peer_id, metrics_port=node.metrics_port)

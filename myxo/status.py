@@ -77,10 +77,12 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _peers(daemons: list[dict[str, Any]]) -> Table:
     table = _table("Peers", ("host", "role", "state", "RTT ms", "room", "peer"))
-    for d in daemons:
-        table.add_row(d["host"], d["role"], "here", "", "", d["peer_id"])
     here = {d["peer_id"] for d in daemons}
-    for peer in merged(daemons)["peers"]:
+    known = {p["peer_id"]: p for d in daemons for p in d["peers"]}
+    for d in daemons:
+        room = known.get(d["peer_id"], {}).get("room")
+        table.add_row(d["host"], d["role"], "here", "", _room(room), _short(d["peer_id"]))
+    for peer in known.values():
         if peer["peer_id"] not in here:
             table.add_row(
                 peer["host"],
@@ -88,7 +90,7 @@ def _peers(daemons: list[dict[str, Any]]) -> Table:
                 peer["state"],
                 _ms(peer["rtt_s"]),
                 _room(peer["room"]),
-                peer["peer_id"],
+                _short(peer["peer_id"]),
             )
     return table
 
@@ -124,6 +126,11 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _short(peer_id: str) -> str:
+    """Return the end of a peer id: all begin alike. `--json` has them whole."""
+    return "…" + peer_id[-8:]
 
 
 def _ms(seconds: float | None) -> str:
