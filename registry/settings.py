@@ -99,7 +99,7 @@ class CliSettings(NodeSettings):
 
     section: ClassVar[str] = "registry_cli"
 
-    log_level: str = Field("warning", pattern="^(debug|info|warning|error)$")
+    log_level: str = Field("error", pattern="^(debug|info|warning|error)$")
     """The least severe level that is logged; a command's own result is no log."""
 
     timeout_s: float = Field(10.0, gt=0)
