@@ -18,7 +18,7 @@ from bench.network import Network, network
 from bench.stats import Spread, spread, table
 
 RUNS, RUNS_QUICK = 7, 3
-REST_S, REST_QUICK_S = 10.0, 3.0
+REST_S, REST_QUICK_S = 10.0, 2.0
 NAME = "bench-answer"
 
 Memory = dict[str, dict[str, float]]

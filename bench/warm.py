@@ -33,15 +33,21 @@ PARTS = (0.5, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to measure: rounds of one block for each hop, seconds a block."""
+    """How long to measure: rounds of one block for each hop, seconds a block.
+
+    Attributes:
+        block_s: of the paced client.
+        load_s: of wrk, which takes whole seconds.
+    """
 
     rounds: int
     block_s: float
-    settle_s: float = 1.0
+    load_s: float
+    settle_s: float
 
 
-FULL = Plan(rounds=7, block_s=5.0)
-QUICK = Plan(rounds=5, block_s=1.0, settle_s=0.5)
+FULL = Plan(rounds=7, block_s=5.0, load_s=5.0, settle_s=1.0)
+QUICK = Plan(rounds=5, block_s=0.6, load_s=1.0, settle_s=0.3)
 
 Rounds = Mapping[str, Sequence[float]]
 """A figure of each round, by hop."""
@@ -131,7 +137,7 @@ def _interleave(urls: Mapping[str, str], pids: Mapping[str, int], plan: Plan) ->
             for p in PARTS:
                 found.latency_s[p][hop].append(quantile(samples, p))
         for hop in _rotated(turn):
-            _load(found, hop, urls[hop], pids.get(hop), plan.block_s)
+            _load(found, hop, urls[hop], pids.get(hop), plan.load_s)
     return found
 
 
