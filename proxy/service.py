@@ -136,6 +136,8 @@ class _Server:
             connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
             for scope in self._idle:
                 scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._roads.aclose()
 
     async def follow_view(self) -> None:
         """Keep roads and statistics in step with the view."""

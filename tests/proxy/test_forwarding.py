@@ -1,0 +1,638 @@
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import cast
+
+import pytest
+import trio
+
+from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.http.connection import ServerConnection
+from overlay.http.errors import BadRequest, ClientGone, ResponseCut
+from overlay.http.testing import Wire
+from overlay.identity import Identity
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.passphrase import network_keys
+from overlay.records import (
+    InstanceRecord,
+    InstanceState,
+    PeerRecord,
+    Role,
+    Version,
+    sign_record,
+)
+from overlay.revision import Revision, SignedRevision
+from overlay.spec import ServiceSpec
+from overlay.tls import PeerTls, open_tls
+from overlay.view import View
+from proxy.errors import NothingFeasible, RequestRefused
+from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.roads import Roads
+from proxy.starting import Started, Starter
+from proxy.testing import PlayedAllocator, played_allocator
+from proxy.upstreams import Upstreams
+
+HELLO = ServiceName("hello")
+ALICE, PROXY, HERE, THERE = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
+KEYS = network_keys("secret")
+NOW = 1_700_000_000.0
+
+Instance = Callable[[Wire], Awaitable[None]]
+
+
+class KnownDefinitions:
+    """What `Forwarder` uses of definitions, held in memory."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, SignedRevision] = {}
+        self.reachable = True
+
+    def define(self, spec: ServiceSpec, name: str = HELLO) -> None:
+        revision = Revision(name=ServiceName(name), number=1, spec=spec)
+        self.known[name] = SignedRevision.sign(ALICE, revision)
+
+    def get(self, name: ServiceName) -> SignedRevision | None:
+        return self.known.get(name)
+
+    async def resolve(self, name: ServiceName) -> SignedRevision:
+        await trio.lowlevel.checkpoint()
+        if not self.reachable:
+            raise RegistryUnreachable(name)
+        raise UnknownService(name, [HELLO])
+
+
+class ScriptedStarter(Starter):
+    """Starts what the test says; by default nothing can be started."""
+
+    def __init__(self) -> None:
+        self.calls: list[frozenset[tuple[PeerId, InstanceId]]] = []
+        self.script: list[Callable[[], Started]] = []
+
+    async def start(
+        self,
+        revision: SignedRevision,
+        *,
+        exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
+        request_id: str = "",
+    ) -> Started:
+        del request_id
+        await trio.lowlevel.checkpoint()
+        self.calls.append(exclude)
+        if not self.script:
+            raise NothingFeasible(revision.revision.name, ["host: all memory is taken"])
+        return self.script.pop(0)()
+
+
+@dataclass
+class Ground:
+    """A forwarder between real clients and real instances of this machine."""
+
+    nursery: trio.Nursery
+    view: View
+    allocator: PlayedAllocator
+    forwarder: Forwarder
+    roads: Roads
+    definitions: KnownDefinitions
+    starter: ScriptedStarter
+    upstreams: Upstreams
+    client: Wire
+    counter: int = 0
+    requests: dict[str, list[bytes]] = field(default_factory=dict)
+
+    async def listen(self, instance: Instance) -> int:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def serve(stream: trio.SocketStream) -> None:
+            try:
+                await instance(Wire(stream))
+            except (EOFError, trio.BrokenResourceError):
+                pass
+            finally:
+                await trio.aclose_forcefully(stream)
+
+        self.nursery.start_soon(trio.serve_listeners, serve, [listener])
+        return cast("int", listener.socket.getsockname()[1])
+
+    async def run_instance(
+        self, name: str, instance: Instance | None = None, *, concurrency: int = 5
+    ) -> None:
+        """Serve `instance`, by default one that says its name, and publish it as local."""
+        port = await self.listen(instance or self.saying(name))
+        self.publish(name, f"127.0.0.1:{port}", concurrency=concurrency)
+
+    def saying(self, name: str) -> Instance:
+        async def serve(wire: Wire) -> None:
+            while True:
+                head = await wire.head()
+                self.requests.setdefault(name, []).append(head)
+                if found := re.search(rb"(?i)content-length: (\d+)", head):
+                    await wire.exactly(int(found.group(1)))
+                await wire.send(answer(name.encode()))
+
+        return serve
+
+    def publish(
+        self,
+        name: str,
+        address: str,
+        *,
+        owner: Identity = HERE,
+        concurrency: int = 5,
+        withdrawn: bool = False,
+    ) -> None:
+        self.counter += 1
+        self.allocator.addresses[InstanceId(name)] = address
+        record = InstanceRecord(
+            version=Version(epoch=NOW, counter=self.counter),
+            id=InstanceId(name),
+            service=HELLO,
+            revision=1,
+            state=InstanceState.READY,
+            address=address,
+            concurrency=concurrency,
+            withdrawn=withdrawn,
+        )
+        self.view.apply(sign_record(owner, record), NOW)
+
+    async def ask(self, request: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+        """Send one request to the proxy and return status, fields and body of its answer."""
+        await self.client.send(request.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        return await self.answered()
+
+    async def answered(self) -> tuple[int, dict[str, str], bytes]:
+        head = (await self.client.head()).decode().split("\r\n")
+        pairs = (line.split(": ", 1) for line in head[1:] if line)
+        fields = {name.lower(): value for name, value in pairs}
+        length = int(fields.get("content-length", "0"))
+        return int(head[0].split()[1]), fields, await self.client.exactly(length)
+
+    async def get(self, path: str = "/hello/x") -> tuple[int, dict[str, str], bytes]:
+        return await self.ask(f"GET {path} HTTP/1.1\nHost: localhost")
+
+    async def post(self, body: bytes = b"data") -> tuple[int, dict[str, str], bytes]:
+        head = f"POST /hello/x HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
+        return await self.ask(head, body)
+
+
+def answer(body: bytes, *fields: str) -> bytes:
+    lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def serve_client(forwarder: Forwarder, stream: trio.SocketStream) -> None:
+    """Do what the proxy does with one connection; a bug ends the test."""
+    client = ServerConnection(stream)
+    try:
+        while (head := await client.read_head()) is not None:
+            try:
+                await forwarder.forward(client, head, lambda _: None)
+            except RequestRefused as exc:
+                await client.respond(exc.status, [], str(exc).encode())
+    except BadRequest as exc:
+        await client.refuse(exc)
+    except (ClientGone, ResponseCut):
+        await client.abort()
+    finally:
+        await client.aclose()
+
+
+def take_peer(view: View, peer: Identity, **fields: object) -> None:
+    record = PeerRecord.model_validate(
+        {"version": Version(epoch=NOW, counter=0), "role": Role.ALLOCATOR, "host": "h", **fields}
+    )
+    view.apply(sign_record(peer, record), NOW)
+    view.membership.heard(peer.peer_id, 0.0)
+    view.touch()
+
+
+@pytest.fixture
+async def ground(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ground]:
+    async with ground_of(tmp_path, nursery) as made:
+        yield made
+
+
+@asynccontextmanager
+async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ground]:
+    with trio.fail_after(20):
+        async with played_allocator(tmp_path / "s") as allocator:
+            view = View(PROXY.peer_id, "here")
+            take_peer(view, PROXY, role=Role.PROXY, machine="here")
+            take_peer(view, HERE, machine="here", control=str(tmp_path / "s"))
+            welcomed = trio.Event()
+            tls = open_tls(KEYS, PROXY.peer_id)
+            roads = Roads(view, tls, nursery, 4200, lambda _: welcomed.set())
+            await roads.follow()
+            await welcomed.wait()
+            definitions, starter, upstreams = KnownDefinitions(), ScriptedStarter(), Upstreams(view)
+            definitions.define(ServiceSpec(process="serve"))
+            forwarder = Forwarder(
+                view,
+                cast("Definitions", definitions),
+                roads,
+                starter,
+                upstreams,
+                machine_names=frozenset(),
+                random=Random(1),  # noqa: S311
+            )
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+            async def serve(stream: trio.SocketStream) -> None:
+                await serve_client(forwarder, stream)
+
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            stream = await trio.open_tcp_stream(*listener.socket.getsockname())
+            yield Ground(
+                nursery,
+                view,
+                allocator,
+                forwarder,
+                roads,
+                definitions,
+                starter,
+                upstreams,
+                Wire(stream),
+            )
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await stream.aclose()
+                await roads.aclose()
+
+
+async def closing(wire: Wire) -> None:
+    """An instance that takes a request and closes without an answer."""
+    await wire.head()
+    await wire.aclose()
+
+
+async def closed_port() -> str:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    return f"127.0.0.1:{port}"
+
+
+async def test_a_request_is_answered_by_an_instance_and_shows_where_the_time_went(
+    ground: Ground,
+) -> None:
+    await ground.run_instance("i1")
+    status, fields, body = await ground.get("/hello/a?b")
+    assert (status, body) == (200, b"i1")
+    assert re.fullmatch(
+        r"lookup;dur=[\d.]+, select;dur=[\d.]+, forward;dur=[\d.]+", fields["server-timing"]
+    )
+    assert ground.requests["i1"][0].startswith(b"GET /a?b HTTP/1.1\r\n")
+
+
+async def test_a_clients_own_myxo_fields_are_stripped_and_the_others_kept(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    request = "GET /hello HTTP/1.1\nHost: localhost\nMyxo-Instance: other\nmyxo-x: y\nX-Kept: z"
+    await ground.ask(request)
+    (head,) = ground.requests["i1"]
+    assert b"myxo-" not in head.lower()
+    assert b"X-Kept: z\r\n" in head
+
+
+async def test_an_instances_myxo_fields_do_not_reach_the_client(ground: Ground) -> None:
+    async def serve(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"", "Myxo-Refused: gone", "Myxo-In-Flight: 9", "X-Kept: y"))
+
+    await ground.run_instance("i1", serve)
+    status, fields, _ = await ground.get()
+    assert status == 200
+    assert fields["x-kept"] == "y"
+    assert not [name for name in fields if name.startswith("myxo-")]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_refused_connection_leads_to_another_instance(ground: Ground, method: str) -> None:
+    ground.publish("dead", await closed_port())
+    await ground.run_instance("i2")
+    for _ in range(4):
+        status, _, body = await (ground.get() if method == "GET" else ground.post())
+        assert (status, body) == (200, b"i2")
+
+
+async def test_a_get_whose_connection_is_lost_before_the_answer_is_sent_to_another_instance(
+    ground: Ground,
+) -> None:
+    await ground.run_instance("bad", closing)
+    await ground.run_instance("i2")
+    for _ in range(4):
+        assert (await ground.get())[2] == b"i2"
+
+
+async def test_a_post_that_may_have_been_processed_is_not_sent_twice(ground: Ground) -> None:
+    await ground.run_instance("bad", closing)
+    await ground.run_instance("i2", concurrency=1)
+    outcomes = {(await ground.post())[0] for _ in range(1)}
+    if outcomes == {200}:  # the good one was drawn first: make it the busy one
+        for instance in ground.view.instances(HELLO):
+            if instance.record.id == "i2":
+                ground.upstreams.begin(instance)
+        outcomes = {(await ground.post())[0]}
+    assert outcomes == {502}
+    assert len(ground.requests.get("i2", [])) <= 1
+
+
+async def test_the_502_says_which_instance_failed_and_why_it_was_not_repeated(
+    ground: Ground,
+) -> None:
+    await ground.run_instance("bad", closing)
+    status, _, body = await ground.post()
+    assert status == 502
+    assert b"hello (instance bad)" in body
+    assert b"idempotent" in body
+
+
+async def test_an_idempotent_services_post_is_sent_again(ground: Ground) -> None:
+    ground.definitions.define(ServiceSpec(process="serve", idempotent=True))
+    await ground.run_instance("bad", closing)
+    await ground.run_instance("i2")
+    for _ in range(4):
+        assert (await ground.post())[2] == b"i2"
+
+
+async def test_a_body_too_large_to_remember_is_not_sent_twice(ground: Ground) -> None:
+    async def read_then_close(wire: Wire) -> None:
+        await wire.exactly(100_000)
+        await wire.aclose()
+
+    ground.definitions.define(ServiceSpec(process="serve", idempotent=True))
+    await ground.run_instance("bad", read_then_close)
+    status, _, body = await ground.post(b"x" * 200_000)
+    assert status == 502
+    assert b"too large to be sent again" in body
+
+
+async def test_a_kept_connection_that_the_instance_closed_is_no_failure_of_the_instance(
+    ground: Ground,
+) -> None:
+    async def one_each(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"i1"))
+        await wire.head()
+        await wire.aclose()
+
+    await ground.run_instance("i1", one_each)
+    for _ in range(4):
+        assert (await ground.get())[2] == b"i1"
+
+
+async def test_nothing_but_failures_is_a_502_after_a_bound_of_attempts(ground: Ground) -> None:
+    for number in range(MAX_ATTEMPTS + 1):
+        await ground.run_instance(f"bad{number}", closing)
+    status, _, body = await ground.get()
+    assert status == 502
+    assert f"failed {MAX_ATTEMPTS} times".encode() in body
+
+
+async def test_without_an_instance_one_is_started_in_the_request(ground: Ground) -> None:
+    port = await ground.listen(ground.saying("new"))
+
+    def started() -> Started:
+        ground.publish("new", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("new"), {"create": 0.25, "start": 0.5})
+
+    ground.starter.script.append(started)
+    status, fields, body = await ground.get()
+    assert (status, body) == (200, b"new")
+    assert "create;dur=250.000, start;dur=500.000" in fields["server-timing"]
+
+
+async def test_full_instances_lead_to_a_start(ground: Ground) -> None:
+    await ground.run_instance("full", concurrency=1)
+    (full,) = ground.view.instances(HELLO)
+    ground.upstreams.begin(full)
+    port = await ground.listen(ground.saying("new"))
+
+    def started() -> Started:
+        ground.publish("new", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("new"), {})
+
+    ground.starter.script.append(started)
+    assert (await ground.get())[2] == b"new"
+    assert len(ground.starter.calls) == 1
+
+
+async def test_full_instances_serve_where_none_can_be_started(ground: Ground) -> None:
+    await ground.run_instance("full", concurrency=1)
+    (full,) = ground.view.instances(HELLO)
+    ground.upstreams.begin(full)
+    assert (await ground.get())[2] == b"full"
+
+
+async def test_where_nothing_runs_and_nothing_starts_the_reasons_are_told(ground: Ground) -> None:
+    status, _, body = await ground.get()
+    assert status == 503
+    assert b"host: all memory is taken" in body
+
+
+async def test_what_a_request_found_failed_is_not_asked_for_again(ground: Ground) -> None:
+    ground.publish("dead", await closed_port())
+    assert (await ground.get())[0] == 503
+    assert ground.starter.calls == [frozenset({(HERE.peer_id, InstanceId("dead"))})]
+
+
+async def test_an_unknown_service_is_404_with_what_was_meant(ground: Ground) -> None:
+    status, _, body = await ground.get("/helo")
+    assert status == 404
+    assert b"did you mean hello?" in body
+
+
+async def test_without_a_registry_an_unknown_name_is_503(ground: Ground) -> None:
+    ground.definitions.reachable = False
+    assert (await ground.get("/helo"))[0] == 503
+    await ground.run_instance("i1")
+    assert (await ground.get())[0] == 200
+
+
+async def test_a_draining_lease_sends_the_request_elsewhere(ground: Ground) -> None:
+    ground.publish("i1", await closed_port())
+    del ground.allocator.addresses[InstanceId("i1")]  # refused: no lease, and there is no gateway
+    await ground.run_instance("i2")
+    for _ in range(4):
+        assert (await ground.get())[2] == b"i2"
+
+
+async def test_a_machines_garbled_address_fails_that_instance_only(ground: Ground) -> None:
+    for number, address in enumerate(["nonsense", "a..b:1", f"{'x' * 200}:80", "[::1:9", ":"]):
+        ground.publish(f"bad{number}", address)
+    for identity, gateway in ((THERE, ("no port", "x:99999", f"{'y' * 200}.z:1")),):
+        take_peer(ground.view, identity, gateway=gateway)
+        ground.publish("far", "", owner=identity)
+    for _ in range(3):
+        assert (await ground.get())[0] in {502, 503}
+
+
+# gateways
+
+
+@dataclass
+class Gateway:
+    """The other machine's end of the gateway road, with scripted answers."""
+
+    tls: PeerTls
+    port: int
+    instance: Instance
+    line: bytes = b"MYXO/1 OK\r\n"
+    met: list[str] = field(default_factory=list)
+
+
+async def open_gateway(ground: Ground, instance: Instance, keys_of: str = "secret") -> Gateway:
+    tls = open_tls(network_keys(keys_of), THERE.peer_id)
+    gateway = Gateway(tls, 0, instance)
+
+    async def serve(wire: Wire) -> None:
+        stream = trio.SSLStream(
+            wire.stream, tls.server_context, server_side=True, https_compatible=True
+        )
+        try:
+            await stream.do_handshake()
+            await stream.send_all(gateway.line)
+            await gateway.instance(Wire(cast("trio.SocketStream", stream)))
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    gateway.port = await ground.listen(serve)
+    take_peer(
+        ground.view,
+        THERE,
+        machine="there",
+        gateway=(f"127.0.0.1:{gateway.port}",),
+        certificate=tls.certificate_sha256,
+    )
+    return gateway
+
+
+async def test_another_machines_instance_is_reached_through_its_gateway_by_name(
+    ground: Ground,
+) -> None:
+    async def serve(wire: Wire) -> None:
+        while True:
+            ground.requests.setdefault("far", []).append(await wire.head())
+            await wire.send(answer(b"far", "Myxo-In-Flight: 7", "Myxo-Service-Time: 0.5"))
+
+    await open_gateway(ground, serve)
+    ground.publish("far", "", owner=THERE, concurrency=10)
+    status, fields, body = await ground.ask(
+        "GET /hello HTTP/1.1\nHost: localhost\nMyxo-Instance: forged"
+    )
+    assert (status, body) == (200, b"far")
+    assert not [name for name in fields if name.startswith("myxo-")]
+    (head,) = ground.requests["far"]
+    assert re.findall(rb"(?i)myxo-instance: (\S+)", head) == [b"far"]
+    (instance,) = ground.view.instances(HELLO)
+    assert ground.view.in_flight(instance) == 7
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_the_gateway_says_is_gone_is_replaced_by_another_also_for_a_post(
+    ground: Ground, method: str
+) -> None:
+    async def gone(wire: Wire) -> None:
+        while True:
+            head = await wire.head()
+            if b"POST" in head:
+                await wire.exactly(4)
+            await wire.send(
+                b"HTTP/1.1 421 Misdirected Request\r\nMyxo-Refused: gone\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+
+    await open_gateway(ground, gone)
+    ground.publish("far", "", owner=THERE)
+    port = await ground.listen(ground.saying("new"))
+
+    def started() -> Started:
+        ground.publish("new", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("new"), {})
+
+    ground.starter.script.append(started)
+    status, _, body = await (ground.get() if method == "GET" else ground.post())
+    assert (status, body) == (200, b"new")
+
+
+async def test_a_large_body_that_met_a_gone_instance_is_a_502_and_no_fault_of_the_proxy(
+    ground: Ground,
+) -> None:
+    async def gone(wire: Wire) -> None:
+        await wire.head()
+        await wire.exactly(200_000)
+        await wire.send(
+            b"HTTP/1.1 421 Misdirected Request\r\nMyxo-Refused: gone\r\nContent-Length: 0\r\n\r\n"
+        )
+
+    await open_gateway(ground, gone)
+    ground.publish("far", "", owner=THERE)
+    status, _, body = await ground.post(b"x" * 200_000)
+    assert status == 502
+    assert b"too large to be sent again" in body
+
+
+@pytest.mark.parametrize(
+    "line", [b"MYXO/1 REFUSED stranger\r\n", b"HTTP/1.1 200 OK\r\n", b"x" * 1000, b"\r\n"]
+)
+async def test_a_gateway_that_does_not_accept_gets_no_request(ground: Ground, line: bytes) -> None:
+    async def must_not(wire: Wire) -> None:
+        ground.requests["far"] = [await wire.head()]
+
+    gateway = await open_gateway(ground, must_not)
+    gateway.line = line
+    ground.publish("far", "", owner=THERE)
+    assert (await ground.get())[0] == 503
+    assert "far" not in ground.requests
+
+
+async def test_a_gateway_with_another_certificate_than_its_record_gets_no_request(
+    ground: Ground,
+) -> None:
+    async def must_not(wire: Wire) -> None:
+        ground.requests["far"] = [await wire.head()]
+
+    await open_gateway(ground, must_not)
+    version = Version(epoch=NOW, counter=99)
+    (peer,) = [p for p in ground.view.peers() if p.peer_id == THERE.peer_id]
+    changed = peer.record.model_copy(update={"certificate": "0" * 64, "version": version})
+    ground.view.apply(sign_record(THERE, changed), NOW)
+    ground.publish("far", "", owner=THERE)
+    assert (await ground.get())[0] == 503
+    assert "far" not in ground.requests
+
+
+async def test_a_gateway_of_another_network_gets_no_request(ground: Ground) -> None:
+    async def must_not(wire: Wire) -> None:
+        ground.requests["far"] = [await wire.head()]
+
+    await open_gateway(ground, must_not, keys_of="another")
+    ground.publish("far", "", owner=THERE)
+    assert (await ground.get())[0] == 503
+    assert "far" not in ground.requests
+
+
+@pytest.mark.parametrize("load", ["9" * 5000, "-1", "x", "1e3", ""])
+async def test_a_gateways_nonsense_load_is_no_load(ground: Ground, load: str) -> None:
+    async def serve(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer(b"far", f"Myxo-In-Flight: {load}"))
+
+    await open_gateway(ground, serve)
+    ground.publish("far", "", owner=THERE)
+    assert (await ground.get())[2] == b"far"
+    (instance,) = ground.view.instances(HELLO)
+    assert ground.view.in_flight(instance) == 0
+
+
+async def test_a_hundred_requests_leave_nothing_in_flight(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    for _ in range(100):
+        assert (await ground.get())[0] == 200
+    (candidate,) = ground.upstreams.candidates(ground.view.instances(HELLO), 0.0)
+    assert candidate.in_flight == 0
+    road = await ground.roads.to(candidate.instance)
+    assert road.lease is not None
+    assert road.lease.in_flight == 0
+    assert (road.pool.in_use, road.pool.idle) == (0, 1)
