@@ -15,12 +15,12 @@ from overlay.addresses import parse_address
 from overlay.advertising import advertised_hosts, to_multiaddr
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import load_or_create
-from overlay.node import key_path
 from overlay.notify import notify
 from overlay.passphrase import generate_passphrase
 from overlay.records import Role
 from overlay.settings import (
     forget_joined_network,
+    key_path,
     owner_key_path,
     read_joined_network,
     split_address,

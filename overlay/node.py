@@ -41,7 +41,7 @@ from overlay.records import (
     Version,
     sign_record,
 )
-from overlay.settings import NodeSettings, split_address
+from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
@@ -304,11 +304,6 @@ def _identity(settings: NodeSettings, role: Role, name: str) -> Identity:
     if settings.ephemeral or role is Role.CLIENT:
         return Identity.generate()
     return load_or_create(settings.keyfile or key_path(settings.state_dir, role, name))
-
-
-def key_path(state_dir: Path, role: Role, name: str = "") -> Path:
-    """Return where the key of a daemon is kept unless `--keyfile` names another file."""
-    return state_dir / "keys" / f"{role}{'-' + name if name else ''}.key"
 
 
 def _next_epoch(settings: NodeSettings, peer: PeerId) -> float:

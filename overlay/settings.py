@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from overlay.errors import SettingsInvalid
+from overlay.records import Role
 
 _JOINED = "network.toml"
 
@@ -55,6 +56,11 @@ def owner_key_path() -> Path:
 def allowed_keys_path() -> Path:
     """Return the file of owner keys, one a line, whose processes this machine runs."""
     return config_dir() / "allowed_keys"
+
+
+def key_path(state_dir: Path, role: Role, name: str = "") -> Path:
+    """Return where the key of a daemon is kept unless `--keyfile` names another file."""
+    return state_dir / "keys" / f"{role}{'-' + name if name else ''}.key"
 
 
 class NodeSettings(BaseSettings):
