@@ -44,6 +44,7 @@ class LeaseDesk:
     def __init__(self, instances: Instances, bridge: Callable[[], tuple[str, str]]) -> None:
         self._instances = instances
         self._bridge = bridge
+        self._ports: dict[_ProxyHolder, int] = {}
 
     async def serve(self, connection: ControlConnection) -> None:
         """Serve one proxy until its connection ends; its leases end with it."""
@@ -61,12 +62,15 @@ class LeaseDesk:
             log.debug("lease.connection_ended", error=str(group.exceptions[0]))
         finally:
             self._instances.release_all(holder)
+            self._ports.pop(holder, None)
+            self._choose_proxy()
 
     def _take(self, message: Hello | Acquire | Report | Released, holder: "_ProxyHolder") -> bool:
         """Act on one message; return whether the proxy keeps up."""
         match message:
             case Hello(proxy_port=port):
-                self._instances.set_proxy_port(port)
+                self._ports[holder] = port
+                self._choose_proxy()
                 address, interface = self._bridge()
                 holder.post(
                     Welcome(bridge_address=address or None, bridge_interface=interface or None)
@@ -78,6 +82,11 @@ class LeaseDesk:
             case Released(instance=instance):
                 self._instances.released(instance, holder)
         return holder.keeps_up
+
+    def _choose_proxy(self) -> None:
+        """Send instances to the proxy that is here longest: others come and go beside it."""
+        if self._ports:
+            self._instances.set_proxy_port(next(iter(self._ports.values())))
 
     def _acquire(self, instance: InstanceId, holder: "_ProxyHolder") -> Granted | Refused:
         try:
