@@ -9,6 +9,7 @@ runs in the proxy's own nursery: a client that goes away does not take the other
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from textwrap import indent
 
 import structlog
 import trio
@@ -152,7 +153,7 @@ class Starter:
                 if exc.code == AllocationRefusal.NOT_READY:
                     tail = str(exc.details.get("log", ""))
                     raise NeverReady(name, exc.text, tail) from exc
-                reasons.append(f"{allocator.record.host}: {exc.text}")
+                reasons.append(f"{allocator.record.host}: {exc.text}{_log_of(exc)}")
             except MyxoError as exc:
                 reasons.append(f"{allocator.record.host}: {exc}")
         raise NothingFeasible(name, reasons)
@@ -178,6 +179,12 @@ class Starter:
             for i in self._view.instances(name)
             if i.record.state is InstanceState.STARTING and i.record.revision == number
         )
+
+
+def _log_of(refused: CallRefused) -> str:
+    """Return the end of the log that came with a refusal, ready to stand below its reason."""
+    log_tail = str(refused.details.get("log", ""))
+    return f"; the end of its log:\n{indent(log_tail, ' ' * 4)}" if log_tail else ""
 
 
 def _spec_of(revision: SignedRevision) -> ServiceSpec:
