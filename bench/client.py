@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 
 TIMEOUT_S = 60.0
 OK = 200
+REPEAT_S = 0.02
+"""Between two requests for what is refused."""
+
 RETRY_S = 0.001
 """Between two attempts to connect to what is starting."""
 
@@ -85,6 +88,23 @@ def ask(url: str, *, began: float | None = None) -> Answer:
     status, headers = _head(data)
     text = "" if status == OK else data.partition(_END)[2].decode("latin-1")
     return Answer(status, first_byte_s, headers, text)
+
+
+def ask_until_ok(url: str) -> tuple[Answer, int]:
+    """Ask again and again until the answer is 200; return it and how many others came before it.
+
+    Its `first_byte_s` counts from the first attempt.
+
+    Raises:
+        AnswerFailed: nothing was 200 within `TIMEOUT_S`; says the last answer.
+    """
+    began, refused = time.perf_counter(), 0
+    while (answer := ask(url, began=began)).status != OK:
+        if time.perf_counter() - began > TIMEOUT_S:
+            raise AnswerFailed(f"{url} was answered {answer.status}: {answer.text}")
+        refused += 1
+        time.sleep(REPEAT_S)
+    return answer, refused
 
 
 def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:

@@ -11,6 +11,7 @@ Server-Timing must name the phase `start`, which only a request that waited for 
 import secrets
 import select
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -29,7 +30,7 @@ from allocator.containers import (
 )
 from allocator.runtime import Launch
 from bench import backend
-from bench.client import TIMEOUT_S, Answer, AnswerFailed, ask, request
+from bench.client import OK, TIMEOUT_S, Answer, AnswerFailed, ask, request
 from bench.command import Report, run
 from bench.network import Network, Registrar, network, open_registrar
 from bench.stats import quantile, spread, table
@@ -41,6 +42,9 @@ BUDGET_S, BUDGET_QUICK_S = 1800.0, 33.0
 """On a machine that is busy with other things there are fewer starts than planned."""
 
 WARM_UP = 2
+ALLOWED_FAILURES = 0.1
+"""Share of the requests; they are reported beside the figures."""
+
 CONCURRENT = 50
 GONE_TIMEOUT_S = 20.0
 GONE_STEP_S = 0.02
@@ -109,11 +113,13 @@ async def _measure(
         for name in [*names, crowd]:
             await registrar.add(name, spec)
         end = trio.current_time() + budget_s
-        bare, myxo = await _alternate(running, registrar, client, Bare(client, spec), names, end)
+        bare, myxo, failed = await _alternate(
+            running, registrar, client, Bare(client, spec), names, end
+        )
         answered, created = await _crowd(running, client, crowd)
         await registrar.delete(crowd)
         await _until_gone(client, crowd)
-    return _report(bare, myxo, answered, created)
+    return _report(bare, myxo, failed, answered, created)
 
 
 async def _alternate(
@@ -123,33 +129,35 @@ async def _alternate(
     bare: Bare,
     names: Sequence[ServiceName],
     end: float,
-) -> tuple[list[float], list[Answer]]:
+) -> tuple[list[float], list[Answer], int]:
     """Start each of `names` once and a bare container beside it, taking turns at going first.
 
     It stops at `end`, by trio's clock, once there are enough for a figure.
     """
     bares: list[float] = []
     answers: list[Answer] = []
+    failed: list[Answer] = []
     for i, name in enumerate(names):
         if trio.current_time() > end and i > 2 * WARM_UP:
             break
         if i % 2:
             bares.append(await trio.to_thread.run_sync(bare.start))
-        answers.append(await trio.to_thread.run_sync(_ask_cold, running.url(name)))
+        answer = await trio.to_thread.run_sync(ask, running.url(name))
+        if answer.status == OK and "start" in answer.server_timing:
+            answers.append(answer)
+        else:
+            failed.append(answer)
         if not i % 2:
             bares.append(await trio.to_thread.run_sync(bare.start))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, bare.remove)
             await registrar.delete(name)
             await _until_gone(client, name)
-    return bares[WARM_UP:], answers[WARM_UP:]
-
-
-def _ask_cold(url: str) -> Answer:
-    answer = ask(url)
-    if answer.status != 200 or "start" not in answer.server_timing:
-        raise AnswerFailed(f"{url} was not a cold start: {answer}")
-    return answer
+    if len(failed) > ALLOWED_FAILURES * len(bares):
+        raise AnswerFailed(f"{len(failed)} of {len(bares)} were not cold starts: {failed[-1]}")
+    for answer in failed:
+        print(f"not a cold start: {answer}", file=sys.stderr)
+    return bares[WARM_UP:], answers[WARM_UP:], len(failed)
 
 
 async def _until_gone(client: docker.APIClient, name: ServiceName) -> None:
@@ -190,7 +198,9 @@ def _created_since(client: docker.APIClient, name: ServiceName, since: int) -> i
     return sum(1 for _ in found)
 
 
-def _report(bare: list[float], myxo: list[Answer], answered: int, created: int) -> Report:
+def _report(
+    bare: list[float], myxo: list[Answer], failed: int, answered: int, created: int
+) -> Report:
     first = [answer.first_byte_s for answer in myxo]
     ratios = {p: quantile(first, p) / quantile(bare, p) for p in (0.5, 0.99)}
     phases = {
@@ -208,6 +218,7 @@ def _report(bare: list[float], myxo: list[Answer], answered: int, created: int) 
         [
             table(["to the first byte, ms", "median (min–max)", tail], rows),
             f"\nmedian of each phase that Server-Timing names, ms: {shown}",
+            f"{failed} further cold requests were not answered by a start",
             f"{CONCURRENT} cold requests at once: {crowd}",
         ]
     )
@@ -216,7 +227,8 @@ def _report(bare: list[float], myxo: list[Answer], answered: int, created: int) 
         "cold_ratio_p99": ratios[0.99],
         "starts_for_50_concurrent": created,
         "failed_of_50_concurrent": CONCURRENT - answered,
-        "starts": len(bare),
+        "starts": len(myxo),
+        "failed_starts": failed,
         "bare_p50_ms": quantile(bare, 0.5) * 1000,
         "bare_p99_ms": quantile(bare, 0.99) * 1000,
         "cold_p50_ms": quantile(first, 0.5) * 1000,

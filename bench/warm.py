@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from bench import backend
-from bench.client import AnswerFailed, ask, latencies, requests_per_second
+from bench.client import AnswerFailed, ask_until_ok, latencies, requests_per_second
 from bench.command import Report, run
 from bench.envoy import envoy
 from bench.machine import cpu_s
@@ -107,9 +107,7 @@ async def _allocate(running: Network, name: ServiceName, spec: ServiceSpec) -> t
     """Have Myxo start the service; return where its instance listens."""
     async with open_registrar(running) as registrar:
         await registrar.add(name, spec)
-        answer = await trio.to_thread.run_sync(ask, running.url(name))
-        if answer.status != 200:
-            raise AnswerFailed(f"{name} was answered {answer.status}: {answer.text}")
+        await trio.to_thread.run_sync(ask_until_ok, running.url(name))
         return instance_address(await running.status())
 
 
