@@ -200,7 +200,7 @@ Examples:
   registry-cli add --dir ./hello service-conf.json alice/hello:1.0 hello
   registry-cli add --no-push --dir ./hello service-conf.json hello:1.0 hello
   registry-cli add --image nginx:1.25 web
-  registry-cli add --process 'python3 -m http.server $SERVICE_PORT' files
+  registry-cli add --process 'exec python3 -m http.server --bind 127.0.0.1 $SERVICE_PORT' files
 """
 
 

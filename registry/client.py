@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from overlay.calls import CallRefused
 from overlay.definitions import UnknownService
-from overlay.errors import PeerUnreachable, ProtocolRefused
+from overlay.errors import MyxoError, PeerUnreachable, ProtocolRefused
 from overlay.identity import Identity
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
@@ -35,7 +35,13 @@ from registry.settings import CliSettings
 CALL_TIMEOUT_S = 30.0
 """Longer than an etcd of several endpoints takes to fail over."""
 
+PATIENCE_S = 40.0
+"""For all registry peers together, lost connections included."""
+
+RETRY_S = 0.5
+
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class RegistryClient:
@@ -89,32 +95,39 @@ class RegistryClient:
         await self._call(Add(revision=revision.signed), Added)
 
     async def _call(self, request: BaseModel, reply: type[M]) -> M:
-        trouble: Exception | None = None
-        for peer in self._peers():
-            try:
-                return await self._node.calls.call(
-                    peer, REGISTRY_PROTOCOL, request, reply, timeout_s=CALL_TIMEOUT_S
-                )
-            except (PeerUnreachable, ProtocolRefused) as exc:
-                trouble = exc
-            except CallRefused as exc:
-                if exc.code != RegistryRefusal.UNAVAILABLE:
-                    raise
-                trouble = exc
-        raise trouble or PeerUnreachable("the network's registry-service is gone")
+        async def call(peer: PeerId) -> M:
+            return await self._node.calls.call(
+                peer, REGISTRY_PROTOCOL, request, reply, timeout_s=CALL_TIMEOUT_S
+            )
+
+        return await self._from_any(call)
 
     async def _collect(self, request: BaseModel) -> list[SignedRevision]:
-        trouble: Exception | None = None
-        for peer in self._peers():
-            try:
-                return await self._collect_from(peer, request)
-            except (PeerUnreachable, ProtocolRefused) as exc:
-                trouble = exc
-            except CallRefused as exc:
-                if exc.code != RegistryRefusal.UNAVAILABLE:
-                    raise
-                trouble = exc
-        raise trouble or PeerUnreachable("the network's registry-service is gone")
+        return await self._from_any(lambda peer: self._collect_from(peer, request))
+
+    async def _from_any(self, ask: Callable[[PeerId], Awaitable[T]]) -> T:
+        """Return the first answer of a registry peer.
+
+        A connection that was lost meanwhile is waited for: the mesh makes it anew, and every call
+        may be sent again, also an add, which changes nothing the second time.
+        """
+        trouble: MyxoError = PeerUnreachable("the network's registry-service is gone")
+        with trio.move_on_after(PATIENCE_S):
+            while True:
+                for peer in self._peers():
+                    try:
+                        return await ask(peer)
+                    except (PeerUnreachable, ProtocolRefused) as exc:
+                        trouble = exc
+                    except CallRefused as exc:
+                        if exc.code != RegistryRefusal.UNAVAILABLE:
+                            raise
+                        trouble = exc
+                if not isinstance(trouble, PeerUnreachable):
+                    break
+                with trio.move_on_after(RETRY_S):
+                    await self._node.changed()
+        raise trouble
 
     async def _collect_from(self, peer: PeerId, request: BaseModel) -> list[SignedRevision]:
         found: list[SignedRevision] = []
