@@ -10,7 +10,8 @@ what was wrong and what to do.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 
 import structlog
@@ -19,7 +20,7 @@ import trio
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
-from overlay.http.errors import UpstreamFailed
+from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
 from overlay.names import InstanceId, PeerId
@@ -183,15 +184,18 @@ class Forwarder:
         self._upstreams.begin(instance)
         road.begin()
         try:
-            async with road.pool.acquire(fresh=fresh) as upstream:
-                exchanged = await exchange(
-                    client,
-                    head,
-                    upstream,
-                    request_headers=fields,
-                    edit_response=edit_response,
-                    target=route.target,
-                )
+            with _ended_with(road) as scope:
+                async with road.pool.acquire(fresh=fresh) as upstream:
+                    exchanged = await exchange(
+                        client,
+                        head,
+                        upstream,
+                        request_headers=fields,
+                        edit_response=edit_response,
+                        target=route.target,
+                    )
+            if scope is not None and scope.cancelled_caught:
+                raise _machine_is_dead(client)
             service_time_s = exchanged.total_s
             return exchanged
         finally:
@@ -325,6 +329,27 @@ class _Attempts:
                 f"{self._route.service} (instance {instance.record.id}) failed in the middle of a "
                 f"body too large to be sent again: {exc}"
             ) from exc
+
+
+@contextmanager
+def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
+    """Yield a scope that is cancelled when the road's other machine is dead, if there is one."""
+    if road.lease is not None:
+        yield None
+        return
+    with trio.CancelScope() as scope:
+        road.under_way.add(scope)
+        try:
+            yield scope
+        finally:
+            road.under_way.discard(scope)
+
+
+def _machine_is_dead(client: ServerConnection) -> Exception:
+    reason = "its machine does not answer any more"
+    if client.answering:
+        return ResponseCut(0, reason)
+    return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
 
 
 def _is_ours(name: bytes) -> bool:

@@ -5,11 +5,14 @@ dialled at its own address under a use-lease from its allocator. On another mach
 through that machine's gateway: TCP with mutual TLS 1.3, where both ends compare the other's
 certificate with the pin in its signed record, and the gateway says in one line that it accepts the
 caller. Nothing is sent before that line, so a refusal is always replayable.
+
+A machine whose cable is cut sends no reset, and its kernel's peers would try for a quarter of an
+hour. So what is under way to a gateway ends when membership says that its machine is dead. (A
+TCP user timeout would do that too, and would also end a connection whose reader is merely slow.)
 """
 
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -28,15 +31,6 @@ from proxy.leases import Lease, LeaseHolder
 CONNECT_TIMEOUT_S = 3.0
 """TCP and TLS to a gateway take three round trips; a second each is generous."""
 
-LOST_AFTER_S = 3
-"""A machine whose kernel acknowledges nothing for so long is gone, by when it is out of the view
-too. Without it a request on a connection that was open would wait for a quarter of an hour, for
-which the kernel goes on trying."""
-
-KEEPALIVE_S = 1
-"""After so long without a packet the kernel asks whether the other end is there, while a request
-waits for its answer: a slow service answers that, a machine that is gone does not."""
-
 ACCEPT_LINE = b"MYXO/1 OK\r\n"
 MAX_ACCEPT_LINE = 512
 
@@ -52,12 +46,14 @@ class Road:
         pool: connections to its end.
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
+        under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
     pool: Pool
     fields: tuple[Field, ...] = ()
     lease: Lease | None = None
     holder: LeaseHolder | None = None
+    under_way: set[trio.CancelScope] = field(default_factory=set)
 
     @property
     def kind(self) -> str:
@@ -73,6 +69,15 @@ class Road:
         """Count its end."""
         if self.lease is not None and self.holder is not None:
             await self.holder.end(self.lease, service_time_s)
+
+
+@dataclass(slots=True)
+class _Gateway:
+    """Connections to one gateway, good for as long as it shows the certificate `pin`."""
+
+    pin: str
+    pool: Pool
+    under_way: set[trio.CancelScope] = field(default_factory=set)
 
 
 class Roads:
@@ -101,7 +106,7 @@ class Roads:
         self._welcomed = welcomed
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
         self._direct: dict[InstanceId, Road] = {}
-        self._gateways: dict[PeerId, tuple[str, Pool]] = {}
+        self._gateways: dict[PeerId, _Gateway] = {}
 
     async def to(self, instance: InstanceView) -> Road:
         """Return the best road to `instance`.
@@ -137,18 +142,21 @@ class Roads:
             await self._direct.pop(instance).pool.aclose()
         members = {peer.peer_id for peer in self._view.peers(Role.ALLOCATOR)}
         for peer in self._gateways.keys() - members:
-            await self._gateways.pop(peer)[1].aclose()
+            gateway = self._gateways.pop(peer)
+            for scope in gateway.under_way:
+                scope.cancel()
+            await gateway.pool.aclose()
 
     async def sweep(self) -> None:
         """Close idle connections that are too old or were closed by the other end."""
         pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [pool for _, pool in self._gateways.values()]:
+        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
             await pool.sweep()
 
     async def aclose(self) -> None:
         """Close every connection that is kept, and each in use when its request has ended."""
         pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [pool for _, pool in self._gateways.values()]:
+        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
             await pool.aclose()
 
     async def _open_direct(self, instance: InstanceView) -> Road | None:
@@ -173,13 +181,14 @@ class Roads:
         record = self._view.peer(instance.owner)
         if record is None or not record.gateway:
             raise PeerUnreachable(f"{instance.owner} has no gateway")
-        pin, pool = self._gateways.get(instance.owner, ("", None))
-        if pool is None or pin != record.certificate:
-            if pool is not None:
-                self._nursery.start_soon(pool.aclose)
-            pool = self._gateway_pool(instance.owner)
-            self._gateways[instance.owner] = record.certificate, pool
-        return Road(pool, ((b"Myxo-Instance", instance.record.id.encode()),))
+        gateway = self._gateways.get(instance.owner)
+        if gateway is None or gateway.pin != record.certificate:
+            if gateway is not None:
+                self._nursery.start_soon(gateway.pool.aclose)
+            gateway = _Gateway(record.certificate, self._gateway_pool(instance.owner))
+            self._gateways[instance.owner] = gateway
+        fields = ((b"Myxo-Instance", instance.record.id.encode()),)
+        return Road(gateway.pool, fields, under_way=gateway.under_way)
 
     def _gateway_pool(self, owner: PeerId) -> Pool:
         async def dial() -> trio.abc.Stream:
@@ -213,7 +222,6 @@ async def _open_tcp(address: str, what: str) -> trio.SocketStream:
 
 async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream:
     tcp = await _open_tcp(address, "the gateway")
-    _bound_silence(tcp)
     stream = trio.SSLStream(tcp, tls.client_context, https_compatible=True)
     try:
         with trio.fail_after(CONNECT_TIMEOUT_S):
@@ -225,14 +233,6 @@ async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream
         await trio.aclose_forcefully(stream)
         raise
     return stream
-
-
-def _bound_silence(tcp: trio.SocketStream) -> None:
-    """Have the connection break once the other machine has been silent for `LOST_AFTER_S`."""
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_AFTER_S * 1000)
 
 
 async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: str) -> None:
