@@ -14,6 +14,8 @@ from overlay.ports import port_taken
 PORTS_TO_TRY = 50
 """How far a default port moves on before it gives up."""
 
+_LAST_PORT = 65535
+
 log = structlog.get_logger()
 
 
@@ -49,11 +51,12 @@ async def listen_near(host: str, port: int, *, what: str, exact: bool) -> trio.S
     Raises:
         AddressTaken: the port was asked for (`exact`), or none near it is free.
     """
-    for candidate in range(port, port + (1 if exact or port == 0 else PORTS_TO_TRY)):
+    last = port if exact or port == 0 else min(port + PORTS_TO_TRY - 1, _LAST_PORT)
+    for candidate in range(port, last + 1):
         try:
             listener = await listen(host, candidate, what=what)
         except AddressTaken:
-            if exact or candidate == port + PORTS_TO_TRY - 1:
+            if candidate == last:
                 raise
             continue
         if candidate != port:
