@@ -40,9 +40,28 @@ Examples:
 The daemons are sub-commands too: {", ".join(_DAEMONS)}.
 """
 
+_KEY_HELP = """Show, export or import this person's owner key, which names belong to.
+
+Examples:
+
+\b
+  myxo key show
+  myxo key export alice.key     here; then, on the other machine:
+  myxo key import alice.key
+"""
+
+_INSTALL_HELP = """Write systemd units that keep this machine's part running over reboots.
+
+Examples:
+
+\b
+  sudo myxo install up
+  sudo myxo install join /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk ...
+"""
+
 app = new_app(_HELP, no_args_is_help=True)
-key_app = new_app("Show, export or import this person's owner key, which names belong to.")
-install_app = new_app("Write systemd units that keep this machine's part running over reboots.")
+key_app = new_app(_KEY_HELP, no_args_is_help=True)
+install_app = new_app(_INSTALL_HELP, no_args_is_help=True)
 app.add_typer(key_app, name="key")
 app.add_typer(install_app, name="install")
 
@@ -61,7 +80,7 @@ UpListen = Annotated[
     str, typer.Option("--p2p-listen-addr", metavar="[HOST]:PORT", help="Of the bootstrap node.")
 ]
 Addresses = Annotated[
-    list[str], typer.Argument(metavar="MULTIADDR...", help="Bootstrap nodes of the network.")
+    list[str], typer.Argument(metavar="MULTIADDR", help="Bootstrap nodes of the network.")
 ]
 AllocatorFlag = Annotated[
     list[str] | None,
