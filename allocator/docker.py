@@ -7,7 +7,9 @@ the list. `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` choose the e
 the `docker` command; the API version is negotiated.
 """
 
+import os
 import platform
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +21,7 @@ import requests.exceptions
 import structlog
 import trio
 import urllib3.exceptions
+from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
@@ -284,7 +287,7 @@ class DockerRuntime:
             raise RuntimeDown(f"the Docker engine was lost: {_say(cause)}") from cause
         finally:
             for stream in streams:
-                stream.close()
+                _close(stream)
         raise RuntimeDown("the Docker engine was lost: it ended its event stream")
 
     def _pump_events(
@@ -302,7 +305,7 @@ class DockerRuntime:
             for event in stream:
                 trio.from_thread.run_sync(self._take_event, event)
         finally:
-            stream.close()
+            _close(stream)
 
     def _take_event(self, event: Mapping[str, Any]) -> None:
         instance = instance_id(event.get("Actor", {}).get("Attributes", {}))
@@ -312,7 +315,7 @@ class DockerRuntime:
 
     async def _find_ended(self) -> None:
         """Mark what ended while no event stream stood."""
-        rows = await self._call(self._list)
+        rows = await self._call(self._list, settling=True)
         running = {
             instance_id(row.get("Labels") or {}) for row in rows if row.get("State") == "running"
         }
@@ -343,15 +346,23 @@ class DockerRuntime:
         self._health_change.set()
         self._health_change = trio.Event()
 
-    async def _call(self, function: Callable[[docker.APIClient], T], *, abandon: bool = False) -> T:
+    async def _call(
+        self,
+        function: Callable[[docker.APIClient], T],
+        *,
+        abandon: bool = False,
+        settling: bool = False,
+    ) -> T:
         """Run `function` with the client in a thread; it runs to its end unless `abandon`.
+
+        While the engine is lost nothing is tried, except in `settling` it when it is back.
 
         Raises:
             APIError: the engine said no.
             RuntimeDown: it does not answer.
         """
         client = self._client
-        if client is None:
+        if client is None or (self._problem and not settling):
             raise RuntimeDown(self._problem)
         try:
             return await trio.to_thread.run_sync(
@@ -363,22 +374,39 @@ class DockerRuntime:
             raise RuntimeDown(f"the Docker engine does not answer: {_say(exc)}") from exc
 
 
+def _close(stream: Any) -> None:
+    """Close an event stream; the SDK alone leaves the socket of one that was cut open."""
+    stream.close()
+    stream._response.close()  # noqa: SLF001
+
+
 def _open_client() -> docker.APIClient:
     try:
+        _knock(os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET)
         return docker.APIClient(version="auto", timeout=CALL_TIMEOUT_S, **kwargs_from_env())
-    except DockerException as exc:
-        raise RuntimeDown(_why_unreachable(str(exc))) from exc
+    except (OSError, DockerException) as exc:
+        raise RuntimeDown(_why_unreachable(exc)) from exc
 
 
-def _why_unreachable(text: str) -> str:
-    if "PermissionError" in text or "Permission denied" in text:
-        return (
-            "this user may not talk to the Docker engine; run `sudo usermod -aG docker $USER`, "
-            "then log in again"
-        )
-    if "FileNotFoundError" in text or "Connection refused" in text or "ConnectionRefused" in text:
-        return "no Docker engine answers here; install or start it, or set DOCKER_HOST"
-    return f"no Docker engine answers: {text}"
+def _knock(host: str) -> None:
+    """Connect to a local engine's socket once: the SDK hides the reason when it cannot."""
+    scheme, _, path = host.partition("://")
+    if "unix" in scheme:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect("/" + path.lstrip("/"))
+
+
+def _why_unreachable(exc: Exception) -> str:
+    match exc:
+        case PermissionError():
+            return (
+                "this user may not talk to the Docker engine; run "
+                "`sudo usermod -aG docker $USER`, then log in again"
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return "no Docker engine answers here; install or start it, or set DOCKER_HOST"
+        case _:
+            return f"no Docker engine answers: {exc}"
 
 
 def _survey(client: docker.APIClient) -> tuple[Capacity, str]:
