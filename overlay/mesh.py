@@ -53,8 +53,12 @@ FORGET_AFTER_DIALS = 40
 """Redials of a peer that is gone, some six minutes, before it is forgotten."""
 
 COURTESY_S = 0.5
-"""Of two peers that learn of each other the one with the smaller id dials at once, the other
-after this time, so that they seldom end up with two connections."""
+"""A newcomer dials everybody at once; those who are there wait so long for it before they dial it
+themselves, so that two peers seldom end up with two connections."""
+
+GREETING_S = 2.0
+"""How long a newcomer waits for a word from everybody it has heard of, before it counts as there.
+Until then it would start services that run on machines it is about to meet."""
 
 log = structlog.get_logger()
 
@@ -150,12 +154,17 @@ class Mesh:
         self._dialling: set[PeerId] = set()
         self._dial_limit = trio.CapacityLimiter(DIALS_AT_ONCE)
         self._joined = trio.Event()
+        self._settled = False
+        self._heard = trio.Event()
         self._speaking = 0
         self._spoken = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled; `started` when the first bootstrap has told what it knows.
+        """Run until cancelled; `started` when this peer knows the network.
+
+        That is when a bootstrap has told what it knows and everybody it knows of has said
+        something, or was given `GREETING_S` to.
 
         A peer without bootstraps founds a network and is started at once.
 
@@ -172,6 +181,10 @@ class Mesh:
                 nursery.start_soon(self._keep_bootstrap, address)
             if self._bootstraps:
                 await self._joined.wait()
+                with trio.move_on_after(GREETING_S):
+                    while any(self._awaited(peer) for peer in self._view.known()):
+                        await self._heard.wait()
+            self._settled = True
             task_status.started()
 
     def push(self, records: Iterable[Signed]) -> None:
@@ -231,12 +244,19 @@ class Mesh:
             self._dialling.add(peer)
             self._nursery.start_soon(self._dial, peer)
 
+    def _awaited(self, peer: PeerId) -> bool:
+        """Whether `peer` is to be connected to and has said nothing yet."""
+        record = self._view.peer(peer)
+        wanted = record is not None and bool(record.addresses) and self._wants(record)
+        unheard = self._view.membership.state(peer) is MemberState.DEAD
+        return wanted and unheard and peer != self._view.me
+
     def _wants(self, record: PeerRecord) -> bool:
         return self._role is not Role.CLIENT or record.role in {Role.BOOTSTRAP, Role.REGISTRY}
 
     async def _dial(self, peer: PeerId) -> None:
         try:
-            if peer < self._view.me:
+            if self._settled:
                 await trio.sleep(COURTESY_S)
             delay = REDIAL_FIRST_S
             for _ in range(FORGET_AFTER_DIALS):
@@ -417,6 +437,8 @@ class Mesh:
 
     def _take(self, changes: Iterable[Change]) -> None:
         for change in changes:
+            self._heard.set()
+            self._heard = trio.Event()
             log.info("peer.state_changed", peer=change.peer, state=change.state.value)
             self._view.touch()
             self._changed()
