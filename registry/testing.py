@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import httpx
 import trio
 
 from overlay.names import PeerId
@@ -69,12 +68,13 @@ class EtcdProcess:
     async def _ready(self) -> bool:
         if self.process is None or self.process.poll() is not None:
             raise RuntimeError((self.data.parent / "etcd.log").read_text()[-2000:])
-        async with httpx.AsyncClient(trust_env=False) as client:
-            try:
-                health = await client.get(f"http://127.0.0.1:{self.health_port}/health")
-            except httpx.HTTPError:
-                return False
-        return health.status_code == httpx.codes.OK
+        try:
+            stream = await trio.open_tcp_stream("127.0.0.1", self.health_port)
+        except OSError:
+            return False
+        async with stream:
+            await stream.send_all(b"GET /health HTTP/1.0\r\n\r\n")
+            return b" 200 " in await stream.receive_some(64)
 
     def kill(self) -> None:
         """End it as a crash does."""
