@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from myxo.supervisor import Daemon, supervised
-from overlay.addresses import parse_address
+from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, to_multiaddr
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import load_or_create
@@ -114,8 +114,7 @@ def joining(
         SettingsInvalid: an address is none, or does not name its peer.
     """
     for address in bootstraps:
-        if parse_address(address).peer is None:
-            raise SettingsInvalid(f"{address} does not end in /p2p/PEER: who must answer there")
+        _check_names_its_peer(address)
     flags = [part for address in bootstraps for part in ("--bootstrap", address)]
     make = _DaemonMaker(state_dir, psk, admin, hostname, log_level)
     return Part(
@@ -129,6 +128,15 @@ def joining(
         state_dir=state_dir,
         proxy_port=proxy_port,
     )
+
+
+def _check_names_its_peer(address: str) -> None:
+    try:
+        named = parse_address(address).peer is not None
+    except InvalidAddress as exc:
+        raise SettingsInvalid(str(exc)) from exc
+    if not named:
+        raise SettingsInvalid(f"{address} does not end in /p2p/PEER: who must answer there")
 
 
 async def run(part: Part, *, ready: Callable[[Part], None]) -> None:

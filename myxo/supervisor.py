@@ -79,9 +79,9 @@ class Supervisor:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
         with trio.move_on_after(STOP_TIMEOUT_S):
-            for process in self._processes.values():
+            for process in list(self._processes.values()):
                 await process.wait()
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             if process.returncode is None:
                 process.kill()
                 await process.wait()

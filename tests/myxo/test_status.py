@@ -1,0 +1,46 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from myxo.status import NothingRuns, as_tables, merged, print_status, read_status
+from overlay.node import open_node
+from overlay.records import Role
+from overlay.settings import NodeSettings
+
+
+async def read(tmp_path: Path) -> list[dict[str, Any]]:
+    with trio.fail_after(20):
+        first = NodeSettings(
+            psk="secret", p2p_listen_addr="127.0.0.1:0", ephemeral=True, state_dir=tmp_path
+        )
+        async with open_node(first, Role.BOOTSTRAP) as bootstrap:
+            address = f"{bootstrap.record.addresses[0]}/p2p/{bootstrap.peer_id}"
+            second = first.model_copy(update={"bootstraps": (address,)})
+            async with open_node(second, Role.PROXY) as proxy:
+                proxy.status = lambda: {"services": [{"name": "hello"}]}
+                while not (bootstrap.view.peers() and proxy.view.peers()):
+                    await bootstrap.changed()
+                return await read_status(tmp_path)
+
+
+async def test_the_daemons_of_a_machine_are_shown_as_one_view(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemons = await read(tmp_path)
+    assert sorted(d["role"] for d in daemons) == ["bootstrap", "proxy"]
+    both = merged(daemons)
+    assert len(both["daemons"]) == 2
+    assert both["services"] == [{"name": "hello"}]
+    assert as_tables(daemons)
+    capsys.readouterr()
+    print_status(daemons, as_json=False)
+    assert "none: starts on the first request" in " ".join(capsys.readouterr().out.split())
+    print_status(daemons, as_json=True)
+    assert '"services"' in capsys.readouterr().out
+
+
+async def test_where_nothing_runs_it_says_what_to_start(tmp_path: Path) -> None:
+    with pytest.raises(NothingRuns, match="myxo up"):
+        await read_status(tmp_path)
