@@ -12,7 +12,7 @@ end it says goodbye, so that nobody has to find out.
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
 from overlay.control import ControlConnection, serve_control
@@ -191,6 +192,9 @@ async def open_node(
     Raises:
         SettingsInvalid, AddressTaken, PassphraseRefused: before anything was published.
     """
+    _check_bootstraps(settings.bootstraps)
+    if role is not Role.CLIENT:
+        _open_state_dir(settings.state_dir)
     keys = network_keys(settings.psk)
     identity = _identity(settings, role, name)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
@@ -210,7 +214,7 @@ async def open_node(
             role=role,
             hostname=settings.hostname or system_hostname(),
             calls=Caller(host),
-            epoch=_next_epoch(settings, identity.peer_id),
+            epoch=_next_epoch(settings, role, identity.peer_id),
         )
         control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
         node._publish(_first_record(node, settings, host_part, control, record or {}))  # noqa: SLF001
@@ -306,23 +310,46 @@ def _identity(settings: NodeSettings, role: Role, name: str) -> Identity:
     return load_or_create(settings.keyfile or key_path(settings.state_dir, role, name))
 
 
-def _next_epoch(settings: NodeSettings, peer: PeerId) -> float:
+def _check_bootstraps(addresses: Iterable[str]) -> None:
+    """Refuse what can never be dialled; what does not answer now is tried again and again."""
+    for address in addresses:
+        try:
+            parse_address(address)
+        except InvalidAddress as exc:
+            raise SettingsInvalid(f"--bootstrap: {exc}") from exc
+
+
+def _open_state_dir(directory: Path) -> None:
+    """Make the state directory for its user alone: keys and definitions are nobody else's."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise _state_dir_unusable(directory, exc) from exc
+
+
+def _next_epoch(settings: NodeSettings, role: Role, peer: PeerId) -> float:
     """Return an epoch above every earlier one of this identity, stored before it is used."""
+    if settings.ephemeral or role is Role.CLIENT:
+        return time.time()
     path = settings.state_dir / "epochs" / peer
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         last = float(path.read_text()) if path.exists() else 0.0
         epoch = max(time.time(), last + 0.001)
-        if not settings.ephemeral:
-            written = path.with_suffix(".new")
-            written.write_text(repr(epoch))
-            written.replace(path)
+        written = path.with_suffix(".new")
+        written.write_text(repr(epoch))
+        written.replace(path)
     except (OSError, ValueError) as exc:
-        raise SettingsInvalid(
-            f"the state directory {settings.state_dir} cannot be used: {exc}; name another with "
-            "--state-dir or MYXO_STATE_DIR"
-        ) from exc
+        raise _state_dir_unusable(settings.state_dir, exc) from exc
     return epoch
+
+
+def _state_dir_unusable(directory: Path, why: Exception) -> SettingsInvalid:
+    return SettingsInvalid(
+        f"the state directory {directory} cannot be used: {why}; name another with --state-dir or "
+        "MYXO_STATE_DIR"
+    )
 
 
 def _first_record(

@@ -64,6 +64,26 @@ async def test_an_ephemeral_node_leaves_no_key_and_no_epoch(tmp_path: Path) -> N
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+async def test_a_client_leaves_nothing(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with open_node(settings(tmp_path / "state"), Role.CLIENT):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_state_directory_is_its_users_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "some" / "where"
+    with trio.fail_after(15):
+        async with open_node(settings(directory), Role.PROXY):
+            assert directory.stat().st_mode & 0o777 == 0o700
+
+
+async def test_what_can_never_be_dialled_is_refused_at_once(tmp_path: Path) -> None:
+    with trio.fail_after(15), pytest.raises(SettingsInvalid, match=r"--bootstrap: '10\.0\.0\.1'"):
+        async with open_node(settings(tmp_path, bootstraps=("10.0.0.1",)), Role.PROXY):
+            pass
+
+
 async def test_changes_of_the_own_record_keep_the_rest_and_wake_who_waits(tmp_path: Path) -> None:
     with trio.fail_after(15):
         async with open_node(settings(tmp_path), Role.PROXY) as node:
