@@ -99,7 +99,7 @@ async def test_the_command_replaces_the_images_and_is_run_by_a_shell(
 async def test_memory_over_the_limit_ends_the_container_and_is_said(
     runtime: DockerRuntime, image: Image
 ) -> None:
-    hog = "busybox dd if=/dev/zero of=/dev/null bs=200M count=1; exit 137"
+    hog = "busybox dd if=/dev/zero of=/dev/null bs=200M count=1; busybox sleep 0.5; exit 137"
     launch = await created(runtime, ServiceSpec(image=image, memory_mib=16, command=hog))
     await runtime.start(launch.id)
     await runtime.exited(launch.id)
