@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -133,14 +133,29 @@ def etcd(_etcd_member: Etcd) -> str:
 @pytest.fixture
 def daemons() -> Iterator["Daemons"]:
     """Starts this checkout's commands; all that they keep is in a folder of the test's own."""
+    with _daemons() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def module_daemons() -> Iterator["Daemons"]:
+    """The same, for daemons that all tests of a module share."""
+    with _daemons() as started:
+        yield started
+
+
+@contextmanager
+def _daemons() -> Iterator["Daemons"]:
     hidden = ("MYXO_", "P2P_", "NOTIFY_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     # A Unix socket's path may have 108 bytes, which pytest's own folders can exceed.
     with tempfile.TemporaryDirectory(prefix="myxo-") as folder:
         own = {"MYXO_STATE_DIR": f"{folder}/state", "MYXO_CONFIG_DIR": f"{folder}/config"}
         started = Daemons(Path(folder), kept | own)
-        yield started
-        started.stop_all()
+        try:
+            yield started
+        finally:
+            started.stop_all()
 
 
 def start_etcd(data_dir: Path, client_port: int = 0, peer_port: int = 0) -> Etcd:

@@ -1,18 +1,30 @@
-"""Several hosts on this machine: network namespaces on one bridge, each with a home of its own."""
+"""Whole networks: daemons started one by one on this machine, or hosts in network namespaces.
 
+A host of `lan` is a namespace on a bridge with a home of its own; the daemons of a `Network` share
+this machine, as those of one user do.
+"""
+
+import io
 import itertools
+import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import docker
+import httpx
 import pytest
 
 COMMANDS = Path(sys.executable).parent
@@ -84,6 +96,21 @@ class Host:
             check=False,
             timeout=COMMAND_TIMEOUT_S,
         )
+
+    @contextmanager
+    def running_command(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command beside the test; it is killed at the block's end."""
+        with subprocess.Popen(
+            self._inside(command),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def cut(self) -> None:
         """Pull the host's network cable."""
@@ -167,3 +194,226 @@ class Lan:
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
+
+
+# daemons started one by one
+
+PSK = "a passphrase for this test"
+ECHO_SERVER = Path(__file__).with_name("echo_server.py")
+BASE_IMAGE_MAKER = Path(__file__).resolve().parents[2] / "demos" / "base_image.py"
+PYTHON_IMAGE = "myxo-test-e2e-python:latest"
+ECHO_IMAGE = "myxo-test-e2e-echo:latest"
+
+
+@dataclass
+class Network:
+    """A bootstrap node, a registry, an allocator and a proxy, each a process and restartable.
+
+    Attributes:
+        daemons: the fixture that starts commands.
+        running: each daemon by its name here: `bootstrap`, `registry`, `allocator`, `proxy`.
+    """
+
+    daemons: Any
+    running: dict[str, Any] = field(default_factory=dict)
+    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    address: str = ""
+    services: list[str] = field(default_factory=list)
+
+    def found(self, runtime: str, *registry: str) -> None:
+        """Start all four; every port is a given one, so that a restart finds it taken if it is."""
+        self.start("bootstrap", "bootstrap")
+        printed = self.running["bootstrap"].printed()
+        self.address = next(line for line in printed.splitlines() if line.startswith("/ip4/"))
+        self.join("registry", "registry-service", *registry)
+        gateway = f"127.0.0.1:{self.daemons.free_port()}"
+        self.join("allocator", "allocator", "--runtime", runtime, "--gateway-listen-addr", gateway)
+        self.join("proxy", "proxy", str(self.daemons.free_port()))
+
+    def join(self, name: str, command: str, *flags: str) -> Any:
+        """Start a further daemon."""
+        return self.start(name, command, "--bootstrap", self.address, *flags)
+
+    def start(self, name: str, command: str, *flags: str) -> Any:
+        """Start a daemon under `name`, with which it can be restarted."""
+        ports = [f"127.0.0.1:{self.daemons.free_port()}" for _ in range(2)]
+        common = ("--psk", PSK, "--p2p-listen-addr", ports[0], "--prom-listen-addr", ports[1])
+        self.commands[name] = (command, *common, *flags)
+        return self.restart(name)
+
+    def restart(self, name: str) -> Any:
+        """Start the daemon `name` with what it was started with before."""
+        self.running[name] = self.daemons(*self.commands[name])
+        return self.running[name]
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to a daemon and return its exit code."""
+        process = self.running[name].process
+        process.send_signal(number)
+        code: int = process.wait(10)
+        return code
+
+    def port(self, proxy: str = "proxy") -> int:
+        """Return the port on which a proxy of this network takes requests."""
+        return int(self.commands[proxy][-1])
+
+    def url(self, name: str, path: str = "/", proxy: str = "proxy") -> str:
+        """Return where a proxy answers for a service."""
+        return f"http://127.0.0.1:{self.port(proxy)}/{name}{path}"
+
+    def registry_cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `registry-cli` to its end; fail if it fails and `check` is set."""
+        done = subprocess.run(
+            [COMMANDS / "registry-cli", "--bootstrap", self.address, "--psk", PSK, *arguments],
+            env=self.daemons.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        assert done.returncode == 0 or not check, f"{arguments}:\n{done.stdout}{done.stderr}"
+        return done
+
+    def add_image(self, label: str, base: str, cmd: str, **fields: Any) -> str:
+        """Build and register a service that runs `cmd` on the image `base`; return its name."""
+        name = self.name(label)
+        conf = fields | {"DockerConf": {"From": base, "Cmd": cmd}}
+        file = self.daemons.folder / f"{name}.json"
+        file.write_text(json.dumps(conf))
+        self.registry_cli("add", "--no-push", str(file), f"myxo-test-e2e-{label}:1", name)
+        return name
+
+    def add_echo(self, image: str, *, name: str = "", **fields: Any) -> str:
+        """Register the echo server in its image; return the service's name."""
+        return self._add("--image", image, name, fields)
+
+    def add_echo_process(self, *, name: str = "", **fields: Any) -> str:
+        """Register the echo server as a process; return the service's name."""
+        command = f"LISTEN=127.0.0.1 exec {sys.executable} {ECHO_SERVER}"
+        return self._add("--process", command, name, fields)
+
+    def _add(self, kind: str, what: str, name: str, fields: dict[str, Any]) -> str:
+        name = name or self.name("echo")
+        file = self.daemons.folder / f"{name}.json"
+        file.write_text(json.dumps(fields))
+        self.registry_cli("add", "--conf", str(file), kind, what, name)
+        return name
+
+    def name(self, label: str) -> str:
+        """Return a name that no other test on this engine uses."""
+        self.services.append(f"{label}-{secrets.token_hex(3)}")
+        return self.services[-1]
+
+    def no_traceback(self) -> None:
+        """Fail if any daemon that was ever started here has met a bug."""
+        for log in self.daemons.folder.glob("*.log"):
+            text = log.read_text()
+            at = text.find("Traceback")
+            assert at < 0, f"{log.name}:\n{text[max(0, at - 500) : at + 3000]}"
+
+
+@dataclass
+class Stream:
+    """A steady stream of GETs; what became of each."""
+
+    answered: list[httpx.Response] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def statuses(self) -> set[int]:
+        """Return the statuses of all that were answered."""
+        return {answer.status_code for answer in self.answered}
+
+    def await_more(self, count: int, status: int = 200) -> None:
+        """Return when `count` further requests were answered with `status`."""
+        before = len(self.answered)
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while sum(a.status_code == status for a in self.answered[before:]) < count:
+            assert time.monotonic() < deadline, (self.failed[-3:], self.statuses())
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def stream() -> Callable[[str], Any]:
+    """`with stream(url) as seen:` sends a GET every 10 ms, one after the other."""
+
+    @contextmanager
+    def running(url: str) -> Iterator[Stream]:
+        seen, stop = Stream(), threading.Event()
+
+        def send() -> None:
+            with httpx.Client(timeout=30) as client:
+                while not stop.wait(0.01):
+                    try:
+                        seen.answered.append(client.get(url))
+                    except httpx.HTTPError as exc:
+                        seen.failed.append(repr(exc))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            stop.set()
+            thread.join()
+
+    return running
+
+
+@pytest.fixture(scope="session")
+def echo_image(engine: docker.DockerClient) -> str:
+    """The name of an image that runs the echo server."""
+    maker = [sys.executable, str(BASE_IMAGE_MAKER), "--tag", PYTHON_IMAGE]
+    subprocess.run(maker, check=True, capture_output=True)
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        tar.add(ECHO_SERVER, ECHO_SERVER.name)
+        lines = f"FROM {PYTHON_IMAGE}\nCOPY {ECHO_SERVER.name} /\n"
+        lines += f'CMD ["python3", "/{ECHO_SERVER.name}"]\n'
+        dockerfile = tarfile.TarInfo("Dockerfile")
+        dockerfile.size = len(lines)
+        tar.addfile(dockerfile, io.BytesIO(lines.encode()))
+    context.seek(0)
+    engine.images.build(fileobj=context, custom_context=True, tag=ECHO_IMAGE)
+    return ECHO_IMAGE
+
+
+@pytest.fixture(scope="module")
+def docker_network(module_daemons: Any, engine: docker.DockerClient) -> Iterator[Network]:
+    """A network whose allocator runs containers; shared by a module, its services are not."""
+    network = Network(module_daemons)
+    network.found("docker")
+    yield network
+    module_daemons.stop_all()
+    left = [c for s in network.services for c in containers(engine, s)]
+    for container in left:
+        container.remove(force=True)
+    assert not left, "the allocator left containers behind"
+
+
+@pytest.fixture(scope="module")
+def process_network(module_daemons: Any) -> Network:
+    """A network whose allocator runs processes; shared by a module."""
+    network = Network(module_daemons)
+    network.found("process")
+    return network
+
+
+@pytest.fixture
+def make_network() -> Callable[[Any], Network]:
+    """Makes networks that are not started yet, of one `daemons` each."""
+    return Network
+
+
+def containers(engine: docker.DockerClient, service: str) -> list[Any]:
+    """Return the containers of a service, whatever state they are in."""
+    found: list[Any] = engine.containers.list(
+        all=True, filters={"label": f"myxo.service={service}"}
+    )
+    return found
+
+
+@pytest.fixture
+def containers_of(engine: docker.DockerClient) -> Callable[[str], list[Any]]:
+    """Return the containers of a service, whatever state they are in."""
+    return lambda service: containers(engine, service)
