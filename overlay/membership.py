@@ -9,6 +9,10 @@ With the constants below a machine whose link is cut is dead to everybody within
 period + timeout + suspicion = 1.0 + 0.5 + 1.3 = 2.8 s, and 2 ticks of the shell for the probe that
 went out late and the end that was seen late: 2.9 s, inside the promised 3 s.
 
+Two things are no evidence against a peer. Time in which this process itself did not run is taken
+out of everybody's silence. And a peer on the same machine is judged by its connection alone: there
+is no cable to be cut between the two, and a process that waits for a busy core is not gone.
+
 The core is pure: what was heard and the time go in, probes to send and changes come out. The
 shell in `mesh.py` knows nothing but this class's methods, which is the seam for other protocols.
 """
@@ -70,8 +74,13 @@ class _Member:
 
 @dataclass(slots=True)
 class Membership:
-    """The states and RTTs of all peers that this one is or was connected to."""
+    """The states and RTTs of all peers that this one is or was connected to.
 
+    Attributes:
+        local: peers on this machine, whose silence says nothing.
+    """
+
+    local: set[PeerId] = field(default_factory=set)
     _members: dict[PeerId, _Member] = field(default_factory=dict)
 
     def heard(self, peer: PeerId, now: float) -> list[Change]:
@@ -123,7 +132,7 @@ class Membership:
         for peer, member in self._members.items():
             if member.state in {MemberState.DEAD, MemberState.LEFT}:
                 continue
-            silent_since = self._silent_since(member)
+            silent_since = inf if peer in self.local else self._silent_since(member)
             if member.state is MemberState.ALIVE and now >= silent_since:
                 changes.append(self._enter(peer, member, MemberState.SUSPECT, silent_since))
             elif member.state is MemberState.SUSPECT and now >= member.since + SUSPICION_S:
@@ -133,9 +142,18 @@ class Membership:
                 probes.append(self._probe(peer, member, now))
         return probes, changes
 
+    def stood_still(self, seconds: float) -> None:
+        """Take time in which this process itself did not run out of everybody's silence."""
+        for member in self._members.values():
+            if member.sent_at is not None:
+                member.sent_at += seconds
+            if member.state is MemberState.SUSPECT:
+                member.since += seconds
+
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`."""
         self._members.pop(peer, None)
+        self.local.discard(peer)
 
     def state(self, peer: PeerId) -> MemberState:
         """Return what is believed of `peer`; one never heard of counts as dead."""

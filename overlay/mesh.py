@@ -36,6 +36,10 @@ GOSSIP_PROTOCOL = "/myxo/gossip/1.0.0"
 TICK_S = 0.05
 """How often due probes and expired timers are looked for: a tenth of the shortest timeout."""
 
+STALL_S = 0.15
+"""A tick that comes later than this says that this process was starved or asleep: others cannot be
+blamed for what it did not hear meanwhile."""
+
 OUTBOX = 1024
 """Messages that may wait for one peer; a peer that is slower than this is cut and syncs anew."""
 
@@ -367,11 +371,15 @@ class Mesh:
 
     async def _tick(self) -> None:
         while True:
-            probes, changes = self._view.membership.tick(trio.current_time())
+            now = trio.current_time()
+            probes, changes = self._view.membership.tick(now)
             self._take(changes)
             for probe in probes:
                 self._send_probe(probe)
             await trio.sleep(TICK_S)
+            overslept = trio.current_time() - now - TICK_S
+            if overslept > STALL_S:
+                self._view.membership.stood_still(overslept)
 
     def _send_probe(self, probe: Probe) -> None:
         self._post(probe.peer, _Probe(sequence=probe.sequence))

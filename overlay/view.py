@@ -71,6 +71,8 @@ class View:
         """
         held = self._records.apply(signed, now)
         if held is not None:
+            if isinstance(held.record, PeerRecord) and held.record.machine == self.machine:
+                self.membership.local.add(held.owner)
             if isinstance(held.record, InstanceRecord) and held.record.withdrawn:
                 self._load.pop((held.owner, held.record.id), None)
             self.touch()
