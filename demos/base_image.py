@@ -57,6 +57,9 @@ def image_files(extra: list[Path]) -> Iterator[tuple[str, Path]]:
     needed = {interpreter, *library, *(path for path in more if path.is_file())}
     for path in [shell, interpreter, *(path for path in needed if ".so" in path.name)]:
         needed |= shared_libraries(path)
+    # Nothing names this one: the C library loads it when a thread is ended.
+    folders = {path.parent for path in needed if path.name.startswith("libc.so")}
+    needed |= {file for folder in folders for file in folder.glob("libgcc_s.so.1")}
     yield "bin/sh", shell
     for path in sorted(needed):
         yield str(path).lstrip("/"), path
