@@ -387,22 +387,27 @@ class Mesh:
     # what others say
 
     async def _serve_gossip(self, peer: PeerId, stream: FramedStream) -> None:
-        self._take(self._view.membership.heard(peer, trio.current_time()))
+        """Hear one peer out; it counts as there once it has told everything it knows.
+
+        Not before: a peer that comes back has new records, and its old ones are void.
+        """
+        synced = False
         while (frame := await stream.receive()) is not None:
-            message = _parse(frame)
-            match message:
+            match _parse(frame):
                 case _Probe(sequence=sequence):
                     await _send(stream, _Ack(sequence=sequence, load=self._load()))
-                    self._take(self._view.membership.heard(peer, trio.current_time()))
                 case _Records(records=records):
-                    self._take(self._view.membership.heard(peer, trio.current_time()))
                     self._take_records(peer, records)
                 case _Synced():
+                    synced = True
                     self._joined.set()
                 case _Leave():
                     self._take(self._view.membership.left(peer, trio.current_time()))
+                    continue
                 case _:
                     log.debug("peer.unexpected_message", peer=peer)
+            if synced:
+                self._take(self._view.membership.heard(peer, trio.current_time()))
 
     def _take_records(self, source: PeerId, records: Iterable[Signed]) -> None:
         news: list[Signed] = []

@@ -10,6 +10,7 @@ Inside the block the node is a member, its own record is published, and it keeps
 end it says goodbye, so that nobody has to find out.
 """
 
+import functools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
 from overlay.control import ControlConnection, serve_control
-from overlay.errors import AddressTaken, SettingsInvalid
+from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
 from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
 from overlay.listeners import listen_near, port_of
@@ -140,6 +141,11 @@ class Node:
                 self._publish(view.record.model_copy(update=update))
                 return
 
+    async def leave(self) -> None:
+        """Tell everybody that this node goes; what was published before is sent first."""
+        if self._mesh is not None:
+            await self._mesh.leave()
+
     def take(self, signed: Signed) -> None:
         """Take in another peer's record that came by another way than gossip.
 
@@ -192,6 +198,41 @@ async def open_node(
     Raises:
         SettingsInvalid, AddressTaken, PassphraseRefused: before anything was published.
     """
+    refusal: MyxoError | None = None  # raised outside the nursery, which would wrap it
+    async with trio.open_nursery() as nursery:
+        hold = functools.partial(
+            _hold_node, settings, role, name, default_metrics_addr, record or {}, prepare
+        )
+        try:
+            node, scope = await nursery.start(hold)
+        except MyxoError as exc:
+            refusal = exc
+        else:
+            try:
+                yield node
+            finally:
+                with trio.move_on_after(LEAVE_TIMEOUT_S, shield=True):
+                    await node.leave()
+                scope.cancel()
+    if refusal is not None:
+        raise refusal
+
+
+async def _hold_node(
+    settings: NodeSettings,
+    role: Role,
+    name: str,
+    default_metrics_addr: str,
+    record: Mapping[str, Any],
+    prepare: Callable[[Node], None] | None,
+    *,
+    task_status: trio.TaskStatus[tuple[Node, trio.CancelScope]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a node until the scope that `started` reports is cancelled, and by nothing else.
+
+    A daemon that is cancelled stops from the inside out: what it says last, that its instances
+    drain and that it leaves, must still reach the others.
+    """
     _check_bootstraps(settings.bootstraps)
     if role is not Role.CLIENT:
         _open_state_dir(settings.state_dir)
@@ -199,46 +240,46 @@ async def open_node(
     identity = _identity(settings, role, name)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
-    async with (
-        _open_host(settings, identity, listens, keys) as host,
-        trio.open_nursery() as nursery,
-    ):
-        view = View(identity.peer_id, machine_id())
-        node = Node(
-            identity=identity,
-            keys=keys,
-            host=host,
-            view=view,
-            tls=open_tls(keys, identity.peer_id),
-            metrics=CollectorRegistry(),
-            role=role,
-            hostname=settings.hostname or system_hostname(),
-            calls=Caller(host),
-            epoch=_next_epoch(settings, role, identity.peer_id),
-        )
-        control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
-        node._publish(_first_record(node, settings, host_part, control, record or {}))  # noqa: SLF001
-        if prepare is not None:
-            prepare(node)
-        node._mesh = mesh = Mesh(  # noqa: SLF001
-            host,
-            view,
-            role,
-            [b for b in settings.bootstraps if not b.endswith(f"/p2p/{identity.peer_id}")],
-            load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
-            changed=node._signal,  # noqa: SLF001
-            disconnected=node.calls.forget,
-        )
-        await _serve_metrics(node, settings, default_metrics_addr, nursery)
-        if role is not Role.CLIENT:
-            await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
-        await nursery.start(mesh.run)
-        try:
-            yield node
-        finally:
-            with trio.move_on_after(LEAVE_TIMEOUT_S, shield=True):
-                await mesh.leave()
-            nursery.cancel_scope.cancel()
+    with trio.CancelScope() as scope:
+        async with (
+            _open_host(settings, identity, listens, keys) as host,
+            trio.open_nursery() as nursery,
+        ):
+            node = Node(
+                identity=identity,
+                keys=keys,
+                host=host,
+                view=View(identity.peer_id, machine_id()),
+                tls=open_tls(keys, identity.peer_id),
+                metrics=CollectorRegistry(),
+                role=role,
+                hostname=settings.hostname or system_hostname(),
+                calls=Caller(host),
+                epoch=_next_epoch(settings, role, identity.peer_id),
+            )
+            control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
+            node._publish(_first_record(node, settings, host_part, control, record))  # noqa: SLF001
+            if prepare is not None:
+                prepare(node)
+            node._mesh = _mesh_of(node, settings)  # noqa: SLF001
+            await _serve_metrics(node, settings, default_metrics_addr, nursery)
+            if role is not Role.CLIENT:
+                await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
+            await nursery.start(node._mesh.run)  # noqa: SLF001
+            scope.shield = True
+            task_status.started((node, scope))
+
+
+def _mesh_of(node: Node, settings: NodeSettings) -> Mesh:
+    return Mesh(
+        node.host,
+        node.view,
+        node.role,
+        [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")],
+        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+        changed=node._signal,  # noqa: SLF001
+        disconnected=node.calls.forget,
+    )
 
 
 @asynccontextmanager

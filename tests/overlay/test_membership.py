@@ -231,12 +231,12 @@ def test_time_in_which_this_process_stood_still_is_nobodys_silence() -> None:
     membership = Membership()
     membership.heard(A, 0.0)
     membership.tick(0.0)
-    membership.stood_still(5.0)
-    assert membership.tick(5.4)[1] == []
-    assert membership.tick(5.51)[1] == [Change(A, MemberState.SUSPECT)]
+    membership.stood_still(0.4)
+    assert membership.tick(0.85)[1] == []
+    assert membership.tick(0.9)[1] == [Change(A, MemberState.SUSPECT)]
     membership.stood_still(3.0)
-    assert membership.tick(9.8)[1] == []
-    assert membership.tick(9.95)[1] == [Change(A, MemberState.DEAD)]
+    assert membership.tick(0.9 + 3.0 + SUSPICION_S - 0.01)[1] == []
+    assert membership.tick(0.9 + 3.0 + SUSPICION_S + 0.01)[1] == [Change(A, MemberState.DEAD)]
 
 
 def test_a_silent_peer_on_this_machine_is_judged_by_its_connection_alone() -> None:
@@ -244,4 +244,4 @@ def test_a_silent_peer_on_this_machine_is_judged_by_its_connection_alone() -> No
     membership.heard(A, 0.0)
     assert all(membership.tick(tick * 0.05)[1] == [] for tick in range(200))
     assert membership.cut(A, 10.0) == [Change(A, MemberState.SUSPECT)]
-    assert membership.tick(11.4)[1] == [Change(A, MemberState.DEAD)]
+    assert membership.tick(10.0 + SUSPICION_S)[1] == [Change(A, MemberState.DEAD)]
