@@ -112,13 +112,16 @@ def _instances(daemons: list[dict[str, Any]]) -> Table:
 
 
 def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
-    rows = [(d["host"], r, n) for d in daemons for r, n in d.get("unenforced", {}).items() if n]
-    if not rows:
-        return []
-    table = _table("Not enforced here", ("host", "runtime", "limits"))
-    for host, runtime, names in rows:
-        table.add_row(host, runtime, ", ".join(names))
-    return [table]
+    """Return what a runtime of this machine does not enforce, or why it cannot be used."""
+    table = _table("Limits of this machine's runtimes", ("host", "runtime", ""))
+    for d in daemons:
+        for runtime in d.get("runtimes", []):
+            if not runtime["usable"]:
+                table.add_row(d["host"], runtime["name"], runtime["problem"])
+            elif runtime["unenforced"]:
+                names = ", ".join(runtime["unenforced"])
+                table.add_row(d["host"], runtime["name"], f"not enforced: {names}")
+    return [table] if table.row_count else []
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
