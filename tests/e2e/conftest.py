@@ -262,9 +262,13 @@ class Network:
         return f"http://127.0.0.1:{self.port(proxy)}/{name}{path}"
 
     def registry_cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `registry-cli` to its end; fail if it fails and `check` is set."""
+        """Run `registry-cli` to its end; fail if it fails and `check` is set.
+
+        Without `found` it finds the network that `myxo up` runs.
+        """
+        join = ("--bootstrap", self.address, "--psk", PSK) if self.address else ()
         done = subprocess.run(
-            [COMMANDS / "registry-cli", "--bootstrap", self.address, "--psk", PSK, *arguments],
+            [COMMANDS / "registry-cli", *join, *arguments],
             env=self.daemons.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -329,7 +333,8 @@ class Stream:
         before = len(self.answered)
         deadline = time.monotonic() + COMMAND_TIMEOUT_S
         while sum(a.status_code == status for a in self.answered[before:]) < count:
-            assert time.monotonic() < deadline, (self.failed[-3:], self.statuses())
+            last = self.answered[-1].text if self.answered else ""
+            assert time.monotonic() < deadline, (self.failed[-3:], self.statuses(), last)
             time.sleep(0.02)
 
 

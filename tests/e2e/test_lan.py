@@ -12,10 +12,11 @@ import pytest
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
-    "import os,socket,http.server as h\n"
+    "import os,time,http.server as h\n"
     "class H(h.BaseHTTPRequestHandler):\n"
     "  protocol_version='HTTP/1.1'\n"
     "  def do_GET(self):\n"
+    "    time.sleep(8 if 'slow' in self.path and not os.path.exists('fast') else 0)\n"
     "    body=('hello '+self.path+'\\n').encode()\n"
     "    self.send_response(200); self.send_header('Content-Length',str(len(body)))\n"
     "    self.end_headers(); self.wfile.write(body)\n"
@@ -79,6 +80,28 @@ def test_a_host_whose_cable_is_pulled_gets_no_new_request_after_three_seconds(la
     took = time.monotonic() - began
     assert answered
     within(3.5 - min(took, 3.0), lambda: owner not in _hosts(witness), "it is out of the view")
+
+
+def test_a_request_under_way_when_the_cable_is_pulled_is_answered_elsewhere(lan: Any) -> None:
+    first, second, third = lan.host(), lan.host(), lan.host()
+    join = join_line(first.start("myxo", "up", "--runtime", "process", "--hostname", "first"))
+    second.start(*join, "--runtime", "process", "--hostname", "second")
+    third.start(*join, "--runtime", "process", "--hostname", "third")
+    first.run("registry-cli", "add", "--process", SERVER, "hello")
+    second.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
+    within(5, lambda: _hosts(third) == {"second"}, "the third host sees the instance")
+    with third.running_command(
+        "curl", "-sS", "--fail", "-m", "40", "127.0.0.1:4200/hello/slow"
+    ) as slow:
+        within(5, lambda: _in_flight(second) == 1, "the request is under way")
+        second.cut()
+        answered, _ = slow.communicate(timeout=40)
+    assert answered == b"hello /slow\n"
+    assert _hosts(third) != {"second"}
+
+
+def _in_flight(host: Any) -> int:
+    return sum(i["in_flight"] for d in status(host)["daemons"] for i in d.get("own_instances", []))
 
 
 def _hosts(host: Any) -> set[str]:
