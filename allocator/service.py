@@ -200,16 +200,24 @@ class _Daemon:
 
     async def _follow_definitions(self) -> None:
         """Drain the instances of services that were changed or deleted."""
-        known: set[ServiceName] = set()
-        while True:
-            for service in self.instances.services():
-                newest = self.definitions.get(service)
-                if newest is not None:
-                    self.instances.drain_outdated(service, newest.revision.number)
-                elif service in known and self.definitions.live:
-                    self.instances.drain_outdated(service, None)
-            known = set(self.definitions.names())
-            await self.definitions.changed()
+        async with trio.open_nursery() as asking:
+            while True:
+                for service in self.instances.services():
+                    newest = self.definitions.get(service)
+                    if newest is not None:
+                        self.instances.drain_outdated(service, newest.revision.number)
+                    elif self.definitions.live:
+                        asking.start_soon(self._drain_if_deleted, service)
+                await self.definitions.changed()
+
+    async def _drain_if_deleted(self, service: ServiceName) -> None:
+        """Drain a service that a registry does not know; ours may only not be here yet."""
+        try:
+            await self.definitions.resolve(service)
+        except UnknownService:
+            self.instances.drain_outdated(service, None)
+        except RegistryUnreachable as exc:
+            log.info("definition.unknown", service=service, error=str(exc))
 
     async def _follow_health(self, runtime: Runtime) -> None:
         while True:

@@ -241,7 +241,7 @@ class Definitions:
         return self._replica.names()
 
     async def changed(self) -> None:
-        """Wait for the next change of a definition."""
+        """Wait for the next change of a definition, or for `live` to become true."""
         await self._change.wait()
 
     async def resolve(self, name: ServiceName) -> SignedRevision:
@@ -341,11 +341,13 @@ class Definitions:
         return heard
 
     def _take(self, page: Page) -> None:
-        if self._replica.take_page(page):
-            self._signal()
-        if page.complete and not self._live:
+        news = self._replica.take_page(page)
+        becomes_live = page.complete and not self._live
+        if becomes_live:
             self._live = True
             log.info("definitions.live", services=len(self.names()))
+        if news or becomes_live:
+            self._signal()
 
     def _registries(self) -> list[PeerId]:
         return [peer.peer_id for peer in self._node.view.peers(Role.REGISTRY)]
