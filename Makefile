@@ -21,7 +21,8 @@ lint: setup
 	.venv/bin/mypy tests demos
 	.venv/bin/lint-imports
 
-bench: setup
+bench:
+	@tools/setup.sh bench
 	@tools/with-engine.sh .venv/bin/python -m bench
 
 setup:

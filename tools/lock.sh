@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the two lock files from pyproject.toml; they hold for every supported Python.
+# Writes the three lock files from pyproject.toml; they hold for every supported Python.
 # No index is named in them: pip asks the one it is configured for, and checks the hashes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,3 +11,4 @@ compile() {
 }
 compile --group build -o requirements.lock
 compile --group build --group dev -c requirements.lock -o requirements-dev.lock
+compile --group build --group dev --group bench -c requirements-dev.lock -o requirements-bench.lock

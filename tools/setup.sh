@@ -3,6 +3,7 @@
 #
 #   tools/setup.sh demo   what `make demo` needs
 #   tools/setup.sh test   also the linters, Docker, etcd, Prometheus: what `make test` needs
+#   tools/setup.sh bench  also what is compared with and what makes load: what `make bench` needs
 #
 # PYTHON names the interpreter (3.11 or later) where the first one found is not the one wanted.
 set -euo pipefail
@@ -12,7 +13,8 @@ purpose=${1:-demo}
 case $purpose in
   demo) lock=requirements.lock ;;
   test) lock=requirements-dev.lock ;;
-  *) echo "usage: tools/setup.sh demo|test" >&2; exit 2 ;;
+  bench) lock=requirements-bench.lock ;;
+  *) echo "usage: tools/setup.sh demo|test|bench" >&2; exit 2 ;;
 esac
 
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -45,7 +47,8 @@ missing_packages() {
   compiles Python.h "-I$include" || echo python3-dev
   "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   have curl || echo curl
-  [ "$purpose" = test ] || return 0
+  [ "$purpose" != bench ] || have wrk || echo wrk
+  [ "$purpose" != demo ] || return 0
   have dockerd || echo docker.io
   have docker-compose || docker compose version >/dev/null 2>&1 || echo docker-compose
   have etcd || echo etcd-server
