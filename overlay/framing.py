@@ -139,9 +139,11 @@ class FramedStream:
     async def _write(self, data: bytes) -> None:
         if self._cut or self._closed or self._finished:
             raise StreamCut("the stream is over: nothing more can be sent on it")
-        self._cut = True  # holds if the write is cancelled or fails half-way
-        await self._stream.write(data)
-        self._cut = False
+        try:
+            await self._stream.write(data)
+        except BaseException:
+            self._cut = True  # also where it is cancelled half-way; not before, as others receive
+            raise
 
     async def _fill(self) -> None:
         if self._cut or self._closed:

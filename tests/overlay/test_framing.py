@@ -173,6 +173,17 @@ async def test_a_send_cancelled_half_way_cuts_the_stream(
         await drain(reader)
 
 
+async def test_a_message_is_received_while_another_is_on_its_way_out() -> None:
+    stuck, far = trio.testing.lockstep_stream_pair()  # a send ends when the other end reads
+    near = FramedStream(InMemory(stuck), PEER)
+    async with in_time() as nursery:
+        nursery.start_soon(near.send, b"out")
+        nursery.start_soon(far.send_all, b"\x02in")
+        await trio.testing.wait_all_tasks_blocked()
+        assert await near.receive() == b"in"
+        assert await far.receive_some() == b"\x03out"
+
+
 async def test_concurrent_senders_take_turns() -> None:
     messages = [bytes([n]) * 1000 for n in range(1, 20)]
     near, far = trio.testing.lockstep_stream_pair()
