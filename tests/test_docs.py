@@ -4,9 +4,9 @@ In a block fenced as `console`, `$ ` starts a command (a backslash at its end co
 lines below it are what it prints; with none there, anything will do. `...` stands for any text in a
 line, or for any lines if it stands alone. `<name>` in the output stands for one word, which later
 commands of that page use as `<name>`, as a reader copies an address. The commands of a block
-`console background` keep running, each in a terminal of its own; Ctrl-C at the end of the page
-stops them. `console no-run` is for what needs another machine. In an `sh` block each line is a
-command.
+`console background` keep running, each in a terminal of its own, and may say more before and after
+what the page shows; Ctrl-C at the end of the page stops them. `console no-run` is for what needs
+another machine. In an `sh` block each line is a command.
 
 The commands of a page share one shell, at the top of the checkout, with a home of its own.
 """
@@ -75,12 +75,12 @@ def _of_block(block: re.Match[str], first_line: int, *, background: bool) -> Ite
         yield command
 
 
-def matched(expected: list[str], printed: str, *, more_may_follow: bool) -> dict[str, str] | None:
+def matched(expected: list[str], printed: str, *, amid_more: bool) -> dict[str, str] | None:
     """Return the words that `<name>` stands for if `printed` is as `expected`, else None."""
     named: list[str] = []
     pattern = "".join(_line_pattern(line, named) for line in _trimmed(expected))
     text = "".join(f"{line.rstrip()}\n" for line in _trimmed(printed.splitlines()))
-    found = re.match(pattern, text) if more_may_follow else re.fullmatch(pattern, text)
+    found = re.match(rf"(?:.*\n)*?{pattern}" if amid_more else rf"{pattern}\Z", text)
     return None if found is None else dict(zip(named, found.groups(), strict=True))
 
 
@@ -134,7 +134,7 @@ class Reader:
         printed, code = self._type(text)
         assert code == 0, f"line {command.line}: `{text}` ended with {code}:\n{printed}"
         if command.expected:
-            self._compare(command, printed, more_may_follow=False)
+            self._compare(command, printed, amid_more=False)
 
     def _type(self, text: str) -> tuple[str, int]:
         keyboard, screen = self._shell.stdin, self._shell.stdout
@@ -167,16 +167,16 @@ class Reader:
         printed = ""
         for piece in _pieces(process.stdout, COMMAND_TIMEOUT_S):
             printed += piece
-            if matched(command.expected, printed, more_may_follow=True) is not None:
+            if matched(command.expected, printed, amid_more=True) is not None:
                 break
-        self._compare(command, printed, more_may_follow=True)
+        self._compare(command, printed, amid_more=True)
 
-    def _compare(self, command: Command, printed: str, *, more_may_follow: bool) -> None:
+    def _compare(self, command: Command, printed: str, *, amid_more: bool) -> None:
         expected = [
             WORD.sub(lambda found: self._words.get(found[1], found[0]), line)
             for line in command.expected
         ]
-        words = matched(expected, printed, more_may_follow=more_may_follow)
+        words = matched(expected, printed, amid_more=amid_more)
         assert words is not None, (
             f"line {command.line}: `{command.text}` printed\n{printed}\nand the page says\n"
             + "\n".join(expected)
