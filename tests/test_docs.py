@@ -235,6 +235,8 @@ def _page_cases() -> Iterator[object]:
             marks = [pytest.mark.slow, pytest.mark.timeout(900)]
             if any(word in c.text for c in commands for word in ("docker", "myxo up", "image")):
                 marks.append(pytest.mark.docker)
+            if any("etcd" in c.text for c in commands):
+                marks.append(pytest.mark.etcd)
             yield pytest.param(path, marks=marks, id=str(path.relative_to(ROOT)))
 
 
