@@ -73,6 +73,15 @@ Etcd = Annotated[
     list[str] | None,
     typer.Option("--etcd", metavar="ENDPOINT", help="Keep definitions in this etcd; repeatable."),
 ]
+UpPsk = Annotated[
+    str | None,
+    typer.Option(
+        "--psk",
+        metavar="PASSPHRASE",
+        help="The network's passphrase; if none is given, one is made at the first start and "
+        "kept. [env: P2P_PSK, MYXO_PSK]",
+    ),
+]
 Open = Annotated[
     bool, typer.Option("--open", help="Found without a passphrase: everybody may join.")
 ]
@@ -100,7 +109,7 @@ def myxo(version: options.Version = False) -> None:
 @app.command()
 @refusing
 def up(
-    psk: options.Psk = None,
+    psk: UpPsk = None,
     open_to_all: Open = False,
     p2p_listen_addr: UpListen = ":4001",
     proxy_port: ProxyPort = 4200,
@@ -163,7 +172,7 @@ def join(
 @install_app.command("up")
 @refusing
 def install_up(
-    psk: options.Psk = None,
+    psk: UpPsk = None,
     open_to_all: Open = False,
     p2p_listen_addr: UpListen = ":4001",
     proxy_port: ProxyPort = 4200,
