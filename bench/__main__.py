@@ -44,7 +44,8 @@ def _run(name: str, *, quick: bool) -> str:
     print(f"\n## bench.{name}{' --quick' if quick else ''}\n\n{line}\n", flush=True)
     text = measured(ALL[name], quick).text
     print(text, flush=True)
-    return f"{line}\n\n{text}"
+    command = f"python -m bench {name}{'' if quick else ' --full'} --write"
+    return f"`{command}` on {line}:\n\n{text}"
 
 
 def replaced(page: str, name: str, text: str) -> str:
