@@ -209,15 +209,22 @@ class Mesh:
     # connections
 
     async def _watch_connections(self) -> None:
+        """Greet who is connected, and look for who was.
+
+        The end of a connection may be known by the end of the gossip on it before it is known here;
+        so who was connected is remembered apart from the outboxes.
+        """
+        before: frozenset[PeerId] = frozenset()
         async for _ in self._host.connections:
             connected = self._host.connected()
             for peer in connected - self._outboxes.keys():
                 self._open_outbox(peer)
-            for peer in self._outboxes.keys() - connected:
+            for peer in before - connected:
                 self._close_outbox(peer)
                 self._take(self._view.membership.cut(peer, trio.current_time()))
                 self._disconnected(peer)
                 self._seek(peer)
+            before = connected
 
     async def _keep_bootstrap(self, address: str) -> None:
         """Stay connected to one bootstrap for as long as this peer lives."""

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import trio
 
 from overlay.errors import PassphraseRefused
 from overlay.membership import MemberState
-from overlay.names import InstanceId, ServiceName
+from overlay.mesh import Mesh
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.records import InstanceState, Role
 from overlay.settings import NodeSettings
@@ -135,3 +137,33 @@ async def test_a_node_without_the_passphrase_is_told_so_and_gets_no_record(
             async with open_node(stranger, Role.PROXY):
                 pytest.fail("it joined")
         assert first.view.peers() == []
+
+
+async def test_peers_whose_gossip_ended_before_their_connection_find_each_other_again(
+    tmp_path: Path,
+) -> None:
+    async with network(tmp_path, Role.ALLOCATOR, Role.PROXY) as (_, one, other):
+        for node, peer in ((one, other.peer_id), (other, one.peer_id)):
+            await until(node, partial(speaks, node, peer))
+            await no_longer_dialling(node)
+        mesh_of(one)._close_outbox(other.peer_id)
+        mesh_of(other)._close_outbox(one.peer_id)
+        await one.host.disconnect(other.peer_id)
+        for node, peer in ((one, other.peer_id), (other, one.peer_id)):
+            await until(node, partial(speaks, node, peer))
+
+
+async def no_longer_dialling(node: Node) -> None:
+    with trio.fail_after(10):
+        while mesh_of(node)._dialling:  # nothing tells when that ends
+            await trio.sleep(0.05)
+
+
+def mesh_of(node: Node) -> Mesh:
+    assert node._mesh is not None
+    return node._mesh
+
+
+def speaks(node: Node, peer: PeerId) -> bool:
+    alive = node.view.membership.state(peer) is MemberState.ALIVE
+    return alive and peer in mesh_of(node)._outboxes
