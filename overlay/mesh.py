@@ -50,6 +50,9 @@ DIAL_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 0.5
 REDIAL_FIRST_S = 0.2
 REDIAL_MOST_S = 10.0
+REDIAL_WARN_S = 3.0
+"""Daemons that are started together find each other within this time; nobody needs to know."""
+
 DIALS_AT_ONCE = 16
 """A network that comes back all at once must not exhaust sockets or cores."""
 
@@ -241,7 +244,8 @@ class Mesh:
                 if not self._joined.is_set():
                     raise
             except PeerUnreachable as exc:
-                log.warning("bootstrap.unreachable", address=address, error=str(exc))
+                tell = log.info if delay < REDIAL_WARN_S else log.warning
+                tell("bootstrap.unreachable", address=address, error=str(exc))
             await trio.sleep(delay)
             delay = min(delay * 2, REDIAL_MOST_S)
 
