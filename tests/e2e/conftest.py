@@ -413,7 +413,7 @@ def make_network() -> Callable[[Any], Network]:
 def containers(engine: docker.DockerClient, service: str) -> list[Any]:
     """Return the containers of a service, whatever state they are in."""
     found: list[Any] = engine.containers.list(
-        all=True, filters={"label": f"myxo.service={service}"}
+        all=True, ignore_removed=True, filters={"label": f"myxo.service={service}"}
     )
     return found
 

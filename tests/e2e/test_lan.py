@@ -54,7 +54,7 @@ def test_three_hosts_join_by_the_printed_line_and_each_reaches_a_service_by_name
     answers = {h.name: h.run("curl", "-sS", "127.0.0.1:4200/hello/x?q=1") for h in lan.hosts}
     assert {a.split()[1] for a in answers.values()} == {"/x?q=1"}
     within(
-        5, lambda: len(status(third)["peers"]) == 7, "every host's daemons are in the third's view"
+        20, lambda: len(status(third)["peers"]) == 7, "every host's daemons are in the third's view"
     )
     seen = status(third)
     assert [i["service"] for i in seen["instances"]] == ["hello"], "three hosts share one start"
@@ -68,7 +68,7 @@ def test_a_host_whose_cable_is_pulled_gets_no_new_request_after_three_seconds(la
         host.start(*join, "--runtime", "process", "--hostname", name)
     first.run("registry-cli", "add", "--process", SERVER, "hello")
     second.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
-    within(5, lambda: len(status(third)["instances"]) == 1, "the third host sees the instance")
+    within(20, lambda: len(status(third)["instances"]) == 1, "the third host sees the instance")
     third.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
     owner = status(third)["instances"][0]["host"]
     victim, witness = (second, third) if owner == "second" else (first, third)
@@ -89,11 +89,11 @@ def test_a_request_under_way_when_the_cable_is_pulled_is_answered_elsewhere(lan:
     third.start(*join, "--runtime", "process", "--hostname", "third")
     first.run("registry-cli", "add", "--process", SERVER, "hello")
     second.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
-    within(5, lambda: _hosts(third) == {"second"}, "the third host sees the instance")
+    within(20, lambda: _hosts(third) == {"second"}, "the third host sees the instance")
     with third.running_command(
         "curl", "-sS", "--fail", "-m", "40", "127.0.0.1:4200/hello/slow"
     ) as slow:
-        within(5, lambda: _in_flight(second) == 1, "the request is under way")
+        within(20, lambda: _in_flight(second) == 1, "the request is under way")
         second.cut()
         answered, _ = slow.communicate(timeout=40)
     assert answered == b"hello /slow\n"
@@ -145,4 +145,4 @@ def test_installed_units_run_what_they_say(lan: Any) -> None:
         assert join[join.index("--psk") + 1] not in text, "the passphrase is not in the unit"
         started = next(line for line in text.splitlines() if line.startswith("ExecStart="))
         second.start("env", psk, *shlex.split(started.removeprefix("ExecStart=")))
-    within(5, lambda: len(status(first)["peers"]) == 5, "both daemons are members")
+    within(20, lambda: len(status(first)["peers"]) == 5, "both daemons are members")
