@@ -7,9 +7,7 @@ the list. `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` choose the e
 the `docker` command; the API version is negotiated.
 """
 
-import os
 import platform
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,13 +15,9 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import docker
-import requests.exceptions
 import structlog
 import trio
-import urllib3.exceptions
-from docker.constants import DEFAULT_UNIX_SOCKET
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.utils import kwargs_from_env
+from docker.errors import APIError, ImageNotFound, NotFound
 
 from allocator.containers import (
     BRIDGE,
@@ -37,7 +31,9 @@ from allocator.containers import (
     instance_id,
     instance_of,
 )
+from allocator.engine import CUT, close_stream, open_client, say
 from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
+from allocator.images import follow_images
 from allocator.runtime import (
     LOG_TAIL_LINES,
     Capacity,
@@ -47,13 +43,12 @@ from allocator.runtime import (
     Running,
     last_lines,
 )
-from overlay.names import InstanceId
+from overlay.names import Digest, InstanceId
 from overlay.spec import Image
 
 CALLS_AT_ONCE = 16
 """Threads in the SDK at once; the engine itself starts about as many containers in parallel."""
 
-CALL_TIMEOUT_S = 60
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MOST_S = 5.0
 REPLAY_S = 2
@@ -61,7 +56,6 @@ REPLAY_S = 2
 
 _FORBIDDEN, _CONFLICT = 403, 409
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
-_CUT = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 log = structlog.get_logger()
 
@@ -91,6 +85,7 @@ class DockerRuntime:
         self._problem = "the Docker engine was not looked for yet"
         self._capacity: Capacity | None = None
         self._bridge_address = ""
+        self._images: tuple[Digest, ...] = ()
         self._containers: dict[InstanceId, _Container] = {}
         self._health_change = trio.Event()
         self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
@@ -101,11 +96,11 @@ class DockerRuntime:
         return self._bridge_address
 
     def health(self) -> Health:
-        """Return whether the engine answers."""
-        return Health(self._problem)
+        """Return whether the engine answers, and which images it has."""
+        return Health(self._problem, images=self._images)
 
     async def health_changed(self) -> None:
-        """Wait until the engine is lost or back."""
+        """Wait until the engine is lost or back, or its images are others."""
         await self._health_change.wait()
 
     def capacity(self) -> Capacity:
@@ -138,6 +133,7 @@ class DockerRuntime:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
+                nursery.start_soon(follow_images, self._take_images)
                 await ready.wait()
                 task_status.started()
         finally:
@@ -161,7 +157,7 @@ class DockerRuntime:
             raise ImageMissing(_missing(launch.spec.image, exc.explanation)) from exc
         except APIError as exc:
             del self._containers[launch.id]
-            raise LaunchFailed(f"the engine did not create the container: {_say(exc)}") from exc
+            raise LaunchFailed(f"the engine did not create the container: {say(exc)}") from exc
 
     async def pull(self, image: Image) -> None:
         """Pull the image by the digest it was pushed under; see `Runtime.pull`."""
@@ -172,7 +168,7 @@ class DockerRuntime:
         try:
             found = await self._call(lambda client: _pull(client, reference), abandon=True)
         except (APIError, ImageMissing) as exc:
-            raise ImageMissing(_missing(image, f"and cannot be pulled: {_say(exc)}")) from exc
+            raise ImageMissing(_missing(image, f"and cannot be pulled: {say(exc)}")) from exc
         if found != image.config_digest:
             raise ImageMissing(
                 f"{reference} is {found}, not {image.config_digest}, which the service names"
@@ -188,10 +184,10 @@ class DockerRuntime:
             found = await self._call(lambda client: _start(client, entry.name))
         except NotFound as exc:
             if "network" not in str(exc.explanation):
-                raise LaunchFailed(f"the container is gone: {_say(exc)}") from exc
+                raise LaunchFailed(f"the container is gone: {say(exc)}") from exc
             found = await self._start_on_new_network(entry)
         except APIError as exc:
-            raise LaunchFailed(f"the engine did not start the container: {_say(exc)}") from exc
+            raise LaunchFailed(f"the engine did not start the container: {say(exc)}") from exc
         return f"{address_of(found)}:{entry.port}"
 
     async def exited(self, instance: InstanceId) -> None:
@@ -221,7 +217,7 @@ class DockerRuntime:
                 lambda client: _remove(client, entry.name, grace_s if polite else 0), abandon=True
             )
         except APIError as exc:
-            raise RuntimeDown(f"the engine did not remove {entry.name}: {_say(exc)}") from exc
+            raise RuntimeDown(f"the engine did not remove {entry.name}: {say(exc)}") from exc
         entry.ended.set()
         self._containers.pop(instance, None)
 
@@ -250,14 +246,14 @@ class DockerRuntime:
         if self._client is not None:
             self._client.close()
         self._client = client = await trio.to_thread.run_sync(
-            _open_client, limiter=self._limiter, abandon_on_cancel=True
+            open_client, limiter=self._limiter, abandon_on_cancel=True
         )
         try:
             about = await trio.to_thread.run_sync(
                 _survey, client, limiter=self._limiter, abandon_on_cancel=True
             )
-        except (APIError, *_CUT) as exc:
-            raise RuntimeDown(f"the Docker engine does not answer: {_say(exc)}") from exc
+        except (APIError, *CUT) as exc:
+            raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
         self._capacity, self._bridge_address = about
 
     async def _follow_events(self, ready: trio.Event) -> None:
@@ -282,12 +278,12 @@ class DockerRuntime:
                     )
 
                 nursery.start_soon(pump)
-        except* (APIError, *_CUT) as group:
+        except* (APIError, *CUT) as group:
             cause = group.exceptions[0]
-            raise RuntimeDown(f"the Docker engine was lost: {_say(cause)}") from cause
+            raise RuntimeDown(f"the Docker engine was lost: {say(cause)}") from cause
         finally:
             for stream in streams:
-                _close(stream)
+                close_stream(stream)
         raise RuntimeDown("the Docker engine was lost: it ended its event stream")
 
     def _pump_events(
@@ -305,7 +301,7 @@ class DockerRuntime:
             for event in stream:
                 trio.from_thread.run_sync(self._take_event, event)
         finally:
-            _close(stream)
+            close_stream(stream)
 
     def _take_event(self, event: Mapping[str, Any]) -> None:
         instance = instance_id(event.get("Actor", {}).get("Attributes", {}))
@@ -333,7 +329,7 @@ class DockerRuntime:
             self._bridge_address = await self._call(_ensure_network)
             return await self._call(lambda client: _start(client, entry.name))
         except APIError as exc:
-            raise LaunchFailed(f"the engine did not start the container: {_say(exc)}") from exc
+            raise LaunchFailed(f"the engine did not start the container: {say(exc)}") from exc
 
     def _set_problem(self, problem: str) -> None:
         if problem == self._problem:
@@ -343,6 +339,14 @@ class DockerRuntime:
         else:
             log.info("engine.up", bridge=self._bridge_address)
         self._problem = problem
+        self._tell_health()
+
+    def _take_images(self, images: tuple[Digest, ...]) -> None:
+        if images != self._images:
+            self._images = images
+            self._tell_health()
+
+    def _tell_health(self) -> None:
         self._health_change.set()
         self._health_change = trio.Event()
 
@@ -370,43 +374,8 @@ class DockerRuntime:
             )
         except APIError:
             raise  # it is a RequestException too
-        except _CUT as exc:
-            raise RuntimeDown(f"the Docker engine does not answer: {_say(exc)}") from exc
-
-
-def _close(stream: Any) -> None:
-    """Close an event stream; the SDK alone leaves the socket of one that was cut open."""
-    stream.close()
-    stream._response.close()  # noqa: SLF001
-
-
-def _open_client() -> docker.APIClient:
-    try:
-        _knock(os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET)
-        return docker.APIClient(version="auto", timeout=CALL_TIMEOUT_S, **kwargs_from_env())
-    except (OSError, DockerException) as exc:
-        raise RuntimeDown(_why_unreachable(exc)) from exc
-
-
-def _knock(host: str) -> None:
-    """Connect to a local engine's socket once: the SDK hides the reason when it cannot."""
-    scheme, _, path = host.partition("://")
-    if "unix" in scheme:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect("/" + path.lstrip("/"))
-
-
-def _why_unreachable(exc: Exception) -> str:
-    match exc:
-        case PermissionError():
-            return (
-                "this user may not talk to the Docker engine; run "
-                "`sudo usermod -aG docker $USER`, then log in again"
-            )
-        case FileNotFoundError() | ConnectionRefusedError():
-            return "no Docker engine answers here; install or start it, or set DOCKER_HOST"
-        case _:
-            return f"no Docker engine answers: {exc}"
+        except CUT as exc:
+            raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
 
 
 def _survey(client: docker.APIClient) -> tuple[Capacity, str]:
@@ -497,7 +466,3 @@ def _remove(client: docker.APIClient, name: str, grace_s: float) -> None:
 def _missing(image: Image | None, why: object) -> str:
     name = "the image" if image is None else f"{image.reference} ({image.config_digest[:19]}…)"
     return f"{name} is not on this machine {why or ''}".rstrip()
-
-
-def _say(exc: BaseException) -> str:
-    return str(getattr(exc, "explanation", None) or exc)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import trio
 
-from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
 
 LOG_TAIL_LINES = 40
@@ -94,10 +94,12 @@ class Health:
 
     Attributes:
         problem: empty if it can be used; else what to do.
+        images: config digests of images that are there, the newest first; not always all.
         unenforced: requirements of a spec that this runtime cannot hold instances to.
     """
 
     problem: str = ""
+    images: tuple[Digest, ...] = ()
     unenforced: tuple[str, ...] = field(default=())
 
     @property

@@ -136,8 +136,7 @@ class _Daemon:
 
     def __post_init__(self) -> None:
         node, settings = self.node, self.settings
-        path = settings.state_dir / "definitions" / f"allocator-{node.peer_id}"
-        self.definitions = Definitions(node, path)
+        self.definitions = Definitions(node, settings.state_dir)
         self.metrics = AllocatorMetrics(node.metrics)
         self.limits = _limits(settings, self._capacity())
         self.instances = Instances(
@@ -237,6 +236,7 @@ class _Daemon:
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
+            images=tuple(d for r in self.runtimes.values() for d in r.health().images),
         )
 
     def _capacity(self) -> Capacity:

@@ -23,7 +23,10 @@ from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.signed import Purpose, Signed, sign
 
 MAX_RECORD_BYTES = 16 * 1024
-"""A peer record with 100 image digests has about 9 KiB."""
+"""A peer record with `MAX_IMAGES` digests has about 9 KiB."""
+
+MAX_IMAGES = 100
+"""Digests in a peer's record; the newest are the ones that are asked for."""
 
 MAX_RECORDS_PER_OWNER = 1024
 """A machine runs some hundreds of instances at the most; more is a fault or an attack."""
@@ -114,7 +117,7 @@ class PeerRecord(BaseModel):
     room: Room | None = None
     runtimes: tuple[_Short, ...] = Field((), max_length=8)
     platform: _Short = ""
-    images: tuple[Digest, ...] = Field((), max_length=100)
+    images: tuple[Digest, ...] = Field((), max_length=MAX_IMAGES)
 
     @property
     def id(self) -> str:

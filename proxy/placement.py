@@ -2,9 +2,10 @@
 
 The caller ranks what it can see, and the allocator decides last with what it really has. Machines
 where the service is starting already come first, so that proxies that are within reach of each
-other share one start; then nearness in bands (within a band, machines count as equally far), the
-image being there, and free room. Whether the image really is not there only the allocator knows,
-because one that was built a moment ago is in no record yet.
+other share one start; then those that have the image, if it is in no registry; then nearness in
+bands (within a band, machines count as equally far), the image being there, and free room. Whether
+the image really is not there only the allocator knows, because one that was built a moment ago is
+in no record yet, and a record names only the newest.
 
 Pure: the view in, candidates in order and reasons out.
 """
@@ -82,13 +83,15 @@ def _lacks(room: Room, spec: ServiceSpec) -> Iterator[str]:
 
 def _rank_key(
     allocator: PeerView, spec: ServiceSpec, starting: frozenset[PeerId]
-) -> tuple[bool, int, bool, int, float]:
+) -> tuple[bool, bool, int, bool, int, float]:
     record = allocator.record
     held = spec.image is None or spec.image.config_digest in record.images
+    pulled = spec.image is not None and spec.image.repo_digest is not None
     free = 0 if record.room is None else record.room.cpu_millicores
     within_soft = _rtt_s(allocator) <= (spec.soft_rtt_s or float("inf"))
     joins = allocator.peer_id in starting and within_soft
-    return not joins, _band(_rtt_s(allocator)), not held, -free, _rtt_s(allocator)
+    rtt_s = _rtt_s(allocator)
+    return not joins, not (held or pulled), _band(rtt_s), not held, -free, rtt_s
 
 
 def _rtt_s(allocator: PeerView) -> float:

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from allocator.containers import Ownership, container_name
-from allocator.docker import DockerRuntime, _why_unreachable
+from allocator.docker import DockerRuntime
+from allocator.engine import why_unreachable
 from allocator.errors import RuntimeDown
 from allocator.runtime import Launch
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -129,4 +130,4 @@ async def test_an_engine_that_was_never_there_is_used_once_it_is(
 
 def test_a_user_outside_the_docker_group_is_told_the_command_that_helps() -> None:
     refusal = PermissionError(13, "Permission denied")
-    assert "sudo usermod -aG docker $USER" in _why_unreachable(refusal)
+    assert "sudo usermod -aG docker $USER" in why_unreachable(refusal)

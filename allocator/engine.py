@@ -1,0 +1,65 @@
+"""The engine that the environment names: how it is reached, and why it is not."""
+
+import os
+import socket
+from typing import Any
+
+import docker
+import requests.exceptions
+import urllib3.exceptions
+from docker.constants import DEFAULT_UNIX_SOCKET
+from docker.errors import DockerException
+from docker.utils import kwargs_from_env
+
+from allocator.errors import RuntimeDown
+
+CALL_TIMEOUT_S = 60
+
+CUT = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""What the SDK raises when the engine goes away."""
+
+
+def close_stream(stream: Any) -> None:
+    """Close an event stream; the SDK alone leaves the socket of one that was cut open."""
+    stream.close()
+    stream._response.close()  # noqa: SLF001
+
+
+def open_client() -> docker.APIClient:
+    """Return a client of the engine, its API version negotiated; blocks.
+
+    Raises:
+        RuntimeDown: saying what to do.
+    """
+    try:
+        _knock(os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET)
+        return docker.APIClient(version="auto", timeout=CALL_TIMEOUT_S, **kwargs_from_env())
+    except (OSError, DockerException) as exc:
+        raise RuntimeDown(why_unreachable(exc)) from exc
+
+
+def _knock(host: str) -> None:
+    """Connect to a local engine's socket once: the SDK hides the reason when it cannot."""
+    scheme, _, path = host.partition("://")
+    if "unix" in scheme:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect("/" + path.lstrip("/"))
+
+
+def why_unreachable(exc: Exception) -> str:
+    """Return why the engine cannot be reached, and what to do."""
+    match exc:
+        case PermissionError():
+            return (
+                "this user may not talk to the Docker engine; run "
+                "`sudo usermod -aG docker $USER`, then log in again"
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return "no Docker engine answers here; install or start it, or set DOCKER_HOST"
+        case _:
+            return f"no Docker engine answers: {exc}"
+
+
+def say(exc: BaseException) -> str:
+    """Return the engine's own words on what went wrong."""
+    return str(getattr(exc, "explanation", None) or exc)
