@@ -96,7 +96,8 @@ AllocatorFlag = Annotated[
     typer.Option("--allocator-flag", metavar="FLAG", help="Passed to the allocator; repeatable."),
 ]
 Root = Annotated[
-    Path, typer.Option("--root", metavar="DIR", help="Write below DIR instead of /, start nothing.")
+    Path,
+    typer.Option("--root", metavar="DIR", help="Write units below DIR, start nothing."),
 ]
 
 

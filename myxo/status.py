@@ -11,6 +11,7 @@ from rich.table import Table
 
 from overlay.control import open_control
 from overlay.errors import MyxoError, PeerUnreachable
+from overlay.settings import SYSTEM_STATE_DIR
 
 ANSWER_TIMEOUT_S = 3.0
 
@@ -20,13 +21,14 @@ class NothingRuns(MyxoError):
 
 
 async def read_status(state_dir: Path) -> list[dict[str, Any]]:
-    """Return what each daemon of this machine says of itself.
+    """Return what each daemon of this machine says of itself, those that systemd runs included.
 
     Raises:
         NothingRuns: none answers.
     """
     found: list[dict[str, Any]] = []
-    for path in sorted((state_dir / "run").glob("*.sock")):
+    sockets = [path for d in (state_dir, SYSTEM_STATE_DIR) for path in (d / "run").glob("*.sock")]
+    for path in sorted(sockets):
         try:
             with trio.fail_after(ANSWER_TIMEOUT_S):
                 async with open_control(path, "status") as connection:
