@@ -109,22 +109,22 @@ async def test_traffic_between_members_goes_on_when_every_bootstrap_is_gone(
     name = ServiceName("hello")
     async with open_node(settings(tmp_path), Role.BOOTSTRAP) as first:
         address = address_of(first)
-        joined = trio.Event()
-        async with open_node(settings(tmp_path, address), Role.ALLOCATOR) as allocator:
-            async with open_node(settings(tmp_path, address), Role.PROXY) as proxy:
-                await until(proxy, lambda: len(proxy.view.peers()) == 2)
-                joined.set()
-                await first.host.disconnect(proxy.peer_id)
-                await first.host.disconnect(allocator.peer_id)
-                allocator.set_instance(
-                    InstanceId("i1"),
-                    service=name,
-                    revision=1,
-                    state=InstanceState.READY,
-                    address="127.0.0.1:1",
-                    concurrency=5,
-                )
-                await until(proxy, lambda: len(proxy.view.instances(name)) == 1)
+        async with (
+            open_node(settings(tmp_path, address), Role.ALLOCATOR) as allocator,
+            open_node(settings(tmp_path, address), Role.PROXY) as proxy,
+        ):
+            await until(proxy, lambda: len(proxy.view.peers()) == 2)
+            await first.host.disconnect(proxy.peer_id)
+            await first.host.disconnect(allocator.peer_id)
+            allocator.set_instance(
+                InstanceId("i1"),
+                service=name,
+                revision=1,
+                state=InstanceState.READY,
+                address="127.0.0.1:1",
+                concurrency=5,
+            )
+            await until(proxy, lambda: len(proxy.view.instances(name)) == 1)
 
 
 @pytest.mark.parametrize("psk", ["another", None])
@@ -155,7 +155,7 @@ async def test_peers_whose_gossip_ended_before_their_connection_find_each_other_
 
 async def no_longer_dialling(node: Node) -> None:
     with trio.fail_after(10):
-        while mesh_of(node)._dialling:  # nothing tells when that ends
+        while mesh_of(node)._dialling:  # noqa: ASYNC110  (nothing tells when that ends)
             await trio.sleep(0.05)
 
 
