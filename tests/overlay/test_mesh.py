@@ -41,6 +41,18 @@ async def network(tmp_path: Path, *roles: Role) -> AsyncIterator[list[Node]]:
         yield nodes
 
 
+def sees_peers(node: Node, count: int) -> bool:
+    return len(node.view.peers()) == count
+
+
+def sees_instances(node: Node, service: ServiceName, count: int) -> bool:
+    return len(node.view.instances(service)) == count
+
+
+def measured_peers(node: Node, count: int) -> bool:
+    return sum(p.rtt_s is not None for p in node.view.peers()) == count
+
+
 async def until(node: Node, condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
         while not condition():
@@ -53,7 +65,7 @@ async def test_a_joining_node_knows_the_bootstrap_at_once_and_is_known_by_all(
     async with network(tmp_path, Role.ALLOCATOR, Role.PROXY) as (first, allocator, proxy):
         assert first.peer_id in {p.peer_id for p in proxy.view.peers()}
         for node in (first, allocator, proxy):
-            await until(node, lambda n=node: len(n.view.peers()) == 2)
+            await until(node, partial(sees_peers, node, 2))
 
 
 async def test_an_instance_is_in_every_view_when_published_and_gone_when_withdrawn(
@@ -71,10 +83,10 @@ async def test_an_instance_is_in_every_view_when_published_and_gone_when_withdra
             concurrency=5,
         )
         for node in (first, proxy):
-            await until(node, lambda n=node: len(n.view.instances(name)) == 1)
+            await until(node, partial(sees_instances, node, name, 1))
         allocator.withdraw_instance(InstanceId("i1"))
         for node in (first, proxy):
-            await until(node, lambda n=node: not n.view.instances(name))
+            await until(node, partial(sees_instances, node, name, 0))
 
 
 async def test_a_leaving_node_takes_its_instances_out_of_every_view(tmp_path: Path) -> None:
@@ -99,7 +111,7 @@ async def test_every_pair_of_peers_measures_its_rtt(tmp_path: Path) -> None:
         for node in nodes:
             await until(
                 node,
-                lambda n=node: len([p for p in n.view.peers() if p.rtt_s is not None]) == 2,
+                partial(measured_peers, node, 2),
             )
 
 
