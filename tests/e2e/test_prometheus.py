@@ -27,8 +27,13 @@ class Prometheus:
         self._log = log
 
     def query(self, expression: str) -> list[dict[str, str]]:
-        """Return the labels of each series that `expression` selects now."""
+        """Return the labels of each series that `expression` selects now.
+
+        While it starts there are none: it listens first and answers 503 for a moment.
+        """
         reply = self._client.get("/api/v1/query", params={"query": expression})
+        if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return []
         result: list[dict[str, Any]] = reply.raise_for_status().json()["data"]["result"]
         return [series["metric"] for series in result]
 
