@@ -72,6 +72,13 @@ class NothingFeasible(RequestRefused):
         super().__init__(f"{service} runs nowhere and cannot be started:\n{listed}")
 
 
+class RevisionOutdated(RequestRefused):
+    """An allocator knows a newer revision of the service, or that it was deleted."""
+
+    status = 503
+    retry_after_s = 1
+
+
 class NeverReady(RequestRefused):
     """An instance was started but did not accept connections in time.
 

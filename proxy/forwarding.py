@@ -31,6 +31,7 @@ from proxy.errors import (
     DefinitionUnavailable,
     NothingFeasible,
     RequestRefused,
+    RevisionOutdated,
     ServiceUnknown,
     UpstreamLost,
     UpstreamTooSlow,
@@ -44,6 +45,9 @@ from proxy.upstreams import Upstreams
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
+
+NEWS_TIMEOUT_S = 2.0
+"""A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
 
 MAX_STARTS = 2
 """Instances that one request may have started: a second where the first died under it."""
@@ -115,6 +119,21 @@ class Forwarder:
         routed(route)
         timing.mark("lookup")
         return await _Attempts(self, client, head, route, revision, spec, timing).run()
+
+    async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
+        """Wait a moment for a newer revision, which an allocator has heard of first.
+
+        Raises:
+            ServiceUnknown: the news is that the service was deleted.
+        """
+        name, number = revision.revision.name, revision.revision.number
+        with trio.move_on_after(NEWS_TIMEOUT_S):
+            while (known := self._definitions.get(name)) is not None:
+                if known.revision.number > number and known.revision.spec is not None:
+                    return known, known.revision.spec
+                await self._definitions.changed()
+            raise ServiceUnknown(name, ())
+        return None
 
     async def _resolve(self, route: Route) -> tuple[SignedRevision, ServiceSpec]:
         revision = self._definitions.get(route.service)
@@ -294,7 +313,15 @@ class _Attempts:
 
     async def _start(self) -> InstanceView | None:
         self._starts += 1
-        return await self._forwarder.start(self._revision, frozenset(self._excluded), self._timing)
+        start, excluded = self._forwarder.start, frozenset(self._excluded)
+        try:
+            return await start(self._revision, excluded, self._timing)
+        except RevisionOutdated:
+            news = await self._forwarder.newer(self._revision)
+            if news is None:
+                raise
+        self._revision, self._spec = news
+        return await start(self._revision, excluded, self._timing)
 
     def _give_up_on(self, instance: InstanceView) -> None:
         self._excluded.add(instance.key)

@@ -28,7 +28,13 @@ from overlay.revision import SignedRevision
 from overlay.signed import Signed
 from overlay.spec import ServiceSpec
 from overlay.view import PeerView, View
-from proxy.errors import NeverReady, NothingFeasible, RequestRefused, ServiceUnknown
+from proxy.errors import (
+    NeverReady,
+    NothingFeasible,
+    RequestRefused,
+    RevisionOutdated,
+    ServiceUnknown,
+)
 from proxy.placement import rank
 
 MAX_ALLOCATORS_ASKED = 8
@@ -99,6 +105,7 @@ class Starter:
         Raises:
             NothingFeasible: no allocator would start one; says why for each.
             NeverReady: one was started and did not get ready.
+            RevisionOutdated: an allocator has heard of a newer one.
         """
         key = revision.revision.name, revision.revision.number
         flight = self._flights.get(key)
@@ -153,6 +160,8 @@ class Starter:
                 if exc.code == AllocationRefusal.NOT_READY:
                     tail = str(exc.details.get("log", ""))
                     raise NeverReady(name, exc.text, tail) from exc
+                if exc.code == AllocationRefusal.BAD_REVISION:
+                    raise RevisionOutdated(f"{allocator.record.host}: {exc.text}") from exc
                 reasons.append(f"{allocator.record.host}: {exc.text}{_log_of(exc)}")
             except MyxoError as exc:
                 reasons.append(f"{allocator.record.host}: {exc}")

@@ -28,7 +28,7 @@ from overlay.revision import Revision, SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
-from proxy.errors import NothingFeasible, RequestRefused
+from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
 from proxy.roads import Roads
 from proxy.starting import Started, Starter
@@ -50,12 +50,15 @@ class KnownDefinitions:
         self.known: dict[str, SignedRevision] = {}
         self.reachable = True
 
-    def define(self, spec: ServiceSpec, name: str = HELLO) -> None:
-        revision = Revision(name=ServiceName(name), number=1, spec=spec)
+    def define(self, spec: ServiceSpec, name: str = HELLO, number: int = 1) -> None:
+        revision = Revision(name=ServiceName(name), number=number, spec=spec)
         self.known[name] = SignedRevision.sign(ALICE, revision)
 
     def get(self, name: ServiceName) -> SignedRevision | None:
         return self.known.get(name)
+
+    async def changed(self) -> None:
+        await trio.sleep_forever()
 
     async def resolve(self, name: ServiceName) -> SignedRevision:
         await trio.lowlevel.checkpoint()
@@ -429,6 +432,32 @@ async def test_where_nothing_runs_and_nothing_starts_the_reasons_are_told(ground
     status, _, body = await ground.get()
     assert status == 503
     assert b"host: all memory is taken" in body
+
+
+async def test_a_newer_revision_that_an_allocator_heard_of_first_is_started(
+    ground: Ground,
+) -> None:
+    port = await ground.listen(ground.saying("new"))
+
+    def outdated() -> Started:
+        ground.definitions.define(ServiceSpec(process="serve"), number=2)
+        raise RevisionOutdated("host: revision 2 is the newest")
+
+    def started() -> Started:
+        ground.publish("new", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("new"), {})
+
+    ground.starter.script += [outdated, started]
+    assert (await ground.get())[2] == b"new"
+
+
+async def test_a_service_that_was_deleted_meanwhile_is_404(ground: Ground) -> None:
+    def outdated() -> Started:
+        ground.definitions.known.clear()
+        raise RevisionOutdated("host: it was deleted")
+
+    ground.starter.script.append(outdated)
+    assert (await ground.get())[0] == 404
 
 
 async def test_what_a_request_found_failed_is_not_asked_for_again(ground: Ground) -> None:
