@@ -26,12 +26,29 @@ from typing import NoReturn
 import docker
 import httpx
 import pytest
+import structlog
 from docker.errors import DockerException
 
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
 ETCD_READY = "serving client traffic"
 START_TIMEOUT_S = 30.0
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the commands that tests start, also where this run was started without it.
+
+    A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a command line that ran within a test set up."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 IMAGE = "myxo-test-daemons"
 BASE = "myxo-test-python"
-COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "httptools", "coincurve")
+COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "coincurve")
 """What they load is in every Debian; the image here holds only what was asked for."""
 
 PSK = "a passphrase for this test only"
