@@ -1,4 +1,4 @@
-"""The ping-monitor's series: the RTT to every connected peer, in the seed's names and in ours.
+"""The ping-monitor's series: the RTT to every connected peer, in PhysarumSM's names and in ours.
 
 `ping_rtt` and `ping_ewma_rtt` are milliseconds, labelled `targetHost` (a peer id) and `host` (this
 machine), so that dashboards made for PhysarumSM's ping-monitor work unchanged. The `myxo_*` series
@@ -27,10 +27,10 @@ class PingMonitor(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families with one sample per member that a probe has measured."""
-        seed = ["targetHost", "host"]
-        latest = GaugeMetricFamily("ping_rtt", "Latest RTT in milliseconds.", labels=seed)
+        older = ["targetHost", "host"]
+        latest = GaugeMetricFamily("ping_rtt", "Latest RTT in milliseconds.", labels=older)
         ewma = GaugeMetricFamily(
-            "ping_ewma_rtt", "Exponentially smoothed RTT in milliseconds.", labels=seed
+            "ping_ewma_rtt", "Exponentially smoothed RTT in milliseconds.", labels=older
         )
         ours = ["peer", "peer_host", "role"]
         seconds = GaugeMetricFamily(

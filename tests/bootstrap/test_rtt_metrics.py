@@ -6,7 +6,7 @@ from overlay.records import PeerRecord, Role, Version, sign_record
 from overlay.view import View
 
 ME, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in range(2))
-SEED = {"targetHost": OTHER.peer_id, "host": "here"}
+OLDER = {"targetHost": OTHER.peer_id, "host": "here"}
 OURS = {"peer": OTHER.peer_id, "peer_host": "there", "role": "proxy"}
 
 
@@ -28,15 +28,15 @@ def test_the_seeds_series_are_milliseconds_and_ours_are_seconds() -> None:
     registry, view = monitored()
     answered(view, 0.0, 0.125)
     answered(view, 1.0, 0.25)
-    assert registry.get_sample_value("ping_rtt", SEED) == 250.0
-    assert registry.get_sample_value("ping_ewma_rtt", SEED) == 0.9 * 125.0 + 0.1 * 250.0
+    assert registry.get_sample_value("ping_rtt", OLDER) == 250.0
+    assert registry.get_sample_value("ping_ewma_rtt", OLDER) == 0.9 * 125.0 + 0.1 * 250.0
     assert registry.get_sample_value("myxo_peer_rtt_seconds", OURS) == 0.140625
     assert registry.get_sample_value("myxo_peer_rtt_variation_seconds", OURS) == 0.078125
 
 
 def test_a_peer_that_was_not_measured_yet_has_no_series() -> None:
     registry, _ = monitored()
-    assert registry.get_sample_value("ping_rtt", SEED) is None
+    assert registry.get_sample_value("ping_rtt", OLDER) is None
 
 
 def test_a_series_is_gone_with_its_peer() -> None:
@@ -44,5 +44,5 @@ def test_a_series_is_gone_with_its_peer() -> None:
     answered(view, 0.0, 0.125)
     view.membership.left(OTHER.peer_id, 1.0)
     view.touch()
-    assert registry.get_sample_value("ping_rtt", SEED) is None
+    assert registry.get_sample_value("ping_rtt", OLDER) is None
     assert registry.get_sample_value("myxo_peer_rtt_seconds", OURS) is None

@@ -31,7 +31,7 @@ from registry.settings import RegistrySettings
 
 REGISTRY_CLI = [sys.executable, "-c", "from registry.cli import cli; cli()"]
 
-SEED_CONF = {
+HELLO_CONF = {
     "NetworkSoftReq": {"RTT": 500},
     "NetworkHardReq": {"RTT": 1000},
     "CpuReq": 0,
@@ -144,7 +144,7 @@ async def test_the_first_readmes_line_builds_and_registers(
     sources = tmp_path / "helloworldserver"
     sources.mkdir()
     (sources / "helloworldserver").write_text("#!/bin/sh\n")
-    conf: dict[str, Any] = json.loads(json.dumps(SEED_CONF))
+    conf: dict[str, Any] = json.loads(json.dumps(HELLO_CONF))
     conf["DockerConf"]["From"] = base
     (sources / "service-conf.json").write_text(json.dumps(conf, indent=4))
     tag = f"myxo-test-{uuid4().hex[:8]}/hello-world-server:1.0"
@@ -228,7 +228,7 @@ def test_the_service_says_that_it_needs_a_bootstrap(capsys: pytest.CaptureFixtur
 
 
 def test_a_configuration_is_found_beside_the_sources(tmp_path: Path) -> None:
-    (tmp_path / "service-conf.json").write_text(json.dumps(SEED_CONF))
+    (tmp_path / "service-conf.json").write_text(json.dumps(HELLO_CONF))
     want = wanted(
         ["service-conf.json", "alice/hello:1.0", "hello"],
         image=None,
@@ -248,7 +248,7 @@ def test_a_configuration_may_name_the_image_itself(tmp_path: Path) -> None:
 
 def test_what_runs_is_said_once(tmp_path: Path) -> None:
     conf = tmp_path / "service-conf.json"
-    conf.write_text(json.dumps(SEED_CONF))
+    conf.write_text(json.dumps(HELLO_CONF))
     with pytest.raises(ConfInvalid, match="so does --image"):
         wanted(["hello"], image="nginx", process=None, conf=conf, directory=tmp_path)
     with pytest.raises(SettingsInvalid, match="--conf goes with"):

@@ -12,7 +12,7 @@ from overlay.spec import ServiceSpec
 from registry.conf import DockerConf, parse_conf, read_conf
 from registry.errors import ConfInvalid
 
-SEED = """{
+HELLO_CONF = """{
     "NetworkSoftReq": {
         "RTT": 500
     },
@@ -35,7 +35,7 @@ SEED = """{
 
 
 def test_the_file_of_the_first_readme_is_read_as_it_stands() -> None:
-    conf = parse_conf(SEED, "service-conf.json")
+    conf = parse_conf(HELLO_CONF, "service-conf.json")
     assert conf.docker == DockerConf(
         base="ubuntu:16.04",
         copies=(("helloworldserver", "."),),
@@ -48,7 +48,9 @@ def test_the_file_of_the_first_readme_is_read_as_it_stands() -> None:
 
 
 def test_tabs_and_a_byte_order_mark_do_not_matter() -> None:
-    assert parse_conf("\ufeff" + SEED.replace("    ", "\t"), "c.json") == parse_conf(SEED, "c.json")
+    assert parse_conf("\ufeff" + HELLO_CONF.replace("    ", "\t"), "c.json") == parse_conf(
+        HELLO_CONF, "c.json"
+    )
 
 
 def test_the_same_may_be_written_as_yaml() -> None:
@@ -64,7 +66,7 @@ DockerConf:
   Run: []
   Cmd: ./helloworldserver $SERVICE_PORT
 """
-    assert parse_conf(text, "conf.yaml") == parse_conf(SEED, "conf.json")
+    assert parse_conf(text, "conf.yaml") == parse_conf(HELLO_CONF, "conf.json")
 
 
 def test_the_optional_fields_go_into_the_spec() -> None:
