@@ -42,6 +42,8 @@ async def dial_tcp(target: Address) -> trio.SocketStream:
         )
     except OSError as exc:
         raise PeerUnreachable(f"{target}: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # the scope of an IPv6 address that no resolver would be asked for
+        raise PeerUnreachable(f"{target}: {exc}") from exc
     for family, kind, protocol, _, address in found:
         attempt = trio.socket.socket(family, kind, protocol)
         try:

@@ -233,6 +233,8 @@ async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
         raise PeerUnreachable(str(exc)) from exc
     except (BaseLibp2pError, ValueError) as exc:  # ValueError: closed inside the cipher's nonce
         raise PeerUnreachable(f"it closed the connection ({exc})") from exc
+    except Exception as exc:  # Noise says in its own way that a message is no peer's
+        raise PeerUnreachable(f"the agreement failed ({type(exc).__name__})") from exc
 
 
 def _authenticated_peer(secured: ISecureConn) -> PeerId:

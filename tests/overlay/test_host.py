@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -19,12 +19,14 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.ping import PingService
 from libp2p.identity.identify.identify import parse_identify_response
 from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.pnet.protector import new_protected_conn
 from multiaddr import Multiaddr
 
 from overlay import connection, multistream, wire
@@ -601,6 +603,29 @@ async def in_memory_pair(
 
 
 # Who may come in
+
+
+@pytest.mark.parametrize("message", [b"\0\0", b"\0\1z", b"\0\x20" + b"z" * 32])
+async def test_a_first_message_that_noise_refuses_ends_its_connection_only(message: bytes) -> None:
+    async with hosts(2, (PSK,)) as (ours, other):
+        noise = NoiseTransport(
+            create_new_key_pair(Identity.generate().seed), create_noise_key_pair().private_key
+        )
+        async with await trio.open_tcp_stream("127.0.0.1", port_of(ours)) as stream:
+            raw = new_protected_conn(RawConnection(wire.Wire(stream), True), PSK.hex())
+            await wire._secure(raw, noise, True)
+            await raw.write(message)
+            with suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+        await connected_pair(other, ours)
+        assert await answers(other, ours.peer_id)
+
+
+async def test_an_address_that_no_resolver_takes_is_unreachable() -> None:
+    async with hosts(1) as (host,):
+        with pytest.raises(PeerUnreachable):
+            await host.connect(None, f"/ip6/::1%{'a' * 100}/tcp/1", timeout_s=FAST_S)
 
 
 @pytest.mark.parametrize(
