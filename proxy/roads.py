@@ -105,7 +105,7 @@ class Roads:
         self._proxy_port = proxy_port
         self._welcomed = welcomed
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
-        self._direct: dict[InstanceId, Road] = {}
+        self._direct: dict[tuple[PeerId, InstanceId], Road] = {}
         self._gateways: dict[PeerId, _Gateway] = {}
 
     async def to(self, instance: InstanceView) -> Road:
@@ -115,7 +115,7 @@ class Roads:
             PeerUnreachable: its owner has no gateway, and it is not on this machine.
         """
         if instance.local:
-            road = self._direct.get(instance.record.id)
+            road = self._direct.get(instance.key)
             if road is not None and road.lease is not None and not road.lease.releasing:
                 return road
             road = await self._open_direct(instance)
@@ -128,7 +128,7 @@ class Roads:
         local = {
             peer.peer_id: peer.record.control
             for peer in self._view.peers(Role.ALLOCATOR)
-            if peer.local and peer.record.control and Path(peer.record.control).exists()
+            if peer.local and _is_there(peer.record.control)
         }
         for peer in self._holders.keys() - local.keys():
             self._holders.pop(peer)[1].cancel()
@@ -137,7 +137,7 @@ class Roads:
             scope = trio.CancelScope()
             self._holders[peer] = holder, scope
             self._nursery.start_soon(_run_within, scope, holder)
-        alive = {i.record.id for i in self._view.all_instances()}
+        alive = {i.key for i in self._view.all_instances()}
         for instance in self._direct.keys() - alive:
             await self._direct.pop(instance).pool.aclose()
         members = {peer.peer_id for peer in self._view.peers(Role.ALLOCATOR)}
@@ -164,7 +164,7 @@ class Roads:
         lease = None if holder is None else await holder.acquire(instance.record.id)
         if lease is None:
             return None
-        known = self._direct.get(instance.record.id)
+        known = self._direct.get(instance.key)
         if known is not None and known.lease is lease:
             return known
         if known is not None:
@@ -174,7 +174,7 @@ class Roads:
             return await _open_tcp(lease.address, "the instance")
 
         road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
-        self._direct[instance.record.id] = road
+        self._direct[instance.key] = road
         return road
 
     def _gateway(self, instance: InstanceView) -> Road:
@@ -204,6 +204,14 @@ class Roads:
             raise failure
 
         return Pool(dial, max_idle=POOL_IDLE)
+
+
+def _is_there(control: str) -> bool:
+    """Whether a peer's record names a socket of this machine; any member can say anything there."""
+    try:
+        return Path(control).is_socket()
+    except OSError:
+        return False
 
 
 async def _run_within(scope: trio.CancelScope, holder: LeaseHolder) -> None:

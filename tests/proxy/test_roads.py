@@ -1,6 +1,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -165,3 +165,22 @@ async def test_what_is_under_way_to_a_dead_machine_ends(there: Ground) -> None:
     await there.roads.follow()
     assert scope.cancel_called
     assert there.roads._gateways == {}
+
+
+@pytest.mark.parametrize("control", ["a" * 256, "/proc/1/root/run/x.sock", "/", "no such file"])
+async def test_no_word_of_a_peer_on_its_socket_ends_the_proxy(here: Ground, control: str) -> None:
+    await here.direct()
+    say_peer(here.view, counter=2, machine="here", control=control)
+    await here.roads.follow()
+    assert (await here.roads.to(here.instance)) is not None
+    assert not here.roads._holders
+
+
+async def test_an_instance_of_the_same_id_but_another_owner_gets_a_road_of_its_own(
+    here: Ground,
+) -> None:
+    road = await here.direct()
+    theirs = replace(here.instance, owner=Identity.from_seed(bytes([2]) * 32).peer_id)
+    with pytest.raises(PeerUnreachable, match="gateway"):
+        await here.roads.to(theirs)
+    assert await here.roads.to(here.instance) is road
