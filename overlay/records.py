@@ -21,6 +21,7 @@ from overlay.errors import RecordRefused, SignatureInvalid
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.signed import Purpose, Signed, sign
+from overlay.spec import MOST
 
 MAX_RECORD_BYTES = 16 * 1024
 """A peer record with `MAX_IMAGES` digests has about 9 KiB."""
@@ -37,7 +38,8 @@ MAX_OWNERS = 10_000
 MAX_FUTURE_S = 24 * 3600.0
 """An epoch is the owner's clock at its start; one further ahead would shut its owner out later."""
 
-_Short = Annotated[str, StringConstraints(max_length=256)]
+_Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""Text for people too: nothing in it may steer the terminal on which it is shown."""
 
 
 class Role(StrEnum):
@@ -139,11 +141,11 @@ class InstanceRecord(BaseModel):
     kind: Literal["instance"] = "instance"
     version: Version
     id: Annotated[InstanceId, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
-    service: ServiceName
+    service: Annotated[ServiceName, StringConstraints(pattern=r"^[a-z0-9._:-]{1,63}$")]
     revision: int
     state: InstanceState
     address: _Short = ""
-    concurrency: int = Field(ge=1)
+    concurrency: int = Field(ge=1, le=MOST)
     withdrawn: bool = False
 
 

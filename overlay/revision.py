@@ -20,6 +20,10 @@ MAX_REVISION_BYTES = 64 * 1024
 """A definition is names and numbers; 64 KiB leaves room for 256 environment variables."""
 
 
+_YEAR_9999 = 253_370_764_800
+"""The last year that has a date."""
+
+
 class Revision(BaseModel):
     """What the owner signs.
 
@@ -36,7 +40,7 @@ class Revision(BaseModel):
     number: int = Field(ge=1)
     spec: ServiceSpec | None
     editors: tuple[PeerId, ...] = Field((), max_length=32)
-    created_at: float = 0.0
+    created_at: float = Field(0.0, ge=0, le=_YEAR_9999)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
 
+MOST = 2**31
+"""Of anything that is counted. Whoever reckons with a number that a peer sent may need a float."""
+
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -69,14 +72,14 @@ class ServiceSpec(BaseModel):
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
-    cpu_millicores: int = Field(0, ge=0)
-    memory_mib: int = Field(0, ge=0)
-    concurrency: int = Field(DEFAULT_CONCURRENCY, ge=1)
-    max_instances: int = Field(0, ge=0)
+    cpu_millicores: int = Field(0, ge=0, le=MOST)
+    memory_mib: int = Field(0, ge=0, le=MOST)
+    concurrency: int = Field(DEFAULT_CONCURRENCY, ge=1, le=MOST)
+    max_instances: int = Field(0, ge=0, le=MOST)
     idle_stop_s: float = Field(DEFAULT_IDLE_STOP_S, gt=0)
     ready_timeout_s: float = Field(DEFAULT_READY_TIMEOUT_S, gt=0, le=600)
     idempotent: bool = False
-    health: Annotated[str, StringConstraints(pattern=r"^/", max_length=1024)] | None = None
+    health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=1024)] | None = None
     read_only: bool = False
     cap_drop_all: bool = False
 

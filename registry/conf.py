@@ -293,7 +293,7 @@ def _cap_drop(place: _Place) -> str:
 def _path(place: _Place) -> str:
     allowed = 'a path that answers 2xx when the service is ready, such as "/health"'
     value = _text(allowed, 1024)(place)
-    if not value.startswith("/"):
+    if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value:
         place.refuse(allowed)
     return value
 

@@ -206,3 +206,26 @@ def test_a_record_keeps_what_a_newer_myxo_may_add_in_its_signed_bytes(record: Re
     held = verified_record(signed, NOW)
     assert held.record == record
     assert held.signed.payload == payload
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"concurrency": 10**400},
+        {"concurrency": 0},
+        {"service": "x" * 64},
+        {"service": "Hello"},
+        {"address": "\x1b]0;mine\x07"},
+    ],
+)
+def test_what_no_allocator_says_of_an_instance_is_refused(change: dict[str, object]) -> None:
+    record = instance_record(Version(epoch=NOW, counter=1)).model_copy(update=change)
+    with pytest.raises(RecordRefused) as caught:
+        verified_record(sign_record(OWNER, record), NOW)
+    assert caught.value.reason == "malformed"
+
+
+def test_a_host_name_that_would_steer_a_terminal_is_refused() -> None:
+    record = peer_record(Version(epoch=NOW, counter=1)).model_copy(update={"host": "a\x1b[2Jb"})
+    with pytest.raises(RecordRefused):
+        verified_record(sign_record(OWNER, record), NOW)

@@ -91,3 +91,19 @@ def test_a_revision_over_the_limit_is_refused_before_it_is_read() -> None:
         SignedRevision.verified(sign(OWNER, Purpose.REVISION, payload))
     with pytest.raises(MalformedMessage, match="over the limit"):
         SignedRevision.from_json(b"x" * (2 * MAX_REVISION_BYTES + 1))
+
+
+@pytest.mark.parametrize("created_at", ["-1", "1e18", "NaN", "Infinity"])
+def test_a_time_that_has_no_date_is_malformed(created_at: str) -> None:
+    payload = '{"name": "hello", "number": 1, "spec": null, "created_at": %s}'
+    SignedRevision.verified(sign(OWNER, Purpose.REVISION, (payload % "1").encode()))
+    with pytest.raises(MalformedMessage):
+        SignedRevision.verified(sign(OWNER, Purpose.REVISION, (payload % created_at).encode()))
+
+
+@pytest.mark.parametrize("health", ["/ok HTTP/1.1\r\n\r\nDELETE /", "/a b", "ok"])
+def test_a_health_path_is_one_path(health: str) -> None:
+    spec = ServiceSpec(process="x").model_copy(update={"health": health})
+    signed = SignedRevision.sign(OWNER, Revision(name=HELLO, number=1, spec=spec)).signed
+    with pytest.raises(MalformedMessage):
+        SignedRevision.verified(signed)

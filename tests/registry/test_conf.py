@@ -127,6 +127,7 @@ def test_an_image_to_run_as_it_is_may_be_named() -> None:
         ('{"env": {"A": 1}}', ["env.A is 1"]),
         ('{"env": {"1A": "x"}}', ["env.1A"]),
         ('{"health": "ok"}', ["health", "/health"]),
+        ('{"health": "/o k"}', ["health", "/health"]),
         ('{"cap_drop": "NET_RAW"}', ["cap_drop", '"all"']),
         ('{"idempotent": "yes"}', ["idempotent", "true or false"]),
         ('{"CpuReq": 1,\n"CpuReq": 2}', ["line 2", "CpuReq", "twice", "line 1"]),
