@@ -29,6 +29,7 @@ from overlay.membership import Change, MemberState, Probe
 from overlay.names import InstanceId, PeerId
 from overlay.records import Held, PeerRecord, Role
 from overlay.signed import Signed
+from overlay.spec import MOST
 from overlay.view import View
 
 GOSSIP_PROTOCOL = "/myxo/gossip/1.0.0"
@@ -53,6 +54,9 @@ REDIAL_MOST_S = 10.0
 REDIAL_WARN_S = 3.0
 """Daemons that are started together find each other within this time; nobody needs to know."""
 
+COMPLAINTS_REMEMBERED = 1024
+"""Pairs of a peer and what is wrong with records that it passed on; each is a warning once."""
+
 DIALS_AT_ONCE = 16
 """A network that comes back all at once must not exhaust sockets or cores."""
 
@@ -72,7 +76,7 @@ log = structlog.get_logger()
 
 class _Records(BaseModel):
     kind: Literal["records"] = "records"
-    records: tuple[Signed, ...]
+    records: tuple[Signed, ...] = Field(max_length=RECORDS_PER_MESSAGE)
 
 
 class _Synced(BaseModel):
@@ -87,7 +91,9 @@ class _Probe(BaseModel):
 class _Ack(BaseModel):
     kind: Literal["ack"] = "ack"
     sequence: int
-    load: dict[InstanceId, int] = Field(default_factory=dict, max_length=1024)
+    load: dict[InstanceId, Annotated[int, Field(ge=0, le=MOST)]] = Field(
+        default_factory=dict, max_length=1024
+    )
 
 
 class _Leave(BaseModel):
@@ -159,6 +165,7 @@ class Mesh:
         self._disconnected = disconnected
         self._outboxes: dict[PeerId, trio.MemorySendChannel[_Message]] = {}
         self._dialling: set[PeerId] = set()
+        self._complaints: set[tuple[PeerId, str]] = set()
         self._dial_limit = trio.CapacityLimiter(DIALS_AT_ONCE)
         self._joined = trio.Event()
         self._settled = False
@@ -226,6 +233,8 @@ class Mesh:
                 self._close_outbox(peer)
                 self._take(self._view.membership.cut(peer, trio.current_time()))
                 self._disconnected(peer)
+                if self._is_out_of_reach(peer):  # it went before it had told what it knows
+                    self._view.forget(peer)
                 self._seek(peer)
             before = connected
 
@@ -428,7 +437,7 @@ class Mesh:
             try:
                 held = self._take_record(source, signed)
             except RecordRefused as exc:
-                log.warning("record.refused", source=source, reason=exc.reason, error=str(exc))
+                self._complain(source, exc)
                 continue
             if held is not None:
                 news.append(signed)
@@ -440,20 +449,28 @@ class Mesh:
                     if peer != source:
                         self._post(peer, _Records(records=tuple(news)))
 
-    def _take_record(self, source: PeerId, signed: Signed) -> Held | None:
-        """Take a record into the view, but no client's that another peer speaks of.
+    def _complain(self, source: PeerId, refused: RecordRefused) -> None:
+        complaint = source, refused.reason
+        seen = complaint in self._complaints or len(self._complaints) >= COMPLAINTS_REMEMBERED
+        say = log.debug if seen else log.warning
+        self._complaints.add(complaint)
+        say("record.refused", source=source, reason=refused.reason, error=str(refused))
 
-        A client is dialled by nobody, so that nothing would ever tell that it is gone.
+    def _take_record(self, source: PeerId, signed: Signed) -> Held | None:
+        """Take a record into the view, but none of an undialable peer that another one speaks of.
+
+        Such a peer, a client or one that said nothing of itself, is dialled by nobody, so that
+        nothing would ever tell that it is gone.
         """
         held = self._view.apply(signed, time.time())
-        if held is not None and held.owner != source and self._is_unmet_client(held):
+        if held is not None and held.owner != source and self._is_out_of_reach(held.owner):
             self._view.forget(held.owner)
             return None
         return held
 
-    def _is_unmet_client(self, held: Held) -> bool:
-        met = self._view.membership.state(held.owner) is not MemberState.DEAD
-        return isinstance(held.record, PeerRecord) and not held.record.addresses and not met
+    def _is_out_of_reach(self, peer: PeerId) -> bool:
+        met = self._view.membership.state(peer) is not MemberState.DEAD
+        return not met and not self._dialable(peer) and peer not in self._host.connected()
 
     def _dialable(self, peer: PeerId) -> bool:
         record = self._view.peer(peer)

@@ -1,3 +1,4 @@
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -5,14 +6,20 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from overlay.errors import PassphraseRefused
+from overlay.framing import FramedStream
+from overlay.host import open_host
+from overlay.identity import Identity
 from overlay.membership import MemberState
-from overlay.mesh import Mesh
+from overlay.mesh import GOSSIP_PROTOCOL, RECORDS_PER_MESSAGE, Mesh, _parse
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node import Node, open_node
-from overlay.records import InstanceState, Role
+from overlay.passphrase import network_keys
+from overlay.records import InstanceRecord, InstanceState, Role, Version, sign_record
 from overlay.settings import NodeSettings
+from overlay.signed import Signed
 
 
 def settings(tmp_path: Path, *bootstraps: str, psk: str | None = "secret") -> NodeSettings:
@@ -179,3 +186,63 @@ def mesh_of(node: Node) -> Mesh:
 def speaks(node: Node, peer: PeerId) -> bool:
     alive = node.view.membership.state(peer) is MemberState.ALIVE
     return alive and peer in mesh_of(node)._outboxes
+
+
+def test_numbers_and_lists_that_no_peer_sends_are_no_message() -> None:
+    load = '{"kind":"ack","sequence":1,"load":{"i1":%s}}'
+    assert _parse((load % "3").encode()) is not None
+    assert _parse((load % f"1{'0' * 400}").encode()) is None
+    assert _parse((load % "-1").encode()) is None
+    record = '{"signer":"x","payload":"","signature":""}'
+    many = ",".join([record] * (RECORDS_PER_MESSAGE + 1))
+    assert _parse(f'{{"kind":"records","records":[{record}]}}'.encode()) is not None
+    assert _parse(f'{{"kind":"records","records":[{many}]}}'.encode()) is None
+
+
+async def hear(_: PeerId, stream: FramedStream) -> None:
+    while await stream.receive() is not None:
+        pass
+
+
+async def speak(node: Node, identity: Identity, *records: Signed) -> None:
+    """Push records to `node` as a member that says nothing else, and leave."""
+    async with open_host(identity, [], psk=network_keys("secret").psk) as host:
+        host.handle(GOSSIP_PROTOCOL, hear)
+        await host.connect(node.peer_id, node.record.addresses[0], timeout_s=5)
+        message = {"kind": "records", "records": [r.model_dump(mode="json") for r in records]}
+        stream = await host.open_stream(node.peer_id, GOSSIP_PROTOCOL)
+        await stream.send(json.dumps(message).encode())
+        await stream.send(b'{"kind":"probe","sequence":1}')
+        assert await stream.receive()  # so that what was sent before was taken in
+
+
+def instance_of(owner: Identity) -> Signed:
+    record = InstanceRecord(
+        version=Version(epoch=1.0, counter=1),
+        id=InstanceId("i1"),
+        service=ServiceName("hello"),
+        revision=1,
+        state=InstanceState.READY,
+        concurrency=1,
+    )
+    return sign_record(owner, record)
+
+
+async def test_nothing_is_kept_of_peers_that_nobody_could_ever_meet(tmp_path: Path) -> None:
+    speaker = Identity.generate()
+    with trio.fail_after(10):
+        async with network(tmp_path) as (first,):
+            strangers = [instance_of(Identity.generate()) for _ in range(3)]
+            await speak(first, speaker, *strangers, instance_of(speaker))
+            while first.view.known() != [first.peer_id]:  # noqa: ASYNC110 — nobody is told of it
+                await trio.sleep(0.01)
+
+
+async def test_forged_records_are_a_warning_once_for_each_peer(tmp_path: Path) -> None:
+    forged = instance_of(Identity.generate()).model_copy(update={"signature": b"0" * 64})
+    with trio.fail_after(10), capture_logs() as logs:
+        async with network(tmp_path) as (first,):
+            for _ in range(2):
+                await speak(first, Identity.from_seed(b"s" * 32), *[forged] * 10)
+    refused = [e["log_level"] for e in logs if e["event"] == "record.refused"]
+    assert refused == ["warning"] + ["debug"] * 19
