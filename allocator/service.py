@@ -40,7 +40,7 @@ from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
-from overlay.revision import SignedRevision
+from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
 
 DEFAULT_METRICS_ADDR = ":9101"
@@ -179,7 +179,7 @@ class _Daemon:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        await self._learn(given.revision.name)
+        await self._learn(given.revision)
         try:
             allocated = await self.instances.allocate(given, request.exclude, request.request_id)
         except AllocatorError as exc:
@@ -187,15 +187,21 @@ class _Daemon:
             raise CallRefused(exc.code, str(exc), details) from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
 
-    async def _learn(self, name: ServiceName) -> None:
-        """Ask a registry about a name that is new here, so that nobody can take another's."""
-        if self.definitions.get(name) is not None:
+    async def _learn(self, given: Revision) -> None:
+        """Ask a registry about a name that is new here, so that nobody can take another's.
+
+        Raises:
+            CallRefused: there is no such service; whoever kept a deleted one's revision shows it.
+        """
+        if self.definitions.get(given.name) is not None:
             return
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                await self.definitions.resolve(name)
-            except (UnknownService, RegistryUnreachable) as exc:
-                log.info("definition.unknown", service=name, error=str(exc))
+                await self.definitions.resolve(given.name)
+            except UnknownService as exc:
+                raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
+            except RegistryUnreachable as exc:
+                log.info("definition.unknown", service=given.name, error=str(exc))
 
     async def _follow_definitions(self) -> None:
         """Drain the instances of services that were changed or deleted."""

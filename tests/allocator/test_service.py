@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from pydantic import BaseModel
 
 from allocator.service import run
 from allocator.settings import AllocatorSettings
 from overlay.allocation import ALLOCATE_PROTOCOL, AllocateReply, AllocateRequest
-from overlay.calls import CallRefused
+from overlay.calls import CallRefused, serve_calls
 from overlay.control import open_control
 from overlay.identity import Identity
-from overlay.names import ServiceName
+from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.records import InstanceRecord, InstanceState, Role, verified_record
+from overlay.registry_messages import REGISTRY_PROTOCOL, REQUEST, RegistryRefusal
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import NodeSettings
 from overlay.spec import ServiceSpec
@@ -165,3 +167,28 @@ async def test_a_stopped_allocator_leaves_nothing_running(
             directory = state / "instances" / node.peer_id
             assert directory.exists()
     assert not list(directory.iterdir())
+
+
+async def test_a_revision_of_a_service_that_a_registry_does_not_know_is_refused(
+    tmp_path: Path, network: Network
+) -> None:
+    async def know_nothing(_: PeerId, request: BaseModel) -> BaseModel:
+        raise CallRefused(RegistryRefusal.UNKNOWN, "it was deleted")
+
+    def prepare(node: Node) -> None:
+        serve_calls(node.host, REGISTRY_PROTOCOL, REQUEST, know_nothing)
+
+    await network.allocate(revision())
+    (address,) = network.allocator.record.addresses
+    settings = NodeSettings(
+        psk=PSK,
+        bootstraps=(f"{address}/p2p/{network.allocator.peer_id}",),
+        p2p_listen_addr="127.0.0.1:0",
+        state_dir=tmp_path / "r",
+    )
+    async with open_node(settings, Role.REGISTRY, prepare=prepare) as registry:
+        while not network.allocator.view.peers(Role.REGISTRY):
+            await registry.changed()
+        with pytest.raises(CallRefused) as caught:
+            await network.allocate(revision())
+    assert caught.value.code == "bad_revision"
