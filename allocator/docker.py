@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import docker
 import structlog
 import trio
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from allocator.containers import (
     BRIDGE,
@@ -167,7 +167,7 @@ class DockerRuntime:
         log.info("image.pull", image=image.reference, digest=reference)
         try:
             found = await self._call(lambda client: _pull(client, reference), abandon=True)
-        except (APIError, ImageMissing) as exc:
+        except (DockerException, ImageMissing) as exc:  # also for what is no image's name
             raise ImageMissing(_missing(image, f"and cannot be pulled: {say(exc)}")) from exc
         if found != image.config_digest:
             raise ImageMissing(

@@ -154,6 +154,8 @@ class Gateway:
                 await self._serve_client(ServerConnection(tls))
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
+        except Exception:  # a bug that one connection meets must not end all others
+            log.exception("gateway.connection_failed")
         finally:
             self._connections -= 1
             await trio.aclose_forcefully(tls)

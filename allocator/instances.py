@@ -218,6 +218,8 @@ class Instances:
         )
         try:
             await self._life.live(instance, begin, flight)
+        except Exception:  # a bug that one instance meets must not end all others
+            log.exception("instance.life_failed", service=instance.service, id=instance.id)
         finally:
             del self._instances[instance.id]
             if self._flights.get(instance.key) is flight and flight is not None:

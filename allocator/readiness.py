@@ -79,6 +79,8 @@ async def _until_answer(address: str, health: str | None) -> None:
 
 async def _answers(address: str, health: str | None) -> bool:
     host, _, port = address.rpartition(":")
+    if not host:  # it ended as it started; the system would take no host for this machine
+        return False
     sock = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_STREAM)
     with sock:
         try:

@@ -223,3 +223,20 @@ async def test_a_malformed_request_is_answered_and_the_connection_ends(lab: Lab)
         assert (await caller.answer())[0] == 400
         with pytest.raises((EOFError, trio.BrokenResourceError)):
             await caller.line()
+
+
+async def test_a_bug_that_one_connection_meets_ends_no_other(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+
+        async def fail(*_: object) -> None:
+            raise ValueError("a bug")
+
+        patched.setattr(Gateway, "_serve_client", fail)
+        async with lab.call() as caller:
+            assert await caller.line() == b"MYXO/1 OK\r\n"
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
+                await caller.line()
+    async with lab.call() as caller:
+        assert await caller.line() == b"MYXO/1 OK\r\n"

@@ -551,3 +551,19 @@ async def test_the_metrics_follow_the_instances(lab: Lab, autojump_clock: MockCl
         await trio.sleep(20)
         assert value("myxo_allocator_instances", {"state": "ready"}) == 0
         assert value("myxo_allocator_instances", {"state": "draining"}) == 0
+
+
+async def test_a_bug_that_one_instance_meets_ends_no_other(
+    lab: Lab, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab.open() as instances:
+        kept = await instances.allocate(revision())
+        with monkeypatch.context() as patched:
+
+            async def fail(*_: object) -> None:
+                raise ValueError("embedded null byte")
+
+            patched.setattr(FakeRuntime, "create", fail)
+            await refused_with(instances, revision(name="other"))
+        assert (await instances.allocate(revision())).record == kept.record
+        await instances.allocate(revision(name="other"))

@@ -97,3 +97,12 @@ async def test_a_health_path_must_answer_2xx(answer: bytes, expected: Outcome) -
             address = await nursery.start(serve, answer)
             assert await wait_ready(address, "/health", 0.1, never) is expected
             nursery.cancel_scope.cancel()
+
+
+async def test_no_address_is_nobody_s_and_not_this_machine_s() -> None:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(serve, b"HTTP/1.1 200 OK\r\n\r\n")
+            port = address.rpartition(":")[2]
+            assert await wait_ready(f":{port}", None, 0.2, never) is Outcome.TIMED_OUT
+            nursery.cancel_scope.cancel()
