@@ -8,6 +8,7 @@ from typing import Any
 import trio
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from overlay.control import open_control
 from overlay.errors import MyxoError, PeerUnreachable
@@ -83,10 +84,11 @@ def _peers(daemons: list[dict[str, Any]]) -> Table:
     known = {p["peer_id"]: p for d in daemons for p in d["peers"]}
     for d in daemons:
         room = known.get(d["peer_id"], {}).get("room")
-        table.add_row(d["host"], d["role"], "here", "", _room(room), _short(d["peer_id"]))
+        _add(table, d["host"], d["role"], "here", "", _room(room), _short(d["peer_id"]))
     for peer in known.values():
         if peer["peer_id"] not in here:
-            table.add_row(
+            _add(
+                table,
                 peer["host"],
                 peer["role"],
                 peer["state"],
@@ -105,10 +107,10 @@ def _instances(daemons: list[dict[str, Any]]) -> Table:
     table = _table("Services", ("service", "revision", "instance", "host", "state", "in flight"))
     for name in sorted(running):
         if not running[name]:
-            table.add_row(name, "", "none: starts on the first request", "", "", "")
+            _add(table, name, "", "none: starts on the first request", "", "", "")
         for i in running[name]:
-            table.add_row(
-                name, str(i["revision"]), i["id"], i["host"], i["state"], str(i["in_flight"])
+            _add(
+                table, name, str(i["revision"]), i["id"], i["host"], i["state"], str(i["in_flight"])
             )
     return table
 
@@ -119,10 +121,10 @@ def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
     for d in daemons:
         for runtime in d.get("runtimes", []):
             if not runtime["usable"]:
-                table.add_row(d["host"], runtime["name"], runtime["problem"])
+                _add(table, d["host"], runtime["name"], runtime["problem"])
             elif runtime["unenforced"]:
                 names = ", ".join(runtime["unenforced"])
-                table.add_row(d["host"], runtime["name"], f"not enforced: {names}")
+                _add(table, d["host"], runtime["name"], f"not enforced: {names}")
     return [table] if table.row_count else []
 
 
@@ -131,6 +133,11 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row of plain text: what peers say of themselves is no markup."""
+    table.add_row(*(Text(cell) for cell in cells))
 
 
 def _short(peer_id: str) -> str:

@@ -31,7 +31,8 @@ def as_text(signed: SignedRevision) -> str:
         rows.append(("editors", " ".join(revision.editors)))
     rows += [("deleted", "yes")] if revision.spec is None else _spec_rows(revision.spec)
     width = max(len(name) for name, _ in rows)
-    return "\n".join([revision.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+    lines = [f"  {name:<{width}}  {_shown(value)}" for name, value in rows]
+    return "\n".join([revision.name, *lines])
 
 
 def as_table(revisions: Iterable[SignedRevision]) -> str:
@@ -53,12 +54,12 @@ def what_runs(spec: ServiceSpec) -> str:
 def _row(signed: SignedRevision) -> tuple[str, ...]:
     revision = signed.revision
     spec = revision.spec
-    runs = "(deleted)" if spec is None else what_runs(spec).splitlines()[0][:60]
+    runs = "(deleted)" if spec is None else "".join(what_runs(spec).splitlines()[:1])[:60]
     return (
         revision.name,
         str(revision.number),
         "" if spec is None else spec.runtime,
-        runs,
+        _shown(runs),
         _date(revision.created_at),
         signed.owner,
     )
@@ -78,6 +79,11 @@ def _spec_rows(spec: ServiceSpec) -> list[tuple[str, str]]:
     shown = {"image", "process", "port", "soft_rtt_ms", "hard_rtt_ms", "cpu_millicores"}
     further = spec.model_dump(mode="json", exclude=shown | {"memory_mib"}, exclude_defaults=True)
     return rows + [(name, str(value)) for name, value in further.items()]
+
+
+def _shown(text: str) -> str:
+    """Return text that somebody else wrote so that it cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _limit(milliseconds: float | None) -> str:

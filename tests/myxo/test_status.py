@@ -44,3 +44,13 @@ async def test_the_daemons_of_a_machine_are_shown_as_one_view(
 async def test_where_nothing_runs_it_says_what_to_start(tmp_path: Path) -> None:
     with pytest.raises(NothingRuns, match="myxo up"):
         await read_status(tmp_path)
+
+
+async def test_what_a_peer_says_of_itself_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemons = await read(tmp_path)
+    for peer in daemons[0]["peers"]:
+        peer["host"] = "[/red]"
+    print_status(daemons[:1], as_json=False)
+    assert "[/red]" in capsys.readouterr().out
