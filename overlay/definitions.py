@@ -182,10 +182,19 @@ class Replica:
                 self._put(self._arriving, revision)
         if page.complete:
             if self._arriving is not None:
+                if page.store == self.store:
+                    self._keep_newer(self._arriving)
                 self._by_name, self._arriving, news = self._arriving, None, True
                 self._deleted.clear()
             self.store, self.store_revision = page.store, page.store_revision
         return news
+
+    def _keep_newer(self, arriving: dict[ServiceName, SignedRevision]) -> None:
+        """Keep what is newer here: within one store a number never falls, whoever says so."""
+        for name, held in self._by_name.items():
+            offered = arriving.get(name)
+            if offered is not None and offered.revision.number < held.revision.number:
+                self._put(arriving, held)
 
     def begin(self) -> None:
         """Forget a snapshot of which only a part came."""

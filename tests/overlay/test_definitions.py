@@ -70,6 +70,14 @@ def test_a_snapshot_replaces_everything_at_its_last_page_and_not_before() -> Non
     assert replica.store_revision == 9
 
 
+def test_within_one_store_a_snapshot_cannot_bring_an_old_revision_back() -> None:
+    replica = Replica()
+    replica.take_page(_page(_revision(number=3), at=5))
+    replica.take_page(_page(_revision(number=2), _revision("b"), at=9, snapshot=True))
+    assert replica.get(HELLO) == _revision(number=3)
+    assert sorted(replica.names()) == ["b", "hello"]
+
+
 def test_half_a_snapshot_is_forgotten_when_the_watch_begins_anew() -> None:
     replica = Replica()
     replica.take_page(_page(_revision("a"), snapshot=True, complete=False))
