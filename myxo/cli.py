@@ -4,7 +4,7 @@ import functools
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import trio
 import typer
@@ -99,6 +99,12 @@ Root = Annotated[
     Path,
     typer.Option("--root", metavar="DIR", help="Write units below DIR, start nothing."),
 ]
+
+
+class FirstSettings(NodeSettings):
+    """Settings of who founds or joins a network: those of another network do not count."""
+
+    uses_joined_network: ClassVar[bool] = False
 
 
 @app.callback()
@@ -318,7 +324,7 @@ def _founding(
         raise SettingsInvalid("--open founds without a passphrase; leave out --psk")
     return founding(
         state_dir=(directory or state_dir()).absolute(),
-        psk=NodeSettings.load({"psk": psk}).psk if not open_to_all else None,
+        psk=None if open_to_all else FirstSettings.load({"psk": psk}).psk,
         open_to_all=open_to_all,
         p2p_listen_addr=p2p_listen_addr,
         proxy_port=proxy_port,
@@ -343,7 +349,7 @@ def _joining(
     return joining(
         addresses,
         state_dir=(directory or state_dir()).absolute(),
-        psk=NodeSettings.load({"psk": psk}).psk,
+        psk=FirstSettings.load({"psk": psk}).psk,
         admin=admin,
         proxy_port=proxy_port,
         hostname=hostname,
@@ -372,5 +378,6 @@ def _print_up(part: Part) -> None:
 def _print_joined(part: Part) -> None:
     typer.echo("network is up; Ctrl-C stops it")
     typer.echo(f"  services   http://127.0.0.1:{part.proxy_port}/SERVICE")
-    typer.echo("  register   registry-cli add --help")
-    typer.echo("  look       myxo status")
+    elsewhere = "" if part.state_dir == state_dir() else f"MYXO_STATE_DIR={part.state_dir} "
+    typer.echo(f"  register   {elsewhere}registry-cli add --help")
+    typer.echo(f"  look       {elsewhere}myxo status")

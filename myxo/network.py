@@ -29,6 +29,8 @@ from overlay.settings import (
 
 BOOTSTRAP_PORT = 4001
 
+KNOCK_TIMEOUT_S = 5.0
+
 _FOUNDED = "founded.toml"
 
 
@@ -148,8 +150,10 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     if read_joined_network(part.state_dir) and _answers(part.state_dir):
         raise MyxoError(
             f"this machine is in a network already (state in {part.state_dir}); stop that one "
-            "first, or choose another --state-dir and --proxy-port"
+            "first, or choose another --state-dir, --proxy-port and, to found, --p2p-listen-addr"
         )
+    if not any(daemon.name == "bootstrap" for daemon in part.daemons):
+        await _knock(part.bootstraps)
     try:
         async with supervised(part.state_dir / "run") as supervisor:
             await supervisor.start(part.daemons)
@@ -162,6 +166,27 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     finally:
         forget_joined_network(part.state_dir)
         shutil.rmtree(part.state_dir / "run", ignore_errors=True)
+
+
+async def _knock(bootstraps: Sequence[str]) -> None:
+    """Return if something listens at one of the addresses, before daemons wait for it for long.
+
+    Raises:
+        MyxoError: nothing does.
+    """
+    for text in bootstraps:
+        address = parse_address(text)
+        with trio.move_on_after(KNOCK_TIMEOUT_S):
+            try:
+                stream = await trio.open_tcp_stream(address.host, address.port)
+            except OSError:
+                continue
+            await stream.aclose()
+            return
+    raise MyxoError(
+        f"nothing answers at {' or '.join(bootstraps)}: does `myxo up` run there, and does the "
+        "firewall let its port through?"
+    )
 
 
 def join_command(part: Part) -> str:

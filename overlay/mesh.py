@@ -242,18 +242,23 @@ class Mesh:
         """Stay connected to one bootstrap for as long as this peer lives."""
         peer: PeerId | None = None
         delay = REDIAL_FIRST_S
+        warned = False
         while True:
             if peer is not None and peer in self._host.connected():
                 await trio.sleep(REDIAL_FIRST_S)
                 continue
             try:
                 peer = await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)
-                delay = REDIAL_FIRST_S
+                if warned:
+                    log.warning("bootstrap.back", address=address)
+                delay, warned = REDIAL_FIRST_S, False
             except PassphraseRefused:
                 if not self._joined.is_set():
                     raise
             except PeerUnreachable as exc:
-                tell = log.info if delay < REDIAL_WARN_S else log.warning
+                due = delay >= REDIAL_WARN_S and not warned
+                warned = warned or due
+                tell = log.warning if due else log.debug
                 tell("bootstrap.unreachable", address=address, error=str(exc))
             await trio.sleep(delay)
             delay = min(delay * 2, REDIAL_MOST_S)

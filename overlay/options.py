@@ -123,6 +123,7 @@ Version = Annotated[
 ]
 
 NO_BOOTSTRAP = (
-    "no bootstrap node is named: pass --bootstrap MULTIADDR, or set P2P_BOOTSTRAPS, or put "
-    "bootstraps = [...] in the settings file"
+    "no bootstrap node is named, and this machine is in no network: found one with `myxo up`, or "
+    "pass --bootstrap MULTIADDR, or set P2P_BOOTSTRAPS, or put bootstraps = [...] in the settings "
+    "file"
 )

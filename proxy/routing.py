@@ -58,8 +58,8 @@ def _by_host_or_path(head: RequestHead, machine_names: frozenset[str]) -> Route:
         return Route(_named(host.removesuffix(HOST_SUFFIX)), head.target)
     if not (host in {"", "localhost"} or host in machine_names or _is_ip(host)):
         raise Misdirected(
-            f"{host!r} is neither this machine nor a service; use http://127.0.0.1/SERVICE or "
-            f"http://SERVICE{HOST_SUFFIX}"
+            f"{host!r} is neither this machine nor a service; say 127.0.0.1, localhost or "
+            f"SERVICE{HOST_SUFFIX} before the port"
         )
     path, mark, query = head.target.partition(b"?")
     segment, _, rest = path[1:].partition(b"/")

@@ -1,15 +1,17 @@
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 import trio
 
+from myxo.cli import FirstSettings
 from myxo.install import ENVIRONMENT_FILE, UNIT_DIR, install
 from myxo.network import Part, founding, join_command, joining, run
 from overlay.control import serve_control
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import Identity
-from overlay.settings import read_joined_network, write_joined_network
+from overlay.settings import NodeSettings, read_joined_network, write_joined_network
 
 PEER = Identity.from_seed(b"p" * 32).peer_id
 ADDRESS = f"/ip4/10.0.0.1/tcp/4001/p2p/{PEER}"
@@ -116,3 +118,20 @@ def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path
         assert "secret" not in text
         assert f"--bootstrap {ADDRESS}" in text
     assert read_joined_network(tmp_path / "state")["psk"] == part.psk
+
+
+async def test_who_joins_where_nothing_answers_is_told_so_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen: connections are refused
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}/p2p/{PEER}"
+        with trio.fail_after(10), pytest.raises(MyxoError, match=f"nothing answers at {address}"):
+            await run(join(tmp_path, address), ready=lambda _: pytest.fail("it joined"))
+
+
+def test_who_founds_does_not_borrow_the_passphrase_of_the_network_that_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYXO_STATE_DIR", str(tmp_path))
+    write_joined_network(tmp_path, bootstraps=(ADDRESS,), psk="another network's", admin=None)
+    assert NodeSettings.load({}).psk == "another network's"
+    assert FirstSettings.load({}).psk is None
