@@ -1,5 +1,6 @@
 """Real etcd processes and short names of fixtures' types, for tests of what uses a registry."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -84,8 +85,11 @@ class EtcdProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: SIGSTOP hangs it, SIGCONT lets it go on."""
-        if self.process is not None:
-            self.process.send_signal(number)
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        if number is signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # not at once
 
     def stop(self) -> None:
         """End it if it runs."""

@@ -16,6 +16,7 @@ import docker
 import pytest
 import trio
 import typer
+from docker.utils import kwargs_from_env
 
 from bootstrap.service import run as run_bootstrap
 from bootstrap.settings import BootstrapSettings
@@ -122,7 +123,7 @@ async def test_a_service_lives_from_add_to_delete(cli: Cli) -> None:
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
     """A base image by a name of its own, of one static busybox."""
-    client = docker.APIClient(version="auto")
+    client = docker.APIClient(version="auto", **kwargs_from_env())
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add("/bin/busybox", "bin/busybox")

@@ -13,6 +13,7 @@ from uuid import uuid4
 import docker
 import docker.errors
 import pytest
+from docker.utils import kwargs_from_env
 
 from registry.conf import DockerConf
 from registry.docker import Engine, registry_of
@@ -31,7 +32,7 @@ SERVER = "#!/bin/sh\nexec httpd -f -p $1 -h /app\n"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    client = docker.APIClient(version="auto")
+    client = docker.APIClient(version="auto", **kwargs_from_env())
     yield client
     client.close()
 
