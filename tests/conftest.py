@@ -5,6 +5,7 @@ under continuous integration (CI is set), where it fails: nothing is left out th
 """
 
 import functools
+import gc
 import io
 import os
 import queue
@@ -17,6 +18,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -72,12 +74,16 @@ def _leave_out(reason: str) -> NoReturn:
 
 @functools.cache
 def _no_engine() -> str | None:
-    try:
-        client = docker.from_env(timeout=10)
-    except (DockerException, OSError) as exc:
-        return f"no Docker engine answers: {exc}"
-    client.close()
-    return None
+    with warnings.catch_warnings():
+        # The SDK leaves the socket of a client open that it could not make.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            docker.from_env(timeout=10).close()
+            return None
+        except (DockerException, OSError) as exc:
+            reason = f"no Docker engine answers: {exc}"
+        gc.collect()
+    return reason
 
 
 @functools.cache
