@@ -77,9 +77,9 @@ def _no_engine() -> str | None:
     with warnings.catch_warnings():
         # The SDK leaves the socket of a client open that it could not make.
         warnings.simplefilter("ignore", ResourceWarning)
+        reason = None
         try:
             docker.from_env(timeout=10).close()
-            return None
         except (DockerException, OSError) as exc:
             reason = f"no Docker engine answers: {exc}"
         gc.collect()
