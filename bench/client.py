@@ -17,6 +17,9 @@ REPEAT_S = 0.02
 RETRY_S = 0.001
 """Between two attempts to connect to what is starting."""
 
+ATTEMPT_S = 0.02
+"""One attempt; a first packet that is lost while a bridge comes up is repeated only after 1 s."""
+
 _END = b"\r\n\r\n"
 _READ = 64 * 1024
 
@@ -155,7 +158,7 @@ def _connect(url: str) -> socket.socket:
     deadline = time.perf_counter() + TIMEOUT_S
     while True:
         sock = socket.socket()
-        sock.settimeout(TIMEOUT_S)
+        sock.settimeout(ATTEMPT_S)
         try:
             sock.connect(target)
         except OSError:
@@ -164,6 +167,7 @@ def _connect(url: str) -> socket.socket:
                 raise
             time.sleep(RETRY_S)
         else:
+            sock.settimeout(TIMEOUT_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
 
