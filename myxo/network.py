@@ -27,9 +27,8 @@ from overlay.settings import (
     write_joined_network,
 )
 
-BOOTSTRAP_PORT = 4001
-
 KNOCK_TIMEOUT_S = 5.0
+"""How long `join` tries each bootstrap address before any daemon is started."""
 
 _FOUNDED = "founded.toml"
 
