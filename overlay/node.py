@@ -12,6 +12,7 @@ end it says goodbye, so that nobody has to find out.
 
 import functools
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,10 +32,14 @@ from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
 from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
 from overlay.listeners import listen_near, port_of
+from overlay.coordinates import Coordinates
+from overlay.membership import Alive, Knobs, Left, Membership, incarnation_of
 from overlay.mesh import Mesh
 from overlay.metrics import PeerMetrics, serve_metrics
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import NetworkKeys, network_keys
+from overlay.probing import Probing
+from overlay.reach import Reach
 from overlay.records import (
     InstanceRecord,
     InstanceState,
@@ -43,9 +48,12 @@ from overlay.records import (
     Version,
     sign_record,
 )
+from overlay.remembered import Remembered
+from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
+from overlay.udp import UdpRoad, open_udp
 from overlay.view import View
 
 LEAVE_TIMEOUT_S = 1.0
@@ -61,6 +69,7 @@ class Node:
         identity: the daemon's key and peer id.
         keys: what the passphrase gives.
         host: the libp2p host.
+        reach: opens streams to peers, connecting first where that is needed.
         calls: makes calls to peers.
         view: what this peer believes of the network.
         tls: contexts and pin for the gateway road.
@@ -79,6 +88,7 @@ class Node:
     metrics: CollectorRegistry
     role: Role
     hostname: str
+    reach: Reach
     calls: Caller
     epoch: float
     metrics_port: int | None = None
@@ -245,41 +255,88 @@ async def _hold_node(
             _open_host(settings, identity, listens, keys) as host,
             trio.open_nursery() as nursery,
         ):
+            epoch = _next_epoch(settings, role, identity.peer_id)
+            rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
+            view = View(
+                identity.peer_id,
+                machine_id(),
+                open_membership(identity, epoch, settings.profile, rng),
+            )
+            reach = Reach(host, lambda peer: _addresses(view, peer))
             node = Node(
                 identity=identity,
                 keys=keys,
                 host=host,
-                view=View(identity.peer_id, machine_id()),
+                view=view,
                 tls=open_tls(keys, identity.peer_id),
                 metrics=CollectorRegistry(),
                 role=role,
                 hostname=settings.hostname or system_hostname(),
-                calls=Caller(host),
-                epoch=_next_epoch(settings, role, identity.peer_id),
+                reach=reach,
+                calls=Caller(reach),
+                epoch=epoch,
             )
+            sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
+            udp = None if role is Role.CLIENT else await _open_udp(host, sealer)
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
-            node._publish(_first_record(node, settings, host_part, control, record))  # noqa: SLF001
+            said = {"datagram_key": sealer.public_key, **_datagram_port(udp), **record}
+            node._publish(_first_record(node, settings, host_part, control, said))  # noqa: SLF001
             if prepare is not None:
                 prepare(node)
-            node._mesh = _mesh_of(node, settings)  # noqa: SLF001
+            remembered = _remembered(settings, role, node)
+            node._mesh = _mesh_of(node, settings, sealer, udp, rng, remembered)  # noqa: SLF001
             await _serve_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
             await nursery.start(node._mesh.run)  # noqa: SLF001
+            if remembered is not None:
+                nursery.start_soon(remembered.keep, view, rng)
             scope.shield = True
             task_status.started((node, scope))
 
 
-def _mesh_of(node: Node, settings: NodeSettings) -> Mesh:
+def _mesh_of(
+    node: Node,
+    settings: NodeSettings,
+    sealer: Sealer,
+    udp: UdpRoad | None,
+    rng: random.Random,
+    remembered: Remembered | None,
+) -> Mesh:
+    probing = Probing(
+        node.view,
+        sealer,
+        udp,
+        node.reach,
+        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+    )
     return Mesh(
         node.host,
         node.view,
         node.role,
         [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")],
-        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+        probing,
+        node.reach,
+        rng,
+        remembered=() if remembered is None else remembered.addresses(),
         changed=node._signal,  # noqa: SLF001
         disconnected=node.calls.forget,
     )
+
+
+def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | None:
+    if settings.ephemeral or role is Role.CLIENT:
+        return None
+    return Remembered(settings.state_dir, node.keys.network_id, node.peer_id)
+
+
+def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
+    record = view.peer(peer)
+    return () if record is None else record.addresses
+
+
+def _datagram_port(udp: UdpRoad | None) -> dict[str, int]:
+    return {} if udp is None else {"datagram_port": udp.port}
 
 
 @asynccontextmanager
