@@ -28,6 +28,7 @@ from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
 from overlay.control import ControlConnection, serve_control
+from overlay.distances import serve_distances, serve_pair
 from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
 from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
@@ -55,6 +56,7 @@ from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
 from overlay.udp import UdpRoad, open_udp
 from overlay.view import View
+from overlay.watching import Watcher
 
 LEAVE_TIMEOUT_S = 1.0
 
@@ -281,6 +283,9 @@ async def _hold_node(
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
             said = {"datagram_key": sealer.public_key, **_datagram_port(udp), **record}
             node._publish(_first_record(node, settings, host_part, control, said))  # noqa: SLF001
+            node.wants["watch"] = functools.partial(_watch, node)
+            node.wants["rtt"] = lambda connection: serve_pair(connection, view, node.calls)
+            serve_distances(reach, view)
             if prepare is not None:
                 prepare(node)
             remembered = _remembered(settings, role, node)
@@ -357,6 +362,14 @@ async def _open_host(
         yield host
 
 
+async def _watch(node: Node, connection: ControlConnection) -> None:
+    """Send each change of the view as a line until the other end closes."""
+    watcher = Watcher(node.view)
+    while True:
+        await connection.send(*watcher.changes())
+        await node.changed()
+
+
 def node_status(node: Node) -> dict[str, Any]:
     """Return what every daemon can say of itself and its peers, as JSON-ready values."""
     return {
@@ -375,6 +388,7 @@ def node_status(node: Node) -> dict[str, Any]:
                 "host": p.record.host,
                 "state": p.state.value,
                 "rtt_s": p.rtt_s,
+                **_distances(node, p.peer_id),
                 "local": p.local,
                 "room": None if p.record.room is None else p.record.room.model_dump(),
                 "runtimes": list(p.record.runtimes),
@@ -394,6 +408,17 @@ def node_status(node: Node) -> dict[str, Any]:
             }
             for i in node.view.all_instances()
         ],
+    }
+
+
+def _distances(node: Node, peer: PeerId) -> dict[str, float | None]:
+    """Return measurement and estimate side by side, in seconds."""
+    measured = node.view.membership.rtt(peer)
+    guess = node.view.membership.coordinates.estimate(peer)
+    return {
+        "measured_rtt_s": None if measured is None else measured.smoothed_rtt,
+        "estimated_rtt_s": None if guess is None else guess.rtt_s,
+        "estimate_error_s": None if guess is None else guess.error_s,
     }
 
 
