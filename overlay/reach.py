@@ -57,9 +57,7 @@ class Reach:
         addresses: returns the multiaddrs under which a peer says that it can be dialled.
     """
 
-    def __init__(
-        self, host: ReachHost, addresses: Callable[[PeerId], Sequence[str]]
-    ) -> None:
+    def __init__(self, host: ReachHost, addresses: Callable[[PeerId], Sequence[str]]) -> None:
         self._host = host
         self._addresses = addresses
         self._dialling: dict[PeerId, trio.Event] = {}

@@ -35,9 +35,7 @@ def record_frames(records: Iterable[Signed]) -> Iterator[bytes]:
         yield frame(Records(records=tuple(every[start : start + RECORDS_PER_MESSAGE])))
 
 
-def answer_digest(
-    view: View, summary: bytes, rng: random.Random | None = None
-) -> Iterator[bytes]:
+def answer_digest(view: View, summary: bytes, rng: random.Random | None = None) -> Iterator[bytes]:
     """Yield what answers a digest: the missing records, and versions where the two tables differ.
 
     Args:
