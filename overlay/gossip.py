@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from overlay.datagrams import MAX_DATAGRAM_BYTES
-from overlay.digest import BUCKETS
+from overlay.digest import BUCKETS, SUMMARY_BYTES
 from overlay.names import PeerId
 from overlay.signed import Base64, Signed
 
@@ -31,7 +31,7 @@ class Hello(BaseModel):
 
     kind: Literal["hello"] = "hello"
     chosen: bool
-    digest: Base64
+    digest: Base64 = Field(min_length=SUMMARY_BYTES, max_length=SUMMARY_BYTES)
 
 
 class Records(BaseModel):
@@ -51,7 +51,7 @@ class Digest(BaseModel):
     """What the sender holds, to be compared."""
 
     kind: Literal["digest"] = "digest"
-    digest: Base64
+    digest: Base64 = Field(min_length=SUMMARY_BYTES, max_length=SUMMARY_BYTES)
 
 
 class Items(BaseModel):
