@@ -94,3 +94,8 @@ def parse(data: bytes) -> Message | None:
         return _MESSAGE.validate_json(data)
     except ValidationError:
         return None
+
+
+def is_datagram(data: bytes) -> bool:
+    """Whether a frame is a membership datagram rather than a message."""
+    return not data.startswith(b"{")

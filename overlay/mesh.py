@@ -43,6 +43,7 @@ from overlay.gossip import (
     Synced,
     Want,
     frame,
+    is_datagram,
     parse,
 )
 from overlay.links import LinkHost, Links
@@ -202,7 +203,7 @@ class Mesh:
         """Hear one peer out."""
         self._links.open(peer)
         while (data := await stream.receive()) is not None:
-            if datagrams.is_datagram(data):
+            if is_datagram(data):
                 self._probing.hear(peer, data)
             else:
                 self._hear(peer, parse(data))
@@ -259,12 +260,16 @@ class Mesh:
             self._changed()
 
     def _welcome(self, held: Held) -> bool:
-        """Take a record's owner in as a member; False for one that nobody could dial."""
-        if not isinstance(held.record, PeerRecord):
-            return True
-        if not held.record.addresses and not self._view.is_member(held.owner):
+        """Take a record's owner in as a member; False for one that nobody could dial.
+
+        An instance of an owner that is not known comes again when its owner is.
+        """
+        record = self._view.peer(held.owner)
+        if record is None or (not record.addresses and not self._view.is_member(held.owner)):
             self._forget(held.owner)
             return False
+        if not isinstance(held.record, PeerRecord):
+            return True
         self._probing.know(held.owner, held.record)
         incarnation = incarnation_of(held.record.version.epoch)
         effects = self._membership.learn(held.owner, incarnation, trio.current_time())

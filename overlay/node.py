@@ -13,6 +13,7 @@ end it says goodbye, so that nobody has to find out.
 import functools
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,13 +34,11 @@ from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
 from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
 from overlay.listeners import listen_near, port_of
-from overlay.coordinates import Coordinates
-from overlay.membership import Alive, Knobs, Left, Membership, incarnation_of
 from overlay.mesh import Mesh
 from overlay.metrics import PeerMetrics, serve_metrics
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import NetworkKeys, network_keys
-from overlay.probing import Probing
+from overlay.probing import Probing, open_membership
 from overlay.reach import Reach
 from overlay.records import (
     InstanceRecord,
@@ -54,11 +53,15 @@ from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
-from overlay.udp import UdpRoad, open_udp
+from overlay.udp import bind_beside, port_of_all
 from overlay.view import View
 from overlay.watching import Watcher
 
 LEAVE_TIMEOUT_S = 1.0
+
+DATAGRAM_NETWORK = b"myxo/datagrams/1"
+"""What pairs of keys are bound to. Not the passphrase: that may be changed while daemons run, and
+who does not know it holds no record, in which the keys are."""
 
 log = structlog.get_logger()
 
@@ -259,11 +262,9 @@ async def _hold_node(
         ):
             epoch = _next_epoch(settings, role, identity.peer_id)
             rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
-            view = View(
-                identity.peer_id,
-                machine_id(),
-                open_membership(identity, epoch, settings.profile, rng),
-            )
+            membership = open_membership(identity, epoch, settings.profile, rng)
+            membership.observing = role is Role.CLIENT
+            view = View(identity.peer_id, machine_id(), membership, trio.current_time)
             reach = Reach(host, lambda peer: _addresses(view, peer))
             node = Node(
                 identity=identity,
@@ -279,9 +280,13 @@ async def _hold_node(
                 epoch=epoch,
             )
             sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
-            udp = None if role is Role.CLIENT else await _open_udp(host, sealer)
+            sockets = bind_beside(host.bound_addresses())
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
-            said = {"datagram_key": sealer.public_key, **_datagram_port(udp), **record}
+            said = {
+                "datagram_key": sealer.public_key,
+                "datagram_port": port_of_all(sockets),
+                **record,
+            }
             node._publish(_first_record(node, settings, host_part, control, said))  # noqa: SLF001
             node.wants["watch"] = functools.partial(_watch, node)
             node.wants["rtt"] = lambda connection: serve_pair(connection, view, node.calls)
@@ -289,7 +294,7 @@ async def _hold_node(
             if prepare is not None:
                 prepare(node)
             remembered = _remembered(settings, role, node)
-            node._mesh = _mesh_of(node, settings, sealer, udp, rng, remembered)  # noqa: SLF001
+            node._mesh = _mesh_of(node, settings, sealer, sockets, rng, remembered)  # noqa: SLF001
             await _serve_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
@@ -304,14 +309,14 @@ def _mesh_of(
     node: Node,
     settings: NodeSettings,
     sealer: Sealer,
-    udp: UdpRoad | None,
+    sockets: list[socket.socket],
     rng: random.Random,
     remembered: Remembered | None,
 ) -> Mesh:
     probing = Probing(
         node.view,
         sealer,
-        udp,
+        sockets,
         node.reach,
         load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
     )
@@ -338,10 +343,6 @@ def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | 
 def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
     record = view.peer(peer)
     return () if record is None else record.addresses
-
-
-def _datagram_port(udp: UdpRoad | None) -> dict[str, int]:
-    return {} if udp is None else {"datagram_port": udp.port}
 
 
 @asynccontextmanager

@@ -12,7 +12,9 @@ A probe also goes the fourth way while UDP is not proven, which is how it gets t
 reliable goes over a stream, for which a connection is made if there is none.
 """
 
-from collections.abc import Callable, Iterable
+import random
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,13 +23,30 @@ import trio
 
 from overlay import datagrams
 from overlay.addresses import InvalidAddress, parse_address
-from overlay.errors import MalformedMessage, MyxoError
-from overlay.membership import Ack, Change, Datagram, Effects, MemberState, Message, Ping, Update
+from overlay.coordinates import Coordinates
+from overlay.endpoints import candidates
+from overlay.errors import MalformedMessage, MyxoError, SignatureInvalid
+from overlay.identity import Identity
+from overlay.membership import (
+    Ack,
+    Alive,
+    Change,
+    Datagram,
+    Effects,
+    Knobs,
+    Left,
+    Membership,
+    Message,
+    Ping,
+    Update,
+    incarnation_of,
+)
 from overlay.names import InstanceId, PeerId
 from overlay.reach import Reach
 from overlay.records import PeerRecord
 from overlay.sealing import Sealer
-from overlay.udp import UdpRoad
+from overlay.signed import sign_incarnation, verify_incarnation
+from overlay.udp import SealedUdp
 from overlay.view import View
 
 STALL_S = 0.15
@@ -61,27 +80,31 @@ class Probing:
     Args:
         view: has the membership that decides, and the records that say where peers are.
         sealer: seals datagrams between pairs of peers.
-        udp: the socket; None where there is none.
+        sockets: bound UDP sockets, one for each address family; none where there is no UDP.
         reach: makes connections for what is reliable.
         load: returns what is in flight on this peer's instances.
+
+    Attributes:
+        udp: the sockets' datagrams, and their counts.
     """
 
     def __init__(
         self,
         view: View,
         sealer: Sealer,
-        udp: UdpRoad | None,
+        sockets: Sequence[socket.socket],
         reach: Reach,
         *,
         load: Callable[[], dict[InstanceId, int]],
     ) -> None:
+        self.udp = SealedUdp(sockets, sealer, received=self._hear_udp)
         self._view = view
         self._membership = view.membership
         self._sealer = sealer
-        self._udp = udp
         self._reach = reach
         self._load = load
         self._wake = trio.Event()
+        self._load_said = 0
         self._connecting: set[PeerId] = set()
         self._nursery: trio.Nursery | None = None
         self.streams: Streams
@@ -93,31 +116,23 @@ class Probing:
         """Send probes, hear datagrams and let timers expire until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if self._udp is not None:
-                nursery.start_soon(self._udp.run, self._hear_udp)
+            nursery.start_soon(self.udp.run)
             nursery.start_soon(self._tick)
 
     def know(self, peer: PeerId, record: PeerRecord) -> None:
         """Take in where a peer says that its datagrams are to go."""
-        if not record.datagram_key:
-            return
-        self._sealer.know(peer, record.datagram_key)
-        if self._udp is not None and record.datagram_port:
-            hosts = [h for h in map(_direct_host, record.addresses) if h is not None]
-            self._udp.know(peer, hosts, record.datagram_port)
+        self.udp.know(peer, record.datagram_key, candidates(record))
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of the ways to a peer."""
-        self._sealer.forget(peer)
-        if self._udp is not None:
-            self._udp.forget(peer)
+        self.udp.forget(peer)
 
     def probe(self, peer: PeerId) -> None:
         """Probe a peer now: it was met, and how far it is would be good to know."""
-        self.apply(self._membership.probe(peer, trio.current_time()), peer)
+        self.apply(self._membership.probe(peer, trio.current_time()))
 
     def apply(self, effects: Effects, source: PeerId | None = None) -> None:
-        """Do what membership decided."""
+        """Do what membership decided; `source` is who said what led to it."""
         if effects.changes:
             self.changed(effects.changes)
         for datagram in effects.datagrams:
@@ -127,7 +142,22 @@ class Probing:
         self._wake.set()
 
     def hear(self, source: PeerId, data: bytes) -> None:
-        """Take in a datagram from an authenticated peer; one that is none is dropped."""
+        """Take in a datagram that an authenticated peer sent over its stream."""
+        self._hear(source, data, reliable=True)
+
+    def hear_forwarded(self, sealed: bytes) -> None:
+        """Take in a sealed datagram that came through a relay."""
+        opened = self._sealer.open(sealed)
+        if opened is not None:
+            self._hear(*opened, reliable=False)
+
+    def _hear_udp(self, source: PeerId, data: bytes) -> bool:
+        """Take in a datagram; return whether it answers one that was sent over UDP."""
+        acks = self._membership.counters.acks
+        self._hear(source, data, reliable=False)
+        return self._membership.counters.acks != acks
+
+    def _hear(self, source: PeerId, data: bytes, *, reliable: bool) -> None:
         try:
             message, updates = datagrams.decode(data)
         except MalformedMessage as exc:
@@ -135,23 +165,17 @@ class Probing:
             return
         if not self._view.is_member(source):
             updates = ()  # a guest asks, it does not tell
-        self._take(source, message, updates)
+        self._take(source, message, updates, reliable=reliable)
 
-    def hear_forwarded(self, sealed: bytes) -> None:
-        """Take in a sealed datagram that came through a relay."""
-        opened = self._sealer.open(sealed)
-        if opened is not None:
-            self.hear(*opened)
-
-    def _hear_udp(self, source: PeerId, data: bytes) -> None:
-        self.hear(source, data)
-
-    def _take(self, source: PeerId, message: Message, updates: tuple[Update, ...]) -> None:
+    def _take(
+        self, source: PeerId, message: Message, updates: Sequence[Update], *, reliable: bool
+    ) -> None:
         samples = self._membership.samples
-        if isinstance(message, Ack) and message.load:
+        if isinstance(message, Ack):
             self._view.set_load(source, dict(message.load))
         now = trio.current_time()
-        self.apply(self._membership.receive(source, message, updates, now), source)
+        effects = self._membership.receive(source, message, updates, now, reliable=reliable)
+        self.apply(effects, source)
         if self._membership.samples != samples:
             self._view.measured(source)
             self.measured(source)
@@ -170,34 +194,31 @@ class Probing:
                 self._membership.stood_still(late)
 
     def _send(self, datagram: Datagram) -> None:
-        message = datagram.message
+        peer, message = datagram.to, datagram.message
         if isinstance(message, Ack):
-            message = replace(message, load=datagrams.load_that_fits(self._load()))
+            message = replace(message, load=self._load_beside(datagram))
         data = datagrams.encode(message, datagram.updates)
-        peer = datagram.to
         if datagram.reliable:
             self._send_reliably(peer, data)
             return
-        proven = self._udp is not None and self._udp.is_proven(peer)
-        if proven and self._send_udp(peer, data):
-            return
-        sent = self.streams.post_datagram(peer, data) or self._forward(peer, data)
-        if not sent or isinstance(message, Ping):
-            self._send_udp(peer, data)
+        sure = self.udp.send(peer, data, wants_answer=isinstance(message, Ping))
+        if not (sure or self.streams.post_datagram(peer, data)):
+            self._forward(peer, data)
 
-    def _send_udp(self, peer: PeerId, data: bytes) -> bool:
-        if self._udp is None:
-            return False
-        return self._udp.send(peer, data)
+    def _load_beside(self, ack: Datagram) -> tuple[tuple[InstanceId, int], ...]:
+        """Return what fits of the load; what does not has its turn in the next answers."""
+        load = list(self._load().items())
+        room = datagrams.updates_room(ack.message) - sum(u.SIZE for u in ack.updates)
+        found = datagrams.load_that_fits(load, room, self._load_said)
+        self._load_said = (self._load_said + len(found)) % max(len(load), 1)
+        return found
 
-    def _forward(self, peer: PeerId, data: bytes) -> bool:
+    def _forward(self, peer: PeerId, data: bytes) -> None:
         record = self._view.peer(peer)
-        relays = [] if record is None else [r for r in map(_relay, record.addresses) if r]
-        for relay in relays:
+        for relay in () if record is None else filter(None, map(_relay, record.addresses)):
             sealed = self._sealer.seal(peer, data)
-            if sealed is not None and self.streams.post_forward(relay, peer, sealed):
-                return True
-        return False
+            if sealed is None or self.streams.post_forward(relay, peer, sealed):
+                return
 
     def _send_reliably(self, peer: PeerId, data: bytes) -> None:
         if self.streams.post_datagram(peer, data) or self._nursery is None:
@@ -216,12 +237,31 @@ class Probing:
             self._connecting.discard(peer)
 
 
-def _direct_host(address: str) -> str | None:
-    try:
-        parsed = parse_address(address)
-    except InvalidAddress:
-        return None
-    return None if parsed.relay else parsed.host
+def open_membership(
+    identity: Identity, epoch: float, profile: str, rng: random.Random
+) -> Membership:
+    """Return the membership of the peer that `identity` is, in the epoch that it has begun."""
+    knobs = {"local": Knobs.local, "lan": Knobs.lan, "wan": Knobs.wan}[profile]()
+
+    def sign(kind: type[Alive] | type[Left], incarnation: int) -> bytes:
+        return sign_incarnation(identity, kind.PURPOSE, incarnation)
+
+    def verify(said: Alive | Left) -> bool:
+        try:
+            verify_incarnation(said.peer, said.PURPOSE, said.incarnation, said.signature)
+        except SignatureInvalid:
+            return False
+        return True
+
+    return Membership(
+        identity.peer_id,
+        incarnation_of(epoch),
+        knobs,
+        rng=rng,
+        coordinates=Coordinates(rng),
+        sign=sign,
+        verify=verify,
+    )
 
 
 def _relay(address: str) -> PeerId | None:

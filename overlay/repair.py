@@ -22,7 +22,7 @@ from overlay.gossip import (
     Want,
     frame,
 )
-from overlay.membership import Gossip
+from overlay.membership import Gossip, Update
 from overlay.names import PeerId
 from overlay.signed import Signed
 from overlay.view import View
@@ -81,8 +81,21 @@ def answer_want(view: View, keys: Sequence[tuple[str, str, str]]) -> Iterator[by
 
 def state_frames(view: View, peers: Iterable[PeerId]) -> Iterator[bytes]:
     """Yield what this peer believes of others, as membership datagrams."""
-    for updates in datagrams.in_parts(view.membership.digest_updates(peers)):
+    for updates in _in_datagrams(view.membership.digest_updates(peers)):
         yield datagrams.encode(Gossip(), updates)
+
+
+def _in_datagrams(updates: Iterable[Update]) -> Iterator[list[Update]]:
+    part: list[Update] = []
+    room = datagrams.updates_room(Gossip())
+    for update in updates:
+        if room < update.SIZE:
+            yield part
+            part, room = [], datagrams.updates_room(Gossip())
+        part.append(update)
+        room -= update.SIZE
+    if part:
+        yield part
 
 
 def _items(view: View, buckets: Sequence[int]) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ and records by the `generation` number. New measurements of RTT are seen in the 
 not count as a change.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from overlay.digest import Digest, Key
@@ -21,6 +21,9 @@ from overlay.signed import Signed
 
 RTT_FRESH_S = 120.0
 """An older measurement gives way to the estimate from coordinates, which follows the network."""
+
+LOAD_FRESH_S = 10.0
+"""What a peer said of its load longer ago says nothing about now."""
 
 _THERE = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
 
@@ -78,6 +81,7 @@ class View:
         me: this peer.
         machine: this machine, as in `PeerRecord.machine`.
         membership: who is there.
+        clock: returns the time that membership is told, in seconds.
         generation: grows with every change that a reader may care about.
         digest: a summary of the members' records.
     """
@@ -85,13 +89,14 @@ class View:
     me: PeerId
     machine: str
     membership: Membership
+    clock: Callable[[], float]
     generation: int = 0
     digest: Digest = field(default_factory=Digest)
     _records: RecordTable = field(default_factory=RecordTable)
     _there: dict[PeerId, None] = field(default_factory=dict)
     _services: dict[ServiceName, dict[PeerId, set[InstanceId]]] = field(default_factory=dict)
     _lists: dict[ServiceName, tuple[InstanceView, ...]] = field(default_factory=dict)
-    _load: dict[PeerId, dict[InstanceId, int]] = field(default_factory=dict)
+    _load: dict[PeerId, dict[InstanceId, tuple[int, float]]] = field(default_factory=dict)
     _pins: dict[str, PeerId] = field(default_factory=dict)
 
     def apply(self, signed: Signed, now: float) -> Held | None:
@@ -166,18 +171,22 @@ class View:
             yield from self.instances(service)
 
     def in_flight(self, instance: InstanceView) -> int:
-        """Return the requests that the owner last said are being served there."""
-        return self._load.get(instance.owner, {}).get(instance.record.id, 0)
+        """Return the requests that the owner said are being served there; 0 if that is long ago."""
+        said, at = self._load.get(instance.owner, {}).get(instance.record.id, (0, 0.0))
+        return said if self.clock() - at <= LOAD_FRESH_S else 0
 
     def set_load(self, owner: PeerId, load: dict[InstanceId, int]) -> None:
-        """Take in what `owner` says of its instances' load, in place of what it said before."""
-        held = {h.record.id for h in self._records.of(owner)}
-        self._load[owner] = {i: n for i, n in load.items() if i in held}
+        """Take in what `owner` says of the load of some of its instances."""
+        now = self.clock()
+        for instance, in_flight in load.items():
+            if self._records.instance(owner, instance) is not None:
+                self._load.setdefault(owner, {})[instance] = (in_flight, now)
 
     def distance(self, peer: PeerId) -> Distance | None:
         """Return how far `peer` is: measured if that is fresh, else estimated, if possible."""
         estimate = self.membership.rtt(peer)
-        if estimate is not None and self.membership.rtt_age(peer) <= RTT_FRESH_S:
+        age = self.membership.rtt_age(peer, self.clock())
+        if estimate is not None and age is not None and age <= RTT_FRESH_S:
             return Distance(estimate.smoothed_rtt, estimate.rtt_variation, measured=True)
         guess = self.membership.coordinates.estimate(peer)
         if guess is not None:

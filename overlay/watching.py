@@ -1,7 +1,7 @@
 """What `myxo watch` shows: each change of a member's or an instance's state, as it becomes known.
 
-A change carries the wall clock's time of this machine at which this peer took it in, so that several
-peers' streams on one machine can be compared.
+A change carries the wall clock's time at which this peer took it in, so that the streams of several
+peers on one machine can be compared.
 """
 
 import time
