@@ -6,9 +6,9 @@
     then       updates until the end, each a byte of kind and its fields
 
 All numbers are big-endian. A peer is its 32-byte public key, from which its id follows. Sequence
-numbers and incarnations take 8 bytes. A coordinate is 11 numbers of 4 bytes: below 8 s each is off
+numbers and incarnations take 8 bytes. A coordinate is 11 numbers of 4 bytes: below 16 s each is off
 by less than half a microsecond, which is nothing beside the error that it states, and 8 bytes
-would cost as much room as an update in every ack.
+would cost half an update's room in every ack.
 
 A datagram is either understood to its last byte or is no message at all: whatever else arrives is
 `MalformedMessage`, the only error that decoding raises.
