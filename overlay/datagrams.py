@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import assert_never
 
-from overlay.coordinates import Coordinate
+from overlay.coordinates import DEFAULT_KNOBS, Coordinate
 from overlay.errors import MalformedMessage
 from overlay.identity import peer_id_of, public_key_of
 from overlay.names import InstanceId
@@ -54,7 +54,7 @@ MAX_MESSAGE_BYTES = MAX_DATAGRAM_BYTES - SEAL_BYTES
 MAX_LOAD_ENTRIES = 255
 """One byte counts them. With the 12 signs that allocators use, 68 fill a datagram."""
 
-DIMENSIONS = 8
+DIMENSIONS = DEFAULT_KNOBS.dimensions
 
 _VERSION = 1
 

@@ -158,18 +158,25 @@ class Sealer:
         self._heard: OrderedDict[bytes, int] = OrderedDict()
         self._first_counter = 1
 
-    def know(self, peer: PeerId, public_key: bytes) -> None:
-        """Take in a peer's key from its signed record; one without a key is forgotten."""
+    def know(self, peer: PeerId, public_key: bytes) -> bool:
+        """Take in a peer's key from its signed record; one without a key is forgotten.
+
+        Returns:
+            Whether this is a session that was not there before.
+        """
         if len(public_key) != KEY_BYTES or peer == self._me:
             self.forget(peer)
-            return
+            return False
         pair = self._pairs.get(peer)
+        if pair is not None and pair.session.public_key == public_key:
+            return False
         if pair is None:
             self._pairs[peer] = _Pair(self._open_session(peer, public_key))
-        elif pair.session.public_key != public_key:
+        else:
             self._renew(pair, public_key)
         while len(self._pairs) > MAX_SESSIONS:
             self.forget(next(iter(self._pairs)))
+        return True
 
     def knows(self, peer: PeerId) -> bool:
         """Whether something can be sealed for `peer`."""
