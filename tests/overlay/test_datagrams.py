@@ -1,6 +1,7 @@
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,9 +21,9 @@ from overlay.datagrams import (
 )
 from overlay.errors import MalformedMessage
 from overlay.identity import Identity
-from overlay.names import InstanceId
-from overlay.spec import MOST
-from overlay.swim import (
+from overlay.membership_messages import (
+    LOAD_BYTES,
+    MESSAGE_BYTES,
     Ack,
     Alive,
     Dead,
@@ -34,7 +35,10 @@ from overlay.swim import (
     PingReq,
     Suspect,
     Update,
+    room_beside,
 )
+from overlay.names import InstanceId
+from overlay.spec import MOST
 
 PEERS = [Identity.from_seed(bytes([n]) * 32).peer_id for n in range(4)]
 PEER, OTHER, *_ = PEERS
@@ -81,6 +85,16 @@ def test_an_update_takes_the_bytes_that_it_states_and_a_message_leaves_the_rest(
 ) -> None:
     said = sum(update.SIZE for update in told)
     assert len(encode(message, told)) == MAX_MESSAGE_BYTES - updates_room(message) + said
+
+
+@given(message=messages)
+def test_the_protocol_leaves_room_for_a_message_and_what_load_the_shell_adds(
+    message: Message,
+) -> None:
+    assert MESSAGE_BYTES == MAX_MESSAGE_BYTES
+    if isinstance(message, Ack):
+        message = replace(message, load=load_that_fits(message.load, LOAD_BYTES))
+    assert room_beside(message) <= updates_room(message)
 
 
 @given(data=st.binary(max_size=MAX_DATAGRAM_BYTES + 50))
