@@ -25,10 +25,7 @@ from typing import assert_never
 from overlay.coordinates import DEFAULT_KNOBS, Coordinate
 from overlay.errors import MalformedMessage
 from overlay.identity import peer_id_of, public_key_of
-from overlay.names import InstanceId
-from overlay.records import MAX_OWNERS
-from overlay.spec import MOST
-from overlay.swim import (
+from overlay.membership_messages import (
     Ack,
     Alive,
     Dead,
@@ -41,6 +38,9 @@ from overlay.swim import (
     Suspect,
     Update,
 )
+from overlay.names import InstanceId
+from overlay.records import MAX_OWNERS
+from overlay.spec import MOST
 
 MAX_DATAGRAM_BYTES = 1200
 """Passes every link without being cut in parts: IPv6 promises 1,280 bytes (RFC 8200 section 5), of

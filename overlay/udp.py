@@ -92,11 +92,6 @@ def bind_beside(listeners: Iterable[tuple[str, int]]) -> list[socket.socket]:
     return list(sockets.values())
 
 
-def port_of_all(sockets: Sequence[socket.socket]) -> int:
-    """Return the port that all of them share, that of the first if they differ; 0 for none."""
-    return port_of(sockets[0]) if sockets else 0
-
-
 def port_of(sock: socket.socket) -> int:
     """Return the port that a socket is bound to."""
     port: int = sock.getsockname()[1]
