@@ -25,7 +25,7 @@ from typing import assert_never
 from overlay.coordinates import DEFAULT_KNOBS, Coordinate
 from overlay.errors import MalformedMessage
 from overlay.identity import peer_id_of, public_key_of
-from overlay.membership_messages import (
+from overlay.membership.messages import (
     Ack,
     Alive,
     Dead,

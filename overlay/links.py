@@ -16,7 +16,7 @@ import trio
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
 from overlay.framing import FramedStream
 from overlay.gossip import GOSSIP_PROTOCOL
-from overlay.host import ConnectionEvent
+from overlay.host import Connected, ConnectionEvent
 from overlay.membership import MemberState
 from overlay.names import PeerId
 from overlay.neighbours import FULL_MESH, choose
@@ -113,6 +113,7 @@ class Links:
         self._chosen: frozenset[PeerId] = frozenset()
         self._chosen_by: set[PeerId] = set()
         self._dialling: set[PeerId] = set()
+        self._respoken: set[PeerId] = set()
         self._settled = False
         self._rechoose = trio.Event()
         self._speaking = 0
@@ -226,24 +227,18 @@ class Links:
     # connections
 
     async def _watch_connections(self) -> None:
-        """Tell who is connected and who no longer.
-
-        The end of a connection may be known by the end of the gossip on it before it is known here;
-        so who was connected is remembered apart from the outboxes.
-        """
-        before: frozenset[PeerId] = frozenset()
-        async for _ in self._host.connections:
-            connected = self._host.connected()
-            for peer in connected - before:
-                self._met(peer)
-                if self.chooses(peer) or not self.is_large():
-                    self.open(peer)
-            for peer in before - connected:
-                self._chosen_by.discard(peer)
-                self._close(peer)
-                self._lost(peer)
+        """Tell who is connected and who no longer; one that comes back at once is told as both."""
+        async for event in self._host.connections:
+            if isinstance(event, Connected):
+                self._met(event.peer)
+                if self.chooses(event.peer) or not self.is_large():
+                    self.open(event.peer)
+            else:
+                self._chosen_by.discard(event.peer)
+                self._respoken.discard(event.peer)
+                self._close(event.peer)
+                self._lost(event.peer)
                 self._rechoose.set()
-            before = connected
 
     async def _keep_bootstrap(self, address: str) -> None:
         """Stay connected to one bootstrap, or in a large network know that it is alive."""
@@ -376,7 +371,19 @@ class Links:
             self._speaking -= 1
             self._spoken.set()
             self._spoken = trio.Event()
-        if self._outboxes.get(peer) is outbox:
-            self._close(peer)
+        if self._outboxes.get(peer) is not outbox:
+            return
+        self._close(peer)
         if not orderly:
+            await self._speak_again(peer)
+
+    async def _speak_again(self, peer: PeerId) -> None:
+        """Begin anew with a peer that came back before this end knew that it had gone."""
+        await trio.sleep(REDIAL_FIRST_S)
+        if not self.is_connected(peer) or peer in self._outboxes:
+            return
+        if peer in self._respoken:
             await self._host.disconnect(peer)
+        else:
+            self._respoken.add(peer)
+            self.open(peer)

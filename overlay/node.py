@@ -53,7 +53,7 @@ from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
-from overlay.udp import bind_beside, port_of_all
+from overlay.udp import bind_beside, bound_port
 from overlay.view import View
 from overlay.watching import Watcher
 
@@ -257,7 +257,7 @@ async def _hold_node(
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
     with trio.CancelScope() as scope:
         async with (
-            _open_host(settings, identity, listens, keys) as host,
+            _open_host(settings, identity, listens, keys) as (host, sockets),
             trio.open_nursery() as nursery,
         ):
             epoch = _next_epoch(settings, role, identity.peer_id)
@@ -280,11 +280,10 @@ async def _hold_node(
                 epoch=epoch,
             )
             sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
-            sockets = bind_beside(host.bound_addresses())
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
             said = {
                 "datagram_key": sealer.public_key,
-                "datagram_port": port_of_all(sockets),
+                "datagram_port": bound_port(sockets[0]) if sockets else 0,
                 **record,
             }
             node._publish(_first_record(node, settings, host_part, control, said))  # noqa: SLF001
@@ -348,8 +347,8 @@ def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
 @asynccontextmanager
 async def _open_host(
     settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
-) -> AsyncIterator[Host]:
-    """Open the host; a default port that is taken gives way to any free one, a given one never."""
+) -> AsyncIterator[tuple[Host, list[socket.socket]]]:
+    """Open the host, and UDP beside it; a default port that is taken gives way to any free one, a given one never."""
     exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
     async with AsyncExitStack() as stack:
         try:
@@ -360,7 +359,10 @@ async def _open_host(
             log.warning("port.moved", what="overlay", reason=str(exc))
             anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
             host = await stack.enter_async_context(open_host(identity, anywhere, psk=keys.psk))
-        yield host
+        sockets = bind_beside(host.bound_addresses())
+        for sock in sockets:
+            stack.enter_context(sock)
+        yield host, sockets
 
 
 async def _watch(node: Node, connection: ControlConnection) -> None:

@@ -92,7 +92,7 @@ def bind_beside(listeners: Iterable[tuple[str, int]]) -> list[socket.socket]:
     return list(sockets.values())
 
 
-def port_of(sock: socket.socket) -> int:
+def bound_port(sock: socket.socket) -> int:
     """Return the port that a socket is bound to."""
     port: int = sock.getsockname()[1]
     return port

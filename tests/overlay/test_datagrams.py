@@ -21,7 +21,7 @@ from overlay.datagrams import (
 )
 from overlay.errors import MalformedMessage
 from overlay.identity import Identity
-from overlay.membership_messages import (
+from overlay.membership.messages import (
     LOAD_BYTES,
     MESSAGE_BYTES,
     Ack,

@@ -14,7 +14,7 @@ from overlay.errors import AddressTaken
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.sealing import Dropped, Sealer
-from overlay.udp import RECEIVE_BATCH, SealedUdp, bind_udp, port_of
+from overlay.udp import RECEIVE_BATCH, SealedUdp, bind_udp, bound_port
 
 NETWORK = b"a secret of the network's members"
 IDS = [Identity.from_seed(bytes([n]) * 32).peer_id for n in range(4)]
@@ -33,7 +33,7 @@ class Party:
 
     def __post_init__(self) -> None:
         self.socket = bind_udp(self.host, 0)
-        self.place = Endpoint(self.host, port_of(self.socket))
+        self.place = Endpoint(self.host, bound_port(self.socket))
         self.sealer = Sealer(self.peer, NETWORK)
         self.udp = SealedUdp([self.socket], self.sealer, received=self.receive)
 
@@ -106,7 +106,7 @@ async def test_a_peer_with_both_families_is_reached_on_either() -> None:
         await nursery.start(both.run)
         for other in others:
             both.know(other.peer, other.sealer.public_key, [other.place])
-            place = Endpoint(other.host, port_of(sockets[other.host == "::1"]))
+            place = Endpoint(other.host, bound_port(sockets[other.host == "::1"]))
             other.udp.know(IDS[2], sealer.public_key, [place])
             both.send(other.peer, b"ping", wants_answer=True)
             await other.get(1)
@@ -231,7 +231,7 @@ async def test_a_refusal_that_the_system_passes_on_stops_nothing() -> None:
             nobody = probe.getsockname()
         one.socket.connect(nobody)
         one.socket.send(b"to nobody")
-        one.socket.connect(("127.0.0.1", port_of(bound := bind_udp("127.0.0.1", 0))))
+        one.socket.connect(("127.0.0.1", bound_port(bound := bind_udp("127.0.0.1", 0))))
         with bound:
             bound.sendto(b"nonsense", one.place)
             while not one.sealer.dropped:
@@ -296,13 +296,13 @@ async def test_udp_is_bound_on_the_tcp_listeners_port(host: str) -> None:
 
 
 async def test_both_families_may_have_the_same_port() -> None:
-    with bind_udp("0.0.0.0", 0) as first, bind_udp("::", port_of(first)) as second:
-        assert port_of(first) == port_of(second)
+    with bind_udp("0.0.0.0", 0) as first, bind_udp("::", bound_port(first)) as second:
+        assert bound_port(first) == bound_port(second)
 
 
 async def test_a_port_that_is_taken_is_named_and_what_to_do() -> None:
     with bind_udp("127.0.0.1", 0) as first:
-        taken = port_of(first)
+        taken = bound_port(first)
         with pytest.raises(AddressTaken, match=rf"127\.0\.0\.1:{taken}.*free the port"):
             bind_udp("127.0.0.1", taken)
 

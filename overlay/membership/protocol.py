@@ -36,15 +36,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import assert_never
 
-from overlay.beliefs import Beliefs, Counters, Sign, Verify, note_unknown
 from overlay.coordinates import Coordinates
-from overlay.knobs import Knobs
-from overlay.membership_messages import (
+from overlay.membership.beliefs import Beliefs, Sign, Verify, note_unknown
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import (
     Ack,
-    Alive,
-    Change,
     Datagram,
-    Dead,
     Effects,
     Gossip,
     Left,
@@ -53,37 +50,15 @@ from overlay.membership_messages import (
     Nack,
     Ping,
     PingReq,
-    Suspect,
     Update,
     room_beside,
 )
+from overlay.membership.roster import Member, Path
+from overlay.membership.rounds import Forward, Round, Rounds, Timeouts
+from overlay.membership.suspicion import Suspicion
+from overlay.membership.timers import Timers
 from overlay.names import PeerId
-from overlay.roster import Member, Path
-from overlay.rounds import Forward, Round, Rounds, Timeouts
 from overlay.rtt import RttEstimate, with_sample
-from overlay.suspicion import Suspicion
-from overlay.timers import Timers
-
-__all__ = [
-    "Ack",
-    "Alive",
-    "Change",
-    "Counters",
-    "Datagram",
-    "Dead",
-    "Effects",
-    "Gossip",
-    "Knobs",
-    "Left",
-    "MemberState",
-    "Membership",
-    "Message",
-    "Nack",
-    "Ping",
-    "PingReq",
-    "Suspect",
-    "Update",
-]
 
 GOODBYES = 4
 """Times `gossip_fanout` peers are told directly that this one leaves; they tell the others."""

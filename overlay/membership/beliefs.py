@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from math import ceil, inf, log10
 from typing import assert_never
 
-from overlay.broadcasts import Broadcasts
-from overlay.knobs import Knobs
-from overlay.membership_messages import (
+from overlay.membership.broadcasts import Broadcasts
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import (
     Alive,
     Change,
     Dead,
@@ -41,9 +41,9 @@ from overlay.membership_messages import (
     Suspect,
     Update,
 )
+from overlay.membership.roster import Member, Roster
+from overlay.membership.suspicion import Suspicion
 from overlay.names import PeerId
-from overlay.roster import Member, Roster
-from overlay.suspicion import Suspicion
 
 EPOCH_SHIFT = 16
 """An incarnation is its owner's epoch in milliseconds, and in the low bits how often it refuted."""
@@ -358,3 +358,8 @@ def note_unknown(effects: Effects, peer: PeerId) -> None:
     """Say once that the record of `peer` is wanted."""
     if peer not in effects.unknown:
         effects.unknown.append(peer)
+
+
+def incarnation_of(epoch_s: float) -> int:
+    """Return the first incarnation of a peer whose epoch, its clock at its start, this is."""
+    return max(int(epoch_s * 1000), 0) << EPOCH_SHIFT
