@@ -263,7 +263,7 @@ async def _hold_node(
             epoch = _next_epoch(settings, role, identity.peer_id)
             rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
             membership = open_membership(identity, epoch, settings.profile, rng)
-            membership.observing = role is Role.CLIENT
+            membership.observe(role is Role.CLIENT)
             view = View(identity.peer_id, machine_id(), membership, trio.current_time)
             reach = Reach(host, lambda peer: _addresses(view, peer))
             node = Node(

@@ -4,7 +4,7 @@
 datagrams and changes come out. The shell is `overlay/probing.py`.
 """
 
-from overlay.membership.beliefs import Counters, incarnation_of
+from overlay.membership.beliefs import incarnation_of
 from overlay.membership.knobs import Knobs
 from overlay.membership.messages import (
     Ack,
@@ -24,6 +24,7 @@ from overlay.membership.messages import (
     Update,
 )
 from overlay.membership.protocol import Membership
+from overlay.membership.refuting import Counters
 
 __all__ = [
     "Ack",

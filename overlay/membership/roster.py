@@ -50,7 +50,6 @@ class Member:
         proof: what the peer signed last of its being there or going, if that was heard.
         suspicion: while it is suspect.
         gone_at: when it was found dead or left.
-        accuser: who found it dead.
         listed: it has its turn in this round of probes still.
     """
 
@@ -60,7 +59,6 @@ class Member:
     proof: Alive | Left | None = None
     suspicion: Suspicion | None = None
     gone_at: float = -inf
-    accuser: PeerId | None = None
     listed: bool = False
     path: Path | None = None
 
