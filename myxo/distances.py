@@ -10,7 +10,7 @@ from myxo.status import NothingRuns, control_sockets, read_status
 from overlay.control import open_control
 from overlay.distances import Pair
 from overlay.errors import MyxoError, PeerUnreachable
-from overlay.names import PeerId, near_names, ServiceName
+from overlay.names import ServiceName, near_names
 
 ANSWER_TIMEOUT_S = 6.0
 

@@ -275,7 +275,7 @@ class Links:
             with trio.move_on_after(REMEMBERED_AFTER_S):
                 await self.joined.wait()
         delay = REDIAL_FIRST_S
-        while self._remembered and not self.joined.is_set():
+        while self._remembered and not self._outboxes:
             for address in self._remembered:
                 try:
                     await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)

@@ -155,7 +155,9 @@ class Mesh:
             nursery.start_soon(self._probing.run)
             nursery.start_soon(self._repair)
             nursery.start_soon(self._keep_house)
-            if self._links.bootstraps:
+            if not self._links.bootstraps:
+                self._links.joined.set()
+            else:
                 await self._links.joined.wait()
                 self._links.reconsider()
                 with trio.move_on_after(GREETING_S):
@@ -215,6 +217,8 @@ class Mesh:
                 self._links.told_choice(peer, chosen=message.chosen)
                 self._answer(peer, repair.answer_digest(self._view, message.digest))
                 self._links.post(peer, frame(Synced()))
+                if not self._links.joined.is_set():  # what answered the first may have been lost
+                    self._answer(peer, self._greeting(peer))
                 self._probing.probe(peer)
             case Synced():
                 self._links.joined.set()

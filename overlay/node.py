@@ -348,7 +348,10 @@ def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
 async def _open_host(
     settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
 ) -> AsyncIterator[tuple[Host, list[socket.socket]]]:
-    """Open the host, and UDP beside it; a default port that is taken gives way to any free one, a given one never."""
+    """Open the host, and UDP beside it.
+
+    A default port that is taken gives way to any free one, a given one never.
+    """
     exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
     async with AsyncExitStack() as stack:
         try:

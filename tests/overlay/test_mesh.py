@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 from overlay.digest import Digest
 from overlay.errors import PassphraseRefused
 from overlay.framing import FramedStream
+from overlay.gossip import GOSSIP_PROTOCOL, RECORDS_PER_MESSAGE, Hello, Synced, frame, parse
 from overlay.host import open_host
 from overlay.identity import Identity
-from overlay.membership import MemberState
-from overlay.gossip import GOSSIP_PROTOCOL, RECORDS_PER_MESSAGE, Hello, Synced, frame, parse
 from overlay.links import Links
+from overlay.membership import MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.passphrase import network_keys
@@ -223,6 +223,8 @@ async def speak(node: Node, identity: Identity, *records: Signed) -> None:
         await stream.send(json.dumps(message).encode())
         await stream.send(frame(Hello(chosen=True, digest=Digest().summary())))
         await taken_in.wait()
+    while identity.peer_id in node.host.connected():  # noqa: ASYNC110  (nobody is told of it)
+        await trio.sleep(0.01)
 
 
 def instance_of(owner: Identity) -> Signed:

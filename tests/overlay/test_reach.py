@@ -22,6 +22,7 @@ class Network:
         self.there: set[PeerId] = set()
 
     async def connect(self, peer: PeerId | None, address: str, *, timeout_s: float) -> PeerId:
+        assert peer == PEER
         self.dialled.append((address, trio.current_time()))
         takes = self.answers[address]
         with trio.move_on_after(timeout_s):
