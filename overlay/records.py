@@ -15,12 +15,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
+from overlay.addresses import MAX_PORT
 from overlay.errors import RecordRefused, SignatureInvalid
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
-from overlay.signed import Purpose, Signed, sign
+from overlay.signed import Base64, Purpose, Signed, sign
 from overlay.spec import MOST
 
 MAX_RECORD_BYTES = 16 * 1024
@@ -38,8 +47,20 @@ MAX_OWNERS = 10_000
 MAX_FUTURE_S = 24 * 3600.0
 """An epoch is the owner's clock at its start; one further ahead would shut its owner out later."""
 
+_KEY_BYTES = 32
+"""An X25519 public key; no bytes at all stand for none."""
+
 _Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text for people too: nothing in it may steer the terminal on which it is shown."""
+
+
+def _of_key_length(key: bytes) -> bytes:
+    if len(key) not in {0, _KEY_BYTES}:
+        raise ValueError(f"a key has {_KEY_BYTES} bytes, not {len(key)}")
+    return key
+
+
+_Key = Annotated[Base64, AfterValidator(_of_key_length)]
 
 
 class Role(StrEnum):
@@ -103,6 +124,8 @@ class PeerRecord(BaseModel):
         runtimes: the runtimes that an allocator can start services with.
         platform: `os/architecture`.
         images: config digests of images held, the most useful first.
+        datagram_key: the X25519 key of this process that datagrams to it are sealed for.
+        datagram_port: the UDP port that it receives them on, at each of its addresses; 0: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -120,6 +143,8 @@ class PeerRecord(BaseModel):
     runtimes: tuple[_Short, ...] = Field((), max_length=8)
     platform: _Short = ""
     images: tuple[Digest, ...] = Field((), max_length=MAX_IMAGES)
+    datagram_key: _Key = b""
+    datagram_port: int = Field(0, ge=0, le=MAX_PORT)
 
     @property
     def id(self) -> str:
@@ -211,6 +236,15 @@ class RecordTable:
         """Return the owner's record of itself, if there is one."""
         held = self._by_owner.get(owner, {}).get(("peer", ""))
         return held.record if held is not None and isinstance(held.record, PeerRecord) else None
+
+    def get(self, owner: PeerId, kind: str, record_id: str) -> Held | None:
+        """Return one record, if it is held."""
+        return self._by_owner.get(owner, {}).get((kind, record_id))
+
+    def instance(self, owner: PeerId, instance: InstanceId) -> InstanceRecord | None:
+        """Return what an owner last said of one of its instances."""
+        held = self.get(owner, "instance", instance)
+        return held.record if held is not None and isinstance(held.record, InstanceRecord) else None
 
     def of(self, owner: PeerId) -> Iterator[Held]:
         """Yield what is held of `owner`."""

@@ -20,6 +20,8 @@ class Purpose(StrEnum):
 
     RECORD = "myxo/record/1"
     REVISION = "myxo/revision/1"
+    ALIVE = "myxo/alive/1"
+    LEFT = "myxo/left/1"
 
 
 def _decode(value: object) -> object:
@@ -54,6 +56,27 @@ def sign(identity: Identity, purpose: Purpose, payload: bytes) -> Signed:
     """Return `payload` signed by `identity` for `purpose`."""
     signature = identity.sign(_message(purpose, payload))
     return Signed(signer=identity.peer_id, payload=payload, signature=signature)
+
+
+def sign_incarnation(identity: Identity, purpose: Purpose, incarnation: int) -> bytes:
+    """Return `identity`'s 64-byte signature of being there, or going, in that incarnation.
+
+    The payload is the incarnation alone, 8 bytes big-endian; whose it is, the key says.
+    """
+    return identity.sign(_message(purpose, _payload_of(incarnation)))
+
+
+def verify_incarnation(peer: PeerId, purpose: Purpose, incarnation: int, signature: bytes) -> None:
+    """Return if `signature` is `peer`'s for `purpose` and `incarnation`.
+
+    Raises:
+        SignatureInvalid: it is not.
+    """
+    verify(peer, _message(purpose, _payload_of(incarnation)), signature)
+
+
+def _payload_of(incarnation: int) -> bytes:
+    return incarnation.to_bytes(8, "big")
 
 
 def _message(purpose: Purpose, payload: bytes) -> bytes:

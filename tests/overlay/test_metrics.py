@@ -10,7 +10,7 @@ from overlay.identity import Identity
 from overlay.listeners import listen, port_of
 from overlay.metrics import PeerMetrics, serve_metrics
 from overlay.records import PeerRecord, Role, Version, sign_record
-from overlay.view import View
+from overlay.testing import cut, empty_view, meet
 
 ME, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in range(2))
 
@@ -58,7 +58,7 @@ async def test_a_client_that_talks_nonsense_harms_nobody(port: int, data: bytes)
 
 
 def test_peers_are_counted_by_state_as_they_are_at_the_scrape() -> None:
-    registry, view = CollectorRegistry(), View(ME.peer_id, "here")
+    registry, view = CollectorRegistry(), empty_view(ME, "here")
     PeerMetrics(registry, view)
 
     def count(state: str) -> float | None:
@@ -67,7 +67,7 @@ def test_peers_are_counted_by_state_as_they_are_at_the_scrape() -> None:
     assert (count("alive"), count("suspect")) == (0, 0)
     record = PeerRecord(version=Version(epoch=1.0, counter=0), role=Role.PROXY, host="h")
     view.apply(sign_record(OTHER, record), 1.0)
-    view.membership.heard(OTHER.peer_id, 0.0)
+    meet(view, OTHER.peer_id)
     assert (count("alive"), count("suspect")) == (1, 0)
-    view.membership.cut(OTHER.peer_id, 0.0)
+    cut(view, OTHER.peer_id)
     assert (count("alive"), count("suspect")) == (0, 1)

@@ -229,3 +229,23 @@ def test_a_host_name_that_would_steer_a_terminal_is_refused() -> None:
     record = peer_record(Version(epoch=NOW, counter=1)).model_copy(update={"host": "a\x1b[2Jb"})
     with pytest.raises(RecordRefused):
         verified_record(sign_record(OWNER, record), NOW)
+
+
+def test_a_record_carries_the_key_and_port_of_its_owners_datagrams() -> None:
+    update = {"datagram_key": bytes(range(32)), "datagram_port": 4001}
+    record = peer_record(Version(epoch=NOW, counter=1)).model_copy(update=update)
+    assert verified_record(sign_record(OWNER, record), NOW).record == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"datagram_key": bytes(31)},
+        {"datagram_key": bytes(33)},
+        {"datagram_port": -1},
+        {"datagram_port": 65536},
+    ],
+)
+def test_a_key_or_port_of_datagrams_that_is_none_is_refused(change: dict[str, object]) -> None:
+    record = peer_record(Version(epoch=NOW, counter=1)).model_copy(update=change)
+    assert refusal(RecordTable(), sign_record(OWNER, record)) == "malformed"
