@@ -59,7 +59,7 @@ class Prober:
     def arm(self, now: float, *, newcomers: bool) -> None:
         """Set the clocks that have a reason to run; a newcomer may have its turn before others."""
         if newcomers:
-            interval = self._knobs.probe_interval_s
+            interval = self._knobs.probe_interval_s * (1 + self._me.health)
             if self._last_probe == -inf:  # daemons that start together do not probe together
                 self._last_probe = now - interval * self._rng.random()
             self.next_probe = min(self.next_probe, max(now, self._last_probe + interval))
