@@ -64,7 +64,7 @@ class Prober:
             self.next_probe = self.next_knock = inf
             return
         if newcomers:
-            interval = self._knobs.probe_interval_s
+            interval = self._knobs.probe_interval_s * (1 + self._me.health)
             if self._last_probe == -inf:  # daemons that start together do not probe together
                 self._last_probe = now - interval * self._rng.random()
             self.next_probe = min(self.next_probe, max(now, self._last_probe + interval))
