@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overlay.membership import Knobs, MemberState
+from overlay.membership.testing import EPOCH, VirtualNetwork, lines
 from overlay.names import PeerId
-from overlay.swim import Knobs, MemberState
-from overlay.virtual_network import EPOCH, VirtualNetwork, lines
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 LAN = Knobs.lan()
@@ -183,8 +183,8 @@ def test_a_peers_load_does_not_grow_with_the_network(size: int) -> None:
 
 REPLAY = """
 import hashlib, sys
-from overlay.knobs import Knobs
-from overlay.virtual_network import VirtualNetwork, lines
+from overlay.membership.knobs import Knobs
+from overlay.membership.testing import VirtualNetwork, lines
 network = VirtualNetwork(7, Knobs.lan(), 8, loss=0.2, twice=0.1, delay=lines(8, 0.001, 0.2, 1.0))
 network.run(5)
 network.cut.add(network.peers[3])

@@ -10,10 +10,10 @@ from heapq import heappop, heappush
 from math import exp, inf, log
 
 from overlay.coordinates import Coordinates
-from overlay.knobs import Knobs
-from overlay.membership_messages import Alive, Datagram, Effects, Left, MemberState
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import Alive, Datagram, Effects, Left, MemberState
+from overlay.membership.protocol import Membership
 from overlay.names import PeerId
-from overlay.swim import Membership
 
 EPOCH = 1 << 16
 """The incarnation that cores start in; one epoch later is twice that."""

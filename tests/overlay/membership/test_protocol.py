@@ -7,11 +7,8 @@ from math import inf
 
 import pytest
 
-from overlay import prober, rounds
 from overlay.coordinates import Coordinate, RttGuess
-from overlay.knobs import Knobs
-from overlay.names import PeerId
-from overlay.swim import (
+from overlay.membership import (
     Ack,
     Alive,
     Change,
@@ -27,8 +24,12 @@ from overlay.swim import (
     Ping,
     PingReq,
     Suspect,
+    prober,
+    rounds,
 )
-from overlay.virtual_network import EPOCH, core, pretend_signature
+from overlay.membership.knobs import Knobs
+from overlay.membership.testing import EPOCH, core, pretend_signature
+from overlay.names import PeerId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 ME, A, B, C, D, E = (PeerId(name) for name in ["me", *"abcde"])
@@ -40,7 +41,7 @@ HERE = Coordinate((0.0,) * 8, 1.0, 0.0, 0.0)
 
 
 def member_of(*others: PeerId, knobs: Knobs = LAN, seed: int = 0) -> Membership:
-    me = core(ME, knobs, random.Random(seed))  # noqa: S311
+    me = core(ME, knobs, random.Random(seed))
     for other in others:
         me.learn(other, EPOCH, 0.0)
     return me

@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay import beliefs, roster
-from overlay.knobs import Knobs
-from overlay.membership_messages import LOAD_BYTES, MESSAGE_BYTES, room_beside
-from overlay.names import PeerId
-from overlay.swim import (
+from overlay.membership import (
     Ack,
     Alive,
     Change,
@@ -30,9 +26,14 @@ from overlay.swim import (
     PingReq,
     Suspect,
     Update,
+    beliefs,
+    roster,
 )
-from overlay.telling import GOODBYES
-from overlay.virtual_network import EPOCH, core, pretend_signature
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import LOAD_BYTES, MESSAGE_BYTES, room_beside
+from overlay.membership.telling import GOODBYES
+from overlay.membership.testing import EPOCH, core, pretend_signature
+from overlay.names import PeerId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 ME, A, B, C, D, E = (PeerId(name) for name in ["me", *"abcde"])
@@ -43,7 +44,7 @@ RIPE_S = LAN.suspicion_s / 2
 
 
 def member_of(*others: PeerId, knobs: Knobs = LAN, seed: int = 0) -> Membership:
-    me = core(ME, knobs, random.Random(seed))  # noqa: S311
+    me = core(ME, knobs, random.Random(seed))
     for other in others:
         me.learn(other, EPOCH, 0.0)
     return me

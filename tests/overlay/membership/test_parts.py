@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import broadcasts, roster
-from overlay.broadcasts import Broadcasts
 from overlay.errors import SignatureInvalid
 from overlay.identity import Identity
-from overlay.knobs import Knobs
-from overlay.membership_messages import Alive, Dead, MemberState, Suspect, Update
+from overlay.membership import broadcasts, roster
+from overlay.membership.broadcasts import Broadcasts
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import Alive, Dead, MemberState, Suspect, Update
+from overlay.membership.roster import Roster
+from overlay.membership.suspicion import Suspicion
+from overlay.membership.timers import Timers
 from overlay.names import PeerId
-from overlay.roster import Roster
 from overlay.signed import Purpose, sign_incarnation, verify_incarnation
-from overlay.suspicion import Suspicion
-from overlay.timers import Timers
 
 LAN = Knobs.lan()
 A, B, C, D, E = (PeerId(name) for name in "abcde")
@@ -142,7 +142,7 @@ def test_the_queue_is_bounded_and_drops_what_was_said_most(
 
 
 def full(count: int, seed: int = 0) -> Roster:
-    table = Roster(random.Random(seed))  # noqa: S311
+    table = Roster(random.Random(seed))
     for number in range(count):
         table.add(PeerId(f"p{number}"), 1)
     return table
