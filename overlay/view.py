@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from overlay.digest import Digest, Key
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role, is_void
+from overlay.record_table import RecordTable
+from overlay.records import Held, InstanceRecord, PeerRecord, Role, is_void
 from overlay.signed import Signed
 
 RTT_FRESH_S = 120.0

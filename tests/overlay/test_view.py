@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import records
 from overlay.coordinates import Coordinate
 from overlay.digest import BUCKETS
 from overlay.identity import Identity
@@ -112,15 +111,6 @@ def test_instances_of_an_owners_earlier_life_are_gone_when_it_comes_back() -> No
     assert ids(view) == set()
     take_instance(view, NEAR, instance="new", epoch=NOW + 1)
     assert ids(view) == {"new"}
-
-
-def test_an_owner_may_start_any_number_of_instances_one_after_the_other() -> None:
-    view = view_of(NEAR)
-    for number in range(1, 2 * records.MAX_RECORDS_PER_OWNER, 2):
-        take_instance(view, NEAR, instance=f"i{number}", counter=number)
-        take_instance(view, NEAR, instance=f"i{number}", counter=number + 1, withdrawn=True)
-    take_instance(view, NEAR, instance="last", counter=10_000)
-    assert ids(view) == {"last"}
 
 
 def test_local_is_what_shares_the_machine_and_it_comes_first() -> None:
