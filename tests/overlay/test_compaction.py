@@ -84,7 +84,7 @@ def test_an_owner_may_start_any_number_of_instances_one_after_the_other() -> Non
 def test_nobody_misses_a_live_instance_even_if_a_rounds_records_come_in_any_order(
     seed: int,
 ) -> None:
-    rng = random.Random(seed)  # noqa: S311  (an order, no secret)
+    rng = random.Random(seed)
     owner, table = Owner(), RecordTable()
     for signed in owner.start("stays"):
         table.apply(signed, NOW)
