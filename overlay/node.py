@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
+from overlay.compaction import Compaction
 from overlay.control import ControlConnection, serve_control
 from overlay.distances import serve_distances, serve_pair
 from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
@@ -102,6 +103,7 @@ class Node:
     wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
     _mesh: Mesh | None = None
     _counter: int = 0
+    _compaction: Compaction = field(default_factory=Compaction)
     _change: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -154,6 +156,7 @@ class Node:
             if view.key == (self.peer_id, instance):
                 update = {"withdrawn": True, "version": self._next_version()}
                 self._publish(view.record.model_copy(update=update))
+                self._compact()
                 return
 
     async def leave(self) -> None:
@@ -177,6 +180,16 @@ class Node:
         if self._mesh is not None:
             self._mesh.push([signed])
         return signed
+
+    def _compact(self) -> None:
+        """After many withdrawals, let everybody drop what was withdrawn long ago."""
+        floor = self._compaction.withdrew(self._counter + 1)
+        if floor is None:
+            return
+        for view in list(self.view.all_instances()):
+            if view.owner == self.peer_id:
+                self._publish(view.record.model_copy(update={"version": self._next_version()}))
+        self.set_peer(floor=floor)
 
     def _next_version(self) -> Version:
         self._counter += 1

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from overlay.digest import Digest, Key
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role, is_void
+from overlay.record_table import RecordTable
+from overlay.records import Held, InstanceRecord, PeerRecord, Role, is_void
 from overlay.signed import Signed
 
 RTT_FRESH_S = 120.0
@@ -84,6 +85,7 @@ class View:
         clock: returns the time that membership is told, in seconds.
         generation: grows with every change that a reader may care about.
         digest: a summary of the members' records.
+        records: what is held of everybody, members or not; `apply` and `forget` change it.
     """
 
     me: PeerId
@@ -92,12 +94,15 @@ class View:
     clock: Callable[[], float]
     generation: int = 0
     digest: Digest = field(default_factory=Digest)
-    _records: RecordTable = field(default_factory=RecordTable)
+    records: RecordTable = field(default_factory=RecordTable)
     _there: dict[PeerId, None] = field(default_factory=dict)
     _services: dict[ServiceName, dict[PeerId, set[InstanceId]]] = field(default_factory=dict)
     _lists: dict[ServiceName, tuple[InstanceView, ...]] = field(default_factory=dict)
     _load: dict[PeerId, dict[InstanceId, tuple[int, float]]] = field(default_factory=dict)
     _pins: dict[str, PeerId] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records.mine = self.me
 
     def apply(self, signed: Signed, now: float) -> Held | None:
         """Take a record in; return it if it is news.
@@ -105,7 +110,7 @@ class View:
         Raises:
             RecordRefused: it is forged, malformed, too large or one too many.
         """
-        held = self._records.apply(signed, now)
+        held = self.records.apply(signed, now)
         if held is None:
             return None
         if held.owner == self.me:
@@ -113,6 +118,8 @@ class View:
         self._index(held)
         self._count(held)
         self._drop_lists(held.owner)
+        for void in held.voids:
+            self._drop(void)
         self.generation += 1
         return held
 
@@ -121,9 +128,9 @@ class View:
         if peer != self.me and self.membership.state(peer) not in _THERE:
             self._there.pop(peer, None)
             self._load.pop(peer, None)
-        elif self._records.peer(peer) is not None:
+        elif self.records.peer(peer) is not None:
             self._there[peer] = None
-        for held in self._records.of(peer):
+        for held in self.records.of(peer):
             self._count(held)
         self._drop_lists(peer)
         self.generation += 1
@@ -134,7 +141,7 @@ class View:
 
     def peer(self, peer: PeerId) -> PeerRecord | None:
         """Return what `peer` last said of itself, member or not."""
-        return self._records.peer(peer)
+        return self.records.peer(peer)
 
     def is_member(self, peer: PeerId) -> bool:
         """Whether `peer` is there and has said what it is; this peer itself is."""
@@ -153,7 +160,7 @@ class View:
     def by_certificate(self, pin: str) -> PeerId | None:
         """Return the member whose TLS leaf has this SHA-256."""
         peer = self._pins.get(pin)
-        record = None if peer is None or peer not in self._there else self._records.peer(peer)
+        record = None if peer is None or peer not in self._there else self.records.peer(peer)
         return peer if record is not None and record.certificate == pin else None
 
     def instances(self, service: ServiceName) -> tuple[InstanceView, ...]:
@@ -179,7 +186,7 @@ class View:
         """Take in what `owner` says of the load of some of its instances."""
         now = self.clock()
         for instance, in_flight in load.items():
-            if self._records.instance(owner, instance) is not None:
+            if self.records.instance(owner, instance) is not None:
                 self._load.setdefault(owner, {})[instance] = (in_flight, now)
 
     def distance(self, peer: PeerId) -> Distance | None:
@@ -197,24 +204,24 @@ class View:
 
     def records_of(self, owner: PeerId) -> list[Signed]:
         """Return the signed records of one owner, to be passed on."""
-        return [h.signed for h in self._records.of(owner)]
+        return [h.signed for h in self.records.of(owner)]
 
     def signed(self, keys: Iterable[Key]) -> Iterator[Signed]:
         """Yield the signed records with these keys, as far as they are held."""
         for owner, kind, record_id in keys:
-            held = self._records.get(owner, kind, record_id)
+            held = self.records.get(owner, kind, record_id)
             if held is not None:
                 yield held.signed
 
     def known(self) -> list[PeerId]:
         """Return every peer that a record is held of, member or not."""
-        return list(self._records.owners())
+        return list(self.records.owners())
 
     def forget(self, owner: PeerId) -> None:
         """Drop everything that is held of `owner`, who is no member any more."""
         self.membership.forget(owner)
         self._there.pop(owner, None)
-        for held in self._records.of(owner):
+        for held in self.records.of(owner):
             self._count(held)
             if isinstance(held.record, PeerRecord):
                 self._pins.pop(held.record.certificate, None)
@@ -222,7 +229,7 @@ class View:
             self._lists.pop(service, None)
             if service in self._services:
                 self._unlist(service, owner)
-        self._records.forget(owner)
+        self.records.forget(owner)
         self._load.pop(owner, None)
         self.generation += 1
 
@@ -233,7 +240,7 @@ class View:
 
     def _count(self, held: Held) -> None:
         """Bring the digest in step with one record: it counts while its owner is a member."""
-        key = (held.owner, held.record.kind, held.record.id)
+        key = (held.owner, *held.key)
         if held.owner in self._there:
             self.digest.put(key, (held.record.version.epoch, held.record.version.counter))
         else:
@@ -244,18 +251,27 @@ class View:
         if isinstance(held.record, PeerRecord):
             self._pins[held.record.certificate] = held.owner
             return
-        service, instance = held.record.service, held.record.id
-        owners = self._services.setdefault(service, {})
-        if not held.record.withdrawn:
-            owners.setdefault(held.owner, set()).add(instance)
-        elif held.owner in owners:
-            owners[held.owner].discard(instance)
-            self._load.get(held.owner, {}).pop(instance, None)
-            if not owners[held.owner]:
-                self._unlist(service, held.owner)
-        if not owners:
-            self._services.pop(service, None)
-            self._lists.pop(service, None)
+        if held.record.withdrawn:
+            self._remove(held.owner, held.record)
+        else:
+            owners = self._services.setdefault(held.record.service, {})
+            owners.setdefault(held.owner, set()).add(held.record.id)
+
+    def _drop(self, void: Held) -> None:
+        """Take in that a record is not in the table any more."""
+        self.digest.drop((void.owner, *void.key))
+        if isinstance(void.record, InstanceRecord):
+            self._remove(void.owner, void.record)
+
+    def _remove(self, owner: PeerId, gone: InstanceRecord) -> None:
+        """Take an instance out of its service."""
+        instances = self._services.get(gone.service, {}).get(owner)
+        if instances is not None:
+            instances.discard(gone.id)
+            self._lists.pop(gone.service, None)
+            if not instances:
+                self._unlist(gone.service, owner)
+        self._load.get(owner, {}).pop(gone.id, None)
 
     def _unlist(self, service: ServiceName, owner: PeerId) -> None:
         owners = self._services[service]
@@ -269,11 +285,11 @@ class View:
             self._lists.pop(service, None)
 
     def _services_of(self, owner: PeerId) -> set[ServiceName]:
-        held = (h.record for h in self._records.of(owner))
+        held = (h.record for h in self.records.of(owner))
         return {r.service for r in held if isinstance(r, InstanceRecord)}
 
     def _peer_view(self, peer: PeerId) -> PeerView | None:
-        record = self._records.peer(peer)
+        record = self.records.peer(peer)
         if record is None:
             return None
         return PeerView(
@@ -291,7 +307,7 @@ class View:
                 continue
             suspect = peer.state is MemberState.SUSPECT
             for instance in sorted(instances):
-                record = self._records.instance(owner, instance)
+                record = self.records.instance(owner, instance)
                 if record is not None and not is_void(record, peer.record):
                     yield InstanceView(owner, record, peer.rtt_s, peer.local, suspect)
 

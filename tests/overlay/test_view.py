@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import records
 from overlay.coordinates import Coordinate
 from overlay.digest import BUCKETS
 from overlay.identity import Identity
@@ -28,10 +27,18 @@ def view_of(*owners: Identity, machine: str = "here") -> View:
 
 
 def take_peer(
-    view: View, owner: Identity, *, epoch: float = NOW, machine: str = "", role: Role | None = None
+    view: View,
+    owner: Identity,
+    *,
+    epoch: float = NOW,
+    counter: int = 0,
+    floor: int = 0,
+    machine: str = "",
+    role: Role | None = None,
 ) -> None:
     record = PeerRecord(
-        version=Version(epoch=epoch, counter=0),
+        version=Version(epoch=epoch, counter=counter),
+        floor=floor,
         role=role or Role.ALLOCATOR,
         host=f"host-of-{owner.peer_id[-4:]}",
         machine=machine or f"machine-of-{owner.peer_id}",
@@ -114,13 +121,28 @@ def test_instances_of_an_owners_earlier_life_are_gone_when_it_comes_back() -> No
     assert ids(view) == {"new"}
 
 
-def test_an_owner_may_start_any_number_of_instances_one_after_the_other() -> None:
-    view = view_of(NEAR)
-    for number in range(1, 2 * records.MAX_RECORDS_PER_OWNER, 2):
-        take_instance(view, NEAR, instance=f"i{number}", counter=number)
-        take_instance(view, NEAR, instance=f"i{number}", counter=number + 1, withdrawn=True)
-    take_instance(view, NEAR, instance="last", counter=10_000)
-    assert ids(view) == {"last"}
+def test_what_an_owner_declares_void_leaves_the_lists_and_the_summary() -> None:
+    view, newcomer = view_of(NEAR), view_of(NEAR)
+    take_instance(view, NEAR, instance="lost", counter=1)
+    take_instance(view, NEAR, instance="gone", counter=2)
+    take_instance(view, NEAR, instance="gone", counter=3, withdrawn=True)
+    take_instance(view, NEAR, instance="live", counter=4)
+    assert ids(view) == {"lost", "live"}
+    for told in (view, newcomer):
+        take_peer(told, NEAR, counter=5, floor=4)
+    take_instance(newcomer, NEAR, instance="live", counter=4)
+    assert ids(view) == ids(newcomer) == {"live"}
+    assert view.digest.summary() == newcomer.digest.summary()
+
+
+def test_a_new_life_of_an_owner_leaves_nothing_of_the_old_one_in_the_summary() -> None:
+    view, newcomer = view_of(NEAR), view_of()
+    take_instance(view, NEAR, instance="old", counter=7)
+    meet(newcomer, NEAR.peer_id, NOW + 1)
+    for told in (view, newcomer):
+        take_peer(told, NEAR, epoch=NOW + 1)
+        told.settle(NEAR.peer_id)
+    assert view.digest.summary() == newcomer.digest.summary()
 
 
 def test_local_is_what_shares_the_machine_and_it_comes_first() -> None:
