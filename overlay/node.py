@@ -36,7 +36,13 @@ from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
 from overlay.listeners import listen_near, port_of
 from overlay.mesh import Mesh
-from overlay.metrics import PeerMetrics, serve_metrics
+from overlay.metrics import (
+    DatagramMetrics,
+    MembershipMetrics,
+    PeerMetrics,
+    RecordMetrics,
+    serve_metrics,
+)
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import NetworkKeys, network_keys
 from overlay.probing import Probing, open_membership
@@ -332,6 +338,7 @@ def _mesh_of(
         node.reach,
         load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
     )
+    node.metrics.register(DatagramMetrics(probing.udp.counts, sealer.dropped))
     return Mesh(
         node.host,
         node.view,
@@ -524,5 +531,10 @@ async def _serve_metrics(
     listener = await listen_near(host, port, what="metrics", exact=exact)
     node.metrics_port = port_of(listener)
     ProcessCollector(registry=node.metrics)
-    PeerMetrics(node.metrics, node.view)
+    for collector in (
+        PeerMetrics(node.view),
+        MembershipMetrics(node.view.membership),
+        RecordMetrics(node.view.records),
+    ):
+        node.metrics.register(collector)
     nursery.start_soon(serve_metrics, node.metrics, listener)

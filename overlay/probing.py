@@ -170,14 +170,15 @@ class Probing:
     def _take(
         self, source: PeerId, message: Message, updates: Sequence[Update], *, reliable: bool
     ) -> None:
-        samples = self._membership.samples
+        samples, guess = self._membership.samples, None
         if isinstance(message, Ack):
             self._view.set_load(source, dict(message.load))
+            guess = self._membership.coordinates.estimate(source)  # before it learns the answer
         now = trio.current_time()
         effects = self._membership.receive(source, message, updates, now, reliable=reliable)
         self.apply(effects, source)
         if self._membership.samples != samples:
-            self._view.measured(source)
+            self._view.measured(source, guess)
             self.measured(source)
 
     async def _tick(self) -> None:

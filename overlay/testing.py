@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from overlay.coordinates import Coordinate
 from overlay.identity import Identity
 from overlay.membership import Ack, Gossip, Left, MemberState, Ping, incarnation_of
 from overlay.names import PeerId
@@ -56,14 +57,15 @@ def depart(view: View, peer: Identity, epoch_s: float = 1.0) -> None:
     view.settle(peer.peer_id)
 
 
-def measure(view: View, peer: PeerId, rtt_s: float) -> None:
-    """Have a probe of a peer be answered after `rtt_s` seconds."""
+def measure(view: View, peer: PeerId, rtt_s: float, coordinate: Coordinate | None = None) -> None:
+    """Have a probe of a peer be answered after `rtt_s` seconds, from its coordinate."""
+    guess = view.membership.coordinates.estimate(peer)
     effects = view.membership.probe(peer, view.clock())
     (ping,) = [d.message for d in effects.datagrams if isinstance(d.message, Ping)]
     now = view.clock() + rtt_s
-    view.membership.receive(peer, Ack(ping.sequence, None), (), now)
+    view.membership.receive(peer, Ack(ping.sequence, coordinate), (), now)
     _set(view, now)
-    view.measured(peer)
+    view.measured(peer, guess)
 
 
 def pass_time(view: View, seconds: float) -> None:

@@ -13,7 +13,9 @@ not count as a change.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from overlay.coordinates import RttGuess
 from overlay.digest import Digest, Key
+from overlay.measurements import Measurements
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.record_table import RecordTable
@@ -85,6 +87,7 @@ class View:
         clock: returns the time that membership is told, in seconds.
         generation: grows with every change that a reader may care about.
         digest: a summary of the members' records.
+        measurements: all RTTs that were measured, as histograms.
         records: what is held of everybody, members or not; `apply` and `forget` change it.
     """
 
@@ -94,6 +97,7 @@ class View:
     clock: Callable[[], float]
     generation: int = 0
     digest: Digest = field(default_factory=Digest)
+    measurements: Measurements = field(default_factory=Measurements)
     records: RecordTable = field(default_factory=RecordTable)
     _there: dict[PeerId, None] = field(default_factory=dict)
     _services: dict[ServiceName, dict[PeerId, set[InstanceId]]] = field(default_factory=dict)
@@ -135,8 +139,11 @@ class View:
         self._drop_lists(peer)
         self.generation += 1
 
-    def measured(self, peer: PeerId) -> None:
-        """Take in that the distance to `peer` was measured anew."""
+    def measured(self, peer: PeerId, guess: RttGuess | None = None) -> None:
+        """Take in that `peer` was measured anew, and the estimate of it from before."""
+        record, estimate = self.peer(peer), self.membership.rtt(peer)
+        if record is not None and estimate is not None:
+            self.measurements.take(record.role, estimate.latest, guess)
         self._drop_lists(peer)
 
     def peer(self, peer: PeerId) -> PeerRecord | None:
