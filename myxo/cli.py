@@ -4,6 +4,8 @@ import functools
 import importlib
 import json
 import sys
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -30,6 +32,9 @@ _DAEMONS = {
 }
 """Loaded only when asked for: each brings libraries that the others do not need."""
 
+EXTENSIONS = "myxo.commands"
+"""Entry points of this group are sub-commands: a typer application each."""
+
 _HELP = f"""Ask any machine for a service by name; if none runs, one is started, in that request.
 
 Examples:
@@ -39,7 +44,8 @@ Examples:
   myxo join /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk ...     on the next machine
   curl 127.0.0.1:4200/hello-world-server
 
-The daemons are sub-commands too: {", ".join(_DAEMONS)}.
+The daemons are sub-commands too: {", ".join(_DAEMONS)}. Others come from packages that stand on
+this one, such as `myxo lab`.
 """
 
 _KEY_HELP = """Show, export or import this person's owner key, which names belong to.
@@ -339,12 +345,30 @@ def key_import(
 
 
 def main() -> None:
-    """Run as `myxo`; a daemon's name as first word runs that daemon."""
-    if len(sys.argv) > 1 and sys.argv[1] in _DAEMONS:
-        module, attribute = _DAEMONS[sys.argv[1]]
-        daemon = getattr(importlib.import_module(module), attribute)
-        run_app(daemon, f"myxo {sys.argv[1]}", sys.argv[2:])
+    """Run as `myxo`; a first word that names a daemon or an extension runs that."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if name in _DAEMONS:
+        module, attribute = _DAEMONS[name]
+        run_app(getattr(importlib.import_module(module), attribute), f"myxo {name}", arguments)
+    for extension in _extensions(name):
+        run_app(extension.load(), f"myxo {name}", arguments)
     run_app(app, "myxo")
+
+
+def _extensions(name: str) -> Iterable[EntryPoint]:
+    """Return the command `name` of a package that stands on this one, if there is such a command.
+
+    Looked for only if the word is no command of this package and no flag: it takes a reading of
+    what is installed.
+    """
+    known = {
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+    }
+    known |= {group.name for group in app.registered_groups}
+    if not name or name.startswith("-") or name in known:
+        return ()
+    return entry_points(group=EXTENSIONS, name=name)
 
 
 def _founding(
