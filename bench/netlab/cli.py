@@ -30,6 +30,8 @@ Examples:
   myxo lab net down
 """
 
+DEFAULT_HOSTS = 3
+
 net_app = new_app(_HELP, no_args_is_help=True)
 
 Name = Annotated[
@@ -94,6 +96,8 @@ def up(
     need_root()
     given = {"hosts": hosts, "preset": preset, "seed": seed}
     said: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if file is None:
+        said.setdefault("hosts", DEFAULT_HOSTS)
     lab = found(read_plan(file, **said) if file else make_plan(**said), _folder(name))
     print_status(lab.status(), as_json=as_json)
 

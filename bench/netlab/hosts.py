@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from bench.netlab import wiring
 from bench.netlab.engine import Engine
@@ -17,6 +17,8 @@ from bench.netlab.errors import CommandFailed, LabFailed
 from bench.netlab.messages import RouterClient
 from bench.netlab.namespaces import Namespaces, hold
 from bench.netlab.plan import HostPlan, Nat, Plan
+
+T = TypeVar("T")
 
 COMMAND_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 40.0
@@ -141,6 +143,16 @@ class Host:
         self._started = [p for p in self._started if p.poll() is None] + [process]
         return process
 
+    def inside(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns when a thread calls it on this host.
+
+        A socket that is made so is this host's, whoever uses it.
+
+        Raises:
+            LabFailed: the host is off.
+        """
+        return self._inside().inside(act)
+
     def prefix(self) -> list[str]:
         """Return what to write before a command to have it run here, for execvp(3).
 
@@ -232,7 +244,7 @@ class Host:
                 lifelines.append(lifeline)
                 self.held = (inside, home)
                 tun = wiring.wire_home(inside, home, self.plan, self._lab.prefix, self._lab.mtu)
-            wiring.name_hosts(inside, self._lab, self.folder / "hosts")
+            wiring.name_hosts(inside, self._lab, self.folder)
             self._router.ask("plug", tun, *lifelines, name=self.name, addresses=[self.address])
         finally:
             for fd in (*lifelines, tun):

@@ -244,16 +244,14 @@ def open_lab(plan: Plan) -> Iterator[Lab]:
         NotRoot, LabFailed: it cannot be made.
     """
     need_root()
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    lab, process = _made(plan, folder, owned=True)
-    try:
-        lab.power_on()
-        yield lab
-    finally:
-        lab.close()
-        assert process.stdin is not None  # noqa: S101  (for the type checker: it is a pipe)
-        process.stdin.close()
-        process.wait(END_TIMEOUT_S)
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name:
+        lab, router = _made(plan, Path(name), owned=True)
+        try:
+            lab.power_on()
+            yield lab
+        finally:
+            lab.close()
+            _reap(router)
 
 
 def found(plan: Plan, folder: Path) -> Lab:
@@ -267,11 +265,12 @@ def found(plan: Plan, folder: Path) -> Lab:
         find(folder).router.close()
         raise LabFailed(f"a lab is up in {folder} already; `myxo lab net down` ends it")
     folder.mkdir(parents=True, exist_ok=True)
-    lab, _ = _made(plan, folder, owned=False)
+    lab, router = _made(plan, folder, owned=False)
     try:
         lab.power_on()
     except BaseException:
         lab.close()
+        _reap(router)
         raise
     return lab
 
@@ -289,17 +288,30 @@ def find(folder: Path) -> Lab:
 
 
 def _made(plan: Plan, folder: Path, *, owned: bool) -> tuple[Lab, "subprocess.Popen[bytes]"]:
-    """Start the router; return the lab with all links set and every host off."""
+    """Start the router; return it, and the lab with all links set and every host off."""
     process = _start_router(folder, plan.seed, owned=owned)
-    router = RouterClient(_socket(folder))
-    lab = Lab(plan, folder, router, ProcessId.of(process.pid))
-    lab.note()
-    router.ask(
-        "ports", names=[h.name for h in plan.hosts], addresses=[[h.address] for h in plan.hosts]
-    )
-    links = [(*path, _said(link)) for path, link in plan.links.items()]
-    router.ask("set", paths=links)
+    try:
+        router = RouterClient(_socket(folder))
+        names, addresses = zip(*((h.name, [h.address]) for h in plan.hosts), strict=True)
+        router.ask("ports", names=names, addresses=addresses)
+        router.ask("set", paths=[(*path, _said(link)) for path, link in plan.links.items()])
+        lab = Lab(plan, folder, router, ProcessId.of(process.pid))
+        lab.note()
+    except BaseException:
+        process.kill()
+        _reap(process)
+        raise
     return lab, process
+
+
+def _reap(router: "subprocess.Popen[bytes]") -> None:
+    if router.stdin is not None:
+        router.stdin.close()
+    try:
+        router.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        router.kill()
+        router.wait()
 
 
 def _said(link: Link) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from bench.netlab.errors import RouterGone, RouterRefused
 MAX_LINE = 16 * 2**20
 """The links of 256 hosts, each written out, take some 8 MiB."""
 
-MAX_FDS = 2
-"""A host's TUN device and its lifeline."""
+MAX_FDS = 3
+"""A host's TUN device, its lifeline, and that of its home router."""
 
 TIMEOUT_S = 10.0
 """The router answers at once; it may have to wait for a processor."""

@@ -109,7 +109,7 @@ class Namespaces:
         return printed.decode()
 
     def inside(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns when a thread calls it inside.
+        """Return what `act` returns when a thread calls it inside; it may start no threads there.
 
         Raises:
             LabFailed: they are gone.

@@ -41,7 +41,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.netlab import geo
 from bench.netlab.errors import PlanInvalid
@@ -195,9 +195,9 @@ class BetweenSpec(LinkSpec):
 
 
 class LabSpec(_Written):
-    """A whole lab as a person writes it; `hosts` is a list, or how many."""
+    """A whole lab as a person writes it; `hosts` is a list, or how many, then named h1 to hN."""
 
-    hosts: int | tuple[HostSpec, ...] = Field(3)
+    hosts: tuple[HostSpec, ...]
     preset: Preset = Preset.NONE
     seed: int = 0
     mtu: int = Field(ETHERNET_MTU, ge=576, le=65_535)
@@ -206,44 +206,43 @@ class LabSpec(_Written):
     regions: tuple[BetweenSpec, ...] = ()
     links: tuple[BetweenSpec, ...] = ()
 
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _named(cls, hosts: Any) -> Any:
+        if not isinstance(hosts, int):
+            return hosts
+        return [{"name": f"h{n}"} for n in range(1, min(hosts, MAX_HOSTS + 1) + 1)]
+
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        hosts = self.host_specs()
-        names = [host.name for host in hosts]
+        names = [host.name for host in self.hosts]
         if not 1 <= len(names) <= min(MAX_HOSTS, self.network.num_addresses - 2):
             raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, and an address for each")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two hosts are named {', '.join(sorted(twice))}")
         _all_known(self.links, names, "host")
-        _all_known(self.regions, [host.region for host in hosts], "region")
+        _all_known(self.regions, [host.region for host in self.hosts], "region")
         return self
-
-    def host_specs(self) -> tuple[HostSpec, ...]:
-        """Return the hosts, h1 to hN if only their number is said."""
-        if isinstance(self.hosts, int):
-            return tuple(HostSpec(name=f"h{n}") for n in range(1, self.hosts + 1))
-        return self.hosts
 
     def plan(self) -> Plan:
         """Return what this says, worked out for each host and link."""
-        specs = self.host_specs()
         hosts = tuple(
             HostPlan(spec.name, str(self.network[position]), spec.nat, spec.engine)
-            for position, spec in enumerate(specs, 1)
+            for position, spec in enumerate(self.hosts, 1)
         )
         return Plan(
             hosts=hosts,
-            links={(a.name, b.name): link for a, b, link in self._links(specs)},
+            links={(a.name, b.name): link for a, b, link in self._links()},
             prefix=self.network.prefixlen,
             mtu=self.mtu,
             seed=self.seed,
         )
 
-    def _links(self, specs: Sequence[HostSpec]) -> Iterator[tuple[HostSpec, HostSpec, Link]]:
-        places = {spec.name: spec.place(position) for position, spec in enumerate(specs)}
+    def _links(self) -> Iterator[tuple[HostSpec, HostSpec, Link]]:
+        places = {spec.name: spec.place(position) for position, spec in enumerate(self.hosts)}
         preset = BETWEEN[self.preset]
         regions, links = _by_direction(self.regions), _by_direction(self.links)
-        for a, b in permutations(specs, 2):
+        for a, b in permutations(self.hosts, 2):
             rng = Random(f"{self.seed}:{min(a.name, b.name)}:{max(a.name, b.name)}")  # noqa: S311
             fields = self.default.fields()
             fields |= regions.get((a.region or "", b.region or ""), {})

@@ -41,7 +41,8 @@ def wire_host(inside: Namespaces, plan: HostPlan, prefix: int, mtu: int) -> int:
     _ip(
         inside,
         "link set lo up",
-        f"link set eth0 mtu {mtu} txqueuelen {TX_QUEUE_PACKETS} addrgenmode none up",
+        "link set eth0 addrgenmode none",
+        f"link set eth0 mtu {mtu} txqueuelen {TX_QUEUE_PACKETS} up",
         f"address add {plan.address}/{prefix} dev eth0",
         "route add default dev eth0",
     )
@@ -61,7 +62,8 @@ def wire_home(inside: Namespaces, home: Namespaces, plan: HostPlan, prefix: int,
     done = subprocess.run(ends, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LabFailed(f"no veth pair could be made: {done.stderr.strip()}")
-    _ip(home, f"address add {HOME_NETWORK}.1/24 dev lan0", f"link set lan0 mtu {mtu} up")
+    _ip(home, f"address add {HOME_NETWORK}.1/24 dev lan0", "link set lan0 addrgenmode none")
+    _ip(home, f"link set lan0 mtu {mtu} up")
     ports = " --random-fully" if plan.nat is Nat.SYMMETRIC else ""
     home.set_up("iptables-restore", given=_RULES.format(ports=ports))
     _forward(home, on=True)
@@ -69,18 +71,25 @@ def wire_home(inside: Namespaces, home: Namespaces, plan: HostPlan, prefix: int,
         inside,
         "link set lo up",
         f"address add {home_address()}/24 dev eth0",
-        f"link set eth0 mtu {mtu} addrgenmode none up",
+        "link set eth0 addrgenmode none",
+        f"link set eth0 mtu {mtu} up",
         f"route add default via {HOME_NETWORK}.1",
     )
     _forward(inside, on=False)
     return tun
 
 
-def name_hosts(inside: Namespaces, lab: Plan, file: Path) -> None:
-    """Let the hosts of the lab be known by name, by an /etc/hosts of the host's own, at `file`."""
+def name_hosts(inside: Namespaces, lab: Plan, folder: Path) -> None:
+    """Let the hosts of the lab, and no others, be known by name.
+
+    Without a name server of its own, a host would wait for seconds for one that it cannot reach.
+    """
     lines = ["127.0.0.1 localhost", *(f"{host.address} {host.name}" for host in lab.hosts)]
-    file.write_text("".join(f"{line}\n" for line in lines))
-    inside.set_up("mount", "--bind", str(file), "/etc/hosts")
+    known = {"hosts": "".join(f"{line}\n" for line in lines), "resolv.conf": ""}
+    for name, text in known.items():
+        if (system := Path("/etc") / name).exists():
+            (folder / name).write_text(text)
+            inside.set_up("mount", "--bind", str(folder / name), str(system))
 
 
 def home_address() -> str:
