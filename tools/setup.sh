@@ -48,6 +48,7 @@ missing_packages() {
   "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   have curl || echo curl
   [ "$purpose" != bench ] || have wrk || echo wrk
+  [ "$purpose" != bench ] || have serf || echo serf
   [ "$purpose" != demo ] || return 0
   have dockerd || echo docker.io
   have docker-compose || docker compose version >/dev/null 2>&1 || echo docker-compose

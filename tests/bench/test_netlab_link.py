@@ -21,7 +21,7 @@ arrivals = st.lists(st.tuples(st.floats(0, 0.2), st.integers(20, 65_535)), min_s
 
 
 def drawn(seed: int) -> Random:
-    return Random(seed)  # noqa: S311  (the same draws in each run)
+    return Random(seed)
 
 
 def sent(shaper: Shaper, packets: list[tuple[float, int]]) -> list[tuple[float, float | Drop]]:
