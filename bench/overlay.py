@@ -10,7 +10,10 @@
 On the host lab twice: on links without delay, and on links of 5 to 150 ms that lose 2 %.
 """
 
+import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +36,7 @@ PUBLICATIONS, PUBLICATIONS_QUICK = 100, 15
 CALM_S, CALM_QUICK_S = 600.0, 10.0
 KNOWN_TIMEOUT_S = 30.0
 REST_S = 2.0
+MEMBERS = (1000, 4000)
 LABS = {"": Preset.NONE, "_wan": Preset.WAN}
 """By the suffix of the figures."""
 
@@ -64,9 +68,10 @@ def measure(quick: bool) -> Report:
             for suffix, preset in LABS.items()
         }
         false_deaths, calm_s = _false_deaths(quick)
+        members = [_members(number) for number in MEMBERS]
     except LabFailed as exc:
         raise NetworkFailed(str(exc)) from exc
-    return _report(found, false_deaths, calm_s)
+    return _report(found, members, false_deaths, calm_s)
 
 
 _CONTENDERS: tuple[Callable[[], Contender], ...] = (MyxoPeers, SerfAgents)
@@ -230,7 +235,19 @@ def _false_deaths(quick: bool) -> tuple[int, float]:
     return deaths, seconds
 
 
-def _report(found: dict[str, dict[str, Figures]], false_deaths: int, calm_s: float) -> Report:
+def _members(number: int) -> dict[str, float]:
+    """Return what so many members cost a daemon, measured in a process of its own."""
+    command = [sys.executable, "-m", "bench.overlay_members", str(number)]
+    done = subprocess.run(command, check=True, capture_output=True)
+    return dict(json.loads(done.stdout))
+
+
+def _report(
+    found: dict[str, dict[str, Figures]],
+    members: list[dict[str, float]],
+    false_deaths: int,
+    calm_s: float,
+) -> Report:
     figures: dict[str, Any] = {"false_deaths": false_deaths, "calm_s": calm_s}
     rows = []
     for suffix, both in found.items():
@@ -261,6 +278,10 @@ def _report(found: dict[str, dict[str, Figures]], false_deaths: int, calm_s: flo
                 ]
             )
     rows.append([f"false deaths in {calm_s:.0f} s", str(false_deaths), "", ""])
+    for each in members:
+        key = f"memory_mib_{each['members']}_members"
+        figures[key] = each["memory_mib"]
+        rows.append([f"MiB with {each['members']:,} members", f"{each['memory_mib']:.1f}", "", ""])
     return Report(figures, table(["median (range)", "Myxo", "Serf", "ratio"], rows))
 
 
