@@ -203,7 +203,11 @@ class Lab:
         ]
         return {
             "folder": str(self.folder),
-            "router": {"pid": self._router_process.pid, "cpu_s": seen["cpu_s"]},
+            "router": {
+                "pid": self._router_process.pid,
+                "cpu_s": seen["cpu_s"],
+                "latest_s": seen["latest_s"],
+            },
             "hosts": hosts,
             "links": seen["paths"],
         }

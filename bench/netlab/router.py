@@ -42,7 +42,11 @@ _READ = 256 * 1024
 
 
 class Router:
-    """One loop: hosts' packets in and out, and orders in between."""
+    """One loop: hosts' packets in and out, and orders in between.
+
+    Attributes:
+        latest_s: the most that a packet was handed over after its time, since the start.
+    """
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
@@ -51,6 +55,7 @@ class Router:
         self._plugs: dict[str, tuple[int, ...]] = {}
         self._tuns: dict[str, int] = {}
         self.stopped = False
+        self.latest_s = 0.0
 
     def watch(self, fd: int, readable: Callable[[], None]) -> None:
         """Call `readable` whenever there is something to read, or an end, at `fd`."""
@@ -91,7 +96,9 @@ class Router:
             for fd, _ in epoll.poll(0):
                 if callback := self._callbacks.get(fd):
                     callback()
-            self._write(monotonic())
+            now = monotonic()
+            self.latest_s = max(self.latest_s, now - switch.next_departure())
+            self._write(now)
 
     def _read(self, port: Port, tun: int) -> None:
         read, arrive, monotonic = os.read, self._switch.arrive, time.monotonic
@@ -158,6 +165,7 @@ class Orders:
         return {
             "under_way": self._switch.under_way(),
             "cpu_s": time.process_time(),
+            "latest_s": self._router.latest_s,
             "ports": {
                 port.name: {"plugged": port.plugged, "cut": port.cut, "unroutable": port.unroutable}
                 for port in self._switch.ports.values()
