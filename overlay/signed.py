@@ -20,6 +20,8 @@ class Purpose(StrEnum):
 
     RECORD = "myxo/record/1"
     REVISION = "myxo/revision/1"
+    BAN = "myxo/ban/1"
+    ROTATION = "myxo/rotation/1"
 
 
 def _decode(value: object) -> object:
