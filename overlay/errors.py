@@ -52,6 +52,10 @@ class RecordRefused(MyxoError):
         super().__init__(text)
 
 
+class StatementRefused(MyxoError):
+    """What was said in the name of the network's admin was not taken, and why."""
+
+
 class SignatureInvalid(MyxoError):
     """The signature does not belong to these bytes and this key."""
 

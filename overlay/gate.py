@@ -118,7 +118,7 @@ class OneKey:
         """Return the one key."""
         return (self._psk,)
 
-    def refusal(self, peer: PeerId, psk: Psk) -> Refusal | None:
+    def refusal(self, peer: PeerId, psk: Psk) -> None:
         """Welcome everybody."""
         del peer, psk
 

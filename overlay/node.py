@@ -406,7 +406,7 @@ def _first_record(
         host=node.hostname,
         machine=node.view.machine,
         addresses=settings.announce or own,
-        certificate=node.tls.certificate_sha256,
+        certificate=node.tls.pin,
         control=str(control),
         **extra,
     )

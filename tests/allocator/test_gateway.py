@@ -92,7 +92,7 @@ class Lab:
         return instance
 
     def admit(self, tls: PeerTls) -> None:
-        self.pins.add(tls.certificate_sha256)
+        self.pins.add(tls.pin)
         for event in self.news:
             event.set()
 
@@ -120,7 +120,7 @@ async def lab() -> AsyncIterator[Lab]:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(gateway.serve, listener)
         lab = Lab(machine, instances, listener.socket.getsockname()[1], pins, news)
-        pins.add(lab.tls.certificate_sha256)
+        pins.add(lab.tls.pin)
         with trio.fail_after(20):
             yield lab
         nursery.cancel_scope.cancel()
