@@ -214,8 +214,7 @@ class _DaemonMaker:
 
     def __call__(self, name: str, flags: Sequence[str]) -> Daemon:
         """Return the daemon `name` with `flags` besides the common ones."""
-        admin = self._admin if name in {"allocator", "registry-service"} else []
-        return Daemon(name, [*self._common, *admin, *flags], self._environment)
+        return Daemon(name, [*self._common, *self._admin, *flags], self._environment)
 
 
 def _kept_passphrase(state_dir: Path) -> str:

@@ -108,6 +108,7 @@ class Bans:
 
     network: str
     _by_peer: dict[PeerId, SignedBan] = field(default_factory=dict)
+    _by_signature: dict[bytes, Signed] = field(default_factory=dict)
     _digest: str | None = None
 
     def take(self, offered: SignedBan) -> bool:
@@ -128,8 +129,15 @@ class Bans:
                 "`myxo psk rotate` shuts out whoever is not told the new passphrase"
             )
         self._by_peer[peer] = offered
+        self._by_signature[offered.signed.signature] = offered.signed
+        if held is not None:
+            self._by_signature.pop(held.signed.signature, None)
         self._digest = None
         return True
+
+    def holds(self, signed: Signed) -> bool:
+        """Whether this very statement is held: then there is nothing to verify."""
+        return self._by_signature.get(signed.signature) == signed
 
     def of(self, peer: PeerId) -> SignedBan | None:
         """Return the ban that is in force about `peer`."""
@@ -155,14 +163,14 @@ class Bans:
 
     def lacking(self, theirs: Iterable[Signed]) -> list[Signed]:
         """Return the statements held here that are not among `theirs`."""
-        there = {(signed.payload, signed.signature) for signed in theirs}
-        mine = (held.signed for held in self)
-        return [signed for signed in mine if (signed.payload, signed.signature) not in there]
+        there = {signed.signature for signed in theirs}
+        return [held.signed for held in self if held.signed.signature not in there]
 
     def move(self, network: str) -> None:
         """Forget everything: it turned out that the network's id is another one."""
         self.network = network
         self._by_peer.clear()
+        self._by_signature.clear()
         self._digest = None
 
     @property

@@ -27,14 +27,15 @@ from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
 from overlay.control import ControlConnection, serve_control
-from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
+from overlay.errors import AddressTaken, MyxoError, SettingsInvalid, SignatureInvalid
+from overlay.gate import Gate
 from overlay.host import Host, open_host
-from overlay.identity import Identity, load_or_create
+from overlay.identity import Identity, load_or_create, public_key_of
 from overlay.listeners import listen_near, port_of
 from overlay.mesh import Mesh
 from overlay.metrics import PeerMetrics, serve_metrics
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.passphrase import NetworkKeys, network_keys
+from overlay.passphrase import NetworkKeys
 from overlay.records import (
     InstanceRecord,
     InstanceState,
@@ -43,12 +44,20 @@ from overlay.records import (
     Version,
     sign_record,
 )
+from overlay.roster import KeptRoster
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
+from overlay.spreading import Spreading
 from overlay.tls import PeerTls, open_tls
+from overlay.trust import Trust, open_trust
+from overlay.trust_desk import TrustDesk
 from overlay.view import View
 
 LEAVE_TIMEOUT_S = 1.0
+
+INTRODUCTION_S = 1.0
+"""How long a peer that joins waits to hear from one other who is banned and which network this is.
+It has just been told all records, so this takes a round trip."""
 
 log = structlog.get_logger()
 
@@ -59,7 +68,10 @@ class Node:
 
     Attributes:
         identity: the daemon's key and peer id.
-        keys: what the passphrase gives.
+        keys: what the passphrase in force gives.
+        trust: bans and passphrases, as the network's admin states them.
+        banned: called with each peer that is banned from now on, and what it said of itself, if
+            anything; by then it is in no view.
         host: the libp2p host.
         calls: makes calls to peers.
         view: what this peer believes of the network.
@@ -73,6 +85,7 @@ class Node:
 
     identity: Identity
     keys: NetworkKeys
+    trust: Trust
     host: Host
     view: View
     tls: PeerTls
@@ -85,7 +98,9 @@ class Node:
     load: Callable[[], dict[InstanceId, int]] = dict
     status: Callable[[], Mapping[str, Any]] = dict
     wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
+    banned: list[Callable[[PeerId, PeerRecord | None], None]] = field(default_factory=list)
     _mesh: Mesh | None = None
+    _authorities: list[NetworkKeys] = field(default_factory=list)
     _counter: int = 0
     _change: trio.Event = field(default_factory=trio.Event)
 
@@ -154,6 +169,22 @@ class Node:
         """
         if self.view.apply(signed, time.time()) is not None:
             self._signal()
+
+    def _shut_out(self, peer: PeerId) -> None:
+        """Forget a peer that was banned; the gate keeps it out."""
+        record = self.view.peer(peer)
+        self.view.forget(peer)
+        self.calls.forget(peer)
+        self._signal()
+        for each in self.banned:
+            each(peer, record)
+
+    def _follow_trust(self) -> None:
+        """Bring everything that was made from a passphrase, or under the gate, in step with it."""
+        if self.keys != self.trust.keys or self._authorities != self.trust.trusted_authorities():
+            self.keys, self._authorities = self.trust.keys, self.trust.trusted_authorities()
+            self.tls.renew(self.keys, also_trusted=self._authorities)
+        self.host.review()
 
     def _publish(self, record: PeerRecord | InstanceRecord) -> Signed:
         signed = sign_record(self.identity, record)
@@ -236,21 +267,24 @@ async def _hold_node(
     _check_bootstraps(settings.bootstraps)
     if role is not Role.CLIENT:
         _open_state_dir(settings.state_dir)
-    keys = network_keys(settings.psk)
     identity = _identity(settings, role, name)
+    trust = _trust(settings, role, identity)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
     with trio.CancelScope() as scope:
         async with (
-            _open_host(settings, identity, listens, keys) as host,
+            _open_host(settings, identity, listens, trust) as host,
             trio.open_nursery() as nursery,
         ):
             node = Node(
                 identity=identity,
-                keys=keys,
+                keys=trust.keys,
+                trust=trust,
                 host=host,
-                view=View(identity.peer_id, machine_id()),
-                tls=open_tls(keys, identity.peer_id),
+                view=View(identity.peer_id, machine_id(), refuses=trust.bans.is_banned),
+                tls=open_tls(
+                    trust.keys, identity.peer_id, also_trusted=trust.trusted_authorities()
+                ),
                 metrics=CollectorRegistry(),
                 role=role,
                 hostname=settings.hostname or system_hostname(),
@@ -262,10 +296,14 @@ async def _hold_node(
             if prepare is not None:
                 prepare(node)
             node._mesh = _mesh_of(node, settings)  # noqa: SLF001
+            await _serve_trust(node, settings, role, nursery)
             await _serve_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
             await nursery.start(node._mesh.run)  # noqa: SLF001
+            if settings.bootstraps:
+                with trio.move_on_after(INTRODUCTION_S):
+                    await trust.introduced.wait()
             scope.shield = True
             task_status.started((node, scope))
 
@@ -282,21 +320,52 @@ def _mesh_of(node: Node, settings: NodeSettings) -> Mesh:
     )
 
 
+def _trust(settings: NodeSettings, role: Role, identity: Identity) -> Trust:
+    admin = PeerId(settings.admin) if settings.admin else None
+    try:
+        if admin is not None:
+            public_key_of(admin)
+    except SignatureInvalid as exc:
+        raise SettingsInvalid(f"--admin: {exc}") from exc
+    durable = role is not Role.CLIENT and not settings.ephemeral
+    return open_trust(identity.peer_id, admin, settings.psk, settings.state_dir, durable=durable)
+
+
+async def _serve_trust(
+    node: Node, settings: NodeSettings, role: Role, nursery: trio.Nursery
+) -> None:
+    """Have the admin's statements take effect here, come in, and go out."""
+    trust = node.trust
+    trust.banned = node._shut_out  # noqa: SLF001
+    trust.changed = node._follow_trust  # noqa: SLF001
+    spreading = Spreading(node.peer_id, trust, node.host, node.calls, node.host.connected)
+    await nursery.start(spreading.run)
+    if role is Role.CLIENT:
+        return
+    file = f"{node.keys.network_id}-{node.peer_id}.json"
+    path = None if settings.ephemeral else settings.state_dir / "roster" / file
+    roster = KeptRoster(path, node.view)
+    nursery.start_soon(roster.run)
+    desk = TrustDesk(node.peer_id, trust, spreading, node.view, roster.all)
+    node.wants["bans"] = desk.serve_bans
+    node.wants["rotate"] = desk.serve_rotate
+
+
 @asynccontextmanager
 async def _open_host(
-    settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
+    settings: NodeSettings, identity: Identity, listens: list[str], gate: Gate
 ) -> AsyncIterator[Host]:
     """Open the host; a default port that is taken gives way to any free one, a given one never."""
     exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
     async with AsyncExitStack() as stack:
         try:
-            host = await stack.enter_async_context(open_host(identity, listens, psk=keys.psk))
+            host = await stack.enter_async_context(open_host(identity, listens, gate=gate))
         except AddressTaken as exc:
             if exact:
                 raise
             log.warning("port.moved", what="overlay", reason=str(exc))
             anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
-            host = await stack.enter_async_context(open_host(identity, anywhere, psk=keys.psk))
+            host = await stack.enter_async_context(open_host(identity, anywhere, gate=gate))
         yield host
 
 
@@ -308,6 +377,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "host": node.hostname,
         "network": node.keys.network_id,
         "open": node.keys.is_open,
+        "trust": node.trust.status(),
         "addresses": [f"{a}/p2p/{node.peer_id}" for a in node.record.addresses],
         "metrics_port": node.metrics_port,
         "pid": os.getpid(),

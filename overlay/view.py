@@ -7,9 +7,10 @@ on every request, so lists are built once per change and served from memory.
 Pure: the shell in `mesh.py` feeds it, and is told of changes by the `generation` number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from overlay.errors import RecordRefused
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role, is_void
@@ -53,12 +54,14 @@ class View:
         me: this peer.
         machine: this machine, as in `PeerRecord.machine`.
         generation: grows with every change that a reader may care about.
+        refuses: whether a peer is banned, so that none of its records is taken.
     """
 
     me: PeerId
     machine: str
     membership: Membership = field(default_factory=Membership)
     generation: int = 0
+    refuses: Callable[[PeerId], bool] = lambda _: False
     _records: RecordTable = field(default_factory=RecordTable)
     _load: dict[tuple[PeerId, InstanceId], int] = field(default_factory=dict)
     _instances: dict[ServiceName, tuple[InstanceView, ...]] | None = None
@@ -67,8 +70,10 @@ class View:
         """Take a record in; return it if it is news.
 
         Raises:
-            RecordRefused: it is forged, malformed, too large or one too many.
+            RecordRefused: it is forged, malformed, too large, one too many, or a banned peer's.
         """
+        if signed.signer != self.me and self.refuses(signed.signer):
+            raise RecordRefused("banned", f"{signed.signer} is banned from this network")
         held = self._records.apply(signed, now)
         if held is not None:
             if isinstance(held.record, PeerRecord) and held.record.machine == self.machine:
