@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ async def read_status(state_dir: Path) -> list[dict[str, Any]]:
         NothingRuns: none answers.
     """
     found: list[dict[str, Any]] = []
-    sockets = [path for d in (state_dir, SYSTEM_STATE_DIR) for path in (d / "run").glob("*.sock")]
-    for path in sorted(sockets):
+    for path in control_sockets(state_dir):
         try:
             with trio.fail_after(ANSWER_TIMEOUT_S):
                 async with open_control(path, "status") as connection:
@@ -46,9 +46,14 @@ async def read_status(state_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
+def control_sockets(state_dir: Path) -> list[Path]:
+    """Return the sockets of this machine's daemons, of those that systemd runs too."""
+    return sorted(p for d in (state_dir, SYSTEM_STATE_DIR) for p in (d / "run").glob("*.sock"))
+
+
 def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
     """Return the tables that a person reads: peers, services with instances, warnings."""
-    return [_peers(daemons), _instances(daemons), *_limits(daemons)]
+    return [*_banned(daemons), _peers(daemons), _instances(daemons), *_limits(daemons)]
 
 
 def print_status(daemons: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -76,6 +81,23 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
         "instances": best["instances"],
         "services": services,
     }
+
+
+def _banned(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which daemons of this machine were shut out of the network, by whom and when."""
+    table = _table("Banned from the network", ("host", "role", "by", "since", "peer"))
+    for d in daemons:
+        banned = d.get("trust", {}).get("banned")
+        if banned is not None:
+            by = f"says {_short(banned['said_by'])}" if banned["by"] is None else banned["by"]
+            since = "" if banned["at"] is None else as_date(banned["at"])
+            _add(table, d["host"], d["role"], by, since, _short(d["peer_id"]))
+    return [table] if table.row_count else []
+
+
+def as_date(at: float) -> str:
+    """Return a time in seconds since the epoch as people here write it."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _peers(daemons: list[dict[str, Any]]) -> Table:

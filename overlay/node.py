@@ -378,6 +378,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "network": node.keys.network_id,
         "open": node.keys.is_open,
         "trust": node.trust.status(),
+        "control": node.record.control,
         "addresses": [f"{a}/p2p/{node.peer_id}" for a in node.record.addresses],
         "metrics_port": node.metrics_port,
         "pid": os.getpid(),

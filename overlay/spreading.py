@@ -16,6 +16,7 @@ commit, over a connection on which that peer has proven its key.
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -84,12 +85,21 @@ class _Taken(BaseModel):
     stamp: Stamp
 
 
+class Answer(StrEnum):
+    """What became of telling a peer."""
+
+    TAKEN = "taken"
+    AWAY = "away"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of telling one peer: `trouble` is empty if it took what it was told."""
+    """What one peer said when it was told something, and why if it did not take it."""
 
     peer: PeerId
-    trouble: str = ""
+    answer: Answer = Answer.TAKEN
+    why: str = ""
 
 
 class _Calls(Protocol):
@@ -185,8 +195,10 @@ class Spreading:
                 async with self._limit:
                     await tell(peer)
                 told = Told(peer)
+            except PeerUnreachable as exc:
+                told = Told(peer, Answer.AWAY, str(exc))
             except MyxoError as exc:
-                told = Told(peer, str(exc))
+                told = Told(peer, Answer.REFUSED, str(exc))
             results.append(told)
             if done is not None:
                 await done(told)

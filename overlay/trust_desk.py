@@ -20,7 +20,7 @@ from overlay.errors import StatementRefused
 from overlay.names import PeerId
 from overlay.roster import Seen
 from overlay.signed import Signed
-from overlay.spreading import MAX_PASSPHRASE, Spreading, Told
+from overlay.spreading import MAX_PASSPHRASE, Answer, Spreading, Told
 from overlay.trust import Trust
 from overlay.view import View
 
@@ -106,7 +106,7 @@ class TrustDesk:
 
         for peer in members:
             if peer not in there and peer != self._me:
-                await report(Told(peer, "away"))
+                await report(Told(peer, Answer.AWAY, "it is not there"))
         await self._spreading.tell_rotation([p for p in members if p in there], report)
         self._spreading.spread(None)
         await connection.send({"done": True})
@@ -162,5 +162,6 @@ class TrustDesk:
             "peer": told.peer,
             "host": "" if record is None else record.host,
             "role": "" if record is None else record.role.value,
-            "trouble": told.trouble,
+            "answer": told.answer.value,
+            "why": told.why,
         }
