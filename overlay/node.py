@@ -74,6 +74,7 @@ class Node:
             anything; by then it is in no view.
         host: the libp2p host.
         calls: makes calls to peers.
+        spreading: tells others of bans and passphrases.
         view: what this peer believes of the network.
         tls: contexts and pin for the gateway road.
         metrics: the registry behind `/metrics`.
@@ -93,6 +94,7 @@ class Node:
     role: Role
     hostname: str
     calls: Caller
+    spreading: Spreading
     epoch: float
     metrics_port: int | None = None
     load: Callable[[], dict[InstanceId, int]] = dict
@@ -276,6 +278,7 @@ async def _hold_node(
             _open_host(settings, identity, listens, trust) as host,
             trio.open_nursery() as nursery,
         ):
+            calls = Caller(host)
             node = Node(
                 identity=identity,
                 keys=trust.keys,
@@ -288,7 +291,8 @@ async def _hold_node(
                 metrics=CollectorRegistry(),
                 role=role,
                 hostname=settings.hostname or system_hostname(),
-                calls=Caller(host),
+                calls=calls,
+                spreading=Spreading(identity.peer_id, trust, host, calls, host.connected),
                 epoch=_next_epoch(settings, role, identity.peer_id),
             )
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
@@ -338,15 +342,14 @@ async def _serve_trust(
     trust = node.trust
     trust.banned = node._shut_out  # noqa: SLF001
     trust.changed = node._follow_trust  # noqa: SLF001
-    spreading = Spreading(node.peer_id, trust, node.host, node.calls, node.host.connected)
-    await nursery.start(spreading.run)
+    await nursery.start(node.spreading.run)
     if role is Role.CLIENT:
         return
     file = f"{node.keys.network_id}-{node.peer_id}.json"
     path = None if settings.ephemeral else settings.state_dir / "roster" / file
     roster = KeptRoster(path, node.view)
     nursery.start_soon(roster.run)
-    desk = TrustDesk(node.peer_id, trust, spreading, node.view, roster.all)
+    desk = TrustDesk(node.peer_id, trust, node.spreading, node.view, roster.all)
     node.wants["bans"] = desk.serve_bans
     node.wants["rotate"] = desk.serve_rotate
 

@@ -246,7 +246,7 @@ class Spreading:
             peer, BANS_PROTOCOL, self._state(bans), _State, timeout_s=TELL_TIMEOUT_S
         )
         self._take_bans(peer, theirs.bans)
-        self._note(peer, theirs.stamp)
+        self._note(peer, theirs)
         return theirs
 
     async def _offer(self, peer: PeerId) -> None:
@@ -258,7 +258,8 @@ class Spreading:
         taken = await self._calls.call(
             peer, ROTATE_PROTOCOL, offer, _Taken, timeout_s=TELL_TIMEOUT_S
         )
-        self._note(peer, taken.stamp)
+        if taken.stamp == self._trust.ring.stamp:
+            self._trust.follows(peer)
 
     async def _pass_on_rotation(self, peer: PeerId) -> None:
         await trio.sleep(random.uniform(0, JITTER_S))  # noqa: S311  (spreads load, hides nothing)
@@ -276,21 +277,22 @@ class Spreading:
 
     async def _hear(self, peer: PeerId, theirs: _State) -> _State:
         refused = self._take_bans(peer, theirs.bans)
-        self._note(peer, theirs.stamp)
+        self._note(peer, theirs)
         if theirs.stamp < self._trust.ring.stamp and self._trust.entitled(peer):
             self._start(self._keep_telling, peer, self._offer)
         same = theirs.digest == self._trust.bans.digest
         return self._state(() if same else self._trust.bans.lacking(theirs.bans), refused)
 
     async def _hear_offer(self, peer: PeerId, offer: _Offer) -> _Taken:
-        network = self._trust.ring.network
         try:
             news = await self._trust.take_rotation(offer.statement, offer.passphrase)
         except StatementRefused as exc:
             log.warning("passphrase.refused", source=peer, error=str(exc))
             raise CallRefused("refused", str(exc)) from exc
-        if news:  # and bans that seemed to be another network's may have been this one's
-            self.spread(peer if network == self._trust.ring.network else None)
+        if news:
+            self.spread(peer)
+            # bans that seemed to be another network's may have been this one's
+            self._start(self._keep_telling, peer, self._compare)
         return _Taken(stamp=self._trust.ring.stamp)
 
     def _take_bans(self, peer: PeerId, statements: Sequence[Signed]) -> str:
@@ -302,7 +304,9 @@ class Spreading:
             log.debug("ban.refused", source=peer, error=str(refused))
         return "" if refused is None else str(refused)
 
-    def _note(self, peer: PeerId, stamp: Stamp) -> None:
-        self._trust.introduced.set()
-        if stamp == self._trust.ring.stamp:
+    def _note(self, peer: PeerId, theirs: _State) -> None:
+        """Take in how a peer stands; one that stands where this one does has nothing to add."""
+        if theirs.stamp == self._trust.ring.stamp:
             self._trust.follows(peer)
+            if theirs.digest == self._trust.bans.digest:
+                self._trust.introduced.set()

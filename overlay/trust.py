@@ -295,15 +295,15 @@ class Trust:
                 await self._write_bans()
         finally:
             if self._unkept.is_set():
-                with trio.CancelScope(shield=True):
-                    await self._write_bans()
+                await self._write_bans()
 
     async def _write_bans(self) -> None:
         self._unkept = trio.Event()
         path = self._bans_path()
         if path is not None:
             lines = [held.signed.model_dump_json().encode() for held in self.bans]
-            await trio.to_thread.run_sync(_write_lines, path, lines)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_write_lines, path, lines)
 
 
 def open_trust(
