@@ -6,7 +6,7 @@ off is in nobody's view, so each daemon notes whom it sees, and keeps the notes.
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +22,8 @@ from overlay.view import PeerView
 REMEMBER_S = 30 * 24 * 3600.0
 """A machine that was away for longer has to be joined anew after a change of the passphrase."""
 
-NOTE_EVERY_S = 60.0
-"""How often the view is looked at."""
+NOTE_EVERY_S = 10.0
+"""How often the view is looked at, if it changes."""
 
 WRITE_EVERY_S = 3600.0
 """How old the times on disk may be; a peer that is new is written at once."""
@@ -98,11 +98,15 @@ class KeptRoster:
     Args:
         path: where it is kept; None keeps it in memory.
         view: who is there.
+        changed: returns when that may have changed.
     """
 
-    def __init__(self, path: Path | None, view: _View) -> None:
+    def __init__(
+        self, path: Path | None, view: _View, changed: Callable[[], Awaitable[None]]
+    ) -> None:
         self._path = path
         self._view = view
+        self._changed = changed
         self._roster = _load(path)
         self._written_at = 0.0
 
@@ -115,12 +119,14 @@ class KeptRoster:
         """Note now and then who is there, until cancelled, and once more at the end."""
         try:
             while True:
-                await trio.sleep(NOTE_EVERY_S)
+                with trio.move_on_after(WRITE_EVERY_S):
+                    await self._changed()
                 now = time.time()
                 new = self._roster.note(self._view.peers(), now)
                 if new or now - self._written_at > WRITE_EVERY_S:
                     self._written_at = now
                     await trio.to_thread.run_sync(_write, self._path, self._roster.to_json())
+                await trio.sleep(NOTE_EVERY_S)
         finally:
             self._roster.note(self._view.peers(), time.time())
             _write(self._path, self._roster.to_json())

@@ -1,12 +1,12 @@
 """Bans and changes of the passphrase between real nodes in one process."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import trio
+from overlay.testing_nodes import PASSPHRASE, NodeLab, sees, until
 
 from overlay import passphrases
 from overlay.bans import Ban, SignedBan
@@ -14,11 +14,11 @@ from overlay.calls import CallRefused
 from overlay.errors import MyxoError, PassphraseRefused, PeerRefused, StatementRefused
 from overlay.identity import Identity
 from overlay.names import PeerId
-from overlay.node import Node, open_node
+from overlay.node import Node
 from overlay.passphrase import network_keys
 from overlay.records import Role
 from overlay.rotation import Rotation, SignedRotation, Stage
-from overlay.settings import NodeSettings, read_joined_network, write_joined_network
+from overlay.settings import read_joined_network, write_joined_network
 from overlay.signed import Signed
 from overlay.spreading import (
     BANS_PROTOCOL,
@@ -29,72 +29,17 @@ from overlay.spreading import (
 )
 
 ADMIN, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
-OLD, NEW = "old passphrase", "new passphrase"
+OLD, NEW = PASSPHRASE, "new passphrase"
 FAST_S = 5.0
 TIME = 1_700_000_000.0
 
 
-@dataclass
-class Lab:
-    """Nodes on loopback, each with a state directory of its own."""
-
-    folder: Path
-    nursery: trio.Nursery
-    first: str = ""
-    nodes: dict[str, Node] = field(default_factory=dict)
-
-    def settings(self, name: str, **fields: object) -> NodeSettings:
-        values = {
-            "psk": OLD,
-            "p2p_listen_addr": "127.0.0.1:0",
-            "state_dir": self.folder / name,
-            "admin": ADMIN.peer_id,
-            "hostname": name,
-            "bootstraps": (self.first,) if self.first else (),
-        }
-        return NodeSettings.model_validate(values | fields)
-
-    @asynccontextmanager
-    async def opened(
-        self, name: str, role: Role = Role.PROXY, **fields: object
-    ) -> AsyncIterator[Node]:
-        async with open_node(self.settings(name, **fields), role) as node:
-            yield node
-
-    async def open(self, name: str, role: Role = Role.PROXY, **fields: object) -> Node:
-        """Open a node for the rest of the test."""
-        node: Node = await self.nursery.start(self._hold, self.settings(name, **fields), role)
-        self.nodes[name] = node
-        if not self.first:
-            self.first = f"{node.record.addresses[0]}/p2p/{node.peer_id}"
-        return node
-
-    async def _hold(
-        self, settings: NodeSettings, role: Role, *, task_status: trio.TaskStatus[Node]
-    ) -> None:
-        async with open_node(settings, role) as node:
-            task_status.started(node)
-            await trio.sleep_forever()
-
-
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+async def lab(tmp_path: Path) -> AsyncIterator[NodeLab]:
     async with trio.open_nursery() as nursery:
         with trio.fail_after(60):
-            yield Lab(tmp_path, nursery)
+            yield NodeLab(tmp_path, nursery, ADMIN)
         nursery.cancel_scope.cancel()
-
-
-async def until(node: Node, truth: Callable[[], bool]) -> None:
-    """Return when something about a node is true; some of it changes no view."""
-    while not truth():
-        with trio.move_on_after(0.05):
-            await node.changed()
-
-
-def sees(node: Node, *others: Node) -> bool:
-    there = {p.peer_id for p in node.view.peers()}
-    return all(other.peer_id in there for other in others)
 
 
 def ban(
@@ -122,7 +67,7 @@ def refused(why: str) -> AbstractContextManager[object]:
 # Bans
 
 
-async def test_a_banned_peer_is_cut_by_all_at_once_and_cannot_come_back(lab: Lab) -> None:
+async def test_a_banned_peer_is_cut_by_all_at_once_and_cannot_come_back(lab: NodeLab) -> None:
     first, second, shut = (
         await lab.open("first", Role.BOOTSTRAP),
         await lab.open("second"),
@@ -145,7 +90,7 @@ async def test_a_banned_peer_is_cut_by_all_at_once_and_cannot_come_back(lab: Lab
     assert sees(second, first)
 
 
-async def test_a_record_of_a_banned_peer_is_refused_whoever_brings_it(lab: Lab) -> None:
+async def test_a_record_of_a_banned_peer_is_refused_whoever_brings_it(lab: NodeLab) -> None:
     first, shut = await lab.open("first", Role.BOOTSTRAP), await lab.open("shut")
     (signed,) = shut.view.records_of(shut.peer_id)
     await say(first, ban(first, shut.peer_id))
@@ -153,7 +98,7 @@ async def test_a_record_of_a_banned_peer_is_refused_whoever_brings_it(lab: Lab) 
         first.take(signed)
 
 
-async def test_a_banned_peer_knows_by_whom_and_since_when(lab: Lab) -> None:
+async def test_a_banned_peer_knows_by_whom_and_since_when(lab: NodeLab) -> None:
     first, shut = await lab.open("first", Role.BOOTSTRAP), await lab.open("shut")
     await say(first, ban(first, shut.peer_id))
     await until(shut, lambda: shut.trust.status()["banned"] is not None)
@@ -162,14 +107,14 @@ async def test_a_banned_peer_knows_by_whom_and_since_when(lab: Lab) -> None:
     assert first.trust.status()["bans"] == 1
 
 
-async def test_a_banned_peer_without_an_admin_key_knows_who_says_so(lab: Lab) -> None:
+async def test_a_banned_peer_without_an_admin_key_knows_who_says_so(lab: NodeLab) -> None:
     first, shut = await lab.open("first", Role.BOOTSTRAP), await lab.open("shut", admin=None)
     await say(first, ban(first, shut.peer_id))
     await until(shut, lambda: shut.trust.status()["banned"] is not None)
     assert shut.trust.status()["banned"]["said_by"] == first.peer_id
 
 
-async def test_a_peer_whose_ban_is_lifted_comes_back_by_itself(lab: Lab) -> None:
+async def test_a_peer_whose_ban_is_lifted_comes_back_by_itself(lab: NodeLab) -> None:
     first, second, shut = (
         await lab.open("first", Role.BOOTSTRAP),
         await lab.open("second"),
@@ -183,7 +128,7 @@ async def test_a_peer_whose_ban_is_lifted_comes_back_by_itself(lab: Lab) -> None
     assert sees(shut, first, second)
 
 
-async def test_only_the_admins_word_counts_whoever_passes_it_on(lab: Lab) -> None:
+async def test_only_the_admins_word_counts_whoever_passes_it_on(lab: NodeLab) -> None:
     first, member, other = (
         await lab.open("first", Role.BOOTSTRAP),
         await lab.open("member"),
@@ -206,7 +151,7 @@ async def test_only_the_admins_word_counts_whoever_passes_it_on(lab: Lab) -> Non
     assert not sees(first, other)
 
 
-async def test_who_comes_later_learns_who_is_banned_before_it_counts_as_there(lab: Lab) -> None:
+async def test_who_comes_later_learns_who_is_banned_before_it_counts_as_there(lab: NodeLab) -> None:
     first, shut = await lab.open("first", Role.BOOTSTRAP), await lab.open("shut")
     await say(first, ban(first, shut.peer_id))
     for number in range(3):
@@ -214,7 +159,7 @@ async def test_who_comes_later_learns_who_is_banned_before_it_counts_as_there(la
         assert late.trust.bans.is_banned(shut.peer_id)
 
 
-async def test_what_one_of_two_learned_while_they_were_apart_the_other_learns(lab: Lab) -> None:
+async def test_what_one_of_two_learned_while_they_were_apart_the_other_learns(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     shut, forgiven = (Identity.generate().peer_id for _ in range(2))
     async with lab.opened("second") as second:
@@ -229,7 +174,7 @@ async def test_what_one_of_two_learned_while_they_were_apart_the_other_learns(la
     assert not first.trust.bans.is_banned(forgiven)
 
 
-async def test_bans_outlive_a_restart(lab: Lab) -> None:
+async def test_bans_outlive_a_restart(lab: NodeLab) -> None:
     shut = Identity.generate().peer_id
     async with lab.opened("alone", Role.BOOTSTRAP) as node:
         await say(node, ban(node, shut))
@@ -239,7 +184,7 @@ async def test_bans_outlive_a_restart(lab: Lab) -> None:
         assert not node.trust.bans.is_banned(shut), "who is no admin any more bans nobody"
 
 
-async def test_a_peer_that_was_told_no_admin_bans_nobody_and_says_so(lab: Lab) -> None:
+async def test_a_peer_that_was_told_no_admin_bans_nobody_and_says_so(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     without = await lab.open("without", admin=None)
     statement = ban(first, Identity.generate().peer_id)
@@ -250,7 +195,7 @@ async def test_a_peer_that_was_told_no_admin_bans_nobody_and_says_so(lab: Lab) -
     assert len(without.trust.bans) == 0
 
 
-async def test_a_banned_peer_bans_itself_from_nothing(lab: Lab) -> None:
+async def test_a_banned_peer_bans_itself_from_nothing(lab: NodeLab) -> None:
     node = await lab.open("alone", Role.BOOTSTRAP)
     await say(node, ban(node, node.peer_id))
     node.set_peer(gateway=("1.2.3.4:5",))
@@ -302,17 +247,18 @@ def has_new(node: Node) -> bool:
     return node.trust.ring.current.text == NEW and node.trust.ring.stage is Stage.COMMIT
 
 
-async def test_all_members_change_and_none_loses_a_connection(lab: Lab) -> None:
+async def test_all_members_change_and_none_loses_a_connection(lab: NodeLab) -> None:
     first, second, third = (
         await lab.open("first", Role.BOOTSTRAP),
         await lab.open("second"),
         await lab.open("third"),
     )
     await until(second, lambda: sees(second, first, third))
-    before = {n.peer_id: list(n.host._by_peer.values()) for n in lab.nodes.values()}
-    pins = {n.peer_id: n.record.certificate for n in lab.nodes.values()}
+    nodes = (first, second, third)
+    before = {n.peer_id: list(n.host._by_peer.values()) for n in nodes}
+    pins = {n.peer_id: n.record.certificate for n in nodes}
     await change(first, first, second, third)
-    for node in (first, second, third):
+    for node in nodes:
         assert has_new(node)
         assert node.keys.psk == network_keys(NEW).psk
         assert node.keys.network_id == network_keys(OLD).network_id
@@ -320,7 +266,7 @@ async def test_all_members_change_and_none_loses_a_connection(lab: Lab) -> None:
         assert node.record.certificate == pins[node.peer_id] == node.tls.pin
 
 
-async def test_between_prepare_and_commit_old_and_new_get_in(lab: Lab) -> None:
+async def test_between_prepare_and_commit_old_and_new_get_in(lab: NodeLab) -> None:
     first, second = await lab.open("first", Role.BOOTSTRAP), await lab.open("second")
     await change(first, first, second, stages=(Stage.PREPARE,))
     assert second.trust.ring.next is not None
@@ -330,7 +276,7 @@ async def test_between_prepare_and_commit_old_and_new_get_in(lab: Lab) -> None:
 
 
 async def test_after_the_commit_the_new_one_gets_in_and_the_old_one_nobody_unknown(
-    lab: Lab,
+    lab: NodeLab,
 ) -> None:
     first, second = await lab.open("first", Role.BOOTSTRAP), await lab.open("second")
     await change(first, first, second)
@@ -342,7 +288,7 @@ async def test_after_the_commit_the_new_one_gets_in_and_the_old_one_nobody_unkno
     assert {p.record.host for p in first.view.peers()} == {"second"}
 
 
-async def test_a_member_that_was_off_comes_back_and_is_told_the_new_one(lab: Lab) -> None:
+async def test_a_member_that_was_off_comes_back_and_is_told_the_new_one(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     second = await lab.open("second")
     async with lab.opened("away") as away:
@@ -354,7 +300,7 @@ async def test_a_member_that_was_off_comes_back_and_is_told_the_new_one(lab: Lab
     await until(second, lambda: sees(second, back))
 
 
-async def test_a_member_that_was_off_reaches_the_network_through_anybody(lab: Lab) -> None:
+async def test_a_member_that_was_off_reaches_the_network_through_anybody(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     second = await lab.open("second")
     async with lab.opened("away") as away:
@@ -366,7 +312,7 @@ async def test_a_member_that_was_off_reaches_the_network_through_anybody(lab: La
     await until(first, lambda: sees(first, back))
 
 
-async def test_a_banned_member_is_told_nothing_and_does_not_get_in(lab: Lab) -> None:
+async def test_a_banned_member_is_told_nothing_and_does_not_get_in(lab: NodeLab) -> None:
     first, second, shut = (
         await lab.open("first", Role.BOOTSTRAP),
         await lab.open("second"),
@@ -382,7 +328,7 @@ async def test_a_banned_member_is_told_nothing_and_does_not_get_in(lab: Lab) -> 
 
 
 async def test_whoever_joined_while_it_was_prepared_and_is_not_listed_is_cut_at_the_commit(
-    lab: Lab,
+    lab: NodeLab,
 ) -> None:
     first, second = await lab.open("first", Role.BOOTSTRAP), await lab.open("second")
     await change(first, first, second, stages=(Stage.PREPARE,))
@@ -393,7 +339,7 @@ async def test_whoever_joined_while_it_was_prepared_and_is_not_listed_is_cut_at_
     assert late.trust.ring.current.text == OLD
 
 
-async def test_a_node_killed_between_prepare_and_commit_comes_back_with_both(lab: Lab) -> None:
+async def test_a_node_killed_between_prepare_and_commit_comes_back_with_both(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     async with lab.opened("second") as second:
         await change(first, first, second, stages=(Stage.PREPARE,))
@@ -404,7 +350,7 @@ async def test_a_node_killed_between_prepare_and_commit_comes_back_with_both(lab
         assert has_new(second)
 
 
-async def test_a_node_that_was_down_during_the_commit_is_told_when_it_is_back(lab: Lab) -> None:
+async def test_a_node_that_was_down_during_the_commit_is_told_when_it_is_back(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     async with lab.opened("second") as second:
         members = (first, second.peer_id)
@@ -415,7 +361,7 @@ async def test_a_node_that_was_down_during_the_commit_is_told_when_it_is_back(la
 
 
 async def test_a_restarted_node_goes_on_with_the_new_one_whatever_its_settings_say(
-    lab: Lab,
+    lab: NodeLab,
 ) -> None:
     async with lab.opened("alone", Role.BOOTSTRAP) as node:
         await change(node, node)
@@ -426,7 +372,7 @@ async def test_a_restarted_node_goes_on_with_the_new_one_whatever_its_settings_s
             assert node.keys.network_id == network
 
 
-async def test_what_people_and_commands_read_has_the_new_one(lab: Lab) -> None:
+async def test_what_people_and_commands_read_has_the_new_one(lab: NodeLab) -> None:
     state = lab.folder / "alone"
     state.mkdir()
     write_joined_network(state, bootstraps=("/b",), psk=OLD, admin=ADMIN.peer_id)
@@ -447,7 +393,7 @@ async def test_what_people_and_commands_read_has_the_new_one(lab: Lab) -> None:
     )
 
 
-async def test_who_joins_with_the_new_one_learns_which_network_it_is(lab: Lab) -> None:
+async def test_who_joins_with_the_new_one_learns_which_network_it_is(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     await change(first, first)
     shut = Identity.generate().peer_id
@@ -459,7 +405,7 @@ async def test_who_joins_with_the_new_one_learns_which_network_it_is(lab: Lab) -
         assert late.keys.network_id == network_keys(OLD).network_id, "and remembers"
 
 
-async def test_a_second_change_reaches_who_knows_only_the_first_passphrase(lab: Lab) -> None:
+async def test_a_second_change_reaches_who_knows_only_the_first_passphrase(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     async with lab.opened("away") as away:
         absent = away.peer_id
@@ -469,7 +415,7 @@ async def test_a_second_change_reaches_who_knows_only_the_first_passphrase(lab: 
     await until(back, lambda: has_new(back))
 
 
-async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(lab: Lab) -> None:
+async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(lab: NodeLab) -> None:
     first, second = await lab.open("first", Role.BOOTSTRAP), await lab.open("second")
     async with lab.opened("away") as away:
         absent = away.peer_id
@@ -486,7 +432,7 @@ async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(lab: Lab
             pytest.fail("it came back")
 
 
-async def test_only_the_admin_changes_the_passphrase(lab: Lab) -> None:
+async def test_only_the_admin_changes_the_passphrase(lab: NodeLab) -> None:
     first, member = await lab.open("first", Role.BOOTSTRAP), await lab.open("member")
     good = step(first, Stage.COMMIT, first, member)
     forged = SignedRotation.sign(OTHER, Rotation.model_validate_json(good.payload)).signed
@@ -510,7 +456,7 @@ async def test_only_the_admin_changes_the_passphrase(lab: Lab) -> None:
     assert first.trust.ring.stamp == (0, 1)
 
 
-async def test_a_passphrase_that_cannot_be_stored_is_not_taken(lab: Lab) -> None:
+async def test_a_passphrase_that_cannot_be_stored_is_not_taken(lab: NodeLab) -> None:
     node = await lab.open("alone", Role.BOOTSTRAP)
     (lab.folder / "alone" / "passphrases").write_text("in the way")
     with pytest.raises(StatementRefused, match="cannot be stored"):
@@ -518,7 +464,7 @@ async def test_a_passphrase_that_cannot_be_stored_is_not_taken(lab: Lab) -> None
     assert node.trust.ring.current.text == OLD
 
 
-async def test_a_client_follows_and_leaves_nothing_behind(lab: Lab) -> None:
+async def test_a_client_follows_and_leaves_nothing_behind(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     client = await lab.open("client", Role.CLIENT)
     await until(first, lambda: sees(first, client))
