@@ -159,9 +159,7 @@ class _Change:
         until = as_date(rotation.at + rotation.grace_s)
         for one in answers:
             if one["answer"] == "away":
-                self._report(
-                    f"  away     {self._name(one)}; the old passphrase lets it in, {until}"
-                )
+                self._report(f"  away     {self._name(one)}: may come back until {until}")
             elif one["answer"] == "refused":
                 self._report(f"  refuses  {self._name(one)}: {one['why']}")
         return [one["peer"] for one in refused]

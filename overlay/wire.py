@@ -237,6 +237,8 @@ async def _key_of_caller(wire: Wire, psks: Sequence[Psk]) -> Psk:
     """Return the key that the dialler's first bytes are written under; the first if none fits."""
     greeting = multistream.GREETING_BYTES
     first = await wire.peek(_NONCE_BYTES + len(greeting))
+    if len(first) < _NONCE_BYTES + len(greeting):
+        return psks[0]  # it said too little before it closed; the handshake will find that out
     for psk in psks:
         if psk is not None:
             plain = await PskConn(_Said(first), psk.hex()).read(len(greeting))

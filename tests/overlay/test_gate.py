@@ -156,6 +156,20 @@ async def test_a_caller_that_says_too_little_is_let_go_in_time(
             assert await stream.receive_some() == b""
 
 
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 27, 28, 100])
+async def test_a_caller_that_closes_early_harms_nobody(size: int) -> None:
+    async with hosts(Door(dial=[B]), Door(accept=[A, B])) as (member, listener):
+        port = int(listener.listen_addresses()[0].rpartition("/")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"x" * size)
+            await stream.send_eof()
+            with suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+        await connect(member, listener)
+        assert await answers(member, listener)
+
+
 async def test_bytes_that_were_looked_at_are_still_there() -> None:
     near, far = trio.testing.memory_stream_pair()
     looked = wire.Wire(far)
