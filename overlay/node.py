@@ -347,7 +347,7 @@ async def _serve_trust(
         return
     file = f"{node.keys.network_id}-{node.peer_id}.json"
     path = None if settings.ephemeral else settings.state_dir / "roster" / file
-    roster = KeptRoster(path, node.view, node.changed)
+    roster = KeptRoster(path, node.view)
     nursery.start_soon(roster.run)
     desk = TrustDesk(node.peer_id, trust, node.spreading, node.view, roster.all)
     node.wants["bans"] = desk.serve_bans

@@ -6,7 +6,7 @@ off is in nobody's view, so each daemon notes whom it sees, and keeps the notes.
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ REMEMBER_S = 30 * 24 * 3600.0
 """A machine that was away for longer has to be joined anew after a change of the passphrase."""
 
 NOTE_EVERY_S = 10.0
-"""How often the view is looked at, if it changes."""
+"""How often the view is looked at, if it has changed."""
 
 WRITE_EVERY_S = 3600.0
 """How old the times on disk may be; a peer that is new is written at once."""
@@ -89,6 +89,8 @@ class Roster:
 
 
 class _View(Protocol):
+    @property
+    def generation(self) -> int: ...
     def peers(self, role: Role | None = None) -> list[PeerView]: ...
 
 
@@ -98,15 +100,11 @@ class KeptRoster:
     Args:
         path: where it is kept; None keeps it in memory.
         view: who is there.
-        changed: returns when that may have changed.
     """
 
-    def __init__(
-        self, path: Path | None, view: _View, changed: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, path: Path | None, view: _View) -> None:
         self._path = path
         self._view = view
-        self._changed = changed
         self._roster = _load(path)
         self._written_at = 0.0
 
@@ -117,19 +115,23 @@ class KeptRoster:
 
     async def run(self) -> None:
         """Note now and then who is there, until cancelled, and once more at the end."""
+        noted = -1
         try:
             while True:
-                with trio.move_on_after(WRITE_EVERY_S):
-                    await self._changed()
-                now = time.time()
-                new = self._roster.note(self._view.peers(), now)
-                if new or now - self._written_at > WRITE_EVERY_S:
-                    self._written_at = now
-                    await trio.to_thread.run_sync(_write, self._path, self._roster.to_json())
+                if noted != self._view.generation:
+                    noted = self._view.generation
+                    await self._note()
                 await trio.sleep(NOTE_EVERY_S)
         finally:
             self._roster.note(self._view.peers(), time.time())
             _write(self._path, self._roster.to_json())
+
+    async def _note(self) -> None:
+        now = time.time()
+        new = self._roster.note(self._view.peers(), now)
+        if new or now - self._written_at > WRITE_EVERY_S:
+            self._written_at = now
+            await trio.to_thread.run_sync(_write, self._path, self._roster.to_json())
 
 
 def _load(path: Path | None) -> Roster:
