@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def control_sockets(state_dir: Path) -> list[Path]:
 
 def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
     """Return the tables that a person reads: peers, services with instances, warnings."""
-    return [_peers(daemons), _instances(daemons), *_limits(daemons)]
+    return [*_banned(daemons), _peers(daemons), _instances(daemons), *_limits(daemons)]
 
 
 def print_status(daemons: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -80,6 +81,23 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
         "instances": best["instances"],
         "services": services,
     }
+
+
+def _banned(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which daemons of this machine were shut out of the network, by whom and when."""
+    table = _table("Banned from the network", ("host", "role", "by", "since", "peer"))
+    for d in daemons:
+        banned = d.get("trust", {}).get("banned")
+        if banned is not None:
+            by = f"says {_short(banned['said_by'])}" if banned["by"] is None else banned["by"]
+            since = "" if banned["at"] is None else as_date(banned["at"])
+            _add(table, d["host"], d["role"], by, since, _short(d["peer_id"]))
+    return [table] if table.row_count else []
+
+
+def as_date(at: float) -> str:
+    """Return a time in seconds since the epoch as people here write it."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _peers(daemons: list[dict[str, Any]]) -> Table:

@@ -154,10 +154,12 @@ class Connection:
     Attributes:
         peer: the authenticated other end.
         remote_address: the IP address it is connected from or to, if that is known.
+        psk: the key of the private network's cipher under which the two met.
     """
 
     def __init__(self, upgraded: Upgraded, serve: StreamServer) -> None:
         self.peer = upgraded.peer
+        self.psk = upgraded.psk
         remote = upgraded.wire.get_remote_address()
         self.remote_address = remote[0] if remote else None
         self._wire = upgraded.wire

@@ -8,7 +8,7 @@ when to try again, and whether a silent peer still lives, is its caller's to dec
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -24,6 +24,7 @@ from overlay.addresses import Address, InvalidAddress, expand_wildcard, parse_ad
 from overlay.connection import NEGOTIATE_TIMEOUT_S, Connection, MuxedBytes
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
 from overlay.framing import FramedStream, encode_varint
+from overlay.gate import Gate, OneKey, Psk, refused_here
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp, remote_of
@@ -72,7 +73,8 @@ async def open_host(
     identity: Identity,
     listen: Sequence[str],
     *,
-    psk: bytes | None,
+    psk: Psk = None,
+    gate: Gate | None = None,
     max_connections: int = MAX_CONNECTIONS,
 ) -> AsyncIterator["Host"]:
     """Run a host until the block is left; then its ports are free again.
@@ -81,6 +83,7 @@ async def open_host(
         identity: who it is.
         listen: multiaddrs to accept connections on; port 0 is any free port.
         psk: the network's 32-byte key, None in an open network.
+        gate: decides about keys and peers in place of `psk`.
         max_connections: further inbound ones are closed at once.
 
     Raises:
@@ -95,7 +98,7 @@ async def open_host(
             for listener in await listen_tcp(address)
         ]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        host = Host(identity, psk, listeners, nursery, max_connections)
+        host = Host(identity, gate or OneKey(psk), listeners, nursery, max_connections)
         nursery.start_soon(host.run)
         try:
             yield host
@@ -116,7 +119,7 @@ class Host:
     def __init__(
         self,
         identity: Identity,
-        psk: bytes | None,
+        gate: Gate,
         listeners: Sequence[trio.SocketListener],
         nursery: trio.Nursery,
         max_connections: int,
@@ -126,7 +129,7 @@ class Host:
         self._events, self.connections = trio.open_memory_channel[ConnectionEvent](0)
         self._key_pair = create_new_key_pair(identity.seed)
         self._noise = NoiseTransport(self._key_pair, create_noise_key_pair().private_key)
-        self._psk = psk
+        self._gate = gate
         self._listeners = listeners
         self._bound = [bound_address(listener) for listener in listeners]
         self._nursery = nursery
@@ -173,6 +176,7 @@ class Host:
 
         Raises:
             PassphraseRefused: it answers but does not share this network's passphrase.
+            PeerRefused: it refuses this peer, or is refused here.
             PeerUnreachable: nobody answers there, another peer does, or it is no address.
         """
         try:
@@ -212,6 +216,12 @@ class Host:
         async with trio.open_nursery() as nursery:
             for connection in self._by_peer.get(peer, []):
                 nursery.start_soon(connection.abort)
+
+    def review(self) -> None:
+        """Abort the connections that the gate would refuse now."""
+        for mine in list(self._by_peer.values()):
+            for connection in mine:
+                self._hold_to_gate(connection)
 
     def connected(self) -> frozenset[PeerId]:
         """Return the peers that there is a connection with."""
@@ -258,12 +268,24 @@ class Host:
     async def _dial(self, target: Address, expected: PeerId | None) -> PeerId:
         if expected == self.peer_id:
             raise PeerUnreachable(f"{target}: that is this peer itself")
+        first, *others = self._gate.keys_to_dial(expected)
+        try:
+            return await self._dial_under(first, target, expected)
+        except PassphraseRefused:
+            for psk in others:
+                with suppress(PassphraseRefused):
+                    return await self._dial_under(psk, target, expected)
+            raise
+
+    async def _dial_under(self, psk: Psk, target: Address, expected: PeerId | None) -> PeerId:
+        if expected is not None and (refused := self._gate.refusal(expected, psk)) is not None:
+            raise refused_here(expected, refused)
         async with AsyncExitStack() as undo:
             stream = await dial_tcp(target)
             undo.push_async_callback(trio.aclose_forcefully, stream)
             try:
                 wire = Wire(stream, remote_of(stream))
-                upgraded = await upgrade(wire, self._noise, psk=self._psk, dialled=True)
+                upgraded = await upgrade(wire, self._noise, self._gate, psks=[psk], dialled=True)
                 self._check(upgraded.peer, expected)
             except PeerUnreachable as exc:
                 raise type(exc)(f"{target}: {exc}") from exc
@@ -287,7 +309,8 @@ class Host:
         self._handshakes[scope] = None
         try:
             with scope:
-                upgraded = await upgrade(wire, self._noise, psk=self._psk, dialled=False)
+                psks = self._gate.keys_to_accept()
+                upgraded = await upgrade(wire, self._noise, self._gate, psks=psks, dialled=False)
                 return Connection(upgraded, self._serve)
         except PassphraseRefused:
             self._log_refused(ip)
@@ -319,12 +342,18 @@ class Host:
         peer = connection.peer
         mine = self._by_peer.setdefault(peer, [])
         mine.append(connection)
+        self._hold_to_gate(connection)  # which may have changed its mind during the handshake
         if len(mine) == 1:
             self._meetings += 1
             self._met[peer] = self._meetings
             self._note_change(peer)
+            self._gate.met(peer)
         elif len(mine) > _MAX_CONNECTIONS_PER_PEER:
             mine[0].cancel()
+
+    def _hold_to_gate(self, connection: Connection) -> None:
+        if self._gate.refusal(connection.peer, connection.psk) is not None:
+            connection.cancel()
 
     def _remove(self, connection: Connection) -> None:
         peer = connection.peer

@@ -93,7 +93,8 @@ Admin = Annotated[
     typer.Option(
         "--admin",
         metavar="KEY",
-        help="The founder's owner key: it may reassign names and run --process services here.",
+        help="The founder's owner key: it may reassign names, run --process services here, ban "
+        "peers and change the passphrase.",
         rich_help_panel=_NODE,
     ),
 ]

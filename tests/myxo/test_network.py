@@ -107,7 +107,7 @@ async def test_a_machine_is_in_one_network_at_a_time(tmp_path: Path, nursery: tr
 def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path: Path) -> None:
     part = join(tmp_path / "state", ADDRESS)
     written = install(part, root=tmp_path)
-    environment = tmp_path / ENVIRONMENT_FILE
+    environment = tmp_path / "state" / ENVIRONMENT_FILE
     assert environment in written
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600
     units = {p.name: p.read_text() for p in (tmp_path / UNIT_DIR).iterdir()}
@@ -117,6 +117,7 @@ def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path
         assert "Type=notify" in text
         assert "secret" not in text
         assert f"--bootstrap {ADDRESS}" in text
+        assert f"EnvironmentFile={environment}\n" in text
     assert read_joined_network(tmp_path / "state")["psk"] == part.psk
 
 

@@ -42,6 +42,7 @@ from overlay.errors import (
     StreamCut,
 )
 from overlay.framing import FramedStream
+from overlay.gate import OneKey
 from overlay.host import Connected, ConnectionEvent, Disconnected, Host, open_host
 from overlay.identity import Identity
 from overlay.names import PeerId
@@ -588,7 +589,9 @@ async def in_memory_pair(
     async def shake_hands(stream: trio.abc.Stream, dialled: bool) -> None:
         keys = create_new_key_pair(Identity.generate().seed)
         noise = NoiseTransport(keys, create_noise_key_pair().private_key)
-        ends[dialled] = await wire.upgrade(wire.Wire(stream), noise, psk=PSK, dialled=dialled)
+        ends[dialled] = await wire.upgrade(
+            wire.Wire(stream), noise, OneKey(PSK), psks=[PSK], dialled=dialled
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shake_hands, StuckLink(near_bytes), True)
