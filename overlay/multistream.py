@@ -52,7 +52,21 @@ async def offer(channel: Channel, protocol: str) -> None:
         ClosedEarly, NotMultistream: it does not speak multistream-select, or not in the clear.
         MalformedMessage: its answer makes no sense.
     """
+    await propose(channel, protocol)
+    await read_answer(channel, protocol)
+
+
+async def propose(channel: Channel, protocol: str) -> None:
+    """Send an offer and leave the answer to `read_answer`: what comes next can follow at once."""
     await channel.write(GREETING_BYTES + _line(protocol))
+
+
+async def read_answer(channel: Channel, protocol: str) -> None:
+    """Return once the other end agrees to what was proposed.
+
+    Raises:
+        ProtocolRefused, ClosedEarly, NotMultistream, MalformedMessage: as `offer`.
+    """
     await _read_greeting(channel)
     answer = await _read_line(channel)
     if answer == _REFUSAL:

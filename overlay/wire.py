@@ -8,7 +8,7 @@ another in a further attempt. Who accepts holds each key to the dialler's first 
 nonce and a greeting that everybody knows; so nothing is sent to find out, and no time is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from libp2p.security.pnet.psk_conn import PskConn
 from overlay import multistream
 from overlay.errors import (
     MalformedMessage,
+    MyxoError,
     PassphraseRefused,
     PeerUnreachable,
     ProtocolRefused,
@@ -272,18 +273,51 @@ class _Clear:
 
 
 async def _secure(raw: RawConnection, noise: NoiseTransport, dialled: bool) -> ISecureConn:
-    try:
-        await _agree(_Clear(raw), _NOISE, dialled)
-    except multistream.NotMultistream as exc:
-        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+    pattern = noise.get_pattern()
     try:
         # Who answers is compared by the caller, which can say who it is instead.
-        pattern = noise.get_pattern()
-        return await (
-            pattern.handshake_outbound(raw, None) if dialled else pattern.handshake_inbound(raw)
-        )
+        if dialled:
+            await multistream.propose(_Clear(raw), _NOISE)
+            return await pattern.handshake_outbound(_Proposed(raw), None)
+        await _agree_on_noise(multistream.answer(_Clear(raw), [_NOISE]))
+        return await pattern.handshake_inbound(raw)
+    except MyxoError:
+        raise
     except Exception as exc:
         raise PeerUnreachable(f"the Noise handshake failed ({type(exc).__name__})") from exc
+
+
+class _Proposed(RawConnection):
+    """A connection on which Noise was proposed: the answer comes before anything else is read.
+
+    Noise's first message follows the proposal at once, which saves a round trip of each dial.
+    """
+
+    def __init__(self, raw: RawConnection) -> None:
+        self._raw = raw
+        self._answered = False
+
+    async def read(self, n: int | None = None) -> bytes:
+        if not self._answered:
+            self._answered = True
+            await _agree_on_noise(multistream.read_answer(_Clear(self._raw), _NOISE))
+        return await self._raw.read(n)
+
+    async def write(self, data: bytes) -> None:
+        await self._raw.write(data)
+
+    async def close(self) -> None:
+        await self._raw.close()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._raw.get_remote_address()
+
+
+async def _agree_on_noise(agreement: Awaitable[object]) -> None:
+    try:
+        await _agreed(agreement)
+    except multistream.NotMultistream as exc:
+        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
 
 
 async def _turn_away(channel: _Clear, refusal: Refusal) -> None:
@@ -315,11 +349,13 @@ async def _read_refusal(channel: _Clear) -> Refusal | None:
 
 
 async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
+    offer, answer = multistream.offer, multistream.answer
+    await _agreed(offer(channel, protocol) if dialled else answer(channel, [protocol]))
+
+
+async def _agreed(agreement: Awaitable[object]) -> None:
     try:
-        if dialled:
-            await multistream.offer(channel, protocol)
-        else:
-            await multistream.answer(channel, [protocol])
+        await agreement
     except multistream.NotMultistream:
         raise
     except (MalformedMessage, ProtocolRefused) as exc:
