@@ -208,6 +208,22 @@ class Connection:
             undo.pop_all()
         return stream
 
+    async def open_one_way(self, protocol: str) -> MuxedBytes:
+        """Return a stream to be written to only, without waiting for the other end's agreement.
+
+        If it does not speak `protocol` it cuts the stream.
+
+        Raises:
+            PeerUnreachable: the connection is gone, or has `MAX_STREAMS` open.
+        """
+        stream = await self._open_muxed()
+        try:
+            await multistream.propose(stream, protocol)
+        except BaseException:
+            await _give_up(stream)
+            raise
+        return stream
+
     def cancel(self) -> None:
         """End the connection now."""
         self._scope.cancel()

@@ -211,6 +211,17 @@ class Host:
             stream = await connection.open_stream(protocol)
         return FramedStream(stream, peer)
 
+    async def open_one_way(self, peer: PeerId, protocol: str) -> FramedStream:
+        """Return a stream to a connected peer that is only written to; it costs no round trip.
+
+        Raises:
+            PeerUnreachable: there is no connection, it is lost, or it has too many streams open.
+        """
+        connection = self._newest(peer)
+        if connection is None:
+            raise PeerUnreachable(f"not connected to {peer}")
+        return FramedStream(await connection.open_one_way(protocol), peer)
+
     async def disconnect(self, peer: PeerId) -> None:
         """Abort every connection with `peer` and return when they are gone."""
         async with trio.open_nursery() as nursery:

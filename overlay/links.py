@@ -52,8 +52,8 @@ class LinkHost(Protocol):
         """Dial an address."""
         ...
 
-    async def open_stream(self, peer: PeerId, protocol: str) -> FramedStream:
-        """Open a stream to a connected peer."""
+    async def open_one_way(self, peer: PeerId, protocol: str) -> FramedStream:
+        """Open a stream that is only written to."""
         ...
 
     def handle(
@@ -356,7 +356,7 @@ class Links:
         self._speaking += 1
         orderly = False
         try:
-            stream = await self._host.open_stream(peer, GOSSIP_PROTOCOL)
+            stream = await self._host.open_one_way(peer, GOSSIP_PROTOCOL)
             try:
                 while (data := await outbox.take()) is not None:
                     await stream.send(data)
