@@ -276,12 +276,7 @@ class Links:
                 await self.joined.wait()
         delay = REDIAL_FIRST_S
         while self._remembered and not self._outboxes:
-            for address in self._remembered:
-                try:
-                    await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)
-                    break
-                except MyxoError as exc:
-                    log.debug("peer.unreachable", address=address, error=str(exc))
+            await self._reach.connect_any(self._remembered)
             await trio.sleep(delay)
             delay = min(delay * 2, REDIAL_MOST_S)
 

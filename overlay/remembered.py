@@ -19,7 +19,10 @@ from overlay.view import View
 REMEMBERED = 32
 """Peers; of so many some are still there, and at their address, after a night."""
 
+KEEP_FIRST_S = 1.0
 KEEP_PERIOD_S = 60.0
+"""Between two writings of the file: soon after the start, because a plug may be pulled at any time,
+then twice as long each time, up to this."""
 
 log = structlog.get_logger()
 
@@ -48,10 +51,12 @@ class Remembered:
 
     async def keep(self, view: View, rng: random.Random) -> None:
         """Write the file now and then until cancelled, and once more at the end."""
+        wait_s = KEEP_FIRST_S
         try:
             while True:
-                await trio.sleep(KEEP_PERIOD_S)
+                await trio.sleep(wait_s)
                 self.write(view, rng)
+                wait_s = min(2 * wait_s, KEEP_PERIOD_S)
         finally:
             self.write(view, rng)
 
