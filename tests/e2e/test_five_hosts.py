@@ -370,4 +370,4 @@ def _last_gone(five: Five, name: str) -> float:
     """Return when the last of the others took in that the last of a host's daemons was dead."""
     peers = five[name].host.folder.joinpath("state", "epochs").iterdir()
     ids = {path.name for path in peers}
-    return max(c["at"] for m in five.but(name) for c in m.changes() if c["peer"] in ids)
+    return max(float(c["at"]) for m in five.but(name) for c in m.changes() if c["peer"] in ids)
