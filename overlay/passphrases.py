@@ -96,7 +96,8 @@ def environment_line(passphrase: str) -> str:
     """Return the line of a systemd environment file that holds the passphrase."""
     if _PLAIN.fullmatch(passphrase):
         return f"P2P_PSK={passphrase}"
-    return 'P2P_PSK="' + re.sub(r'(["\\$`])', r"\\\1", passphrase) + '"'
+    escaped = passphrase.replace("\\", "\\\\").replace('"', '\\"')  # nothing else is special there
+    return f'P2P_PSK="{escaped}"'
 
 
 _FILES = {

@@ -140,6 +140,7 @@ class Spreading:
         self._connected = connected
         self._limit = trio.CapacityLimiter(TELL_AT_ONCE)
         self._nursery: trio.Nursery | None = None
+        self._complained = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve, and meet whoever gets connected, until cancelled."""
@@ -287,7 +288,9 @@ class Spreading:
         try:
             news = await self._trust.take_rotation(offer.statement, offer.passphrase)
         except StatementRefused as exc:
-            log.warning("passphrase.refused", source=peer, error=str(exc))
+            say = log.debug if self._complained else log.warning
+            self._complained = True  # once will do: everybody will bring it again
+            say("passphrase.refused", source=peer, error=str(exc))
             raise CallRefused("refused", str(exc)) from exc
         if news:
             self.spread(peer)

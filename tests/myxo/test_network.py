@@ -1,3 +1,4 @@
+import shlex
 import socket
 import stat
 from pathlib import Path
@@ -11,6 +12,9 @@ from myxo.network import Part, founding, join_command, joining, run
 from overlay.control import serve_control
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import Identity
+from overlay.passphrase import network_keys
+from overlay.passphrases import keep_ring
+from overlay.rotation import KeyRing, Passphrase
 from overlay.settings import NodeSettings, read_joined_network, write_joined_network
 
 PEER = Identity.from_seed(b"p" * 32).peer_id
@@ -136,3 +140,27 @@ def test_who_founds_does_not_borrow_the_passphrase_of_the_network_that_runs_here
     write_joined_network(tmp_path, bootstraps=(ADDRESS,), psk="another network's", admin=None)
     assert NodeSettings.load({}).psk == "another network's"
     assert FirstSettings.load({}).psk is None
+
+
+def test_whoever_names_a_passphrase_that_was_changed_gets_the_one_in_force(
+    tmp_path: Path,
+) -> None:
+    old, new = (Passphrase(text=t, id=network_keys(t).network_id) for t in ("old", "new"))
+    keep_ring(tmp_path, KeyRing(network=old.id, current=new, earlier=(old.id,), stamp=(1, 1)))
+    for part in (join(tmp_path, ADDRESS, psk="old"), found(tmp_path, psk="old")):
+        assert part.psk == "new"
+        assert {d.environment["P2P_PSK"] for d in part.daemons} == {"new"}
+    assert join(tmp_path, ADDRESS, psk="another").psk == "another"
+    assert found(tmp_path, open_to_all=True).psk is None
+
+
+def test_every_daemon_is_told_the_admin(tmp_path: Path) -> None:
+    for part in (found(tmp_path), join(tmp_path, ADDRESS)):
+        for daemon in part.daemons:
+            assert daemon.arguments[daemon.arguments.index("--admin") + 1] == part.admin
+
+
+def test_the_printed_line_survives_a_shell_whatever_the_passphrase(tmp_path: Path) -> None:
+    part = join(tmp_path, ADDRESS, psk="it's $HOME; `true`")
+    words = shlex.split(join_command(part))
+    assert words == ["myxo", "join", ADDRESS, "--psk", "it's $HOME; `true`", "--admin", PEER]
