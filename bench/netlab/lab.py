@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from bench.netlab import state
 from bench.netlab.errors import LabFailed, LabNotUp, NotRoot, RouterGone, UnknownHost
 from bench.netlab.hosts import Host
-from bench.netlab.link import Link
+from bench.netlab.links import LabLink
 from bench.netlab.messages import RouterClient
 from bench.netlab.plan import Plan
 from bench.netlab.processes import ProcessId
@@ -31,79 +31,6 @@ FOLDER_PREFIX = "myxo-lab-"
 MAX_SOCKET_PATH = 107
 END_TIMEOUT_S = 10.0
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-_CHANGES = tuple(field.name for field in fields(Link))
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What became of the packets on one direction of a link.
-
-    Attributes:
-        packets, octets: handed over at the far end.
-        lost: by the link's loss.
-        overflowed: the queue before the line was full.
-        cut: the link was cut, or nobody was there.
-    """
-
-    packets: int = 0
-    octets: int = 0
-    lost: int = 0
-    overflowed: int = 0
-    cut: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LabLink:
-    """The link between two hosts of a lab; both directions, where nothing else is said."""
-
-    source: str
-    target: str
-    router: RouterClient
-
-    def set(
-        self,
-        *,
-        one_way: bool = False,
-        delay_s: float | None = None,
-        jitter_s: float | None = None,
-        loss: float | None = None,
-        bandwidth_bps: float | None = None,
-        queue_s: float | None = None,
-        reorder: bool | None = None,
-    ) -> None:
-        """Change what is given, of both directions or of that from the first host to the second.
-
-        Raises:
-            LabFailed: a value is out of its range; nothing was changed.
-        """
-        given = (delay_s, jitter_s, loss, bandwidth_bps, queue_s, reorder)
-        changes = {n: v for n, v in zip(_CHANGES, given, strict=True) if v is not None}
-        self.router.ask("set", paths=[(*path, changes) for path in self._paths(one_way)])
-
-    def cut(self, *, one_way: bool = False) -> None:
-        """Let nothing pass, not even what is under way, until `heal`."""
-        self.router.ask("cut", paths=self._paths(one_way), cut=True)
-
-    def heal(self, *, one_way: bool = False) -> None:
-        """Undo `cut`."""
-        self.router.ask("cut", paths=self._paths(one_way), cut=False)
-
-    def properties(self) -> Link:
-        """Return what the direction from the first host to the second is like now."""
-        return Link(**self._path()["link"])
-
-    def counters(self) -> Counters:
-        """Return what became of the packets from the first host to the second."""
-        return Counters(**self._path()["counters"])
-
-    def _path(self) -> dict[str, Any]:
-        path: dict[str, Any] = self.router.ask("path", source=self.source, target=self.target)
-        return path
-
-    def _paths(self, one_way: bool) -> list[tuple[str, str]]:
-        there, back = (self.source, self.target), (self.target, self.source)
-        return [there] if one_way else [there, back]
 
 
 class Lab:
@@ -298,7 +225,7 @@ def _made(plan: Plan, folder: Path, *, owned: bool) -> tuple[Lab, "subprocess.Po
         router = RouterClient(_socket(folder))
         names, addresses = zip(*((h.name, [h.address]) for h in plan.hosts), strict=True)
         router.ask("ports", names=names, addresses=addresses)
-        router.ask("set", paths=[(*path, _said(link)) for path, link in plan.links.items()])
+        router.ask("set", paths=[(*path, asdict(link)) for path, link in plan.links.items()])
         lab = Lab(plan, folder, router, ProcessId.of(process.pid))
         lab.note()
     except BaseException:
@@ -316,10 +243,6 @@ def _reap(router: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         router.kill()
         router.wait()
-
-
-def _said(link: Link) -> dict[str, Any]:
-    return {name: getattr(link, name) for name in _CHANGES}
 
 
 def _start_router(folder: Path, seed: int, *, owned: bool) -> "subprocess.Popen[bytes]":

@@ -2,12 +2,16 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from bench.netlab import state
 from bench.netlab.engine import CGROUP_PREFIX, CGROUPS, Engine, remove_cgroups
 from bench.netlab.lab import FOLDER_PREFIX
+
+MAKING_S = 60.0
+"""A younger folder that says nothing of its lab may be that of one in the making."""
 
 
 def clean(background: Iterable[Path] = ()) -> list[str]:
@@ -31,13 +35,20 @@ def clean(background: Iterable[Path] = ()) -> list[str]:
 
 def _clean_folder(folder: Path) -> list[str]:
     known = state.read(folder)
-    if known is not None and known.router.alive:
+    if known.router.alive if known else _age_s(folder) < MAKING_S:
         return []
     for held in known.held.values() if known else ():
         for namespaces in held:
             namespaces.end()
     shutil.rmtree(folder, ignore_errors=True)
     return [str(folder)]
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:  # its owner has just removed it
+        return 0.0
 
 
 def _cgroups(folder: Path) -> list[str]:

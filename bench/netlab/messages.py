@@ -1,6 +1,6 @@
 """What is said to a lab's router over its control socket: JSON lines, each answered by one.
 
-A request has `do` and the arguments of the method of `router.Orders` that is so named; descriptors
+A request has `do` and the arguments of the method of `orders.Orders` that is so named; descriptors
 come along as ancillary data. The answer is `{"ok": …}`, or `{"error": "why"}`. Both ends are this
 package and run as root, so what is checked is that a mistake is told and not that nobody lies.
 """

@@ -1,33 +1,8 @@
 """What a lab consists of: its hosts, and the link between each two of them.
 
-A plan is written by a person, as TOML or JSON, or made by `make_plan`. What says more about a link
-beats what says less, field by field: the preset, then `default`, then `regions`, then `links`.
-
-    preset = "wan"              # none, lan, wan or geo; see presets.py
-    seed = 7                    # of everything that is drawn
-
-    [[hosts]]
-    name = "a"
-    region = "eu"
-    city = "frankfurt"          # or latitude and longitude; what preset geo goes by
-
-    [[hosts]]
-    name = "b"
-    region = "us"
-    nat = "cone"                # behind a home router: it can only dial out
-    engine = true               # has a Docker engine of its own
-
-    [default]
-    bandwidth_mbps = 100
-
-    [[regions]]
-    between = ["eu", "us"]      # both ways
-    delay_ms = 45
-
-    [[links]]
-    from = "a"                  # one way
-    to = "b"
-    loss = 0.1
+A plan is written by a person, as TOML or JSON, or made by `make_plan`; `docs/lab.md` shows one.
+What says more about a link beats what says less, field by field: the preset, then `default`, then
+`regions`, then `links`. Milliseconds and megabits are for people; `Link` has seconds and bits.
 """
 
 import json

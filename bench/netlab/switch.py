@@ -106,8 +106,9 @@ class Switch:
         Raises:
             KeyError: there is no such path.
         """
-        self.ports[source].paths[target].cut_by_itself = cut
-        self._apply_cuts()
+        port = self.ports[source]
+        port.paths[target].cut_by_itself = cut
+        _apply_cuts(port, target)
 
     def cut_port(self, name: str, *, cut: bool) -> None:
         """Cut the cable of the port `name`, or mend it; paths that were cut by themselves stay cut.
@@ -115,8 +116,11 @@ class Switch:
         Raises:
             KeyError: there is no such port.
         """
-        self.ports[name].cut = cut
-        self._apply_cuts()
+        port = self.ports[name]
+        port.cut = cut
+        for other in port.paths:
+            _apply_cuts(port, other)
+            _apply_cuts(self.ports[other], name)
 
     def arrive(self, source: Port, packet: bytes, now: float) -> None:
         """Take a packet from the host at `source`."""
@@ -164,10 +168,10 @@ class Switch:
         rng = Random(f"{self._seed}:{source.name}:{target.name}")  # noqa: S311  (not a secret)
         return Path(target, Shaper(PERFECT, rng))
 
-    def _apply_cuts(self) -> None:
-        for port in self.ports.values():
-            for path in port.paths.values():
-                path.shaper.cut = path.cut_by_itself or port.cut or path.target.cut
+
+def _apply_cuts(port: Port, target: str) -> None:
+    path = port.paths[target]
+    path.shaper.cut = path.cut_by_itself or port.cut or path.target.cut
 
 
 def _count(path: Path, drop: Drop) -> None:

@@ -82,10 +82,14 @@ def wire_home(inside: Namespaces, home: Namespaces, plan: HostPlan, prefix: int,
 def name_hosts(inside: Namespaces, lab: Plan, folder: Path) -> None:
     """Let the hosts of the lab, and no others, be known by name.
 
-    Without a name server of its own, a host would wait for seconds for one that it cannot reach.
+    Other names are refused at once: by the name server that a host does not run itself, instead of
+    after seconds by one that it cannot reach.
     """
     lines = ["127.0.0.1 localhost", *(f"{host.address} {host.name}" for host in lab.hosts)]
-    known = {"hosts": "".join(f"{line}\n" for line in lines), "resolv.conf": ""}
+    known = {
+        "hosts": "".join(f"{line}\n" for line in lines),
+        "resolv.conf": "nameserver 127.0.0.1\n",
+    }
     for name, text in known.items():
         if (system := Path("/etc") / name).exists():
             (folder / name).write_text(text)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from bench.netlab.engine import CGROUPS, Engine
 from bench.netlab.errors import CommandFailed, LabFailed, NotRoot, RouterRefused, UnknownHost
 from bench.netlab.hosts import Host
-from bench.netlab.lab import Lab, open_lab
+from bench.netlab.lab import FOLDER_PREFIX, Lab, open_lab
 from bench.netlab.leftovers import clean
 from bench.netlab.plan import make_plan
 from bench.netlab.processes import ProcessId, children
@@ -56,6 +57,17 @@ def server(host: Host, port: int) -> socket.socket:
 
 def connect(host: Host, address: str, port: int, timeout_s: float = 5) -> socket.socket:
     return host.inside(lambda: socket.create_connection((address, port), timeout=timeout_s))
+
+
+def tcp(host: Host, port: int) -> socket.socket:
+    def bind() -> socket.socket:
+        sock = socket.socket()
+        sock.bind(("0.0.0.0", port))
+        return sock
+
+    sock = host.inside(bind)
+    sock.settimeout(10)
+    return sock
 
 
 def udp(host: Host, port: int) -> socket.socket:
@@ -228,6 +240,18 @@ def test_two_hosts_behind_home_routers_can_punch_a_hole(lab: MakeLab) -> None:
     assert _punch(one, other)
 
 
+def test_a_hole_can_be_punched_for_tcp_by_connecting_from_both_sides(lab: MakeLab) -> None:
+    hosts = [{"name": "a", "nat": "cone"}, {"name": "b", "nat": "cone"}]
+    one, other = lab(hosts=hosts, default={"delay_ms": 20}).hosts
+    with tcp(one, 4000) as near, tcp(other, 4000) as far:
+        dialling = threading.Thread(target=near.connect, args=((other.address, 4000),))
+        dialling.start()
+        far.connect((one.address, 4000))
+        dialling.join()
+        near.sendall(b"hello")
+        assert far.recv(10) == b"hello"
+
+
 def test_a_symmetric_nat_defeats_hole_punching(lab: MakeLab) -> None:
     one, other = lab(hosts=[{"name": "a", "nat": "cone"}, {"name": "b", "nat": "symmetric"}]).hosts
     assert not _punch(one, other)
@@ -385,6 +409,13 @@ def test_a_kill_leaves_a_folder_and_clean_removes_it(victim: str) -> None:
     within(20, lambda: not any(p.alive for p in (router, *holders)), "everything has ended")
     assert folder in clean()
     assert not Path(folder).exists()
+
+
+def test_clean_spares_the_folder_of_a_lab_in_the_making() -> None:
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as folder:
+        assert folder not in clean()
+        os.utime(folder, (0, 0))
+        assert folder in clean()
 
 
 needs_engine = pytest.mark.skipif(
