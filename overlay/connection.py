@@ -57,7 +57,8 @@ _CLOSE_S = 0.5
 _LINGER_S = 10.0
 """How long a stream that ended here may wait for the other end to end it too."""
 
-_POLL_MIN_S, _POLL_MAX_S = 0.01, 0.1
+_POLL_S = 0.1
+"""How often a writer that waits looks whether the connection is lost, of which nothing tells it."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -74,11 +75,37 @@ class _Muxer(Yamux):
         return await super()._read_data_body(length)
 
 
+class _WindowLock:
+    """The lock that Yamux takes to add what the other end grants, which tells of each release.
+
+    Yamux has no event for an opened window. It polls every 10 ms, which is a window every 10 ms:
+    15 MB/s measured here, where waking at once gave 95.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._released = trio.Event()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._released.set()
+        self._released = trio.Event()
+
+    async def released(self) -> None:
+        """Wait for the next release."""
+        await self._released.wait()
+
+
 class MuxedBytes:
     """One Yamux stream as a `ByteStream`."""
 
     def __init__(self, stream: YamuxStream, connection: "Connection") -> None:
         self._stream = stream
+        self._window = _WindowLock()
+        stream.window_lock = self._window  # type: ignore[assignment]  # used as a lock only
         self._connection = connection
         self._owed = 0
 
@@ -132,13 +159,11 @@ class MuxedBytes:
         return self._stream.stream_id not in self._stream.conn.streams
 
     async def _open_window(self) -> int:
-        # Yamux has no event for an opened window; it polls at 10 ms and gives up after 5 s.
-        pause_s = _POLL_MIN_S
         while self._stream.send_window <= 0:
             if self._stream.closed or self._stream.send_closed:
                 raise StreamCut("the stream was closed while its reader kept it waiting")
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _POLL_MAX_S)
+            with trio.move_on_after(_POLL_S):
+                await self._window.released()
         return self._stream.send_window
 
     async def _grant_window(self) -> None:

@@ -437,6 +437,25 @@ async def test_a_writer_kept_waiting_learns_that_its_reader_gave_up(
                 await stream.write(bytes(3 << 20))
 
 
+async def test_a_writer_goes_on_in_the_moment_in_which_its_reader_has_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size = 3 << 20
+    done = trio.Event()
+
+    async def read(_: Connection, stream: connection.MuxedBytes) -> None:
+        received = 0
+        while received < size:
+            received += len(await stream.read(1 << 16))
+        done.set()
+
+    async with in_memory_pair(read) as near:
+        begun = trio.current_time()
+        await (await near._open_muxed()).write(bytes(size))
+        await done.wait()
+        assert trio.current_time() == begun  # twelve windows, and no time passed
+
+
 class StuckLink(trio.abc.Stream):
     """A stream that, while it is stuck, lets only half of what is sent through."""
 
