@@ -37,6 +37,7 @@ from overlay.errors import (
     ProtocolRefused,
     StreamCut,
 )
+from overlay.names import PeerId
 from overlay.wire import Upgraded
 
 MAX_STREAMS = 256
@@ -100,13 +101,17 @@ class _WindowLock:
 
 
 class MuxedBytes:
-    """One Yamux stream as a `ByteStream`."""
+    """One Yamux stream as a `ByteStream`.
+
+    Attributes:
+        connection: whose it is.
+    """
 
     def __init__(self, stream: YamuxStream, connection: "Connection") -> None:
         self._stream = stream
         self._window = _WindowLock()
         stream.window_lock = self._window  # type: ignore[assignment]  # used as a lock only
-        self._connection = connection
+        self.connection = connection
         self._owed = 0
 
     async def read(self, n: int) -> bytes:
@@ -118,11 +123,14 @@ class MuxedBytes:
         try:
             await self._grant_window()
             data = await self._stream.conn.read_stream(self._stream.stream_id, n)
-        except MuxedStreamEOF:
+        except MuxedStreamEOF as exc:
+            if self._stream.reset_received:  # Yamux forgets the stream before its reader can look
+                raise StreamCut("the stream was reset, or its connection is gone") from exc
             return b""
         except BaseLibp2pError as exc:
             raise StreamCut(f"the stream was reset ({exc})") from exc
         self._owed += len(data)
+        self.connection.note_use()
         return data
 
     async def write(self, data: bytes) -> None:
@@ -133,7 +141,7 @@ class MuxedBytes:
         """
         sent = 0
         while sent < len(data):
-            await self._connection.room()
+            await self.connection.room()
             window = await self._open_window()
             chunk = data[sent : sent + min(window, _CHUNK_BYTES)]
             try:
@@ -141,12 +149,17 @@ class MuxedBytes:
             except BaseLibp2pError as exc:
                 raise StreamCut(f"the stream is closed ({exc})") from exc
             sent += len(chunk)
+            self.connection.note_use()
 
-    async def close(self) -> None:
-        """Close this end's direction; what was written still arrives."""
+    async def end(self) -> None:
+        """End this end's direction and go on reading; what was written still arrives."""
         with suppress(BaseLibp2pError):
             await self._stream.close()
-        self._connection.linger(self)
+
+    async def close(self) -> None:
+        """Close this end's direction and read no more; what was written still arrives."""
+        await self.end()
+        self.connection.linger(self)
 
     async def reset(self) -> None:
         """Give up both directions."""
@@ -157,6 +170,11 @@ class MuxedBytes:
     def is_over(self) -> bool:
         """Whether nothing is left of it."""
         return self._stream.stream_id not in self._stream.conn.streams
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a better connection with the peer has come up since it was opened."""
+        return self.connection.outdated
 
     async def _open_window(self) -> int:
         while self._stream.send_window <= 0:
@@ -178,15 +196,22 @@ class Connection:
 
     Attributes:
         peer: the authenticated other end.
-        remote_address: the IP address it is connected from or to, if that is known.
+        relay: the peer through which it goes, None if it is direct.
+        remote: the IP address and port it is connected from or to, if that is known.
         psk: the key of the private network's cipher under which the two met.
+        outdated: there is a better connection with the same peer; this one is to be closed when
+            what runs on it has ended.
     """
 
-    def __init__(self, upgraded: Upgraded, serve: StreamServer) -> None:
+    def __init__(
+        self, upgraded: Upgraded, serve: StreamServer, relay: PeerId | None = None
+    ) -> None:
         self.peer = upgraded.peer
         self.psk = upgraded.psk
-        remote = upgraded.wire.get_remote_address()
-        self.remote_address = remote[0] if remote else None
+        self.relay = relay
+        self.remote = upgraded.wire.get_remote_address()
+        self.outdated = False
+        self._used_at = trio.current_time()
         self._wire = upgraded.wire
         secured = upgraded.secured
         self._muxer = _Muxer(secured, secured.get_remote_peer(), secured.is_initiator)
@@ -250,6 +275,30 @@ class Connection:
         """See to it that a stream which ended here ends altogether."""
         if self._nursery is not None and not (stream.is_over or self.is_closed):
             self._nursery.start_soon(_drain, stream)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether it goes through a relay."""
+        return self.relay is not None
+
+    @property
+    def remote_address(self) -> str | None:
+        """The IP address it is connected from or to; None if it is relayed, or not known."""
+        return self.remote[0] if self.remote else None
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open on it, whoever opened them."""
+        return len(self._muxer.streams)
+
+    @property
+    def quiet_s(self) -> float:
+        """For how many seconds no stream has carried anything."""
+        return trio.current_time() - self._used_at
+
+    def note_use(self) -> None:
+        """Take note that a stream carries something now."""
+        self._used_at = trio.current_time()
 
     @property
     def is_closed(self) -> bool:
