@@ -49,8 +49,9 @@ NEGOTIATE_TIMEOUT_S = 10.0
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Received on a connection and not yet read; 256 streams with full windows."""
 
-_CHUNK_BYTES = 32 * 1024
-"""A stream's part in one turn; small ones wait for no more than one of these per busy stream."""
+_CHUNK_BYTES = 65_535 - 16 - 12
+"""A stream's part in one turn, which with Yamux's header fills one message of Noise; small ones
+wait for no more than one of these per busy stream."""
 
 _CLOSE_S = 0.5
 """For the last bytes of a connection that ends in good order."""
