@@ -197,6 +197,7 @@ class Connection:
 
     Attributes:
         peer: the authenticated other end.
+        dialled: this end made it.
         relay: the peer through which it goes, None if it is direct.
         remote: the IP address and port it is connected from or to, if that is known.
         psk: the key of the private network's cipher under which the two met.
@@ -215,6 +216,7 @@ class Connection:
         self._used_at = trio.current_time()
         self._wire = upgraded.wire
         secured = upgraded.secured
+        self.dialled = secured.is_initiator
         self._muxer = _Muxer(secured, secured.get_remote_peer(), secured.is_initiator)
         self._serve = serve
         self._served = 0

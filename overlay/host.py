@@ -36,7 +36,7 @@ from overlay.gate import Gate, OneKey, Psk, refused_here
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp, remote_of
-from overlay.wire import Wire, upgrade
+from overlay.wire import Wire, upgrade, who_answers
 
 MAX_CONNECTIONS = 4096
 """Of one host, both directions; each costs a file descriptor and some 60 KB."""
@@ -298,25 +298,40 @@ class Host:
         finally:
             await trio.aclose_forcefully(circuit)
 
-    async def open_simultaneously(self, peer: PeerId, target: Address, *, dialled: bool) -> None:
-        """Connect to `peer`, which dials this host in the same moment; makes one attempt.
+    async def dial_from_listener(
+        self, peer: PeerId, target: Address, *, dialled: bool = True
+    ) -> None:
+        """Connect to `peer` at `target` from the port that is listened on; makes one attempt.
 
-        It is dialled from the port that is listened on, which is what it dials.
+        A router between that translates addresses keeps a way back for that port, by which others
+        may get through. Makes a further connection if there is one.
 
         Args:
             peer: who must answer.
             target: where it may answer.
-            dialled: this end is the one that dials, to what runs over the connection.
+            dialled: take the dialler's part in what runs over the connection; of two that dial
+                each other one must not.
 
         Raises:
             PeerUnreachable: nobody, or somebody else, answers there.
         """
-        family = target.kind
-        source = next((bound for bound in self._bound if bound.kind == family), None)
+        source = next((bound for bound in self._bound if bound.kind == target.kind), None)
         if source is None:
             raise PeerUnreachable(f"{target}: no port of that kind is listened on here")
         psks = self._keys_for(peer, dialled=dialled)
         await self._establish(await dial_tcp(target, source), target, peer, psks, dialled=dialled)
+
+    async def answers_at(self, peer: PeerId, target: Address) -> bool:
+        """Return whether `peer` answers at `target`; no connection comes of it."""
+        (psk,) = self._keys_for(peer, dialled=True)
+        try:
+            stream = await dial_tcp(target)
+            try:
+                return peer == await who_answers(Wire(stream), self._noise, psk)
+            finally:
+                await trio.aclose_forcefully(stream)
+        except PeerUnreachable:
+            return False
 
     @contextmanager
     def reversing(self, peer: PeerId, remotes: Iterable[tuple[str, int]]) -> Iterator[None]:
@@ -356,6 +371,14 @@ class Host:
     def is_direct(self, peer: PeerId) -> bool:
         """Whether there is a connection with `peer` that goes through no relay."""
         return self._newest(peer, relayed=False) is not None
+
+    def dialled_at(self, peer: PeerId) -> Address | None:
+        """Return where a peer was dialled that is connected directly, None if it dialled."""
+        for one in reversed(self._by_peer.get(peer, ())):
+            if one.dialled and one.remote is not None and not one.is_closed:
+                ip, port = one.remote
+                return Address("ip6" if ":" in ip else "ip4", ip, port)
+        return None
 
     def remote_address(self, peer: PeerId) -> str | None:
         """Return the IP address that a peer is seen under, None if it is not connected directly."""

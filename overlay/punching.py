@@ -123,6 +123,8 @@ class Puncher:
                 await stream.write(encode_punch(Observed(own)))
                 theirs = await _read_observed(stream)
                 round_trip_s = trio.current_time() - asked_at
+                if not theirs:
+                    raise PeerUnreachable(f"{peer} can be dialled nowhere")
                 await stream.write(encode_punch(Sync()))
             await trio.sleep(round_trip_s / 2)
             await self._open(peer, theirs, dialled=False)
@@ -140,7 +142,7 @@ class Puncher:
             with trio.fail_after(MESSAGE_TIMEOUT_S):
                 theirs = await _read_observed(stream)
             # From the answer on the other end may dial, before the word to do so is heard here.
-            with self._host.reversing((one.host, one.port) for one in theirs):
+            with self._host.reversing(peer, ((one.host, one.port) for one in theirs)):
                 with trio.fail_after(MESSAGE_TIMEOUT_S):
                     await stream.write(encode_punch(Observed(tuple(self._observed()))))
                     if not isinstance(decode_punch(await read_delimited(stream)), Sync):
@@ -171,7 +173,7 @@ class Puncher:
     async def _keep_dialling(self, peer: PeerId, target: Address, *, dialled: bool) -> None:
         while True:
             try:
-                await self._host.open_simultaneously(peer, target, dialled=dialled)
+                await self._host.dial_from_listener(peer, target, dialled=dialled)
             except PeerUnreachable as exc:
                 log.debug("punch.refused", peer=peer, reason=str(exc))
             await trio.sleep(self._random.uniform(_REFUSED_MIN_S, _REFUSED_MAX_S))

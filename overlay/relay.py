@@ -177,15 +177,19 @@ class Relay:
                 await _answer(stream, Status.UNEXPECTED_MESSAGE)
 
     async def _reserve(self, peer: PeerId, stream: MuxedBytes) -> None:
-        status = self.table.reserve(peer, trio.current_time(), self._host.is_direct)
-        if status is not Status.OK:
-            log.warning("relay.full", peer=peer, reservations=self.table.bounds.reservations)
-            await _answer(stream, status)
+        named = parse_addresses(f"{one}/p2p/{self._host.peer_id}" for one in self._addresses())
+        own = tuple(one for one in named if one.relay is None)
+        if not own:  # who is hidden itself leads nobody on
+            await _answer(stream, Status.RESERVATION_REFUSED)
             return
         bounds = self.table.bounds
-        own = parse_addresses(f"{one}/p2p/{self._host.peer_id}" for one in self._addresses())
+        status = self.table.reserve(peer, trio.current_time(), self._host.is_direct)
+        if status is not Status.OK:
+            log.warning("relay.full", peer=peer, reservations=bounds.reservations)
+            await _answer(stream, status)
+            return
         expires_at = int(self._clock() + bounds.reservation_s)
-        answer = Answer(Status.OK, expires_at, tuple(own), bounds.limit)
+        answer = Answer(Status.OK, expires_at, own, bounds.limit)
         log.debug("relay.reserved", peer=peer)
         await stream.write(encode_hop(answer))
         await stream.close()

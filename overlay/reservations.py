@@ -38,7 +38,9 @@ ADDRESSES_PER_RELAY = 4
 
 ASK_TIMEOUT_S = 10.0
 RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
-"""After a relay refused or did not answer."""
+"""After a relay refused or did not answer; doubled each time."""
+
+_MOST_DOUBLED = 10
 
 RENEW_LEAST_S, RENEW_MOST_S = 30.0, 1800.0
 """Between two renewals, whatever the relay's clock makes of the time that is left."""
@@ -65,6 +67,7 @@ class Reservation:
 class _Failures:
     count: int = 0
     retry_at: float = 0.0
+    connected: bool = False
 
 
 def renew_after_s(lasts_s: float) -> float:
@@ -77,8 +80,8 @@ class Reservations:
 
     Args:
         host: this peer's.
-        candidates: returns the peers that may serve as relays, best first; those that are not
-            connected directly are passed over.
+        connect: connects to a peer.
+        candidates: returns the peers that may serve as relays, best first.
         changed: called with the circuit addresses, without this peer's id, when they are others.
         beside: run beside each connection that comes through a relay.
         clock: returns the seconds since 1970, by which a relay says when a reservation ends.
@@ -87,12 +90,14 @@ class Reservations:
     def __init__(
         self,
         host: Host,
+        connect: Callable[[PeerId], Awaitable[None]],
         candidates: Callable[[], Iterable[PeerId]],
         changed: Callable[[tuple[str, ...]], None],
         beside: Callable[[Connection], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
         self._host = host
+        self._connect = connect
         self._candidates = candidates
         self._changed = changed
         self._beside = beside
@@ -101,22 +106,21 @@ class Reservations:
         self._failures: dict[PeerId, _Failures] = {}
         self._told: tuple[str, ...] = ()
 
-    @property
-    def relays(self) -> tuple[PeerId, ...]:
-        """The relays that hold a reservation."""
-        return tuple(self._held)
-
     async def run(self) -> None:
         """Make and keep reservations until cancelled."""
         self._host.handle_bytes(STOP_PROTOCOL, self._accept)
-        while True:
-            change = self._host.next_change
-            self._drop_lost()
-            await self._renew()
-            await self._make_missing()
-            self._tell()
-            with trio.move_on_at(self._next_due()):
-                await change.wait()
+        try:
+            while True:
+                change = self._host.next_change
+                self._drop_lost()
+                await self._renew()
+                await self._make_missing()
+                self._tell()
+                with trio.move_on_at(self._next_due()):
+                    await change.wait()
+        finally:
+            self._held.clear()
+            self._told = ()
 
     def _drop_lost(self) -> None:
         self._held = {r: held for r, held in self._held.items() if not held.connection.is_closed}
@@ -128,12 +132,18 @@ class Reservations:
                 await self._reserve(relay)
 
     async def _make_missing(self) -> None:
-        for relay in self._candidates():
+        for relay in sorted(self._candidates(), key=lambda one: not self._host.is_direct(one)):
             if len(self._held) >= WANTED:
                 return
-            due = self._failures.get(relay, _Failures()).retry_at <= trio.current_time()
-            if relay not in self._held and due and self._host.is_direct(relay):
+            if relay not in self._held and self._is_due(relay):
                 await self._reserve(relay)
+
+    def _is_due(self, relay: PeerId) -> bool:
+        """Whether a relay was not asked lately, or has come back since."""
+        failures = self._failures.get(relay)
+        if failures is None or failures.retry_at <= trio.current_time():
+            return True
+        return self._host.is_direct(relay) and not failures.connected
 
     async def _reserve(self, relay: PeerId) -> None:
         try:
@@ -141,15 +151,17 @@ class Reservations:
                 self._held[relay] = await self._asked(relay)
         except (PeerUnreachable, ProtocolRefused, trio.TooSlowError) as exc:
             failures = self._failures.setdefault(relay, _Failures())
-            failures.retry_at = trio.current_time() + min(
-                RETRY_FIRST_S * 2**failures.count, RETRY_MOST_S
-            )
-            failures.count = min(failures.count + 1, 10)
+            delay_s = min(RETRY_FIRST_S * 2**failures.count, RETRY_MOST_S)
+            failures.retry_at = trio.current_time() + delay_s
+            failures.count = min(failures.count + 1, _MOST_DOUBLED)
+            failures.connected = self._host.is_direct(relay)
             log.info("relay.not_reserved", relay=relay, reason=str(exc))
         else:
             self._failures.pop(relay, None)
 
     async def _asked(self, relay: PeerId) -> Reservation:
+        if not self._host.is_direct(relay):
+            await self._connect(relay)
         stream = await self._host.open_bytes(relay, HOP_PROTOCOL)
         try:
             answer = await ask_for_reservation(stream)
@@ -176,8 +188,8 @@ class Reservations:
 
     def _next_due(self) -> float:
         renewals = (held.renew_at for held in self._held.values())
-        missing = len(self._held) < WANTED
-        retries = (one.retry_at for one in self._failures.values() if missing)
+        wanted = set(self._candidates()) if len(self._held) < WANTED else set()
+        retries = (one.retry_at for relay, one in self._failures.items() if relay in wanted)
         return min((*renewals, *retries), default=inf)
 
     async def _accept(self, connection: Connection, stream: MuxedBytes) -> None:

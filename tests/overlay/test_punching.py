@@ -43,6 +43,10 @@ async def echo(_: PeerId, stream: FramedStream) -> None:
         await stream.send(message)
 
 
+async def connected_already(_: PeerId) -> None:
+    pass
+
+
 @dataclass
 class Peer:
     """A host with a puncher, and where it believes that it can be dialled."""
@@ -99,7 +103,12 @@ async def peers_behind_a_relay(
                 peer = Peer(host, parse_addresses(host.listen_addresses()))
                 await host.connect(None, relay.listen_addresses()[0], timeout_s=FAST_S)
                 kept = Reservations(
-                    host, lambda: [relay.peer_id], peer.reserved, peer.puncher.initiate, time.time
+                    host,
+                    connected_already,
+                    lambda: [relay.peer_id],
+                    peer.reserved,
+                    peer.puncher.initiate,
+                    time.time,
                 )
                 nursery.start_soon(kept.run)
                 await peer.hidden()
@@ -218,7 +227,7 @@ async def test_names_and_more_addresses_than_a_few_are_not_dialled(
         tried.add(target)
 
     async with peers_behind_a_relay() as (_, (a, b)):
-        monkeypatch.setattr(Host, "open_simultaneously", note)
+        monkeypatch.setattr(Host, "dial_from_listener", note)
         named = [Address("dns", "localhost", 9)]
         a.observed = named + [Address("ip4", "127.0.0.1", port) for port in range(1, 7)]
         b.observed = named
@@ -226,6 +235,17 @@ async def test_names_and_more_addresses_than_a_few_are_not_dialled(
         while b.punched < TRIES:
             await trio.testing.wait_all_tasks_blocked(0.01)
         assert tried == set(a.observed[1 : 1 + MAX_ADDRESSES])
+
+
+async def test_a_peer_that_says_no_address_is_left_relayed() -> None:
+    async with peers_behind_a_relay() as (_, (a, b)):
+        a.observed = []
+        await call(a, b)
+        while not b.punched:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.sleep(0.2)
+        assert b.punched == 1
+        assert await answers(b, a)
 
 
 async def test_a_peer_that_does_not_punch_is_left_relayed() -> None:
@@ -326,12 +346,12 @@ async def test_a_connection_that_both_ends_dial_at_once_is_one_connection() -> N
                 while not one.host.is_direct(other.id):
                     try:
                         target = addresses[other.id]
-                        await one.host.open_simultaneously(other.id, target, dialled=dialled)
+                        await one.host.dial_from_listener(other.id, target, dialled=dialled)
                     except PeerUnreachable:
                         await trio.sleep(0.01)
 
         expected = (addresses[b.id].host, addresses[b.id].port)
-        with a.host.reversing([expected]):
+        with a.host.reversing(b.id, [expected]):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lambda: dial(a, b, dialled=True))
                 nursery.start_soon(lambda: dial(b, a, dialled=False))
@@ -345,4 +365,4 @@ async def test_a_connection_that_both_ends_dial_at_once_is_one_connection() -> N
 async def test_a_host_that_listens_nowhere_cannot_dial_from_where_it_listens() -> None:
     async with open_host(Identity.generate(), [], psk=None) as host:
         with pytest.raises(PeerUnreachable, match="no port"):
-            await host.open_simultaneously(host.peer_id, NOWHERE, dialled=True)
+            await host.dial_from_listener(host.peer_id, NOWHERE, dialled=True)

@@ -58,6 +58,10 @@ async def echo(_: PeerId, stream: FramedStream) -> None:
         await stream.send(message)
 
 
+async def not_dialled(peer: PeerId) -> None:
+    raise PeerUnreachable(f"{peer} is not dialled in this test")
+
+
 async def nothing_beside(_: Connection) -> None:
     pass
 
@@ -108,7 +112,7 @@ async def hidden_behind(
 ) -> AsyncIterator[Hidden]:
     """Keep reservations of `host` at `relays`, to which it connects."""
     hidden = Hidden(host, [relay.peer_id for relay in relays])
-    kept = Reservations(host, lambda: hidden.relays, hidden.changed, beside, time.time)
+    kept = Reservations(host, not_dialled, lambda: hidden.relays, hidden.changed, beside, time.time)
     async with trio.open_nursery() as nursery:
         for relay in relays:
             await host.connect(None, relay.listen_addresses()[0], timeout_s=FAST_S)
@@ -399,6 +403,30 @@ async def test_a_relay_that_refuses_is_passed_over_and_asked_again_later(
             await hidden.reachable_by([free])
             refusing.table.bounds = RelayBounds()
             await hidden.reachable_by([full, free])
+
+
+async def test_a_relay_that_is_not_connected_is_connected_to() -> None:
+    async with opened(2) as (behind, middle), trio.open_nursery() as nursery:
+        Relay(middle, middle.listen_addresses, time.time)
+        hidden = Hidden(behind, [middle.peer_id])
+
+        async def connect(peer: PeerId) -> None:
+            await behind.connect(peer, middle.listen_addresses()[0], timeout_s=FAST_S)
+
+        kept = Reservations(
+            behind, connect, lambda: hidden.relays, hidden.changed, nothing_beside, time.time
+        )
+        nursery.start_soon(kept.run)
+        await hidden.reachable_by([middle])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_can_only_be_reached_through_another_leads_nobody_on() -> None:
+    async with opened(3) as (behind, blind, middle):
+        Relay(blind, lambda: [circuit(middle)], time.time)
+        Relay(middle, middle.listen_addresses, time.time)
+        async with hidden_behind(behind, [blind, middle]) as hidden:
+            await hidden.reachable_by([middle])
 
 
 async def test_a_candidate_that_is_no_relay_is_passed_over() -> None:
