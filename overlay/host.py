@@ -53,9 +53,9 @@ _MAX_REFUSED_REMEMBERED = 1024
 _RETIRE_QUIET_S = 5.0
 """A relayed connection without streams that a direct one has replaced is closed after so long."""
 
-_RETIRE_AFTER_S, _RETIRE_IDLE_S = 600.0, 60.0
-"""After the first, also one with streams is closed as soon as none carried anything for the second:
-what is meant to stay open for long is opened anew by its owner then."""
+_RETIRE_IDLE_S = 60.0
+"""One with streams is closed when none of them has carried anything for so long: what is meant to
+stay open for longer is opened anew by its owner then, on the direct connection."""
 
 _IDENTIFY = "/ipfs/id/1.0.0"
 _PING = "/ipfs/ping/1.0.0"
@@ -568,11 +568,9 @@ class Host:
 
     async def _retire(self, connection: Connection) -> None:
         """Close a relayed connection, which a direct one has replaced, once nothing runs on it."""
-        begun = trio.current_time()
         while self.is_direct(connection.peer) and not connection.is_closed:
-            due = trio.current_time() - begun >= _RETIRE_AFTER_S
-            quiet_s = _RETIRE_IDLE_S if due else _RETIRE_QUIET_S
-            if connection.quiet_s >= quiet_s and (due or not connection.open_streams):
+            most_s = _RETIRE_IDLE_S if connection.open_streams else _RETIRE_QUIET_S
+            if connection.quiet_s >= most_s:
                 connection.cancel()
                 return
             await trio.sleep(_RETIRE_QUIET_S)

@@ -288,7 +288,6 @@ async def test_a_replaced_connection_ends_at_last_though_a_stream_is_left_open_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.05)
-    monkeypatch.setattr(host_module, "_RETIRE_AFTER_S", 0.3)
     monkeypatch.setattr(host_module, "_RETIRE_IDLE_S", 0.2)
     async with relayed_trio() as (_, hidden, caller):
         await call(caller, hidden)

@@ -114,7 +114,8 @@ async def until_measured(node: Node, other: Node) -> None:
 async def test_gossip_and_calls_move_to_the_direct_connection_and_the_relayed_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.3)
+    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.2)
+    monkeypatch.setattr(host_module, "_RETIRE_IDLE_S", 0.6)
     async with site(tmp_path, monkeypatch) as there:
         hidden, proxy = there.hidden, there.proxy
         changes: list[MemberState] = []
