@@ -16,7 +16,7 @@ import trio
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
 from overlay.framing import FramedStream
 from overlay.gossip import GOSSIP_PROTOCOL
-from overlay.host import Connected, ConnectionEvent
+from overlay.host import Connected, ConnectionEvent, Moved
 from overlay.membership import MemberState
 from overlay.names import PeerId
 from overlay.neighbours import FULL_MESH, choose
@@ -233,6 +233,8 @@ class Links:
                 self._met(event.peer)
                 if self.chooses(event.peer) or not self.is_large():
                     self.open(event.peer)
+            elif isinstance(event, Moved):
+                self._move(event.peer)
             else:
                 self._chosen_by.discard(event.peer)
                 self._respoken.discard(event.peer)
@@ -336,6 +338,12 @@ class Links:
                     delay = min(delay * 2, REDIAL_MOST_S)
         finally:
             self._dialling.discard(peer)
+
+    def _move(self, peer: PeerId) -> None:
+        """Take the direct connection that there is now: end the stream, and begin another."""
+        if peer in self._outboxes:
+            self._close(peer)
+            self.open(peer)
 
     def _close(self, peer: PeerId) -> None:
         outbox = self._outboxes.pop(peer, None)

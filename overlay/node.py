@@ -63,6 +63,7 @@ from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.spreading import Spreading
 from overlay.tls import PeerTls, open_tls
+from overlay.traversal import Traversal
 from overlay.trust import Trust, open_trust
 from overlay.trust_desk import TrustDesk
 from overlay.udp import bind_beside, bound_port
@@ -364,6 +365,8 @@ async def _hold_node(
             await nursery.start(node._mesh.run)  # noqa: SLF001
             if remembered is not None:
                 nursery.start_soon(remembered.keep, view, rng)
+            if role is not Role.CLIENT:
+                nursery.start_soon(_traversal_of(node, settings, rng).run)
             if settings.bootstraps:
                 with trio.move_on_after(INTRODUCTION_S):
                     await trust.introduced.wait()
@@ -398,6 +401,19 @@ def _mesh_of(
         remembered=() if remembered is None else remembered.addresses(),
         changed=node._signal,  # noqa: SLF001
         disconnected=node.calls.forget,
+    )
+
+
+def _traversal_of(node: Node, settings: NodeSettings, rng: random.Random) -> Traversal:
+    announced = bool(settings.announce) and settings.reachable == "auto"
+    return Traversal(
+        node.host,
+        node.view,
+        node.role,
+        "yes" if announced else settings.reachable,
+        connect=node.reach.connect,
+        publish=lambda addresses: node.set_peer(addresses=addresses),
+        random=rng,
     )
 
 

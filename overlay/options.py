@@ -55,6 +55,16 @@ Announce = Annotated[
         rich_help_panel=_NODE,
     ),
 ]
+Reachable = Annotated[
+    str | None,
+    typer.Option(
+        "--reachable",
+        metavar="auto|yes|no",
+        help="Whether others can dial this machine: yes, no to be reached through relays, or auto "
+        "to find out.",
+        rich_help_panel=_NODE,
+    ),
+]
 PromListen = Annotated[
     str | None,
     typer.Option(

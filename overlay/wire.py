@@ -218,10 +218,7 @@ async def upgrade(
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
             psk = psks[0] if dialled or len(psks) == 1 else await _key_of_caller(wire, psks)
-            raw: RawConnection = RawConnection(wire, dialled)
-            if psk is not None:
-                raw = new_protected_conn(raw, psk.hex())
-            secured = await _secure(raw, noise, dialled)
+            secured = await _secure(_private(wire, psk, dialled), noise, dialled)
             peer = _authenticated_peer(secured)
             refusal = gate.refusal(peer, psk)
             if refusal is not None:
@@ -257,6 +254,26 @@ class _Said(RawConnection):
     async def read(self, n: int | None = None) -> bytes:
         taken, self._said = self._said[:n], self._said[n:]
         return taken
+
+
+async def who_answers(wire: Wire, noise: NoiseTransport, psk: Psk) -> PeerId:
+    """Return who is at the dialled end of `wire`, which then is of no more use.
+
+    Nothing is multiplexed over it, so that the other end never counts it as a connection.
+
+    Raises:
+        PeerUnreachable: as `upgrade`.
+    """
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            return _authenticated_peer(await _secure(_private(wire, psk, True), noise, True))
+    except trio.TooSlowError as exc:
+        raise PeerUnreachable("it did not complete the handshake in time") from exc
+
+
+def _private(wire: Wire, psk: Psk, dialled: bool) -> RawConnection:
+    raw = RawConnection(wire, dialled)
+    return raw if psk is None else new_protected_conn(raw, psk.hex())
 
 
 class _Clear:
