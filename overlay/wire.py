@@ -300,6 +300,8 @@ async def _secure(raw: RawConnection, noise: NoiseTransport, dialled: bool) -> I
         return await pattern.handshake_inbound(raw)
     except MyxoError:
         raise
+    except ConnectionClosedError as exc:
+        raise PeerUnreachable(f"it closed the connection ({exc})") from exc
     except Exception as exc:
         raise PeerUnreachable(f"the Noise handshake failed ({type(exc).__name__})") from exc
 
