@@ -59,6 +59,9 @@ SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
 URL = "http://127.0.0.1:4200/where/"
 
 SEEN_TIMEOUT_S = 40.0
+REFUSED = "it refuses this peer, which is banned"
+"""What a daemon says that is not let in."""
+
 GONE_TIMEOUT_S = 10.0
 """A machine that vanished is known to be dead 3 s later; the rest is for a busy machine's tests."""
 
@@ -114,12 +117,16 @@ class Machine:
 
     def boot(self) -> None:
         """Start what starts when the machine does, each unit after those that it names."""
+        for command, environment in self.units():
+            self.host.start(command, environment=environment)
+        self.watch()
+
+    def units(self) -> list[tuple[list[str], dict[str, str]]]:
+        """Return command and environment of each unit, in the order in which they start."""
         folder = self._root / "etc" / "systemd" / "system"
         units = [dict(_settings(path.read_text())) for path in folder.iterdir()]
-        environment = dict(_settings((self._root / "etc/myxo/myxo.env").read_text()))
-        for unit in sorted(units, key=lambda u: len(u["After"].split())):
-            self.host.start(shlex.split(unit["ExecStart"]), environment=environment)
-        self.watch()
+        units.sort(key=lambda unit: len(unit["After"].split()))
+        return [(shlex.split(u["ExecStart"]), _environment(u["EnvironmentFile"])) for u in units]
 
     def reboot(self) -> None:
         """Pull the plug, put it back, and let the machine boot."""
@@ -148,6 +155,10 @@ class Machine:
     @property
     def _root(self) -> Path:
         return self.host.folder / "root"
+
+
+def _environment(file: str) -> dict[str, str]:
+    return {n: shlex.split(value)[0] for n, value in _settings(Path(file).read_text())}
 
 
 def _settings(text: str) -> Iterator[tuple[str, str]]:
@@ -298,17 +309,19 @@ def _await_answer_from(machine: Machine, near: list[str]) -> None:
 
 
 def test_two_hosts_reboot_and_are_back_as_the_peers_that_they_were(five: Five) -> None:
-    before = five.on_each(Machine.peer_ids)
+    rebooted = ("h3", "h4")
+    others = [m.name for m in five.but(*rebooted)]
+    before = five.on_each(Machine.peer_ids, *others)
     five["h3"].curl()
     with asking(five["h2"]) as statuses:
         began = time.monotonic()
-        five.on_each(Machine.reboot, "h1", "h2", "h5")
+        five.on_each(Machine.reboot, *others)
         say("booted_after_s", time.monotonic() - began)
         five.await_whole()
         say("whole_after_s", time.monotonic() - began)
     say("asked", dict(statuses))
     assert set(statuses) == {"200"}
-    assert five.on_each(Machine.peer_ids) == before
+    assert five.on_each(Machine.peer_ids, *others) == before
     assert set(five.on_each(Machine.curl).values()) <= set(five.machines)
 
 
@@ -371,3 +384,61 @@ def _last_gone(five: Five, name: str) -> float:
     peers = five[name].host.folder.joinpath("state", "epochs").iterdir()
     ids = {path.name for path in peers}
     return max(float(c["at"]) for m in five.but(name) for c in m.changes() if c["peer"] in ids)
+
+
+def test_a_banned_host_stays_out_and_who_missed_the_new_passphrase_is_told(five: Five) -> None:
+    """Comes last: it leaves one host out of the network."""
+    left = {"h1": 4, "h2": 2, "h4": 2}
+    five["h5"].curl()
+    five["h3"].host.power_off()
+    _await_gone("h3", five.but("h3"))
+    with asking(five["h2"]) as near, asking(five["h4"]) as far:
+        banned_at = time.time()
+        five["h1"].myxo("ban", "h5")
+        _await_gone("h5", five.but("h3", "h5"))
+        say("gone_after_s", max(map(_last_change, five.but("h3", "h5"))) - banned_at)
+        within(GONE_TIMEOUT_S, lambda: five["h5"].alive() == own(five["h5"]), five["h5"].alive)
+        assert five["h5"].curl() == "h5", "it is alone"
+        _await_refused(five["h5"])
+        before, began = _kept_passphrase(five["h1"]), time.time()
+        assert "changed: 8 of 10 peers" in five["h1"].myxo("psk", "rotate"), "two are off"
+        say("rotated_after_s", time.time() - began)
+        after = _kept_passphrase(five["h1"])
+        assert after != before == _kept_passphrase(five["h3"])
+
+        five["h3"].host.power_on()
+        five["h3"].boot()
+        within(
+            SEEN_TIMEOUT_S,
+            lambda: all(m.alive() == left | {"h3": 2} | own(m) for m in five.but("h5")),
+            lambda: five.on_each(Machine.alive, "h5"),
+        )
+        within(SEEN_TIMEOUT_S, lambda: _kept_passphrase(five["h3"]) == after, lambda: before)
+        _await_refused(five["h5"])
+    say("asked", [dict(near), dict(far)])
+    assert set(near) == set(far) == {"200"}
+    assert all("h5" not in m.alive() for m in five.but("h5"))
+    assert _kept_passphrase(five["h5"]) == before
+    assert five["h3"].curl() in {"h1", "h2", "h3", "h4"}
+
+
+def _await_refused(machine: Machine) -> None:
+    """Reboot a machine; return when all that starts there was told that it is not let in."""
+    machine.host.reboot()
+    log = machine.host.folder / "refused"
+    units = machine.units()
+    with log.open("wb") as output:
+        for command, environment in units:
+            machine.host.popen(command, environment=environment, stdout=output, stderr=output)
+    within(SEEN_TIMEOUT_S, lambda: log.read_text().count(REFUSED) >= len(units), log.read_text)
+    answered = machine.host.run(["curl", "-sS", "-m", "5", URL], check=False)
+    assert answered.stdout.strip() in {"", machine.name}, "nobody else's answer gets there"
+
+
+def _kept_passphrase(machine: Machine) -> str:
+    """Return the passphrase with which a machine starts."""
+    return machine.units()[0][1]["P2P_PSK"]
+
+
+def _last_change(machine: Machine) -> float:
+    return max(float(change["at"]) for change in machine.changes())
