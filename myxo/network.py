@@ -17,9 +17,11 @@ from overlay.advertising import advertised_hosts, to_multiaddr
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import load_or_create
 from overlay.notify import notify
-from overlay.passphrase import generate_passphrase
-from overlay.passphrases import passphrase_in_force, toml_line
+from overlay.passphrase import generate_passphrase, network_keys
+from overlay.passphrases import find_ring, passphrase_in_force, toml_line
 from overlay.records import Role
+from overlay.remembered import knows_peers_of
+from overlay.rotation import Passphrase
 from overlay.settings import (
     forget_joined_network,
     key_path,
@@ -157,7 +159,8 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
             f"this machine is in a network already (state in {part.state_dir}); stop that one "
             "first, or choose another --state-dir, --proxy-port and, to found, --p2p-listen-addr"
         )
-    if not any(daemon.name == "bootstrap" for daemon in part.daemons):
+    founds = any(daemon.name == "bootstrap" for daemon in part.daemons)
+    if not founds and not _was_there_before(part):
         await _knock(part.bootstraps)
     try:
         async with supervised(part.state_dir / "run") as supervisor:
@@ -171,6 +174,14 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     finally:
         forget_joined_network(part.state_dir)
         shutil.rmtree(part.state_dir / "run", ignore_errors=True)
+
+
+def _was_there_before(part: Part) -> bool:
+    """Whether daemons of this machine know other ways into the network than its bootstrap nodes."""
+    network = network_keys(part.psk).network_id
+    if part.psk is not None:
+        network = find_ring(part.state_dir, Passphrase(text=part.psk, id=network)).network
+    return knows_peers_of(part.state_dir, network)
 
 
 async def _knock(bootstraps: Sequence[str]) -> None:

@@ -24,7 +24,14 @@ KEEP_PERIOD_S = 60.0
 """Between two writings of the file: soon after the start, because a plug may be pulled at any time,
 then twice as long each time, up to this."""
 
+_DIRECTORY = "peers"
+
 log = structlog.get_logger()
+
+
+def knows_peers_of(directory: Path, network_id: str) -> bool:
+    """Return whether a daemon of this state directory remembers peers of a network."""
+    return any((directory / _DIRECTORY).glob(f"{network_id}-*.json"))
 
 
 class Remembered:
@@ -37,7 +44,7 @@ class Remembered:
     """
 
     def __init__(self, directory: Path, network_id: str, me: PeerId) -> None:
-        self._path = directory / "peers" / f"{network_id}-{me[-8:]}.json"
+        self._path = directory / _DIRECTORY / f"{network_id}-{me[-8:]}.json"
         self._me = me
 
     def addresses(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 import shlex
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,26 @@ def test_the_printed_line_survives_a_shell_whatever_the_passphrase(tmp_path: Pat
     part = join(tmp_path, ADDRESS, psk="it's $HOME; `true`")
     words = shlex.split(join_command(part))
     assert words == ["myxo", "join", ADDRESS, "--psk", "it's $HOME; `true`", "--admin", PEER]
+
+
+async def test_who_was_in_the_network_before_does_not_depend_on_its_bootstrap_nodes(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen: connections are refused
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}/p2p/{PEER}"
+        for psk in ("one", None):
+            part = replace(join(tmp_path, address, psk=psk), daemons=())
+            network = network_keys(psk).network_id
+            (tmp_path / "peers").mkdir(exist_ok=True)
+            (tmp_path / "peers" / f"{network}-12345678.json").write_text("[]")
+            assert await _starts(part)
+        other = replace(join(tmp_path, address, psk="another"), daemons=())
+        with pytest.raises(MyxoError, match="nothing answers"):
+            await run(other, ready=lambda _: pytest.fail("it joined"))
+
+
+async def _starts(part: Part) -> bool:
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        await run(part, ready=lambda _: scope.cancel())
+    return scope.cancelled_caught
