@@ -75,9 +75,11 @@ LEAVE_TIMEOUT_S = 1.0
 DATAGRAM_NETWORK = b"myxo/datagrams/1"
 """What pairs of keys are bound to. Not the passphrase: that may be changed while daemons run, and
 who does not know it holds no record, in which the keys are."""
-INTRODUCTION_S = 1.0
+
+INTRODUCTION_S = 5.0
 """How long a peer that joins waits to hear from one other who is banned and which network this is.
-It has just been told all records, so this takes a round trip."""
+It has just been told all records, so this takes a round trip or two; who goes on without files what
+it keeps under a wrong name, if the passphrase was ever changed."""
 
 log = structlog.get_logger()
 
@@ -367,7 +369,7 @@ async def _hold_node(
                 nursery.start_soon(remembered.keep, view, rng)
             if role is not Role.CLIENT:
                 nursery.start_soon(_traversal_of(node, settings, rng).run)
-            if settings.bootstraps:
+            if settings.bootstraps and settings.admin:
                 with trio.move_on_after(INTRODUCTION_S):
                     await trust.introduced.wait()
             scope.shield = True

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from overlay.bans import MAX_BANS
 from overlay.calls import CallHost, CallRefused, serve_calls
-from overlay.errors import MyxoError, PeerUnreachable, StatementRefused
+from overlay.errors import MyxoError, PeerUnreachable, ProtocolRefused, StatementRefused
 from overlay.names import PeerId
 from overlay.rotation import Stamp
 from overlay.signed import Signed
@@ -214,7 +214,7 @@ class Spreading:
             try:
                 async with self._limit:
                     await tell(peer)
-            except PeerUnreachable as exc:
+            except (PeerUnreachable, ProtocolRefused) as exc:  # it may just be starting
                 log.debug("statements.not_told", peer=peer, error=str(exc))
             except MyxoError as exc:
                 log.debug("statements.not_taken", peer=peer, error=str(exc))
@@ -247,7 +247,7 @@ class Spreading:
             peer, BANS_PROTOCOL, self._state(bans), _State, timeout_s=TELL_TIMEOUT_S
         )
         self._take_bans(peer, theirs.bans)
-        self._note(peer, theirs)
+        self._note(peer, theirs, everything=True)
         return theirs
 
     async def _offer(self, peer: PeerId) -> None:
@@ -307,9 +307,17 @@ class Spreading:
             log.debug("ban.refused", source=peer, error=str(refused))
         return "" if refused is None else str(refused)
 
-    def _note(self, peer: PeerId, theirs: _State) -> None:
-        """Take in how a peer stands; one that stands where this one does has nothing to add."""
-        if theirs.stamp == self._trust.ring.stamp:
+    def _note(self, peer: PeerId, theirs: _State, *, everything: bool = False) -> None:
+        """Take in how a peer stands.
+
+        Args:
+            peer: who said so.
+            theirs: what it said.
+            everything: whether it sent all bans that it holds and this peer lacked.
+        """
+        mine = self._trust.ring.stamp
+        if theirs.stamp == mine:
             self._trust.follows(peer)
-            if theirs.digest == self._trust.bans.digest:
-                self._trust.introduced.set()
+        same = everything or theirs.digest == self._trust.bans.digest
+        if same and theirs.stamp <= mine:
+            self._trust.introduced.set()

@@ -24,6 +24,9 @@ from overlay.spreading import MAX_PASSPHRASE, Answer, Spreading, Told
 from overlay.trust import Trust
 from overlay.view import View
 
+MAX_WORDS = 300
+"""Characters of what a peer says for itself."""
+
 MEMBERS_A_LINE = 1000
 """Some 120 bytes each; a line may have a MiB."""
 
@@ -163,5 +166,10 @@ class TrustDesk:
             "host": "" if record is None else record.host,
             "role": "" if record is None else record.role.value,
             "answer": told.answer.value,
-            "why": told.why,
+            "why": _plain(told.why),
         }
+
+
+def _plain(text: str) -> str:
+    """Return a peer's words for a person: nothing in them may steer the terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:MAX_WORDS]

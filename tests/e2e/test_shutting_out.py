@@ -1,7 +1,9 @@
 """Bans and a change of the passphrase, on several hosts, by the commands that a person types."""
 
 import json
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -139,6 +141,33 @@ def test_a_host_without_cable_during_the_change_is_told_when_it_is_back(lan: Any
     within(40, lambda: "third" in hosts_seen(first), "it is a member again")
     assert get(third) == "hello\n"
     assert psk_of(join) not in Path(kept).read_text()
+
+
+def test_a_host_that_is_killed_in_the_middle_finishes_with_the_rest(lan: Any) -> None:
+    first, second, third = lan.host(), lan.host(), lan.host()
+    join = join_line(first.start("myxo", "up", "--runtime", "process", "--hostname", "first"))
+    without_admin = join[: join.index("--admin")]
+    second.start(*join, "--runtime", "process", "--hostname", "second")
+    third.start(*without_admin, "--runtime", "process", "--hostname", "third")
+    within(20, lambda: len(status(first)["peers"]) == 7, "the first host sees everybody")
+    stopped = first.try_run("myxo", "psk", "rotate")
+    assert stopped.returncode == 1
+    assert stopped.stdout.count("  refuses  ") == 2
+    assert "nothing is changed yet" in stopped.stderr
+    assert "being changed" in second.run("myxo", "status")
+
+    daemons = [d["pid"] for d in status(second)["daemons"]]
+    for pid in (second.running[0].pid, *daemons):
+        os.kill(pid, signal.SIGKILL)
+    second.running[0].wait()
+    third.stop()
+    for name, host in (("second", second), ("third", third)):
+        host.start(*join, "--runtime", "process", "--hostname", name)
+    within(20, lambda: len(status(first)["peers"]) == 7, "all are back, under the old passphrase")
+    printed = first.run("myxo", "psk", "rotate")
+    assert "prepared: 8 of 8 peers\nchanged: 8 of 8 peers\n" in printed
+    for host in lan.hosts:
+        assert psk_of(join_line(printed)) in (host.folder / "state/network.toml").read_text()
 
 
 def test_a_banned_host_is_cut_off_at_once_until_it_is_let_in_again(lan: Any) -> None:

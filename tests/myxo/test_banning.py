@@ -2,15 +2,18 @@ from pathlib import Path
 
 import pytest
 import trio
+from pydantic import BaseModel
 
 from myxo import banning
 from myxo.banning import Target, find_targets
 from myxo.status import as_tables, read_status
+from overlay.calls import CallRefused, serve_calls
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.records import Role
 from overlay.settings import owner_key_path
+from overlay.spreading import BANS_PROTOCOL
 from overlay.testing_nodes import NodeLab, sees, until
 
 A, B, C = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(3))
@@ -121,3 +124,19 @@ async def test_who_is_not_banned_cannot_be_unbanned(lab: NodeLab) -> None:
     for word in (A, "first"):
         with trio.fail_after(10), pytest.raises(SettingsInvalid):
             await banning.unban(lab.folder / "first", word)
+
+
+async def test_a_peers_words_do_not_steer_the_terminal(lab: NodeLab) -> None:
+    first = await lab.open("first", Role.BOOTSTRAP)
+    liar = await lab.open("liar")
+    await until(first, lambda: sees(first, liar))
+
+    async def lie(_: PeerId, request: BaseModel) -> BaseModel:
+        assert request is not None
+        raise CallRefused("refused", "\x1b[2J" + "x" * 10_000)
+
+    serve_calls(liar.host, BANS_PROTOCOL, BaseModel, lie)
+    outcome = await banning.ban(lab.folder / "first", A, force=False)
+    (trouble,) = outcome.troubles
+    assert trouble.isprintable()
+    assert len(trouble) < 500

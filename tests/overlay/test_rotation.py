@@ -2,10 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay import control
 from overlay.errors import StatementRefused
+from overlay.framing import MAX_MESSAGE_BYTES
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.rotation import (
+    MAX_MEMBERS,
     MAX_PREVIOUS,
     KeyRing,
     Passphrase,
@@ -13,6 +16,8 @@ from overlay.rotation import (
     SignedRotation,
     Stage,
 )
+from overlay.spreading import MAX_PASSPHRASE, _Offer
+from overlay.trust_desk import Step
 
 ADMIN, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
 MEMBER, STRANGER = PeerId("member"), PeerId("stranger")
@@ -164,6 +169,18 @@ def test_neither_a_passphrase_nor_a_ring_shows_its_secret() -> None:
     ring = KeyRing.founded(Passphrase(text="hush", id="i"))
     assert "hush" not in repr(ring)
     assert "hush" not in repr(take(ring, step(5, Stage.COMMIT, "second", replaces="", network="i")))
+
+
+def test_a_statement_about_the_largest_network_fits_every_message_that_carries_it() -> None:
+    members = tuple(Identity.from_seed(n.to_bytes(32, "big")).peer_id for n in range(50)) * 200
+    assert len(members) == MAX_MEMBERS
+    rotation = step(5, Stage.COMMIT, "second").rotation.model_copy(update={"members": members})
+    signed = SignedRotation.sign(ADMIN, rotation).signed
+    assert SignedRotation.verified(signed, ADMIN.peer_id).rotation == rotation
+    words = "x" * MAX_PASSPHRASE
+    assert len(Step(statement=signed, passphrase=words).model_dump_json()) < control.MAX_LINE
+    assert len(rotation.model_dump_json()) + 100 < control.MAX_LINE
+    assert len(_Offer(statement=signed, passphrase=words).model_dump_json()) < MAX_MESSAGE_BYTES
 
 
 steps = st.lists(

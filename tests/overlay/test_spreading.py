@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from overlay.bans import Ban, SignedBan
-from overlay.errors import PeerUnreachable, ProtocolRefused
+from overlay.calls import CallRefused
+from overlay.errors import MyxoError, PeerUnreachable, ProtocolRefused
 from overlay.framing import FramedStream
 from overlay.identity import Identity
 from overlay.names import PeerId
@@ -125,11 +126,12 @@ async def test_of_two_that_meet_the_one_with_the_smaller_id_begins(
     assert lab.calls.made == [(THIRD, BANS_PROTOCOL)]
 
 
+@pytest.mark.parametrize("trouble", [PeerUnreachable("busy"), ProtocolRefused("starting")])
 async def test_who_does_not_answer_is_told_again_for_a_while(
-    lab: Lab, autojump_clock: MockClock
+    lab: Lab, autojump_clock: MockClock, trouble: MyxoError
 ) -> None:
     lab.calls.connected = {OTHER}
-    lab.calls.trouble[OTHER] = PeerUnreachable("busy")
+    lab.calls.trouble[OTHER] = trouble
     start = trio.current_time()
     lab.spreading.spread(None, bans=[ban(lab)])
     await settled()
@@ -139,7 +141,7 @@ async def test_who_does_not_answer_is_told_again_for_a_while(
 async def test_who_answers_or_is_gone_or_refuses_is_not_told_again(
     lab: Lab, autojump_clock: MockClock
 ) -> None:
-    lab.calls.trouble[OTHER] = ProtocolRefused("too old")
+    lab.calls.trouble[OTHER] = CallRefused("refused", "too old")
     lab.spreading.spread(None, bans=[ban(lab)])
     await settled()
     assert sorted(lab.calls.made) == [(OTHER, BANS_PROTOCOL), (THIRD, BANS_PROTOCOL)]
@@ -153,7 +155,7 @@ async def test_who_answers_or_is_gone_or_refuses_is_not_told_again(
 
 
 async def test_what_became_of_telling_each_is_known(lab: Lab, autojump_clock: MockClock) -> None:
-    lab.calls.trouble[OTHER] = ProtocolRefused("too old")
+    lab.calls.trouble[OTHER] = CallRefused("refused", "too old")
     told = {t.peer: t for t in await lab.spreading.tell_bans([ban(lab)])}
     assert (told[OTHER].answer, told[OTHER].why) == (Answer.REFUSED, "too old")
     assert told[THIRD].answer is Answer.TAKEN
