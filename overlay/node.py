@@ -214,6 +214,12 @@ class Node:
             self.keys, self._authorities = self.trust.keys, self.trust.trusted_authorities()
             self.tls.renew(self.keys, also_trusted=self._authorities)
         self.host.review()
+        if self.record.proof != self.trust.proof():
+            self.set_peer(proof=self.trust.proof())
+        for peer in self.view.known():
+            record = self.view.peer(peer)
+            if record is not None and not self.trust.admits(peer, record) and self._mesh:
+                self._mesh.drop(peer)
 
     def _publish(self, record: PeerRecord | InstanceRecord) -> Signed:
         signed = sign_record(self.identity, record)
@@ -326,6 +332,7 @@ async def _hold_node(
                 trio.current_time,
                 refuses=trust.bans.is_banned,
             )
+            view.records.admits = trust.admits
             reach = Reach(host, lambda peer: _addresses(view, peer))
             calls = Caller(reach)
             node = Node(
@@ -372,6 +379,8 @@ async def _hold_node(
             if settings.bootstraps and settings.admin:
                 with trio.move_on_after(INTRODUCTION_S):
                     await trust.introduced.wait()
+            trust.introduced.set()
+            node._follow_trust()  # noqa: SLF001
             scope.shield = True
             task_status.started((node, scope))
 
@@ -613,6 +622,7 @@ def _first_record(
         machine=node.view.machine,
         addresses=settings.announce or own,
         certificate=node.tls.pin,
+        proof=node.trust.proof(),
         control=str(control),
         **extra,
     )

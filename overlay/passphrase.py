@@ -33,12 +33,14 @@ class NetworkKeys:
         network_id: 8 bytes in hexadecimal, safe to show: tells networks apart in state and logs.
             A network keeps that of its first passphrase.
         passphrase_id: that of the passphrase which these keys came from.
+        member_key: 32 bytes, with which a peer shows in its record that it knows the passphrase.
     """
 
     psk: bytes | None = field(repr=False)
     ca_seed: bytes = field(repr=False)
     network_id: str
     passphrase_id: str
+    member_key: bytes = field(repr=False)
 
     @property
     def is_open(self) -> bool:
@@ -63,6 +65,7 @@ def network_keys(passphrase: str | None) -> NetworkKeys:
         ca_seed=_label(master, b"ca", 32),
         network_id=own_id,
         passphrase_id=own_id,
+        member_key=_label(master, b"member", 32),
     )
 
 

@@ -11,7 +11,7 @@ Sizes and numbers are bounded by owner and in all; what is refused is counted by
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from overlay.errors import RecordRefused
@@ -70,6 +70,7 @@ class RecordTable:
     Attributes:
         mine: this peer, which must be able to publish whatever others have sent: the bounds that
             all owners share do not concern it.
+        admits: whether what a peer says of itself shows that it knows the network's passphrase.
         refused: how many records were not taken, by reason. Stale ones are older than what is held,
             or void; honest flooding brings some, and replays bring many.
         duplicates: how many came that were held already.
@@ -77,6 +78,7 @@ class RecordTable:
     """
 
     mine: PeerId | None = None
+    admits: Callable[[PeerId, PeerRecord], bool] = lambda _, __: True
     refused: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
     payload_bytes: int = 0
@@ -86,7 +88,8 @@ class RecordTable:
         """Take `signed` in if it is news; return what is now held, or None for an old version.
 
         Raises:
-            RecordRefused: too large, too many, malformed, dated in the future or wrongly signed.
+            RecordRefused: too large, too many, malformed, dated in the future, wrongly signed, or
+                of a peer that does not know the passphrase.
         """
         if self._holds(signed):  # most of what flooding brings: no signature is looked at
             self.duplicates += 1
@@ -111,6 +114,10 @@ class RecordTable:
         if (known is not None and not held.newer_than(known)) or self._is_void(held):
             self.refused[Refusal.STALE] += 1
             return None
+        if isinstance(held.record, PeerRecord) and not self.admits(held.owner, held.record):
+            raise RecordRefused(
+                Refusal.PASSPHRASE, f"{held.owner} does not know the network's passphrase"
+            )
         self._check_bounds(held, owned)
         self._by_owner[held.owner] = owned
         self.payload_bytes += owned.growth(held)

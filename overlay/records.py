@@ -127,6 +127,7 @@ class PeerRecord(BaseModel):
         datagram_key: the X25519 key of this process that datagrams to it are sealed for.
         datagram_port: the UDP port that it receives them on, at each of its addresses; 0: none.
         floor: records of its instances with a lower counter, or from an earlier epoch, are void.
+        proof: shows that it knows the network's passphrase; see `trust.py`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -147,6 +148,7 @@ class PeerRecord(BaseModel):
     datagram_key: _Key = b""
     datagram_port: int = Field(0, ge=0, le=MAX_PORT)
     floor: int = Field(0, ge=0, le=MAX_COUNTER)
+    proof: _Short = ""
 
     @model_validator(mode="after")
     def _floor_is_not_above(self) -> "PeerRecord":
@@ -203,6 +205,7 @@ class Refusal(StrEnum):
     PEERS = "peers"
     TOTAL_BYTES = "total_bytes"
     STALE = "stale"
+    PASSPHRASE = "passphrase"  # noqa: S105  (a label, no secret)
 
 
 @dataclass(frozen=True, slots=True)

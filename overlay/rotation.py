@@ -37,6 +37,9 @@ from overlay.statements import LAST_VERSION, YEAR_9999, read_statement
 GRACE_S = 24 * 3600.0
 """A machine that is switched off over night comes back by itself the next day."""
 
+MIN_GRACE_S = 60.0
+"""Members take the commit one after the other, and must be able to talk to each other meanwhile."""
+
 MAX_GRACE_S = 30 * 24 * 3600.0
 """For as long as the old passphrase is of any use, its leak is."""
 
@@ -76,7 +79,7 @@ class Rotation(BaseModel):
         passphrase_id: id of the new one; its text is told apart from this, to members only.
         members: who may be told it, and may show the old one for `grace_s`.
         at: seconds since the epoch by the admin's clock.
-        grace_s: seconds from `at` on.
+        grace_s: seconds from `at` on; `MIN_GRACE_S` if it is less.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -257,7 +260,7 @@ def _committed(prepared: KeyRing, rotation: Rotation, now: float) -> KeyRing:
     new, old = prepared.next, prepared.current
     if new is None or new.id == old.id:  # it joined with the new passphrase
         return prepared.model_copy(update={"next": None})
-    until = min(rotation.at, now) + rotation.grace_s
+    until = min(rotation.at, now) + max(rotation.grace_s, MIN_GRACE_S)
     replaced = Previous(passphrase=old, members=frozenset(rotation.members), until=until)
     older = (
         p.model_copy(update={"until": min(p.until, until)})

@@ -4,6 +4,7 @@
 on. What it takes holds at once, outlives a restart, and is told to others by `spreading.py`.
 """
 
+import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,11 +17,12 @@ import trio
 from pydantic import ValidationError
 
 from overlay.bans import MAX_BANS, Bans, SignedBan
-from overlay.errors import StatementRefused
+from overlay.errors import SettingsInvalid, StatementRefused
 from overlay.gate import Psk, Reason, Refusal
 from overlay.names import PeerId
 from overlay.passphrase import NetworkKeys, network_keys
 from overlay.passphrases import find_ring, keep_ring, restate
+from overlay.records import PeerRecord
 from overlay.rotation import (
     MAX_MEMBERS,
     KeyRing,
@@ -33,6 +35,9 @@ from overlay.signed import Signed
 
 MOST_SLEEP_S = 3600.0
 """A clock that is set while this peer sleeps is noticed in this time."""
+
+_PROOF_BYTES = 16
+"""Of a MAC that is to be forged in one try: 2^-128."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -53,7 +58,13 @@ class Trust:
     """
 
     def __init__(
-        self, me: PeerId, admin: PeerId | None, ring: KeyRing, directory: Path | None
+        self,
+        me: PeerId,
+        admin: PeerId | None,
+        ring: KeyRing,
+        state_dir: Path,
+        *,
+        durable: bool,
     ) -> None:
         self.admin = admin
         self.ring = ring
@@ -64,7 +75,8 @@ class Trust:
         self.meeting: Callable[[PeerId], None] = _nothing
         self.introduced = trio.Event()
         self._me = me
-        self._directory = directory
+        self._state_dir = state_dir
+        self._directory = state_dir if durable else None
         self._by_id = {p.id: network_keys(p.text) for p in ring.held()}
         self.keys = self._keys_in_force()
         self._followed: OrderedDict[PeerId, str] = OrderedDict()
@@ -73,6 +85,7 @@ class Trust:
         self._taking = trio.Lock()
         self._unkept = trio.Event()
         self._turned = trio.Event()
+        self._outdated = trio.Event()
         self._load_bans()
 
     # the gate
@@ -98,14 +111,43 @@ class Trust:
             return None
         return Refusal(reason=Reason.PASSPHRASE)
 
+    def proof(self) -> str:
+        """Return what shows others, in this peer's record, that it knows the passphrase in force.
+
+        A connection shows it too, but in a large network few are connected: so a peer that no
+        longer knows the passphrase would stay in everybody's view for as long as it answers.
+        """
+        return "" if self.keys.is_open else _proof(self.keys, self._me)
+
+    def admits(self, peer: PeerId, record: PeerRecord) -> bool:
+        """Whether a record shows that its owner knows a passphrase that is of use to it.
+
+        A passphrase that this peer does not know yet may be a newer one: that is believed until
+        another peer has been heard on it.
+        """
+        if self.keys.is_open or peer == self._me:
+            return True
+        named, _, _ = record.proof.partition(":")
+        keys = self._by_id.get(named)
+        if keys is None:
+            return not self.introduced.is_set()
+        shown = hmac.compare_digest(record.proof.encode(), _proof(keys, peer).encode())
+        return shown and self.ring.accepts(peer, named, time.time())
+
     def turned_away(self, peer: PeerId, refusal: Refusal) -> None:
-        """Take in that `peer` turned this one away, and say so in the log once."""
+        """Take in that `peer` turned this one away, and say so in the log once.
+
+        Another daemon of this machine may know the new passphrase: a client, which is no member,
+        learns it only so.
+        """
         if refusal.statement is not None:
             self.take_bans([refusal.statement])
         if self.bans.is_banned(self._me):
             return  # and has been said
         if refusal.reason is Reason.BANNED:
             self._said_banned_by = peer
+        if refusal.reason is Reason.PASSPHRASE:
+            self._outdated.set()
         if refusal.reason not in self._told:
             self._told.add(refusal.reason)
             log.error("node.turned_away", by=peer, reason=refusal.reason.value)
@@ -188,6 +230,7 @@ class Trust:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_bans)
             nursery.start_soon(self._forget_old_passphrases)
+            nursery.start_soon(self._look_for_newer_ring)
 
     def trusted_authorities(self) -> list[NetworkKeys]:
         """Return the keys whose TLS authority somebody may still, or already, come under."""
@@ -268,6 +311,26 @@ class Trust:
                         log.warning("passphrase.not_kept", error=str(exc))
                     await self._adopt(ring)
 
+    async def _look_for_newer_ring(self) -> None:
+        """When this peer's passphrase is refused, take what the machine's other daemons took."""
+        while True:
+            await self._outdated.wait()
+            self._outdated = trio.Event()
+            async with self._taking:
+                try:
+                    ring = await trio.to_thread.run_sync(
+                        find_ring, self._state_dir, self.ring.current
+                    )
+                except SettingsInvalid as exc:
+                    log.warning("passphrase.ring_unreadable", error=str(exc))
+                    continue
+                if ring.stamp > self.ring.stamp:
+                    for one in ring.held():
+                        if one.id not in self._by_id:
+                            keys = await trio.to_thread.run_sync(network_keys, one.text)
+                            self._by_id[one.id] = keys
+                    await self._adopt(ring)
+
     def _keys_in_force(self) -> NetworkKeys:
         return replace(self._by_id[self.ring.current.id], network_id=self.ring.network)
 
@@ -328,7 +391,7 @@ def open_trust(
         log.info("passphrase.newer_than_settings", version=ring.stamp[0])
         if durable:
             restate(directory, text, ring.current.text)
-    return Trust(me, admin, ring, directory if durable else None)
+    return Trust(me, admin, ring, directory, durable=durable)
 
 
 def _rotation_of(ring: KeyRing) -> SignedRotation | None:
@@ -336,6 +399,12 @@ def _rotation_of(ring: KeyRing) -> SignedRotation | None:
     if ring.statement is None:
         return None
     return SignedRotation(Rotation.model_validate_json(ring.statement.payload), ring.statement)
+
+
+def _proof(keys: NetworkKeys, peer: PeerId) -> str:
+    """Return the passphrase's id and a MAC of the peer id, which nobody else can use."""
+    mac = hmac.digest(keys.member_key, b"myxo/member/1\n" + peer.encode(), "sha256")
+    return f"{keys.passphrase_id}:{mac[:_PROOF_BYTES].hex()}"
 
 
 def _write_lines(path: Path, lines: list[bytes]) -> None:

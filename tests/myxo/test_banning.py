@@ -136,6 +136,7 @@ async def test_a_peers_words_do_not_steer_the_terminal(lab: NodeLab) -> None:
         raise CallRefused("refused", "\x1b[2J" + "x" * 10_000)
 
     serve_calls(liar.host, BANS_PROTOCOL, BaseModel, lie)
+    first.calls.forget(liar.peer_id)
     outcome = await banning.ban(lab.folder / "first", A, force=False)
     (trouble,) = outcome.troubles
     assert trouble.isprintable()

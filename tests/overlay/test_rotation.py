@@ -10,6 +10,7 @@ from overlay.names import PeerId
 from overlay.rotation import (
     MAX_MEMBERS,
     MAX_PREVIOUS,
+    MIN_GRACE_S,
     KeyRing,
     Passphrase,
     Rotation,
@@ -145,9 +146,11 @@ def test_only_the_admin_changes_the_passphrase() -> None:
         SignedRotation.verified(forged, ADMIN.peer_id)
 
 
-def test_a_grace_of_nothing_ends_every_earlier_one_too() -> None:
+def test_a_grace_of_nothing_leaves_time_to_take_the_commit_and_no_more() -> None:
     third = take(COMMITTED, step(7, Stage.COMMIT, "third", replaces="second", grace_s=0))
-    assert third.accepted() == ("third id",)
+    for old in ("first id", "second id"):
+        assert third.accepts(MEMBER, old, NOW + MIN_GRACE_S - 1)
+        assert not third.accepts(MEMBER, old, NOW + MIN_GRACE_S)
 
 
 @pytest.mark.parametrize(("at", "until"), [(NOW - 3600, NOW - 3600 + DAY), (NOW + DAY, NOW + DAY)])

@@ -7,15 +7,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from overlay import passphrases
+from overlay import passphrases, rotation
 from overlay.bans import Ban, SignedBan
 from overlay.calls import CallRefused
-from overlay.errors import MyxoError, PassphraseRefused, PeerRefused, StatementRefused
+from overlay.connection import Connection
+from overlay.errors import (
+    MyxoError,
+    PassphraseRefused,
+    PeerRefused,
+    RecordRefused,
+    StatementRefused,
+)
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.node import Node
 from overlay.passphrase import network_keys
-from overlay.records import Role
+from overlay.records import Role, Version, sign_record
 from overlay.rotation import Rotation, SignedRotation, Stage
 from overlay.settings import read_joined_network, write_joined_network
 from overlay.signed import Signed
@@ -209,7 +216,7 @@ def step(
     node: Node, stage: Stage, *members: Node | PeerId, text: str = NEW, grace_s: float = 3600
 ) -> Signed:
     ids = [m.peer_id if isinstance(m, Node) else m for m in members]
-    rotation = Rotation(
+    statement = Rotation(
         network=node.trust.ring.network,
         version=node.trust.ring.stamp[0] + (node.trust.ring.stage is Stage.COMMIT),
         stage=stage,
@@ -219,7 +226,7 @@ def step(
         at=4e9,  # later than any clock here, so the grace time runs from when it is taken
         grace_s=grace_s,
     )
-    return SignedRotation.sign(ADMIN, rotation).signed
+    return SignedRotation.sign(ADMIN, statement).signed
 
 
 async def change(
@@ -251,6 +258,10 @@ async def until_connected(*nodes: Node) -> None:
                 await trio.sleep(0.02)
 
 
+def connections(node: Node) -> set[Connection]:
+    return {c for mine in node.host._by_peer.values() for c in mine}
+
+
 def has_new(node: Node) -> bool:
     return node.trust.ring.current.text == NEW and node.trust.ring.stage is Stage.COMMIT
 
@@ -263,14 +274,15 @@ async def test_all_members_change_and_none_loses_a_connection(lab: NodeLab) -> N
     )
     nodes = (first, second, third)
     await until_connected(*nodes)
-    before = {n.peer_id: dict(n.host._by_peer) for n in nodes}
+    before = {n.peer_id: connections(n) for n in nodes}
     pins = {n.peer_id: n.record.certificate for n in nodes}
     await change(first, first, second, third)
     for node in nodes:
         assert has_new(node)
         assert node.keys.psk == network_keys(NEW).psk
         assert node.keys.network_id == network_keys(OLD).network_id
-        assert node.host._by_peer == before[node.peer_id]
+        assert before[node.peer_id] <= connections(node)
+        assert not any(c.is_closed for c in before[node.peer_id])
         assert node.record.certificate == pins[node.peer_id] == node.tls.pin
 
 
@@ -345,6 +357,8 @@ async def test_whoever_joined_while_it_was_prepared_and_is_not_listed_is_cut_at_
     await change(first, first, second, stages=(Stage.COMMIT,))
     assert late.peer_id not in first.host.connected() | second.host.connected()
     assert late.trust.ring.current.text == OLD
+    await until(first, lambda: not sees(first, late))
+    await until(second, lambda: not sees(second, late))
 
 
 async def test_a_node_killed_between_prepare_and_commit_comes_back_with_both(lab: NodeLab) -> None:
@@ -423,7 +437,10 @@ async def test_a_second_change_reaches_who_knows_only_the_first_passphrase(lab: 
     await until(back, lambda: has_new(back))
 
 
-async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(lab: NodeLab) -> None:
+async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(
+    lab: NodeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "MIN_GRACE_S", 0)
     first, second = await lab.open("first", Role.BOOTSTRAP), await lab.open("second")
     async with lab.opened("away") as away:
         absent = away.peer_id
@@ -434,6 +451,8 @@ async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(lab: Nod
     await until(first, lambda: not first.trust.ring.previous)
     await until(first, lambda: deaf.peer_id not in first.host.connected())
     assert first.host._by_peer[second.peer_id] == kept, "who took the change is not cut"
+    await until(first, lambda: not sees(first, deaf))
+    await until(second, lambda: not sees(second, deaf))
     assert first.trust.trusted_authorities() == []
     with refused("does not share"):
         async with lab.opened("away"):
@@ -472,9 +491,55 @@ async def test_a_passphrase_that_cannot_be_stored_is_not_taken(lab: NodeLab) -> 
     assert node.trust.ring.current.text == OLD
 
 
+async def test_a_client_follows_by_what_its_machines_daemons_have_stored(lab: NodeLab) -> None:
+    first = await lab.open("first", Role.BOOTSTRAP)
+    client = await lab.open("first", Role.CLIENT)
+    await until_connected(first, client)
+    before = {p.name for p in (lab.folder / "first").rglob("*")}
+    await change(first, first)
+    assert client.peer_id not in first.host.connected()
+    await until(client, lambda: has_new(client))
+    await until_connected(first, client)
+    added = {p.name for p in (lab.folder / "first").rglob("*")} - before
+    assert added == {"passphrases", f"{network_keys(OLD).network_id}.json"}
+
+
 async def test_a_client_leaves_nothing_behind_when_the_passphrase_changes(lab: NodeLab) -> None:
     first = await lab.open("first", Role.BOOTSTRAP)
     client = await lab.open("client", Role.CLIENT)
     await until_connected(first, client)
     await change(first, first)
     assert not (lab.folder / "client").exists()
+
+
+# What a record shows
+
+
+def shown(node: Node, proof: str) -> Signed:
+    """A newer record of `node` that holds this proof."""
+    version = Version(epoch=node.epoch + 1, counter=1)
+    record = node.record.model_copy(update={"version": version, "proof": proof})
+    return sign_record(node.identity, record)
+
+
+@pytest.mark.parametrize("proof", ["", ":", "nonsense", "ü:ü", "0" * 16 + ":" + "0" * 32])
+async def test_a_record_without_a_proof_of_the_passphrase_is_not_taken(
+    lab: NodeLab, proof: str
+) -> None:
+    first, other = await lab.open("first", Role.BOOTSTRAP), await lab.open("other")
+    with pytest.raises(RecordRefused, match="does not know"):
+        first.take(shown(other, proof))
+    first.take(shown(other, other.trust.proof()))
+
+
+async def test_a_proof_is_of_no_use_to_anybody_else(lab: NodeLab) -> None:
+    first, other = await lab.open("first", Role.BOOTSTRAP), await lab.open("other")
+    with pytest.raises(RecordRefused, match="does not know"):
+        first.take(shown(other, first.trust.proof()))
+
+
+async def test_in_an_open_network_nothing_is_to_be_shown(lab: NodeLab) -> None:
+    first = await lab.open("first", Role.BOOTSTRAP, psk=None)
+    other = await lab.open("other", psk=None)
+    assert other.record.proof == ""
+    first.take(shown(other, "anything"))
