@@ -7,6 +7,9 @@ therefore the gateway says one line when it has, and a client sends nothing befo
 refusal is always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request
 naming its instance in `Myxo-Instance`.
 
+A machine that nobody can dial has its requests carried by the overlay, whose connections are
+authenticated as peers: the same line, and the same from there on.
+
     MYXO/1 OK            the connection is accepted
     MYXO/1 REFUSED why   it is closed
     421 Myxo-Refused     the instance did not get the request; it may be sent to another one
@@ -24,12 +27,14 @@ from allocator.errors import InstanceGone
 from allocator.instance import Instance
 from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
+from overlay.connection import Connection, MuxedBytes
+from overlay.http.carried import CarriedStream
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
 from overlay.http.upstream import Pool
-from overlay.names import InstanceId
+from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
 
 ACCEPTED = b"MYXO/1 OK\r\n"
@@ -79,6 +84,7 @@ class Gateway:
         instances: what runs here.
         tls: this peer's contexts.
         is_member: whether a living member has the TLS key with this pin.
+        is_peer: whether this peer is a living member.
         members_changed: returns when that may have changed.
         metrics: counts.
     """
@@ -88,16 +94,19 @@ class Gateway:
         instances: Instances,
         tls: PeerTls,
         is_member: Callable[[str], bool],
+        is_peer: Callable[[PeerId], bool],
         members_changed: Callable[[], Awaitable[None]],
         metrics: AllocatorMetrics,
     ) -> None:
         self._instances = instances
         self._tls = tls
         self._is_member = is_member
+        self._is_peer = is_peer
         self._members_changed = members_changed
         self._metrics = metrics
         self._pools: dict[InstanceId, _InstancePool] = {}
         self._connections = 0
+        self._holder: trio.Nursery | None = None
         self._idle: set[trio.CancelScope] = set()
         self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
@@ -110,7 +119,7 @@ class Gateway:
     ) -> None:
         """Accept until cancelled; requests under way then get `DRAIN_S` seconds to end."""
         async with trio.open_nursery() as nursery:
-            connections = await nursery.start(self._hold_connections)
+            connections = self._holder = await nursery.start(self._hold_connections)
             nursery.start_soon(self._sweep)
             task_status.started()
             try:
@@ -119,6 +128,16 @@ class Gateway:
                 )
             finally:
                 self._stopping.set()
+
+    async def serve_carried(self, connection: Connection, stream: MuxedBytes) -> None:
+        """Serve a connection that the overlay carries, from `connection`'s peer, to its end."""
+        if self._holder is None or self._stopping.is_set():
+            await stream.reset()
+            return
+        ended = trio.Event()
+        carried = CarriedStream(stream, connection.peer)
+        self._holder.start_soon(self._serve_carried, carried, connection.peer, ended)
+        await ended.wait()
 
     def cut(self, pin: str) -> None:
         """End every connection of the caller with this pin, whatever is under way on it.
@@ -172,29 +191,51 @@ class Gateway:
             self._callers.pop(scope, None)
             await trio.aclose_forcefully(tls)
 
+    async def _serve_carried(self, carried: CarriedStream, peer: PeerId, ended: trio.Event) -> None:
+        self._connections += 1
+        try:
+            stranger = "this peer is no member of this network"
+            refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
+            if await self._say(refusal, carried):
+                await self._serve_client(ServerConnection(carried))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            log.debug("gateway.connection_lost", error=str(exc))
+        except Exception:  # as above
+            log.exception("gateway.connection_failed")
+        finally:
+            self._connections -= 1
+            ended.set()
+            await trio.aclose_forcefully(carried)
+
     async def _admit(
         self, tls: "trio.SSLStream[trio.SocketStream]", scope: trio.CancelScope
     ) -> bool:
         """Return whether the caller is a member, and say so to it."""
         with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
             await tls.do_handshake()
-            self._callers[scope] = pin_of(tls)
-            refusal = await self._refusal(self._callers[scope])
-            if not refusal:
-                await tls.send_all(ACCEPTED)
-                return True
-            self._metrics.gateway("stranger")
-            log.warning("gateway.refused", reason=refusal)
-            await tls.send_all(f"MYXO/1 REFUSED {refusal}\r\n".encode())
+            pin = self._callers[scope] = pin_of(tls)
+            stranger = "no member of this network has this certificate"
+            refusal = await self._refusal(lambda: self._is_member(pin), stranger)
+            return await self._say(refusal, tls)
         return False
 
-    async def _refusal(self, pin: str) -> str:
+    async def _say(self, refusal: str, stream: trio.abc.SendStream) -> bool:
+        """Tell the caller whether it is accepted, which is returned."""
+        if not refusal:
+            await stream.send_all(ACCEPTED)
+            return True
+        self._metrics.gateway("stranger")
+        log.warning("gateway.refused", reason=refusal)
+        await stream.send_all(f"MYXO/1 REFUSED {refusal}\r\n".encode())
+        return False
+
+    async def _refusal(self, is_known: Callable[[], bool], stranger: str) -> str:
         if self._connections > MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} connections are open here"
         with trio.move_on_after(MEMBER_WAIT_S):
-            while not self._is_member(pin):
+            while not is_known():
                 await self._members_changed()
-        return "" if self._is_member(pin) else "no member of this network has this certificate"
+        return "" if is_known() else stranger
 
     async def _serve_client(self, client: ServerConnection) -> None:
         try:

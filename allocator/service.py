@@ -35,6 +35,7 @@ from overlay.allocation import (
 from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
+from overlay.http.carried import HTTP_PROTOCOL
 from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
@@ -156,9 +157,17 @@ class _Daemon:
         node = self.node
         await nursery.start(self.definitions.run)
         await nursery.start(self.instances.run)
-        gateway = Gateway(self.instances, node.tls, self._is_member, node.changed, self.metrics)
+        gateway = Gateway(
+            self.instances,
+            node.tls,
+            self._is_member,
+            node.view.is_member,
+            node.changed,
+            self.metrics,
+        )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
         await nursery.start(gateway.serve, listener)
+        node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
         node.load = self.instances.load
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve

@@ -130,6 +130,11 @@ def is_circuit(text: str) -> bool:
     return f"/{_CIRCUIT}" in text
 
 
+def is_hidden(addresses: Iterable[str]) -> bool:
+    """Whether who publishes these cannot be dialled, but for who shares its network."""
+    return any(map(is_circuit, addresses))
+
+
 def expand_wildcard(address: Address) -> list[Address]:
     """Return `address`, or for a wildcard one for each address of this machine's interfaces.
 

@@ -173,6 +173,18 @@ class MuxedBytes:
         return self._stream.stream_id not in self._stream.conn.streams
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it was reset, or its connection is gone."""
+        return self._stream.reset_received or self.connection.is_closed
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether both directions are open and nothing waits to be read."""
+        ended = self._stream.recv_closed or self._stream.send_closed or self.is_over
+        waiting = self._stream.conn.stream_buffers.get(self._stream.stream_id)
+        return not (self.is_lost or ended or waiting)
+
+    @property
     def is_outdated(self) -> bool:
         """Whether a better connection with the peer has come up since it was opened."""
         return self.connection.outdated

@@ -126,6 +126,11 @@ class FramedStream:
         return not (self._ended or self._finished or self._cut or self._closed)
 
     @property
+    def unread(self) -> bool:
+        """Whether part of a message, or the end, has come and was not received yet."""
+        return bool(self._received) or self._ended
+
+    @property
     def outdated(self) -> bool:
         """Whether a stream that is opened now would take a better way to the peer."""
         return self._outdated()

@@ -249,13 +249,16 @@ class Host:
             stream = await connection.open_stream(protocol)
         return FramedStream(stream, peer, outdated=lambda: stream.is_outdated)
 
-    async def open_bytes(self, peer: PeerId, protocol: str, *, relayed: bool = False) -> MuxedBytes:
+    async def open_bytes(
+        self, peer: PeerId, protocol: str, *, relayed: bool | None = False
+    ) -> MuxedBytes:
         """Return the bare bytes of a stream to a connected peer on which it speaks `protocol`.
 
         Args:
             peer: to whom.
             protocol: what is spoken.
-            relayed: take a connection through a relay, and none else; by default, a direct one.
+            relayed: whether to take a connection through a relay or a direct one, and none else;
+                None for a direct one if there is.
 
         Raises:
             PeerUnreachable, ProtocolRefused: as `open_stream`.

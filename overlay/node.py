@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from overlay.addresses import InvalidAddress, parse_address
+from overlay.addresses import InvalidAddress, is_circuit, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
 from overlay.compaction import Compaction
@@ -434,9 +434,13 @@ def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | 
     return Remembered(settings.state_dir, node.keys.network_id, node.peer_id)
 
 
-def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
+def _addresses(view: View, peer: PeerId) -> Sequence[str]:
     record = view.peer(peer)
-    return () if record is None else record.addresses
+    if record is None:
+        return ()
+    if record.machine == view.machine:
+        return sorted(record.addresses, key=is_circuit)  # the way to a neighbour is not outside
+    return record.addresses
 
 
 def _trust(settings: NodeSettings, role: Role, identity: Identity) -> Trust:

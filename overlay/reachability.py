@@ -7,7 +7,8 @@ what it found. One dial that succeeds proves nothing for others where the two sh
 several are asked, and the most decide, at a draw against the asker. A failure is confirmed once
 before it counts, as a packet may have been lost.
 
-Who cannot be dialled is *hidden*: it keeps reservations at relays and publishes their circuits. It
+Who cannot be dialled is *hidden*: it keeps reservations at relays and publishes their circuits, and
+after them its own addresses, for who is on the same machine or network when no relay answers. It
 also connects to them from the port that it listens on, so that its router keeps a way for that port
 and the relay can tell where it leads: this is what others punch at (`punching.py`).
 """
@@ -229,7 +230,7 @@ class Reachability:
         self._helpers = helpers
         self._changed = changed
         self._published = tuple(own)
-        self._reservations = Reservations(host, connect, helpers, self._publish, beside, clock)
+        self._reservations = Reservations(host, connect, helpers, self._reserved, beside, clock)
         self._hiding: trio.CancelScope | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._mapped: dict[PeerId, _Mapped] = {}
@@ -377,6 +378,9 @@ class Reachability:
         self._mapped[relay] = _Mapped(asked[1], observed)
         log.debug("reachability.mapped", relay=relay, observed=str(observed))
         return True
+
+    def _reserved(self, circuits: tuple[str, ...]) -> None:
+        self._publish((*circuits, *self._own))
 
     def _publish(self, addresses: tuple[str, ...]) -> None:
         if addresses != self._published:

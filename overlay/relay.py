@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from overlay.addresses import parse_addresses
+from overlay.addresses import is_hidden, parse_addresses
 from overlay.circuits import (
     HOP_PROTOCOL,
     STOP_PROTOCOL,
@@ -177,11 +177,11 @@ class Relay:
                 await _answer(stream, Status.UNEXPECTED_MESSAGE)
 
     async def _reserve(self, peer: PeerId, stream: MuxedBytes) -> None:
-        named = parse_addresses(f"{one}/p2p/{self._host.peer_id}" for one in self._addresses())
-        own = tuple(one for one in named if one.relay is None)
-        if not own:  # who is hidden itself leads nobody on
+        addresses = self._addresses()
+        if is_hidden(addresses) or not addresses:  # who is hidden itself leads nobody on
             await _answer(stream, Status.RESERVATION_REFUSED)
             return
+        own = tuple(parse_addresses(f"{one}/p2p/{self._host.peer_id}" for one in addresses))
         bounds = self.table.bounds
         status = self.table.reserve(peer, trio.current_time(), self._host.is_direct)
         if status is not Status.OK:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from overlay.addresses import Address, is_circuit, parse_addresses
+from overlay.addresses import Address, is_hidden, parse_addresses
 from overlay.host import Host
 from overlay.names import PeerId
 from overlay.punching import Puncher
@@ -77,7 +77,8 @@ class Traversal:
 
     def _published(self, peer: PeerId) -> list[Address]:
         record = self._view.peer(peer)
-        return [] if record is None else parse_addresses(record.addresses)
+        hidden = record is None or is_hidden(record.addresses)
+        return [] if record is None or hidden else parse_addresses(record.addresses)
 
     def _helpers(self) -> list[PeerId]:
         """Return who can help, bootstrap nodes before registries, the nearest first.
@@ -88,5 +89,5 @@ class Traversal:
             peer.peer_id
             for role in HELPERS
             for peer in self._view.peers(role)
-            if not peer.local and any(not is_circuit(one) for one in peer.record.addresses)
+            if not peer.local and peer.record.addresses and not is_hidden(peer.record.addresses)
         ]

@@ -6,23 +6,29 @@ through that machine's gateway: TCP with mutual TLS 1.3, where both ends compare
 certificate with the pin in its signed record, and the gateway says in one line that it accepts the
 caller. Nothing is sent before that line, so a refusal is always replayable.
 
+A machine that nobody can dial, or whose gateway's port is shut, has the same carried by the
+overlay, through a relay or a punched hole; see `overlay/http/carried.py`.
+
 A machine whose cable is cut sends no reset, and its kernel's peers would try for a quarter of an
 hour. So what is under way to a gateway ends when membership says that its machine is dead. (A
 TCP user timeout would do that too, and would also end a connection whose reader is merely slow.)
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
+from overlay.addresses import is_hidden
 from overlay.errors import PeerUnreachable, SettingsInvalid
+from overlay.http.carried import MAX_CARRIED
 from overlay.http.head import Field
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
-from overlay.records import Role
+from overlay.records import PeerRecord, Role
 from overlay.settings import split_address
 from overlay.tls import PeerTls, pin_of
 from overlay.view import InstanceView, View
@@ -37,6 +43,17 @@ MAX_ACCEPT_LINE = 512
 POOL_IDLE = 64
 """Idle connections kept to one target; a burst above it opens more and closes them afterwards."""
 
+SHUT_S = 60.0
+"""How long a gateway that nobody can connect to is not tried again while the overlay leads there:
+each try would cost a request the time that it takes to fail."""
+
+Carry = Callable[[PeerId], Awaitable[trio.abc.Stream]]
+"""Opens a connection to a peer's gateway over the overlay; raises `PeerUnreachable`."""
+
+
+class GatewayShut(PeerUnreachable):
+    """No connection to a gateway's address can be made; nobody there said no."""
+
 
 @dataclass(slots=True)
 class Road:
@@ -46,6 +63,7 @@ class Road:
         pool: connections to its end.
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
+        carried: the overlay carries it.
         under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
@@ -53,12 +71,15 @@ class Road:
     fields: tuple[Field, ...] = ()
     lease: Lease | None = None
     holder: LeaseHolder | None = None
+    carried: bool = False
     under_way: set[trio.CancelScope] = field(default_factory=set)
 
     @property
     def kind(self) -> str:
-        """`direct` or `gateway`, for explanations and metrics."""
-        return "gateway" if self.lease is None else "direct"
+        """`direct`, `gateway` or `overlay`, for explanations and metrics."""
+        if self.lease is not None:
+            return "direct"
+        return "overlay" if self.carried else "gateway"
 
     def begin(self) -> None:
         """Count a request that is about to be sent."""
@@ -73,9 +94,12 @@ class Road:
 
 @dataclass(slots=True)
 class _Gateway:
-    """Connections to one gateway, good for as long as it shows a certificate with the key `pin`."""
+    """Connections to one gateway, good for as long as it shows a certificate with the key `pin`.
 
-    pin: str
+    A gateway that only the overlay leads to has none, as certificates do not matter there.
+    """
+
+    pin: str | None
     pool: Pool
     under_way: set[trio.CancelScope] = field(default_factory=set)
 
@@ -88,6 +112,7 @@ class Roads:
         tls: this peer's contexts.
         nursery: runs the connections to local allocators.
         proxy_port: where this machine's instances find the proxy.
+        carry: opens connections over the overlay.
         welcomed: called with each local allocator's word on the containers' bridge.
     """
 
@@ -97,12 +122,14 @@ class Roads:
         tls: PeerTls,
         nursery: trio.Nursery,
         proxy_port: int,
+        carry: Carry,
         welcomed: Callable[[Welcome], None],
     ) -> None:
         self._view = view
         self._tls = tls
         self._nursery = nursery
         self._proxy_port = proxy_port
+        self._carry = carry
         self._welcomed = welcomed
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
         self._direct: dict[tuple[PeerId, InstanceId], Road] = {}
@@ -179,31 +206,62 @@ class Roads:
 
     def _gateway(self, instance: InstanceView) -> Road:
         record = self._view.peer(instance.owner)
-        if record is None or not record.gateway:
+        carried = record is not None and is_hidden(record.addresses) and not instance.local
+        if record is None or not (record.gateway or carried):
             raise PeerUnreachable(f"{instance.owner} has no gateway")
+        pin = None if carried else record.certificate
         gateway = self._gateways.get(instance.owner)
-        if gateway is None or gateway.pin != record.certificate:
+        if gateway is None or gateway.pin != pin:
             if gateway is not None:
                 self._nursery.start_soon(gateway.pool.aclose)
-            gateway = _Gateway(record.certificate, self._gateway_pool(instance.owner))
-            self._gateways[instance.owner] = gateway
+            pool = (self._carried_pool if carried else self._gateway_pool)(instance.owner)
+            gateway = self._gateways[instance.owner] = _Gateway(pin, pool)
         fields = ((b"Myxo-Instance", instance.record.id.encode()),)
-        return Road(gateway.pool, fields, under_way=gateway.under_way)
+        return Road(gateway.pool, fields, carried=carried, under_way=gateway.under_way)
+
+    def _carried_pool(self, owner: PeerId) -> Pool:
+        async def dial() -> trio.abc.Stream:
+            return await _open_carried(self._carry, owner)
+
+        return Pool(dial, max_idle=POOL_IDLE, max_open=MAX_CARRIED)
 
     def _gateway_pool(self, owner: PeerId) -> Pool:
+        try_at = 0.0
+
         async def dial() -> trio.abc.Stream:
+            nonlocal try_at
             record = self._view.peer(owner)
             if record is None:
                 raise PeerUnreachable(f"{owner} is gone")
-            failure = PeerUnreachable(f"{record.host} has no gateway")
-            for address in record.gateway:
+            if trio.current_time() < try_at:
+                return await _open_carried(self._carry, owner)
+            try:
+                return await self._dial_gateway(record)
+            except GatewayShut as shut:
                 try:
-                    return await _open_gateway(address, record.certificate, self._tls)
-                except PeerUnreachable as exc:
-                    failure = exc
-            raise failure
+                    stream = await _open_carried(self._carry, owner)
+                except PeerUnreachable:
+                    raise shut from None
+            try_at = trio.current_time() + SHUT_S
+            return stream
 
         return Pool(dial, max_idle=POOL_IDLE)
+
+    async def _dial_gateway(self, record: PeerRecord) -> trio.abc.Stream:
+        """Connect to a gateway at any of its addresses.
+
+        Raises:
+            GatewayShut: none of them can be connected to.
+            PeerUnreachable: it has none, or who answers there does not accept this peer.
+        """
+        failures = [PeerUnreachable(f"{record.host} has no gateway")]
+        for address in record.gateway:
+            try:
+                return await _open_gateway(address, record.certificate, self._tls)
+            except PeerUnreachable as exc:
+                failures.append(exc)
+        answered = [one for one in failures[1:] if not isinstance(one, GatewayShut)]
+        raise (answered or failures)[-1]
 
 
 def _is_there(control: str) -> bool:
@@ -229,18 +287,37 @@ async def _open_tcp(address: str, what: str) -> trio.SocketStream:
 
 
 async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream:
-    tcp = await _open_tcp(address, "the gateway")
+    try:
+        tcp = await _open_tcp(address, "the gateway")
+    except PeerUnreachable as exc:
+        raise GatewayShut(str(exc)) from exc
     stream = trio.SSLStream(tcp, tls.client_context, https_compatible=True)
+    async with _given_up_unless_met(stream, f"the gateway at {address}"):
+        await _meet(stream, address, pin)
+    return stream
+
+
+async def _open_carried(carry: Carry, owner: PeerId) -> trio.abc.Stream:
+    with trio.move_on_after(CONNECT_TIMEOUT_S):
+        stream = await carry(owner)
+        async with _given_up_unless_met(stream, "the gateway over the overlay"):
+            await _await_word(stream, "over the overlay")
+        return stream
+    raise PeerUnreachable(f"{owner} does not answer over the overlay")
+
+
+@asynccontextmanager
+async def _given_up_unless_met(stream: trio.abc.Stream, what: str) -> AsyncIterator[None]:
+    """Close the stream if the two did not get to know each other in time."""
     try:
         with trio.fail_after(CONNECT_TIMEOUT_S):
-            await _meet(stream, address, pin)
+            yield
     except (trio.BrokenResourceError, trio.TooSlowError) as exc:
         await trio.aclose_forcefully(stream)
-        raise PeerUnreachable(f"the gateway at {address} does not answer: {exc!r}") from exc
+        raise PeerUnreachable(f"{what} does not answer: {exc!r}") from exc
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return stream
 
 
 async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: str) -> None:
@@ -248,12 +325,16 @@ async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: 
     await stream.do_handshake()
     if pin_of(stream) != pin:
         raise PeerUnreachable(f"another peer than expected answers at {address}")
+    await _await_word(stream, f"at {address}")
+
+
+async def _await_word(stream: trio.abc.ReceiveStream, where: str) -> None:
     line = b""
     while not line.endswith(b"\r\n"):
         data = await stream.receive_some(MAX_ACCEPT_LINE - len(line))
         if not data or len(line) + len(data) >= MAX_ACCEPT_LINE:
-            raise PeerUnreachable(f"the gateway at {address} closed without accepting this peer")
+            raise PeerUnreachable(f"the gateway {where} closed without accepting this peer")
         line += data
     if line != ACCEPT_LINE:
         text = line.decode("ascii", "replace").strip()
-        raise PeerUnreachable(f"the gateway at {address} refused this peer: {text}")
+        raise PeerUnreachable(f"the gateway {where} refused this peer: {text}")

@@ -1,6 +1,7 @@
 """The proxy daemon: wires the parts together and serves client connections."""
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from time import perf_counter
 
@@ -10,6 +11,7 @@ import trio
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken
+from overlay.http.carried import open_carried
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import Field, RequestHead
@@ -92,7 +94,8 @@ class _Server:
         self._nursery = nursery
         self._metrics = ProxyMetrics(node.metrics)
         self._upstreams = Upstreams(node.view)
-        self._roads = Roads(node.view, node.tls, nursery, settings.port, self._welcomed)
+        carry = partial(open_carried, node.host, node.reach.connect)
+        self._roads = Roads(node.view, node.tls, nursery, settings.port, carry, self._welcomed)
         self._bridges: set[str] = set()
         self._clients = 0
         self._metrics.connections.set_function(lambda: self._clients)

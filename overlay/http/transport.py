@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import struct
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
@@ -271,8 +272,20 @@ class SocketTransport:
         return events[0][1] if events else 0
 
 
+class WatchedStream(trio.abc.HalfCloseableStream):
+    """A stream without a socket that knows how it stands."""
+
+    @abstractmethod
+    def quiet(self) -> bool:
+        """See `Transport`."""
+
+    @abstractmethod
+    def lost(self) -> bool:
+        """See `Transport`."""
+
+
 class StreamTransport:
-    """Any other trio stream: TLS, or memory in tests."""
+    """Any other trio stream: TLS, a stream of the overlay, or memory in tests."""
 
     __slots__ = ("_poll", "_stream", "half_closes")
 
@@ -298,10 +311,14 @@ class StreamTransport:
 
     def quiet(self) -> bool:
         """See `Transport`."""
+        if isinstance(self._stream, WatchedStream):
+            return self._stream.quiet()
         return not self._polled()
 
     def lost(self) -> bool:
         """See `Transport`."""
+        if isinstance(self._stream, WatchedStream):
+            return self._stream.lost()
         return bool(self._polled() & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
 
     def probe(self) -> None:

@@ -138,14 +138,35 @@ class Pool:
         max_idle: connections that are kept; more are closed after use.
         idle_timeout_s: seconds after which an idle connection is not used any more; below what
             servers use (5 s in Node, 75 s in nginx), as far as one knows.
+        max_open: connections at once; who wants one more waits for one to be given back.
     """
 
-    __slots__ = ("_closed", "_dial", "_idle", "_idle_timeout_s", "_max_idle", "in_use")
+    __slots__ = (
+        "_closed",
+        "_dial",
+        "_idle",
+        "_idle_timeout_s",
+        "_max_idle",
+        "_max_open",
+        "_open",
+        "_waiting",
+        "in_use",
+    )
 
-    def __init__(self, dial: Dial, *, max_idle: int = 32, idle_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        *,
+        max_idle: int = 32,
+        idle_timeout_s: float = 30.0,
+        max_open: float = inf,
+    ) -> None:
         self._dial = dial
         self._max_idle = max_idle
         self._idle_timeout_s = idle_timeout_s
+        self._max_open = max_open
+        self._open = 0
+        self._waiting = trio.lowlevel.ParkingLot()
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
         self.in_use = 0
@@ -169,32 +190,57 @@ class Pool:
             (kept if good else dropped).append(connection)
         self._idle = kept
         for connection in dropped:
-            await connection.abort()
+            await self._drop(connection)
 
     async def aclose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
         while self._idle:
-            await self._idle.pop().abort()
+            await self._drop(self._idle.pop())
 
     async def take(self, *, fresh: bool) -> UpstreamConnection:
         """Return an idle connection that stands, or a new one; `acquire` is how to call it."""
-        oldest = trio.current_time() - self._idle_timeout_s
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if connection.idle_since > oldest and connection.quiet():
-                connection.reused = True
-                return connection
-            await connection.abort()
-        return UpstreamConnection(await self._dial())
+        while True:
+            oldest = trio.current_time() - self._idle_timeout_s
+            while self._idle and not fresh:
+                connection = self._idle.pop()
+                if connection.idle_since > oldest and connection.quiet():
+                    connection.reused = True
+                    return connection
+                await self._drop(connection)
+            if self._open < self._max_open:
+                return await self._new()
+            if self._idle:
+                await self._drop(self._idle.popleft())
+            else:
+                await self._waiting.park()
 
     async def give_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` if it can be used again, else close it."""
         if connection.reusable and not self._closed and len(self._idle) < self._max_idle:
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
+            self._waiting.unpark()
         else:
+            await self._drop(connection)
+
+    async def _new(self) -> UpstreamConnection:
+        self._open += 1
+        try:
+            return UpstreamConnection(await self._dial())
+        except BaseException:
+            self._closed_one()
+            raise
+
+    async def _drop(self, connection: UpstreamConnection) -> None:
+        try:
             await connection.abort()
+        finally:
+            self._closed_one()
+
+    def _closed_one(self) -> None:
+        self._open -= 1
+        self._waiting.unpark()
 
 
 class Lease:

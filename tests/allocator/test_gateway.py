@@ -2,19 +2,23 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 from prometheus_client import CollectorRegistry
 
+from allocator import gateway as gateway_module
 from allocator.admission import Ledger, Limits, Policy
 from allocator.gateway import Gateway
 from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
+from overlay.host import Host, open_host
+from overlay.http.carried import HTTP_PROTOCOL, open_carried
 from overlay.identity import Identity
-from overlay.names import Digest, InstanceId, ServiceName
+from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import Image, ServiceSpec
@@ -35,7 +39,7 @@ def fresh_tls() -> PeerTls:
 class Caller:
     """A proxy's end of one connection."""
 
-    stream: "trio.SSLStream[trio.SocketStream]"
+    stream: trio.abc.Stream
     buffer: bytes = b""
 
     async def line(self) -> bytes:
@@ -74,6 +78,7 @@ class Lab:
     pins: set[str]
     news: list[trio.Event]
     gateway: Gateway
+    peers: set[PeerId]
     tls: PeerTls = field(default_factory=fresh_tls)
 
     @asynccontextmanager
@@ -87,6 +92,21 @@ class Lab:
         finally:
             await trio.aclose_forcefully(stream)
 
+    @asynccontextmanager
+    async def carry(self, *, member: bool = True) -> AsyncIterator[tuple[Caller, Host]]:
+        """Have the overlay carry a connection to the gateway; yield it and the caller's host."""
+        async with (
+            open_host(Identity.generate(), ["/ip4/127.0.0.1/tcp/0"], psk=None) as here,
+            open_host(Identity.generate(), [], psk=None) as there,
+        ):
+            here.handle_bytes(HTTP_PROTOCOL, self.gateway.serve_carried)
+            await there.connect(here.peer_id, here.listen_addresses()[0], timeout_s=5)
+            if member:
+                self.peers.add(there.peer_id)
+            stream = await open_carried(there, connected, here.peer_id)
+            yield Caller(stream), there
+            await trio.aclose_forcefully(stream)
+
     async def start(self) -> InstanceId:
         await self.instances.allocate(HELLO)
         (instance,) = self.machine.instances
@@ -96,6 +116,10 @@ class Lab:
         self.pins.add(tls.pin)
         for event in self.news:
             event.set()
+
+
+async def connected(_: PeerId) -> None:
+    pass
 
 
 @pytest.fixture
@@ -117,10 +141,19 @@ async def lab() -> AsyncIterator[Lab]:
             metrics,
         )
         await nursery.start(instances.run)
-        gateway = Gateway(instances, fresh_tls(), pins.__contains__, members_changed, metrics)
+        peers: set[PeerId] = set()
+        gateway = Gateway(
+            instances,
+            fresh_tls(),
+            pins.__contains__,
+            peers.__contains__,
+            members_changed,
+            metrics,
+        )
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(gateway.serve, listener)
-        lab = Lab(machine, instances, listener.socket.getsockname()[1], pins, news, gateway)
+        port = listener.socket.getsockname()[1]
+        lab = Lab(machine, instances, port, pins, news, gateway, peers)
         pins.add(lab.tls.pin)
         with trio.fail_after(20):
             yield lab
@@ -261,3 +294,76 @@ async def test_a_bug_that_one_connection_meets_ends_no_other(
                 await caller.line()
     async with lab.call() as caller:
         assert await caller.line() == b"MYXO/1 OK\r\n"
+
+
+# carried by the overlay
+
+
+async def test_a_carried_request_reaches_the_instance_and_is_counted_as_any(lab: Lab) -> None:
+    instance = await lab.start()
+    async with lab.carry() as (caller, _):
+        assert await caller.line() == b"MYXO/1 OK\r\n"
+        for _again in range(3):
+            await caller.ask(instance)
+            status, headers, body = await caller.answer()
+            assert (status, headers["myxo-in-flight"]) == (200, "1")
+            assert "COLOUR=blue" in body
+        await caller.ask("nothing")
+        status, headers, _body = await caller.answer()
+        assert (status, headers["myxo-refused"]) == (421, "gone")
+        while lab.instances.load() != {instance: 0}:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def test_a_carried_connection_of_a_peer_that_is_no_member_is_refused(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "MEMBER_WAIT_S", 0.1)
+    async with lab.carry(member=False) as (caller, _):
+        assert (await caller.line()).startswith(b"MYXO/1 REFUSED this peer is no member")
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await caller.line()
+
+
+async def test_a_peer_that_becomes_a_member_a_moment_later_is_accepted(lab: Lab) -> None:
+    async with lab.carry(member=False) as (caller, host):
+        while not lab.news:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        lab.peers.add(host.peer_id)
+        lab.admit(lab.tls)  # which tells of the change
+        assert await caller.line() == b"MYXO/1 OK\r\n"
+
+
+async def test_a_request_whose_connection_is_cut_is_in_flight_no_more(
+    lab: Lab, nursery: trio.Nursery
+) -> None:
+    async def never_answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await trio.sleep_forever()
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, never_answer, 0, host="127.0.0.1"))
+    instance = await lab.start()
+    address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+    lab.gateway._pools[instance] = gateway_module._InstancePool(address)
+    async with lab.carry() as (caller, host):
+        await caller.line()
+        await caller.ask(instance)
+        while lab.instances.load() != {instance: 1}:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        for peer in host.connected():
+            await host.disconnect(peer)
+        while lab.instances.load() != {instance: 0}:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_not_http_is_answered_and_ends_one_connection_only(lab: Lab) -> None:
+    instance = await lab.start()
+    async with lab.carry() as (caller, _):
+        await caller.line()
+        await caller.stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        assert (await caller.answer())[0] == 400
+    async with lab.carry() as (caller, _):
+        await caller.line()
+        await caller.ask(instance)
+        assert (await caller.answer())[0] == 200

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from overlay import reachability as reachability_module
-from overlay.addresses import Address, is_circuit, parse_addresses
+from overlay.addresses import Address, is_hidden, parse_addresses
 from overlay.connection import Connection, MuxedBytes
 from overlay.errors import PeerUnreachable, StreamCut
 from overlay.framing import FramedStream
@@ -274,10 +274,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability_module, "MAP_RETRY_S", 0.2)
 
 
-def all_circuits(addresses: tuple[str, ...]) -> bool:
-    return bool(addresses) and all(map(is_circuit, addresses))
-
-
 @pytest.mark.usefixtures("hasty")
 async def test_who_can_be_dialled_publishes_what_it_knows() -> None:
     async with peer_with(["/ip4/127.0.0.1/tcp/PORT"], helpers=2) as (peer, _, _other):
@@ -299,8 +295,10 @@ async def test_who_is_reached_at_another_address_publishes_it_first() -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_who_cannot_be_dialled_is_reached_through_its_helpers() -> None:
     async with peer_with([NOWHERE], helpers=3) as (peer, helpers, other):
-        await peer.publishes(all_circuits)
-        relays = {address.split("/")[6] for address in peer.published}
+        await peer.publishes(is_hidden)
+        *circuits, own = peer.published
+        relays = {address.split("/")[6] for address in circuits}
+        assert own == NOWHERE  # for who is on the same machine or network
         assert relays == {helper.peer_id for helper in helpers[:2]}
         await other.connect(peer.host.peer_id, peer.published[0], timeout_s=FAST_S)
         assert peer.reachability.hidden
@@ -309,7 +307,7 @@ async def test_who_cannot_be_dialled_is_reached_through_its_helpers() -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_a_relay_sees_the_port_that_a_hidden_peer_listens_on() -> None:
     async with peer_with([NOWHERE]) as (peer, (relay,), _):
-        await peer.publishes(all_circuits)
+        await peer.publishes(is_hidden)
         listening = Address("ip4", "127.0.0.1", port_of(peer.host))
         while peer.reachability.outside()[0] != listening:
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -365,16 +363,16 @@ async def test_a_port_that_is_opened_later_ends_the_hiding(
         for helper in helpers:
             opened_later = behind_a_firewall(helper.answers_at)
             helper.answers_at = opened_later  # type: ignore[method-assign, assignment]
-        await peer.publishes(all_circuits)
+        await peer.publishes(is_hidden)
         shut = False
-        await peer.publishes(lambda addresses: not any(map(is_circuit, addresses)))
+        await peer.publishes(lambda addresses: not is_hidden(addresses))
         assert not peer.reachability.hidden
         await other.connect(peer.host.peer_id, peer.published[0], timeout_s=FAST_S)
 
 
 async def test_who_is_told_to_hide_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with peer_with(["/ip4/127.0.0.1/tcp/PORT"], "no") as (peer, _, other):
-        await peer.publishes(all_circuits)
+        await peer.publishes(is_hidden)
         await other.connect(peer.host.peer_id, peer.published[0], timeout_s=FAST_S)
         assert not other.is_direct(peer.host.peer_id)
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.testing import Wire
@@ -211,6 +212,10 @@ def take_peer(view: View, peer: Identity, **fields: object) -> None:
     meet(view, peer.peer_id, NOW)
 
 
+async def carried_nowhere(peer: PeerId) -> trio.abc.Stream:
+    raise PeerUnreachable(f"no overlay leads to {peer} here")
+
+
 @pytest.fixture
 async def ground(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ground]:
     async with ground_of(tmp_path, nursery) as made:
@@ -226,7 +231,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             take_peer(view, HERE, machine="here", control=str(tmp_path / "s"))
             welcomed = trio.Event()
             tls = open_tls(KEYS, PROXY.peer_id)
-            roads = Roads(view, tls, nursery, 4200, lambda _: welcomed.set())
+            roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda _: welcomed.set())
             await roads.follow()
             await welcomed.wait()
             definitions, starter, upstreams = KnownDefinitions(), ScriptedStarter(), Upstreams(view)

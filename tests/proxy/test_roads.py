@@ -1,6 +1,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import trio.testing
 from overlay.errors import PeerUnreachable
 from overlay.identity import Identity
 from overlay.leases import Hello, Release
-from overlay.names import InstanceId, ServiceName
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
 from overlay.testing import bury, cut, empty_view, meet
 from overlay.tls import open_tls
 from overlay.view import InstanceView, View
+from proxy import roads as roads_module
 from proxy.roads import Road, Roads
 from proxy.testing import PlayedAllocator, played_allocator
 
@@ -29,6 +31,7 @@ class Ground:
     view: View
     roads: Roads
     allocator: PlayedAllocator
+    overlay: "PlayedOverlay"
 
     @property
     def instance(self) -> InstanceView:
@@ -62,6 +65,22 @@ def say_instance(view: View, counter: int = 1, *, withdrawn: bool = False) -> No
     view.apply(sign_record(OWNER, record), 1.0)
 
 
+@dataclass
+class PlayedOverlay:
+    """Carries connections to gateways that say `line`; to none if that is empty."""
+
+    line: bytes = b"MYXO/1 OK\r\n"
+    carried: list[trio.abc.Stream] = field(default_factory=list)
+
+    async def carry(self, peer: PeerId) -> trio.abc.Stream:
+        if not self.line:
+            raise PeerUnreachable(f"{peer} is not connected")
+        near, far = trio.testing.memory_stream_pair()
+        await far.send_all(self.line)
+        self.carried.append(far)
+        return near
+
+
 @asynccontextmanager
 async def ground_of(tmp_path: Path, *, machine: str = "here") -> AsyncIterator[Ground]:
     with trio.fail_after(15):
@@ -73,9 +92,10 @@ async def ground_of(tmp_path: Path, *, machine: str = "here") -> AsyncIterator[G
             view = empty_view(ME, "here")
             say_peer(view, machine=machine, control=str(tmp_path / "s"))
             say_instance(view)
-            roads = Roads(view, TLS, nursery, 4200, lambda _: None)
+            overlay = PlayedOverlay()
+            roads = Roads(view, TLS, nursery, 4200, overlay.carry, lambda _: None)
             await roads.follow()
-            yield Ground(view, roads, allocator)
+            yield Ground(view, roads, allocator, overlay)
             nursery.cancel_scope.cancel()
 
 
@@ -181,3 +201,104 @@ async def test_an_instance_of_the_same_id_but_another_owner_gets_a_road_of_its_o
     with pytest.raises(PeerUnreachable, match="gateway"):
         await here.roads.to(theirs)
     assert await here.roads.to(here.instance) is road
+
+
+# carried by the overlay
+
+CIRCUIT = f"/ip4/192.0.2.7/tcp/4001/p2p/{ME.peer_id}/p2p-circuit"
+INSIDE = "/ip4/192.168.1.2/tcp/4003"
+
+
+async def test_a_hidden_machine_is_reached_over_the_overlay(there: Ground) -> None:
+    say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
+    road = await there.roads.to(there.instance)
+    assert road.kind == "overlay"
+    assert road.fields == ((b"Myxo-Instance", b"i1"),)
+    async with road.pool.acquire():
+        assert len(there.overlay.carried) == 1
+    assert (await there.roads.to(there.instance)).pool is road.pool
+
+
+async def test_a_hidden_allocator_of_this_machine_is_dialled_all_the_same(here: Ground) -> None:
+    here.allocator.addresses.clear()
+    say_peer(here.view, 5, machine="here", control="", addresses=(CIRCUIT, INSIDE))
+    assert (await here.roads.to(here.instance)).kind == "gateway"
+
+
+async def test_a_machine_that_hides_or_comes_out_gets_new_connections(there: Ground) -> None:
+    dialled = await there.roads.to(there.instance)
+    say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
+    carried = await there.roads.to(there.instance)
+    assert carried.pool is not dialled.pool
+    say_peer(there.view, 6, machine="there", addresses=(INSIDE,))
+    assert (await there.roads.to(there.instance)).kind == "gateway"
+
+
+@pytest.mark.parametrize("line", [b"", b"MYXO/1 REFUSED why not\r\n", b"HTTP/1.1 200 OK\r\n"])
+async def test_a_carried_gateway_that_does_not_accept_is_unreachable(
+    there: Ground, line: bytes
+) -> None:
+    there.overlay.line = line
+    say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
+    road = await there.roads.to(there.instance)
+    with pytest.raises(PeerUnreachable):
+        await road.pool.take(fresh=True)
+
+
+async def test_a_carried_gateway_that_says_nothing_is_given_up_in_time(
+    there: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roads_module, "CONNECT_TIMEOUT_S", 0.05)
+    there.overlay.line = b"MYXO"
+    say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
+    road = await there.roads.to(there.instance)
+    with pytest.raises(PeerUnreachable, match="does not answer"):
+        await road.pool.take(fresh=True)
+
+
+async def test_a_gateway_whose_port_is_shut_is_reached_over_the_overlay_and_tried_again_later(
+    there: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    opened = roads_module._open_tcp
+
+    async def note(address: str, what: str) -> trio.SocketStream:
+        tried.append(address)
+        return await opened(address, what)
+
+    monkeypatch.setattr(roads_module, "_open_tcp", note)
+    road = await there.roads.to(there.instance)
+    for _ in range(3):
+        await (await road.pool.take(fresh=True)).abort()
+    assert (len(tried), len(there.overlay.carried)) == (1, 3)
+    monkeypatch.setattr(roads_module, "SHUT_S", 0.0)
+    say_peer(there.view, 5, machine="there", certificate="0" * 64)
+    road = await there.roads.to(there.instance)
+    for _ in range(2):
+        await (await road.pool.take(fresh=True)).abort()
+    assert len(tried) == 3
+
+
+async def test_a_shut_gateway_to_which_the_overlay_does_not_lead_either_says_where_it_is(
+    there: Ground,
+) -> None:
+    there.overlay.line = b""
+    road = await there.roads.to(there.instance)
+    with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
+        await road.pool.take(fresh=True)
+
+
+async def test_who_is_refused_by_a_gateway_does_not_try_another_way_in(
+    there: Ground, nursery: trio.Nursery
+) -> None:
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
+    port = listener.socket.getsockname()[1]
+    say_peer(there.view, 5, machine="there", gateway=("127.0.0.1:1", f"127.0.0.1:{port}"))
+    road = await there.roads.to(there.instance)
+    with pytest.raises(PeerUnreachable, match="does not answer"):
+        await road.pool.take(fresh=True)
+    assert not there.overlay.carried
+    nursery.cancel_scope.cancel()

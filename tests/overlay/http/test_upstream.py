@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from overlay.http import Pool, UpstreamConnection
 from overlay.http.testing import Lab, Wire
@@ -92,6 +93,70 @@ async def test_idle_connections_are_few_and_not_old(lab: Lab) -> None:
     assert pool.idle == 1
     await pool.sweep()
     assert pool.idle == 0
+
+
+async def test_who_wants_more_than_may_be_open_waits_for_one_to_be_given_back(lab: Lab) -> None:
+    pool = Pool(partial(lab.dial, await lab.upstream(ok)), max_open=2)
+    done: list[int] = []
+
+    async def use(number: int) -> None:
+        async with pool.acquire() as connection:
+            await one_request(connection)
+            await trio.testing.wait_all_tasks_blocked()
+            done.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(7):
+            nursery.start_soon(use, number)
+    assert sorted(done) == list(range(7))
+    assert lab.accepted == 2
+    assert pool.idle == 2
+
+
+async def test_the_place_of_a_connection_that_cannot_be_kept_is_free_again(lab: Lab) -> None:
+    pool = Pool(partial(lab.dial, await lab.upstream(ok)), max_open=1)
+    for _ in range(3):
+        async with pool.acquire() as connection:
+            await connection.send(
+                b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+            )  # and its answer is not read
+    async with trio.open_nursery() as nursery, pool.acquire():
+        waiting = trio.Event()
+
+        async def wait() -> None:
+            waiting.set()
+            async with pool.acquire() as connection:
+                await one_request(connection)
+
+        nursery.start_soon(wait)
+        await waiting.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert lab.accepted == 4
+    assert lab.accepted == 5
+
+
+async def test_a_fresh_one_takes_the_place_of_an_idle_one(lab: Lab) -> None:
+    pool = Pool(partial(lab.dial, await lab.upstream(ok)), max_open=1)
+    async with pool.acquire() as first:
+        await one_request(first)
+    async with pool.acquire(fresh=True) as second:
+        assert second is not first
+        assert pool.idle == 0
+
+
+async def test_failed_dials_take_no_place() -> None:
+    tries = 0
+
+    async def dial() -> trio.SocketStream:
+        nonlocal tries
+        tries += 1
+        raise ConnectionRefusedError
+
+    pool = Pool(dial, max_open=1)
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await pool.take(fresh=False)
+    assert tries == 3
 
 
 async def test_a_closed_pool_keeps_nothing(lab: Lab) -> None:
