@@ -258,7 +258,7 @@ class _Daemon:
         return address, BRIDGE if address else ""
 
     def _is_member(self, pin: str) -> bool:
-        return any(p.record.certificate == pin for p in self.node.view.peers() if pin)
+        return bool(pin) and self.node.view.by_certificate(pin) is not None
 
     def _elsewhere(self, service: ServiceName) -> int:
         instances = self.node.view.instances(service)

@@ -32,7 +32,7 @@ async def run(
     """
 
     def prepare(node: Node) -> None:
-        node.metrics.register(PingMonitor(node.view, node.hostname))
+        node.metrics.register(PingMonitor(node.view, node.hostname, node.host.connected))
 
     async with open_node(
         settings, Role.BOOTSTRAP, default_metrics_addr=DEFAULT_METRICS_ADDR, prepare=prepare

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,10 +10,11 @@ from typing import Annotated, ClassVar
 import trio
 import typer
 
-from myxo import keys
+from myxo import distances, keys
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, joining, run
 from myxo.status import print_status, read_status
+from myxo.watching import print_changes
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
@@ -248,6 +250,43 @@ def status(
     """
     directory = NodeSettings.load({"state_dir": state_dir}).state_dir
     print_status(trio.run(read_status, directory), as_json=as_json)
+
+
+@app.command()
+@refusing
+def rtt(
+    one: Annotated[str, typer.Argument(metavar="A", help="A host's name or a peer id.")],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[B]", help="Another; this machine if left out.")
+    ] = None,
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in seconds.")] = False,
+) -> None:
+    """Show the RTT between two machines: as one of them measured it, and as estimated.
+
+    The estimate needs no probe between the two; its error is stated with it.
+
+    \b
+    Example: myxo rtt edge-1 edge-2
+    """
+    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    found = trio.run(distances.read_rtt, directory, one, other)
+    typer.echo(json.dumps(found) if as_json else distances.as_text(found))
+
+
+@app.command()
+@refusing
+def watch(
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Show each change of a member's or an instance's state as this machine learns it.
+
+    \b
+    Example: myxo watch --json
+    """
+    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    trio.run(print_changes, directory, as_json)
 
 
 @app.command()

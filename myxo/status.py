@@ -28,8 +28,7 @@ async def read_status(state_dir: Path) -> list[dict[str, Any]]:
         NothingRuns: none answers.
     """
     found: list[dict[str, Any]] = []
-    sockets = [path for d in (state_dir, SYSTEM_STATE_DIR) for path in (d / "run").glob("*.sock")]
-    for path in sorted(sockets):
+    for path in control_sockets(state_dir):
         try:
             with trio.fail_after(ANSWER_TIMEOUT_S):
                 async with open_control(path, "status") as connection:
@@ -44,6 +43,11 @@ async def read_status(state_dir: Path) -> list[dict[str, Any]]:
             "`myxo join ADDR` for a network that exists"
         )
     return found
+
+
+def control_sockets(state_dir: Path) -> list[Path]:
+    """Return the sockets of this machine's daemons, of those that systemd runs too."""
+    return sorted(p for d in (state_dir, SYSTEM_STATE_DIR) for p in (d / "run").glob("*.sock"))
 
 
 def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
@@ -79,12 +83,12 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _peers(daemons: list[dict[str, Any]]) -> Table:
-    table = _table("Peers", ("host", "role", "state", "RTT ms", "room", "peer"))
+    table = _table("Peers", ("host", "role", "state", "RTT ms", "estimate ms", "room", "peer"))
     here = {d["peer_id"] for d in daemons}
     known = {p["peer_id"]: p for d in daemons for p in d["peers"]}
     for d in daemons:
         room = known.get(d["peer_id"], {}).get("room")
-        _add(table, d["host"], d["role"], "here", "", _room(room), _short(d["peer_id"]))
+        _add(table, d["host"], d["role"], "here", "", "", _room(room), _short(d["peer_id"]))
     for peer in known.values():
         if peer["peer_id"] not in here:
             _add(
@@ -92,7 +96,8 @@ def _peers(daemons: list[dict[str, Any]]) -> Table:
                 peer["host"],
                 peer["role"],
                 peer["state"],
-                _ms(peer["rtt_s"]),
+                _ms(peer["measured_rtt_s"]),
+                _estimate(peer["estimated_rtt_s"], peer["estimate_error_s"]),
                 _room(peer["room"]),
                 _short(peer["peer_id"]),
             )
@@ -147,6 +152,10 @@ def _short(peer_id: str) -> str:
 
 def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1000:.2f}"
+
+
+def _estimate(rtt_s: float | None, error_s: float | None) -> str:
+    return "" if rtt_s is None or error_s is None else f"{rtt_s * 1000:.2f} ± {error_s * 1000:.2f}"
 
 
 def _room(room: Mapping[str, int] | None) -> str:

@@ -2,7 +2,12 @@
 
     /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…    /ip6/::1/tcp/4001    /dns4/boot.example/tcp/4001
 
-Everything else that a multiaddr can say (QUIC, WebSocket, circuits) is refused by name.
+A peer that cannot be dialled is reached through a circuit of one that can, its relay:
+
+    /ip4/192.0.2.7/tcp/4001/p2p/RELAY/p2p-circuit/p2p/PEER
+
+Everything else that a multiaddr can say (QUIC, WebSocket, a circuit over a circuit) is refused by
+name.
 """
 
 import ipaddress
@@ -27,6 +32,7 @@ _FAMILIES = {
     "dns4": socket.AF_INET,
     "dns6": socket.AF_INET6,
 }
+_CIRCUIT = "p2p-circuit"
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 _VIRTUAL_INTERFACE = re.compile(r"docker|br-|veth|virbr|cni|podman")
@@ -52,12 +58,19 @@ class Address:
         host: an IP address or a host name.
         port: 0 to 65535; 0 only to listen on any free port.
         peer: the peer that must answer, if the address says so.
+        relay: the peer that answers at `host` and `port` itself, if `peer` is behind a circuit.
     """
 
     kind: str
     host: str
     port: int
     peer: PeerId | None = None
+    relay: PeerId | None = None
+
+    @property
+    def relay_address(self) -> "Address":
+        """Where the relay of a circuit is dialled."""
+        return Address(self.kind, self.host, self.port, self.relay)
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -71,8 +84,9 @@ class Address:
 
     def __str__(self) -> str:
         """Return the multiaddr."""
+        relay = f"/p2p/{self.relay}/{_CIRCUIT}" if self.relay else ""
         peer = f"/p2p/{self.peer}" if self.peer else ""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{peer}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{relay}{peer}"
 
 
 def parse_address(text: str) -> Address:
@@ -82,7 +96,8 @@ def parse_address(text: str) -> Address:
         InvalidAddress: saying what is wrong with it.
     """
     empty, *parts = text.strip().removesuffix("/").split("/")
-    if empty or len(parts) not in {4, 6}:
+    relayed = parts[6:7] == [_CIRCUIT]
+    if empty or len(parts) not in ({7, 9} if relayed else {4, 6}):
         raise InvalidAddress(text, "it has not the parts of one")
     kind, host, transport, port = parts[:4]
     if kind not in _FAMILIES:
@@ -91,7 +106,18 @@ def parse_address(text: str) -> Address:
         raise InvalidAddress(text, f"its transport is {transport!r}, and only tcp is spoken")
     if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
         raise InvalidAddress(text, f"{port!r} is not a port")
-    return Address(kind, _host(text, kind, host), int(port), _peer(text, parts[4:]))
+    return Address(
+        kind,
+        _host(text, kind, host),
+        int(port),
+        peer=_peer(text, parts[7:] if relayed else parts[4:]),
+        relay=_peer(text, parts[4:6]) if relayed else None,
+    )
+
+
+def is_circuit(text: str) -> bool:
+    """Whether a multiaddr leads through a relay."""
+    return f"/{_CIRCUIT}" in text
 
 
 def expand_wildcard(address: Address) -> list[Address]:

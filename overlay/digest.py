@@ -20,6 +20,8 @@ BUCKETS = 128
 
 _BUCKET = struct.Struct(f">{BUCKETS}Q")
 
+SUMMARY_BYTES = _BUCKET.size
+
 Key = tuple[PeerId, str, str]
 """A record's owner, kind and id."""
 

@@ -149,6 +149,10 @@ class Host:
         """Return the multiaddrs that it is bound to, wildcards as the machine's own addresses."""
         return [str(one) for bound in self._bound for one in expand_wildcard(bound)]
 
+    def bound_addresses(self) -> list[tuple[str, int]]:
+        """Return host and port of each listener, wildcards as such."""
+        return [(bound.host, bound.port) for bound in self._bound]
+
     def handle(self, protocol: str, handler: StreamHandler) -> None:
         """Serve `protocol`: `handler` gets each stream that a peer opens for it.
 

@@ -1,135 +1,83 @@
-"""The full mesh: connects to every peer, passes records on, probes, and feeds the view.
+"""What goes over the gossip streams, and how records get to everybody.
 
-Each peer opens one gossip stream to every peer it is connected to. On it go its probes and its
-news; the answers to its probes come back on it. A new stream begins with everything the sender
-knows (`synced` marks its end), so that whoever joins has the whole view after one exchange with
-any peer. From then on an owner pushes its own records to everybody; bootstrap nodes also forward
-other owners' news, which covers peers that are not connected to each other yet.
+What its owner publishes goes to all neighbours at once; in a network in which everybody is
+everybody's neighbour that is all, and bootstrap nodes pass it on once more for those who are not
+connected to each other yet. In a larger one every peer passes on what is new to it. Whoever missed
+something finds out by comparing digests (`repair.py`), at the beginning of each stream and with one
+neighbour now and then.
 
-    message   sent by            carries
-    records   whoever has news   signed records, verbatim
-    synced    the opener, once   end of what it knew when the stream was opened
-    probe     the opener         a sequence number
-    ack       the accepter       the same number, and its instances' load
-    leave     a stopping peer    nothing: its records are void from now on
+    message   sent by                carries
+    hello     the opener, and when   whether it chose the other as a neighbour; its digest
+              its choice changes
+    synced    who was greeted        nothing: what the digest lacked has been sent
+    records   whoever has news       signed records, verbatim
+    digest    each, now and then     the digest, for comparison
+    items     who was asked          versions of the records in the buckets that differ
+    want      who lacks some         keys of records
+    forward   a member               a sealed datagram for a peer that has a stream to the receiver
+    (binary)  a neighbour            a membership datagram, see `datagrams.py`
+
+A peer that nobody can dial and that has no relay, a client for one, is a *guest*: it is told
+everything and tells nothing about itself, so nobody has to find out that it is gone.
 """
 
+import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 import trio
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable, RecordRefused
+from overlay import datagrams, repair
+from overlay.errors import RecordRefused
 from overlay.framing import FramedStream
-from overlay.host import ConnectionEvent
-from overlay.membership import Change, MemberState, Probe
-from overlay.names import InstanceId, PeerId
+from overlay.gossip import (
+    GOSSIP_PROTOCOL,
+    ITEMS_PER_MESSAGE,
+    Digest,
+    Forward,
+    Hello,
+    Items,
+    Message,
+    Records,
+    Synced,
+    Want,
+    frame,
+    is_datagram,
+    parse,
+)
+from overlay.links import LinkHost, Links
+from overlay.membership import Change, Gossip, MemberState, incarnation_of
+from overlay.names import PeerId
+from overlay.probing import Probing
+from overlay.reach import Reach
 from overlay.records import Held, PeerRecord, Role
 from overlay.signed import Signed
-from overlay.spec import MOST
 from overlay.view import View
 
-GOSSIP_PROTOCOL = "/myxo/gossip/1.0.0"
+REPAIR_S = 5.0
+"""Between two comparisons of digests that a peer begins: 1.4 KB each. What flooding missed is found
+in about this time; nothing waits for it in the ordinary case."""
 
-TICK_S = 0.05
-"""How often due probes and expired timers are looked for: a tenth of the shortest timeout."""
-
-STALL_S = 0.15
-"""A tick that comes later than this says that this process was starved or asleep: others cannot be
-blamed for what it did not hear meanwhile."""
-
-OUTBOX = 1024
-"""Messages that may wait for one peer; a peer that is slower than this is cut and syncs anew."""
-
-RECORDS_PER_MESSAGE = 64
-"""64 records of 16 KiB are 1.4 MB as base64, under the frame limit of 4 MiB."""
-
-DIAL_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 0.5
-REDIAL_FIRST_S = 0.2
-REDIAL_MOST_S = 10.0
-REDIAL_WARN_S = 3.0
-"""Daemons that are started together find each other within this time; nobody needs to know."""
 
 COMPLAINTS_REMEMBERED = 1024
 """Pairs of a peer and what is wrong with records that it passed on; each is a warning once."""
 
-DIALS_AT_ONCE = 16
-"""A network that comes back all at once must not exhaust sockets or cores."""
-
-FORGET_AFTER_DIALS = 40
-"""Redials of a peer that is gone, some six minutes, before it is forgotten."""
-
-COURTESY_S = 0.5
-"""A newcomer dials everybody at once; those who are there wait so long for it before they dial it
-themselves, so that two peers seldom end up with two connections."""
-
 GREETING_S = 2.0
-"""How long a newcomer waits for a word from everybody it has heard of, before it counts as there.
-Until then it would start services that run on machines it is about to meet."""
+"""How long a newcomer waits for the RTT of each neighbour, before it counts as there. Until then
+it would start services on machines that are far when others are near."""
+
+FORGET_DEAD_S = 24 * 3600.0
+"""How long the address of a dead peer is kept and tried: a machine that was cut off or switched
+off for a day is found again by those who stayed."""
+
+FORGET_LEFT_S = 3600.0
+"""How long it is known that a peer left, so that an old record does not bring it back."""
+
+HOUSEKEEPING_S = 60.0
 
 log = structlog.get_logger()
-
-
-class _Records(BaseModel):
-    kind: Literal["records"] = "records"
-    records: tuple[Signed, ...] = Field(max_length=RECORDS_PER_MESSAGE)
-
-
-class _Synced(BaseModel):
-    kind: Literal["synced"] = "synced"
-
-
-class _Probe(BaseModel):
-    kind: Literal["probe"] = "probe"
-    sequence: int
-
-
-class _Ack(BaseModel):
-    kind: Literal["ack"] = "ack"
-    sequence: int
-    load: dict[InstanceId, Annotated[int, Field(ge=0, le=MOST)]] = Field(
-        default_factory=dict, max_length=1024
-    )
-
-
-class _Leave(BaseModel):
-    kind: Literal["leave"] = "leave"
-
-
-_Message = _Records | _Synced | _Probe | _Ack | _Leave
-_MESSAGE: TypeAdapter[_Message] = TypeAdapter(Annotated[_Message, Field(discriminator="kind")])
-
-
-class MeshHost(Protocol):
-    """What the mesh needs of the libp2p host."""
-
-    connections: "trio.MemoryReceiveChannel[ConnectionEvent]"
-
-    async def connect(self, peer: PeerId | None, address: str, *, timeout_s: float) -> PeerId:
-        """Dial an address."""
-        ...
-
-    async def open_stream(self, peer: PeerId, protocol: str) -> FramedStream:
-        """Open a stream to a connected peer."""
-        ...
-
-    def handle(
-        self, protocol: str, handler: Callable[[PeerId, FramedStream], Awaitable[None]]
-    ) -> None:
-        """Serve inbound streams of a protocol."""
-        ...
-
-    async def disconnect(self, peer: PeerId) -> None:
-        """Close every connection to a peer."""
-        ...
-
-    def connected(self) -> frozenset[PeerId]:
-        """Return the peers that there is a connection to."""
-        ...
 
 
 class Mesh:
@@ -138,47 +86,63 @@ class Mesh:
     Args:
         host: the libp2p host.
         view: what is fed; its own records must be in it before `run`.
-        role: this peer's; bootstraps forward, clients keep to bootstraps and registries.
+        role: this peer's; bootstraps forward, clients are guests.
         bootstraps: multiaddrs with peer ids.
-        load: returns what is in flight on this peer's instances.
+        probing: carries membership's datagrams.
+        reach: connects to peers.
+        rng: chooses neighbours, and whom to compare with.
+        remembered: multiaddrs of peers that were there before, tried while no bootstrap answers.
         changed: called after every change of the view.
         disconnected: called when the last connection to a peer ended.
     """
 
     def __init__(
         self,
-        host: MeshHost,
+        host: LinkHost,
         view: View,
         role: Role,
         bootstraps: Iterable[str],
+        probing: Probing,
+        reach: Reach,
+        rng: random.Random,
         *,
-        load: Callable[[], dict[InstanceId, int]],
+        remembered: Iterable[str] = (),
         changed: Callable[[], None],
         disconnected: Callable[[PeerId], None],
     ) -> None:
-        self._host = host
         self._view = view
+        self._membership = view.membership
         self._role = role
-        self._bootstraps = tuple(bootstraps)
-        self._load = load
+        self._probing = probing
+        self._rng = rng
         self._changed = changed
         self._disconnected = disconnected
-        self._outboxes: dict[PeerId, trio.MemorySendChannel[_Message]] = {}
-        self._dialling: set[PeerId] = set()
+        self._links = Links(
+            host,
+            view,
+            reach,
+            rng,
+            bootstraps=bootstraps,
+            remembered=remembered,
+            greet=self._greeting,
+            met=self._vouch,
+            lost=self._lost,
+        )
+        self._gone: dict[PeerId, float] = {}
         self._complaints: set[tuple[PeerId, str]] = set()
-        self._dial_limit = trio.CapacityLimiter(DIALS_AT_ONCE)
-        self._joined = trio.Event()
         self._settled = False
-        self._heard = trio.Event()
-        self._speaking = 0
-        self._spoken = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self._news = trio.Event()
+        host.handle(GOSSIP_PROTOCOL, self._serve_gossip)
+        probing.streams = self
+        probing.changed = self._take_changes
+        probing.unknown = self._ask_about
+        probing.measured = self._wake
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; `started` when this peer knows the network.
 
-        That is when a bootstrap has told what it knows and everybody it knows of has said
-        something, or was given `GREETING_S` to.
+        That is when a member has told what it knows and the RTT of every neighbour has been
+        measured, or there was `GREETING_S` to.
 
         A peer without bootstraps founds a network and is started at once.
 
@@ -186,253 +150,102 @@ class Mesh:
             PassphraseRefused: a bootstrap answers but does not share the passphrase, before this
                 peer has ever joined.
         """
-        self._host.handle(GOSSIP_PROTOCOL, self._serve_gossip)
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._watch_connections)
-            nursery.start_soon(self._tick)
-            for address in self._bootstraps:
-                nursery.start_soon(self._keep_bootstrap, address)
-            if self._bootstraps:
-                await self._joined.wait()
+            nursery.start_soon(self._links.run)
+            nursery.start_soon(self._probing.run)
+            nursery.start_soon(self._repair)
+            nursery.start_soon(self._keep_house)
+            if not self._links.bootstraps:
+                self._links.joined.set()
+            else:
+                await self._links.joined.wait()
+                self._links.reconsider()
                 with trio.move_on_after(GREETING_S):
-                    while any(self._awaited(peer) for peer in self._view.known()):
-                        await self._heard.wait()
+                    while self._links.unmeasured():
+                        await self._news.wait()
             self._settled = True
+            self._links.settle()
             task_status.started()
 
     def push(self, records: Iterable[Signed]) -> None:
-        """Send records to every connected peer."""
-        message = _Records(records=tuple(records))
-        for peer in list(self._outboxes):
-            self._post(peer, message)
+        """Send records to every neighbour."""
+        if self._role is not Role.CLIENT:
+            self._links.tell(repair.record_frames(records))
 
     async def leave(self) -> None:
-        """Tell every connected peer that this one goes; what was posted before is sent first."""
-        for peer in list(self._outboxes):
-            self._post(peer, _Leave())
-            self._close_outbox(peer)
+        """Tell everybody that this peer goes; what was posted before is sent first."""
+        if self._role is not Role.CLIENT:
+            effects = self._membership.leave(trio.current_time())
+            self._probing.apply(effects)
+            self._links.tell(datagrams.encode(Gossip(), d.updates) for d in effects.datagrams[:1])
         with trio.move_on_after(LEAVE_TIMEOUT_S):
-            while self._speaking:
-                await self._spoken.wait()
+            await self._links.finish()
 
-    # connections
+    def neighbours(self) -> frozenset[PeerId]:
+        """Return the peers that there is a gossip stream to."""
+        return self._links.neighbours()
 
-    async def _watch_connections(self) -> None:
-        """Greet who is connected, and look for who was.
+    def drop(self, peer: PeerId) -> None:
+        """Forget a peer and close every connection to it."""
+        self._links.drop(peer)
+        self._forget(peer)
+        self._changed()
 
-        The end of a connection may be known by the end of the gossip on it before it is known here;
-        so who was connected is remembered apart from the outboxes.
-        """
-        before: frozenset[PeerId] = frozenset()
-        async for _ in self._host.connections:
-            connected = self._host.connected()
-            for peer in connected - self._outboxes.keys():
-                self._open_outbox(peer)
-            for peer in before - connected:
-                self._close_outbox(peer)
-                self._take(self._view.membership.cut(peer, trio.current_time()))
-                self._disconnected(peer)
-                if self._is_out_of_reach(peer):  # it went before it had told what it knows
-                    self._view.forget(peer)
-                self._seek(peer)
-            before = connected
+    def post_datagram(self, peer: PeerId, data: bytes) -> bool:
+        """Queue a datagram on the stream to a neighbour; False if there is none."""
+        return self._links.post(peer, data)
 
-    async def _keep_bootstrap(self, address: str) -> None:
-        """Stay connected to one bootstrap for as long as this peer lives."""
-        peer: PeerId | None = None
-        delay = REDIAL_FIRST_S
-        warned = False
-        while True:
-            if peer is not None and peer in self._host.connected():
-                await trio.sleep(REDIAL_FIRST_S)
-                continue
-            try:
-                peer = await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)
-                if warned:
-                    log.warning("bootstrap.back", address=address)
-                delay, warned = REDIAL_FIRST_S, False
-            except PassphraseRefused:
-                if not self._joined.is_set():
-                    raise
-            except PeerUnreachable as exc:
-                due = delay >= REDIAL_WARN_S and not warned
-                warned = warned or due
-                tell = log.warning if due else log.debug
-                tell("bootstrap.unreachable", address=address, error=str(exc))
-            await trio.sleep(delay)
-            delay = min(delay * 2, REDIAL_MOST_S)
-
-    def _seek(self, peer: PeerId) -> None:
-        """Dial `peer` in the background if it is wanted and not connected."""
-        record = self._view.peer(peer)
-        wanted = record is not None and bool(record.addresses) and self._wants(record)
-        if not wanted or peer in self._dialling or peer in self._host.connected():
-            return
-        if peer != self._view.me and self._nursery is not None:
-            self._dialling.add(peer)
-            self._nursery.start_soon(self._dial, peer)
-
-    def _awaited(self, peer: PeerId) -> bool:
-        """Whether `peer` is to be connected to and has said nothing yet."""
-        record = self._view.peer(peer)
-        wanted = record is not None and bool(record.addresses) and self._wants(record)
-        unheard = self._view.membership.state(peer) is MemberState.DEAD
-        return wanted and unheard and peer != self._view.me
-
-    def _wants(self, record: PeerRecord) -> bool:
-        return self._role is not Role.CLIENT or record.role in {Role.BOOTSTRAP, Role.REGISTRY}
-
-    async def _dial(self, peer: PeerId) -> None:
-        try:
-            if self._settled:
-                await trio.sleep(COURTESY_S)
-            delay = REDIAL_FIRST_S
-            for _ in range(FORGET_AFTER_DIALS):
-                if peer in self._host.connected() or await self._dial_once(peer):
-                    return
-                if self._view.membership.state(peer) is MemberState.LEFT:
-                    break
-                await trio.sleep(delay)
-                delay = min(delay * 2, REDIAL_MOST_S)
-            if self._view.membership.state(peer) not in {MemberState.ALIVE, MemberState.SUSPECT}:
-                self._view.forget(peer)
-        finally:
-            self._dialling.discard(peer)
-
-    async def _dial_once(self, peer: PeerId) -> bool:
-        record = self._view.peer(peer)
-        for address in () if record is None else record.addresses:
-            try:
-                async with self._dial_limit:
-                    await self._host.connect(peer, address, timeout_s=DIAL_TIMEOUT_S)
-            except PeerUnreachable as exc:
-                log.debug("peer.unreachable", peer=peer, address=address, error=str(exc))
-            else:
-                return True
-        return False
-
-    # what this peer says
-
-    def _open_outbox(self, peer: PeerId) -> None:
-        if self._nursery is not None:
-            send, receive = trio.open_memory_channel[_Message](OUTBOX)
-            self._outboxes[peer] = send
-            self._nursery.start_soon(self._speak, peer, send, receive)
-
-    def _close_outbox(self, peer: PeerId) -> None:
-        outbox = self._outboxes.pop(peer, None)
-        if outbox is not None:
-            outbox.close()
-
-    def _post(self, peer: PeerId, message: _Message) -> None:
-        outbox = self._outboxes.get(peer)
-        if outbox is None:
-            return
-        try:
-            outbox.send_nowait(message)
-        except trio.WouldBlock:
-            log.warning("peer.too_slow", peer=peer, waiting=OUTBOX)
-            self._close_outbox(peer)
-            if self._nursery is not None:
-                self._nursery.start_soon(self._host.disconnect, peer)
-
-    async def _speak(
-        self,
-        peer: PeerId,
-        mine: "trio.MemorySendChannel[_Message]",
-        outbox: "trio.MemoryReceiveChannel[_Message]",
-    ) -> None:
-        """Own the gossip stream to one peer: sync, then send what is posted and hear the acks."""
-        self._speaking += 1
-        try:
-            stream = await self._host.open_stream(peer, GOSSIP_PROTOCOL)
-            try:
-                await self._say_everything_then(outbox, peer, stream)
-            finally:
-                with trio.move_on_after(1, shield=True):
-                    await stream.aclose()
-        except* MyxoError as group:
-            log.debug("peer.gossip_ended", peer=peer, error=str(group.exceptions[0]))
-        finally:
-            self._speaking -= 1
-            self._spoken.set()
-            self._spoken = trio.Event()
-        if self._outboxes.get(peer) is mine:
-            self._close_outbox(peer)
-            await self._host.disconnect(peer)
-
-    async def _say_everything_then(
-        self, outbox: "trio.MemoryReceiveChannel[_Message]", peer: PeerId, stream: FramedStream
-    ) -> None:
-        for message in self._everything():
-            await _send(stream, message)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hear_acks, peer, stream)
-            async for message in outbox:
-                await _send(stream, message)
-            await stream.finish()
-            nursery.cancel_scope.cancel()
-
-    def _everything(self) -> Iterable[_Message]:
-        records = self._view.member_records()
-        for start in range(0, len(records), RECORDS_PER_MESSAGE):
-            yield _Records(records=tuple(records[start : start + RECORDS_PER_MESSAGE]))
-        yield _Synced()
-
-    async def _hear_acks(self, peer: PeerId, stream: FramedStream) -> None:
-        while (frame := await stream.receive()) is not None:
-            message = _parse(frame)
-            if isinstance(message, _Ack):
-                self._take_ack(peer, message)
-
-    def _take_ack(self, peer: PeerId, ack: _Ack) -> None:
-        first = self._view.membership.rtt(peer) is None
-        self._view.set_load(peer, ack.load)
-        self._take(self._view.membership.acked(peer, ack.sequence, trio.current_time()))
-        self._view.touch()
-        if first:
-            self._changed()
-
-    async def _tick(self) -> None:
-        while True:
-            now = trio.current_time()
-            probes, changes = self._view.membership.tick(now)
-            self._take(changes)
-            for probe in probes:
-                self._send_probe(probe)
-            await trio.sleep(TICK_S)
-            overslept = trio.current_time() - now - TICK_S
-            if overslept > STALL_S:
-                self._view.membership.stood_still(overslept)
-
-    def _send_probe(self, probe: Probe) -> None:
-        self._post(probe.peer, _Probe(sequence=probe.sequence))
+    def post_forward(self, relay: PeerId, to: PeerId, sealed: bytes) -> bool:
+        """Queue a sealed datagram for `to` on the stream to a relay; False if there is none."""
+        return self._links.post(relay, frame(Forward(to=to, sealed=sealed)))
 
     # what others say
 
     async def _serve_gossip(self, peer: PeerId, stream: FramedStream) -> None:
-        """Hear one peer out; it counts as there once it has told everything it knows.
+        """Hear one peer out."""
+        self._links.open(peer)
+        while (data := await stream.receive()) is not None:
+            if is_datagram(data):
+                self._probing.hear(peer, data)
+            else:
+                self._hear(peer, parse(data))
+        self._links.fell_silent(peer)
 
-        Not before: a peer that comes back has new records, and its old ones are void.
-        """
-        synced = False
-        while (frame := await stream.receive()) is not None:
-            match _parse(frame):
-                case _Probe(sequence=sequence):
-                    await _send(stream, _Ack(sequence=sequence, load=self._load()))
-                case _Records(records=records):
-                    self._take_records(peer, records)
-                case _Synced():
-                    synced = True
-                    self._joined.set()
-                case _Leave():
-                    self._take(self._view.membership.left(peer, trio.current_time()))
-                    continue
-                case _:
-                    log.debug("peer.unexpected_message", peer=peer)
-            if synced:
-                self._take(self._view.membership.heard(peer, trio.current_time()))
+    def _hear(self, peer: PeerId, message: Message | None) -> None:
+        match message:
+            case Hello():
+                self._links.told_choice(peer, chosen=message.chosen)
+                self._answer(peer, repair.answer_digest(self._view, message.digest))
+                self._links.post(peer, frame(Synced()))
+                if not self._links.joined.is_set():  # what answered the first may have been lost
+                    self._answer(peer, self._greeting(peer))
+                self._probing.probe(peer)
+            case Synced():
+                self._links.joined.set()
+                self._wake()
+            case Records():
+                self._take_records(peer, message.records)
+            case Digest():
+                self._answer(peer, repair.answer_digest(self._view, message.digest, self._rng))
+            case Items():
+                self._answer(peer, repair.answer_items(self._view, message))
+            case Want():
+                self._answer(peer, repair.answer_want(self._view, message.keys))
+            case Forward():
+                self._forward(peer, message)
+            case None:
+                log.debug("peer.unexpected_message", peer=peer)
+
+    def _answer(self, peer: PeerId, frames: Iterable[bytes]) -> None:
+        for data in frames:
+            self._links.post(peer, data)
+
+    def _forward(self, source: PeerId, message: Forward) -> None:
+        """Pass a sealed datagram between a member and a peer that has its stream here."""
+        if message.to == self._view.me:
+            self._probing.hear_forwarded(message.sealed)
+        elif self._view.is_member(source):
+            self._links.post(message.to, frame(message))
 
     def _take_records(self, source: PeerId, records: Iterable[Signed]) -> None:
         news: list[Signed] = []
@@ -440,19 +253,51 @@ class Mesh:
             if signed.signer == self._view.me:
                 continue
             try:
-                held = self._take_record(source, signed)
+                held = self._view.apply(signed, time.time())
             except RecordRefused as exc:
                 self._complain(source, exc)
                 continue
-            if held is not None:
+            if held is not None and self._welcome(held):
                 news.append(signed)
-                self._seek(held.owner)
         if news:
+            self._pass_on(source, news)
             self._changed()
-            if self._role is Role.BOOTSTRAP:
-                for peer in list(self._outboxes):
-                    if peer != source:
-                        self._post(peer, _Records(records=tuple(news)))
+
+    def _welcome(self, held: Held) -> bool:
+        """Take a record's owner in as a member; False for one that nobody could dial.
+
+        An instance of an owner that is not known comes again when its owner is.
+        """
+        record = self._view.peer(held.owner)
+        if record is None or (not record.addresses and not self._view.is_member(held.owner)):
+            self._forget(held.owner)
+            return False
+        if not isinstance(held.record, PeerRecord):
+            return True
+        self._probing.know(held.owner, held.record)
+        incarnation = incarnation_of(held.record.version.epoch)
+        effects = self._membership.learn(held.owner, incarnation, trio.current_time())
+        self._probing.apply(effects)
+        self._view.settle(held.owner)
+        self._vouch(held.owner)
+        if held.owner in self._links.neighbours():
+            if self._membership.rtt(held.owner) is None:
+                self._probing.probe(held.owner)
+        else:
+            self._links.reconsider()
+        return True
+
+    def _pass_on(self, source: PeerId, news: list[Signed]) -> None:
+        frames = list(repair.record_frames(news))
+        if self._role is Role.BOOTSTRAP or (self._role is not Role.CLIENT and self._is_large()):
+            self._links.tell(frames, but=source)
+        else:
+            for guest in self._links.guests():  # they are connected to few
+                if guest != source:
+                    self._answer(guest, frames)
+
+    def _is_large(self) -> bool:
+        return self._links.is_large()
 
     def _complain(self, source: PeerId, refused: RecordRefused) -> None:
         complaint = source, refused.reason
@@ -461,49 +306,91 @@ class Mesh:
         self._complaints.add(complaint)
         say("record.refused", source=source, reason=refused.reason, error=str(refused))
 
-    def _take_record(self, source: PeerId, signed: Signed) -> Held | None:
-        """Take a record into the view, but none of an undialable peer that another one speaks of.
+    # what this peer says
 
-        Such a peer, a client or one that said nothing of itself, is dialled by nobody, so that
-        nothing would ever tell that it is gone.
+    def _greeting(self, peer: PeerId) -> Iterator[bytes]:
+        chosen = self._links.chooses(peer)
+        yield frame(Hello(chosen=chosen, digest=self._view.digest.summary()))
+        if self._role is not Role.CLIENT:
+            yield from repair.record_frames(self._view.records_of(self._view.me))
+
+    async def _repair(self) -> None:
+        """Compare digests with a random neighbour now and then."""
+        while True:
+            await trio.sleep(REPAIR_S * self._rng.uniform(0.5, 1.5))
+            neighbours = sorted(p for p in self._links.neighbours() if self._view.is_member(p))
+            if neighbours and self._role is not Role.CLIENT:
+                digest = Digest(digest=self._view.digest.summary())
+                self._links.post(self._rng.choice(neighbours), frame(digest))
+
+    def _ask_about(self, source: PeerId, unknown: Iterable[PeerId]) -> None:
+        """Ask who spoke of peers that no record is held of for their records."""
+        keys = tuple((peer, "peer", "") for peer in unknown if peer != source)
+        if keys:
+            self._links.post(source, frame(Want(keys=keys[:ITEMS_PER_MESSAGE])))
+
+    # who is there
+
+    def _vouch(self, peer: PeerId) -> None:
+        """Judge a peer on this machine by its connection alone.
+
+        There is no cable to be cut between the two, and a process that waits for a busy core is
+        not gone.
         """
-        held = self._view.apply(signed, time.time())
-        if held is not None and held.owner != source and self._is_out_of_reach(held.owner):
-            self._view.forget(held.owner)
-            return None
-        return held
-
-    def _is_out_of_reach(self, peer: PeerId) -> bool:
-        met = self._view.membership.state(peer) is not MemberState.DEAD
-        return not met and not self._dialable(peer) and peer not in self._host.connected()
-
-    def _dialable(self, peer: PeerId) -> bool:
         record = self._view.peer(peer)
-        return record is not None and bool(record.addresses)
+        local = record is not None and record.machine == self._view.machine
+        if local and self._links.is_connected(peer):
+            self._membership.vouched.add(peer)
 
-    def _take(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self._heard.set()
-            self._heard = trio.Event()
+    def _lost(self, peer: PeerId) -> None:
+        self._membership.vouched.discard(peer)
+        self._probing.apply(self._membership.cut(peer, trio.current_time()))
+        self._disconnected(peer)
+        record = self._view.peer(peer)
+        if not self._view.is_member(peer) and (record is None or not record.addresses):
+            self._forget(peer)
+
+    def _take_changes(self, changes: Iterable[Change]) -> None:
+        changed = list(changes)
+        for change in changed:
             log.info("peer.state_changed", peer=change.peer, state=change.state.value)
-            self._view.touch()
-            self._changed()
-            if change.state is MemberState.DEAD and self._nursery is not None:
-                self._nursery.start_soon(self._host.disconnect, change.peer)
-            if change.state in {MemberState.DEAD, MemberState.LEFT}:
-                self._forget_undialable(change.peer)
+            self._view.settle(change.peer)
+            if change.state in {MemberState.ALIVE, MemberState.SUSPECT}:
+                self._gone.pop(change.peer, None)
+                continue
+            self._gone[change.peer] = trio.current_time()
+            self._links.drop(change.peer)
+            record = self._view.peer(change.peer)
+            if record is None or not record.addresses:
+                self._forget(change.peer)
+        self._links.reconsider()
+        self._wake()
+        self._changed()
+        self._tell_guests(changed)
 
-    def _forget_undialable(self, peer: PeerId) -> None:
-        if not self._dialable(peer):
-            self._view.forget(peer)
+    def _tell_guests(self, changes: Iterable[Change]) -> None:
+        if guests := self._links.guests():
+            frames = list(repair.state_frames(self._view, [change.peer for change in changes]))
+            for peer in guests:
+                self._answer(peer, frames)
 
+    def _wake(self, peer: PeerId | None = None) -> None:
+        del peer
+        self._news.set()
+        self._news = trio.Event()
 
-async def _send(stream: FramedStream, message: _Message) -> None:
-    await stream.send(message.model_dump_json().encode())
+    async def _keep_house(self) -> None:
+        """Forget peers that have long been gone, and look for better neighbours."""
+        while True:
+            await trio.sleep(HOUSEKEEPING_S)
+            now = trio.current_time()
+            for peer, since in list(self._gone.items()):
+                left = self._membership.state(peer) is MemberState.LEFT
+                if now - since > (FORGET_LEFT_S if left else FORGET_DEAD_S):
+                    self._forget(peer)
+            self._links.reconsider()
 
-
-def _parse(frame: bytes) -> _Message | None:
-    try:
-        return _MESSAGE.validate_json(frame)
-    except ValidationError:
-        return None
+    def _forget(self, peer: PeerId) -> None:
+        self._gone.pop(peer, None)
+        self._probing.forget(peer)
+        self._view.forget(peer)

@@ -12,6 +12,8 @@ end it says goodbye, so that nobody has to find out.
 
 import functools
 import os
+import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,15 +28,25 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.calls import Caller
+from overlay.compaction import Compaction
 from overlay.control import ControlConnection, serve_control
+from overlay.distances import serve_distances, serve_pair
 from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
 from overlay.host import Host, open_host
 from overlay.identity import Identity, load_or_create
 from overlay.listeners import listen_near, port_of
 from overlay.mesh import Mesh
-from overlay.metrics import PeerMetrics, serve_metrics
+from overlay.metrics import (
+    DatagramMetrics,
+    MembershipMetrics,
+    PeerMetrics,
+    RecordMetrics,
+    serve_metrics,
+)
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import NetworkKeys, network_keys
+from overlay.probing import Probing, open_membership
+from overlay.reach import Reach
 from overlay.records import (
     InstanceRecord,
     InstanceState,
@@ -43,12 +55,20 @@ from overlay.records import (
     Version,
     sign_record,
 )
+from overlay.remembered import Remembered
+from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
 from overlay.tls import PeerTls, open_tls
+from overlay.udp import bind_beside, bound_port
 from overlay.view import View
+from overlay.watching import Watcher
 
 LEAVE_TIMEOUT_S = 1.0
+
+DATAGRAM_NETWORK = b"myxo/datagrams/1"
+"""What pairs of keys are bound to. Not the passphrase: that may be changed while daemons run, and
+who does not know it holds no record, in which the keys are."""
 
 log = structlog.get_logger()
 
@@ -61,6 +81,7 @@ class Node:
         identity: the daemon's key and peer id.
         keys: what the passphrase gives.
         host: the libp2p host.
+        reach: opens streams to peers, connecting first where that is needed.
         calls: makes calls to peers.
         view: what this peer believes of the network.
         tls: contexts and pin for the gateway road.
@@ -79,6 +100,7 @@ class Node:
     metrics: CollectorRegistry
     role: Role
     hostname: str
+    reach: Reach
     calls: Caller
     epoch: float
     metrics_port: int | None = None
@@ -87,6 +109,7 @@ class Node:
     wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
     _mesh: Mesh | None = None
     _counter: int = 0
+    _compaction: Compaction = field(default_factory=Compaction)
     _change: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -139,6 +162,7 @@ class Node:
             if view.key == (self.peer_id, instance):
                 update = {"withdrawn": True, "version": self._next_version()}
                 self._publish(view.record.model_copy(update=update))
+                self._compact()
                 return
 
     async def leave(self) -> None:
@@ -162,6 +186,16 @@ class Node:
         if self._mesh is not None:
             self._mesh.push([signed])
         return signed
+
+    def _compact(self) -> None:
+        """After many withdrawals, let everybody drop what was withdrawn long ago."""
+        floor = self._compaction.withdrew(self._counter + 1)
+        if floor is None:
+            return
+        for view in list(self.view.all_instances()):
+            if view.owner == self.peer_id:
+                self._publish(view.record.model_copy(update={"version": self._next_version()}))
+        self.set_peer(floor=floor)
 
     def _next_version(self) -> Version:
         self._counter += 1
@@ -242,51 +276,102 @@ async def _hold_node(
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
     with trio.CancelScope() as scope:
         async with (
-            _open_host(settings, identity, listens, keys) as host,
+            _open_host(settings, identity, listens, keys) as (host, sockets),
             trio.open_nursery() as nursery,
         ):
+            epoch = _next_epoch(settings, role, identity.peer_id)
+            rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
+            membership = open_membership(identity, epoch, settings.profile, rng)
+            membership.observe(role is Role.CLIENT)
+            view = View(identity.peer_id, machine_id(), membership, trio.current_time)
+            reach = Reach(host, lambda peer: _addresses(view, peer))
             node = Node(
                 identity=identity,
                 keys=keys,
                 host=host,
-                view=View(identity.peer_id, machine_id()),
+                view=view,
                 tls=open_tls(keys, identity.peer_id),
                 metrics=CollectorRegistry(),
                 role=role,
                 hostname=settings.hostname or system_hostname(),
-                calls=Caller(host),
-                epoch=_next_epoch(settings, role, identity.peer_id),
+                reach=reach,
+                calls=Caller(reach),
+                epoch=epoch,
             )
+            sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
-            node._publish(_first_record(node, settings, host_part, control, record))  # noqa: SLF001
+            said = {
+                "datagram_key": sealer.public_key,
+                "datagram_port": bound_port(sockets[0]) if sockets else 0,
+                **record,
+            }
+            node._publish(_first_record(node, settings, host_part, control, said))  # noqa: SLF001
+            node.wants["watch"] = functools.partial(_watch, node)
+            node.wants["rtt"] = lambda connection: serve_pair(connection, view, node.calls)
+            serve_distances(reach, view)
             if prepare is not None:
                 prepare(node)
-            node._mesh = _mesh_of(node, settings)  # noqa: SLF001
+            remembered = _remembered(settings, role, node)
+            node._mesh = _mesh_of(node, settings, sealer, sockets, rng, remembered)  # noqa: SLF001
             await _serve_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
             await nursery.start(node._mesh.run)  # noqa: SLF001
+            if remembered is not None:
+                nursery.start_soon(remembered.keep, view, rng)
             scope.shield = True
             task_status.started((node, scope))
 
 
-def _mesh_of(node: Node, settings: NodeSettings) -> Mesh:
+def _mesh_of(
+    node: Node,
+    settings: NodeSettings,
+    sealer: Sealer,
+    sockets: list[socket.socket],
+    rng: random.Random,
+    remembered: Remembered | None,
+) -> Mesh:
+    probing = Probing(
+        node.view,
+        sealer,
+        sockets,
+        node.reach,
+        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+    )
+    node.metrics.register(DatagramMetrics(probing.udp.counts, sealer.dropped))
     return Mesh(
         node.host,
         node.view,
         node.role,
         [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")],
-        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
+        probing,
+        node.reach,
+        rng,
+        remembered=() if remembered is None else remembered.addresses(),
         changed=node._signal,  # noqa: SLF001
         disconnected=node.calls.forget,
     )
 
 
+def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | None:
+    if settings.ephemeral or role is Role.CLIENT:
+        return None
+    return Remembered(settings.state_dir, node.keys.network_id, node.peer_id)
+
+
+def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
+    record = view.peer(peer)
+    return () if record is None else record.addresses
+
+
 @asynccontextmanager
 async def _open_host(
     settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
-) -> AsyncIterator[Host]:
-    """Open the host; a default port that is taken gives way to any free one, a given one never."""
+) -> AsyncIterator[tuple[Host, list[socket.socket]]]:
+    """Open the host, and UDP beside it.
+
+    A default port that is taken gives way to any free one, a given one never.
+    """
     exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
     async with AsyncExitStack() as stack:
         try:
@@ -297,7 +382,18 @@ async def _open_host(
             log.warning("port.moved", what="overlay", reason=str(exc))
             anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
             host = await stack.enter_async_context(open_host(identity, anywhere, psk=keys.psk))
-        yield host
+        sockets = bind_beside(host.bound_addresses())
+        for sock in sockets:
+            stack.enter_context(sock)
+        yield host, sockets
+
+
+async def _watch(node: Node, connection: ControlConnection) -> None:
+    """Send each change of the view as a line until the other end closes."""
+    watcher = Watcher(node.view)
+    while True:
+        await connection.send(*watcher.changes())
+        await node.changed()
 
 
 def node_status(node: Node) -> dict[str, Any]:
@@ -318,6 +414,7 @@ def node_status(node: Node) -> dict[str, Any]:
                 "host": p.record.host,
                 "state": p.state.value,
                 "rtt_s": p.rtt_s,
+                **_distances(node, p.peer_id),
                 "local": p.local,
                 "room": None if p.record.room is None else p.record.room.model_dump(),
                 "runtimes": list(p.record.runtimes),
@@ -337,6 +434,17 @@ def node_status(node: Node) -> dict[str, Any]:
             }
             for i in node.view.all_instances()
         ],
+    }
+
+
+def _distances(node: Node, peer: PeerId) -> dict[str, float | None]:
+    """Return measurement and estimate side by side, in seconds."""
+    measured = node.view.membership.rtt(peer)
+    guess = node.view.membership.coordinates.estimate(peer)
+    return {
+        "measured_rtt_s": None if measured is None else measured.smoothed_rtt,
+        "estimated_rtt_s": None if guess is None else guess.rtt_s,
+        "estimate_error_s": None if guess is None else guess.error_s,
     }
 
 
@@ -423,5 +531,10 @@ async def _serve_metrics(
     listener = await listen_near(host, port, what="metrics", exact=exact)
     node.metrics_port = port_of(listener)
     ProcessCollector(registry=node.metrics)
-    PeerMetrics(node.metrics, node.view)
+    for collector in (
+        PeerMetrics(node.view),
+        MembershipMetrics(node.view.membership),
+        RecordMetrics(node.view.records),
+    ):
+        node.metrics.register(collector)
     nursery.start_soon(serve_metrics, node.metrics, listener)

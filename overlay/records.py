@@ -5,22 +5,31 @@ version is (epoch, counter): the counter grows with each change, the epoch with 
 owner and is persisted before the first publication, so that a restarted peer's first record wins
 over its last one without a clock that is trusted to the second. Records have no time-to-live:
 they live and die with their owner's membership, which is what keeps a dead machine's instances
-out of every view (Kademlia's provider records stay for a day).
+out of every view (Kademlia's provider records stay for a day). `record_table.py` holds them.
 
 Everything here is pure: bytes and `now` in, decisions out.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
+from overlay.addresses import MAX_PORT
 from overlay.errors import RecordRefused, SignatureInvalid
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
-from overlay.signed import Purpose, Signed, sign
+from overlay.signed import Base64, Purpose, Signed, sign
 from overlay.spec import MOST
 
 MAX_RECORD_BYTES = 16 * 1024
@@ -29,17 +38,29 @@ MAX_RECORD_BYTES = 16 * 1024
 MAX_IMAGES = 100
 """Digests in a peer's record; the newest are the ones that are asked for."""
 
-MAX_RECORDS_PER_OWNER = 1024
-"""A machine runs some hundreds of instances at the most; more is a fault or an attack."""
-
 MAX_OWNERS = 10_000
 """A full view is meant for some thousands of peers; beyond that come regional networks."""
+
+MAX_COUNTER = 2**63 - 1
+"""So that it fits 8 bytes anywhere; an owner that changes every microsecond needs 292,000 years."""
 
 MAX_FUTURE_S = 24 * 3600.0
 """An epoch is the owner's clock at its start; one further ahead would shut its owner out later."""
 
+_KEY_BYTES = 32
+"""An X25519 public key; no bytes at all stand for none."""
+
 _Short = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text for people too: nothing in it may steer the terminal on which it is shown."""
+
+
+def _of_key_length(key: bytes) -> bytes:
+    if len(key) not in {0, _KEY_BYTES}:
+        raise ValueError(f"a key has {_KEY_BYTES} bytes, not {len(key)}")
+    return key
+
+
+_Key = Annotated[Base64, AfterValidator(_of_key_length)]
 
 
 class Role(StrEnum):
@@ -65,8 +86,8 @@ class Version(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    epoch: float = Field(allow_inf_nan=False)
-    counter: int = Field(ge=0)
+    epoch: float = Field(ge=0, allow_inf_nan=False)
+    counter: int = Field(ge=0, le=MAX_COUNTER)
 
     def newer_than(self, other: "Version") -> bool:
         """Whether this version replaces `other`."""
@@ -103,6 +124,9 @@ class PeerRecord(BaseModel):
         runtimes: the runtimes that an allocator can start services with.
         platform: `os/architecture`.
         images: config digests of images held, the most useful first.
+        datagram_key: the X25519 key of this process that datagrams to it are sealed for.
+        datagram_port: the UDP port that it receives them on, at each of its addresses; 0: none.
+        floor: records of its instances with a lower counter, or from an earlier epoch, are void.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -120,6 +144,15 @@ class PeerRecord(BaseModel):
     runtimes: tuple[_Short, ...] = Field((), max_length=8)
     platform: _Short = ""
     images: tuple[Digest, ...] = Field((), max_length=MAX_IMAGES)
+    datagram_key: _Key = b""
+    datagram_port: int = Field(0, ge=0, le=MAX_PORT)
+    floor: int = Field(0, ge=0, le=MAX_COUNTER)
+
+    @model_validator(mode="after")
+    def _floor_is_not_above(self) -> "PeerRecord":
+        if self.floor > self.version.counter:
+            raise ValueError("the floor is above the counter of the record that states it")
+        return self
 
     @property
     def id(self) -> str:
@@ -158,90 +191,80 @@ def sign_record(owner: Identity, record: Record) -> Signed:
     return sign(owner, Purpose.RECORD, record.model_dump_json(exclude_defaults=False).encode())
 
 
+class Refusal(StrEnum):
+    """Why a record is not taken; the text is the metric's label."""
+
+    SIZE = "size"
+    SIGNATURE = "signature"
+    MALFORMED = "malformed"
+    FUTURE = "future"
+    OWNER_COUNT = "owner_count"
+    OWNER_BYTES = "owner_bytes"
+    PEERS = "peers"
+    TOTAL_BYTES = "total_bytes"
+    STALE = "stale"
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A record with the signed bytes that prove it and are passed on verbatim."""
+    """A record with the signed bytes that prove it and are passed on verbatim.
+
+    Attributes:
+        voids: what was dropped when this one was taken: it says that they are void.
+    """
 
     owner: PeerId
     record: Record
     signed: Signed
+    voids: "tuple[Held, ...]" = ()
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells this record from its owner's others."""
+        return self.record.kind, self.record.id
 
-@dataclass(slots=True)
-class RecordTable:
-    """The newest verified record of each (owner, kind, id)."""
+    def newer_than(self, other: "Held") -> bool:
+        """Whether this replaces `other` of the same key.
 
-    _by_owner: dict[PeerId, dict[tuple[str, str], Held]] = field(default_factory=dict)
-
-    def apply(self, signed: Signed, now: float) -> Held | None:
-        """Take `signed` in if it is news; return what is now held, or None for an old version.
-
-        Raises:
-            RecordRefused: too large, too many, malformed, dated in the future or wrongly signed.
+        Of two that an owner has signed under one version, against the rules, the same one wins
+        everywhere.
         """
-        held = verified_record(signed, now)
-        key = (held.record.kind, held.record.id)
-        mine = self._by_owner.get(held.owner)
-        if mine is None:
-            if len(self._by_owner) >= MAX_OWNERS:
-                raise RecordRefused("peers", f"the view is full: {MAX_OWNERS} peers")
-            mine = self._by_owner[held.owner] = {}
-        known = mine.get(key)
-        if known is not None and not held.record.version.newer_than(known.record.version):
-            return None
-        if known is None and len(mine) >= MAX_RECORDS_PER_OWNER:
-            self._drop_void(held.owner)
-        if known is None and len(mine) >= MAX_RECORDS_PER_OWNER:
-            raise RecordRefused("count", f"{held.owner} has {MAX_RECORDS_PER_OWNER} records")
-        mine[key] = held
-        return held
-
-    def _drop_void(self, owner: PeerId) -> None:
-        """Make room: an owner that has run for months has withdrawn more than it may hold."""
-        peer, mine = self.peer(owner), self._by_owner[owner]
-        for key, held in list(mine.items()):
-            if isinstance(held.record, InstanceRecord) and is_void(held.record, peer):
-                del mine[key]
-
-    def forget(self, owner: PeerId) -> None:
-        """Drop every record of `owner`."""
-        self._by_owner.pop(owner, None)
-
-    def peer(self, owner: PeerId) -> PeerRecord | None:
-        """Return the owner's record of itself, if there is one."""
-        held = self._by_owner.get(owner, {}).get(("peer", ""))
-        return held.record if held is not None and isinstance(held.record, PeerRecord) else None
-
-    def of(self, owner: PeerId) -> Iterator[Held]:
-        """Yield what is held of `owner`."""
-        yield from self._by_owner.get(owner, {}).values()
-
-    def owners(self) -> Iterator[PeerId]:
-        """Yield every owner of at least one record."""
-        yield from self._by_owner
+        if self.record.version == other.record.version:
+            return self.signed.payload > other.signed.payload
+        return self.record.version.newer_than(other.record.version)
 
 
 def is_void(record: InstanceRecord, owner: PeerRecord | None) -> bool:
-    """Whether the instance is gone: withdrawn, or from a life of its owner that has ended."""
-    return record.withdrawn or (owner is not None and record.version.epoch < owner.version.epoch)
+    """Whether the instance is gone: withdrawn, or its owner has said that the record is void."""
+    return record.withdrawn or is_superseded(record, owner)
+
+
+def is_superseded(record: InstanceRecord, owner: PeerRecord | None) -> bool:
+    """Whether the owner's peer record says that the record is void."""
+    if owner is None:
+        return False
+    version = record.version
+    return (version.epoch, version.counter) < (owner.version.epoch, owner.floor)
 
 
 def verified_record(signed: Signed, now: float) -> Held:
     """Return the record that `signed` carries.
 
     Raises:
-        RecordRefused: see `RecordTable.apply`.
+        RecordRefused: too large, malformed, dated in the future or wrongly signed.
     """
     if len(signed.payload) > MAX_RECORD_BYTES:
-        raise RecordRefused("size", f"a record of {len(signed.payload)} bytes is over the limit")
+        raise RecordRefused(
+            Refusal.SIZE, f"a record of {len(signed.payload)} bytes is over the limit"
+        )
     try:
         signed.verify(Purpose.RECORD)
     except SignatureInvalid as exc:
-        raise RecordRefused("signature", str(exc)) from exc
+        raise RecordRefused(Refusal.SIGNATURE, str(exc)) from exc
     try:
         record = _RECORD.validate_json(signed.payload)
     except ValidationError as exc:
-        raise RecordRefused("malformed", f"{signed.signer} sent no record: {exc}") from exc
+        raise RecordRefused(Refusal.MALFORMED, f"{signed.signer} sent no record: {exc}") from exc
     if record.version.epoch > now + MAX_FUTURE_S:
-        raise RecordRefused("future", f"{signed.signer}'s epoch is more than a day ahead")
+        raise RecordRefused(Refusal.FUTURE, f"{signed.signer}'s epoch is more than a day ahead")
     return Held(signed.signer, record, signed)

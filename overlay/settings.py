@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -88,6 +88,10 @@ class NodeSettings(BaseSettings):
 
     announce: tuple[str, ...] = ()
     """Multiaddrs to advertise instead of the machine's own addresses, for NAT and proxies."""
+
+    profile: Literal["local", "lan", "wan"] = "lan"
+    """What the timers of membership are made for: one machine, one site, or the Internet. `wan`
+    bears RTTs over a second and takes three times as long to see a death."""
 
     hostname: str = ""
     """The machine's name for people and metrics; the system's if empty."""

@@ -2,31 +2,62 @@
 
 The view joins signed records with membership: a record counts only while its owner is a member, so
 a dead machine's instances are gone in the instant in which it is declared dead. Selection reads it
-on every request, so lists are built once per change and served from memory.
+on every request, so lists are built once per change and served from memory: the list of a service,
+and only when something of that service or of the owner of one of its instances has changed.
 
-Pure: the shell in `mesh.py` feeds it, and is told of changes by the `generation` number.
+Pure: the shells in `mesh.py` and `probing.py` feed it, and readers are told of changes of members
+and records by the `generation` number. New measurements of RTT are seen in the lists at once and do
+not count as a change.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from overlay.coordinates import RttGuess
+from overlay.digest import Digest, Key
+from overlay.measurements import Measurements
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.records import Held, InstanceRecord, PeerRecord, RecordTable, Role, is_void
+from overlay.record_table import RecordTable
+from overlay.records import Held, InstanceRecord, PeerRecord, Role, is_void
 from overlay.signed import Signed
+
+RTT_FRESH_S = 120.0
+"""An older measurement gives way to the estimate from coordinates, which follows the network."""
+
+LOAD_FRESH_S = 10.0
+"""What a peer said of its load longer ago says nothing about now."""
 
 _THERE = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
 
 
 @dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a peer is: the RTT in seconds, and how far the truth may be from it.
+
+    Attributes:
+        measured: by probes of this peer; otherwise estimated from coordinates.
+    """
+
+    rtt_s: float
+    error_s: float
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerView:
-    """A member as seen from here; `rtt_s` is None before the first answered probe."""
+    """A member as seen from here; `distance` is None while nothing is known of it."""
 
     peer_id: PeerId
     record: PeerRecord
     state: MemberState
-    rtt_s: float | None
+    distance: Distance | None
     local: bool
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The RTT in seconds, as well as it is known."""
+        return None if self.distance is None else self.distance.rtt_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +83,30 @@ class View:
     Attributes:
         me: this peer.
         machine: this machine, as in `PeerRecord.machine`.
+        membership: who is there.
+        clock: returns the time that membership is told, in seconds.
         generation: grows with every change that a reader may care about.
+        digest: a summary of the members' records.
+        measurements: all RTTs that were measured, as histograms.
+        records: what is held of everybody, members or not; `apply` and `forget` change it.
     """
 
     me: PeerId
     machine: str
-    membership: Membership = field(default_factory=Membership)
+    membership: Membership
+    clock: Callable[[], float]
     generation: int = 0
-    _records: RecordTable = field(default_factory=RecordTable)
-    _load: dict[tuple[PeerId, InstanceId], int] = field(default_factory=dict)
-    _instances: dict[ServiceName, tuple[InstanceView, ...]] | None = None
+    digest: Digest = field(default_factory=Digest)
+    measurements: Measurements = field(default_factory=Measurements)
+    records: RecordTable = field(default_factory=RecordTable)
+    _there: dict[PeerId, None] = field(default_factory=dict)
+    _services: dict[ServiceName, dict[PeerId, set[InstanceId]]] = field(default_factory=dict)
+    _lists: dict[ServiceName, tuple[InstanceView, ...]] = field(default_factory=dict)
+    _load: dict[PeerId, dict[InstanceId, tuple[int, float]]] = field(default_factory=dict)
+    _pins: dict[str, PeerId] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records.mine = self.me
 
     def apply(self, signed: Signed, now: float) -> Held | None:
         """Take a record in; return it if it is news.
@@ -69,104 +114,210 @@ class View:
         Raises:
             RecordRefused: it is forged, malformed, too large or one too many.
         """
-        held = self._records.apply(signed, now)
-        if held is not None:
-            if isinstance(held.record, PeerRecord) and held.record.machine == self.machine:
-                self.membership.local.add(held.owner)
-            if isinstance(held.record, InstanceRecord) and held.record.withdrawn:
-                self._load.pop((held.owner, held.record.id), None)
-            self.touch()
+        held = self.records.apply(signed, now)
+        if held is None:
+            return None
+        if held.owner == self.me:
+            self._there[self.me] = None
+        self._index(held)
+        self._count(held)
+        self._drop_lists(held.owner)
+        for void in held.voids:
+            self._drop(void)
+        self.generation += 1
         return held
+
+    def settle(self, peer: PeerId) -> None:
+        """Take in that membership now believes something else of `peer`."""
+        if peer != self.me and self.membership.state(peer) not in _THERE:
+            self._there.pop(peer, None)
+            self._load.pop(peer, None)
+        elif self.records.peer(peer) is not None:
+            self._there[peer] = None
+        for held in self.records.of(peer):
+            self._count(held)
+        self._drop_lists(peer)
+        self.generation += 1
+
+    def measured(self, peer: PeerId, guess: RttGuess | None = None) -> None:
+        """Take in that `peer` was measured anew, and the estimate of it from before."""
+        record, estimate = self.peer(peer), self.membership.rtt(peer)
+        if record is not None and estimate is not None:
+            self.measurements.take(record.role, estimate.latest, guess)
+        self._drop_lists(peer)
 
     def peer(self, peer: PeerId) -> PeerRecord | None:
         """Return what `peer` last said of itself, member or not."""
-        return self._records.peer(peer)
+        return self.records.peer(peer)
+
+    def is_member(self, peer: PeerId) -> bool:
+        """Whether `peer` is there and has said what it is; this peer itself is."""
+        return peer in self._there
+
+    def members(self) -> Collection[PeerId]:
+        """Return everybody who is there and has said what it is, this peer included."""
+        return self._there.keys()
 
     def peers(self, role: Role | None = None) -> list[PeerView]:
         """Return the members other than this one, nearest first."""
-        views = [self._peer_view(p) for p in self._members() if p != self.me]
+        views = [self._peer_view(p) for p in self._there if p != self.me]
         found = [v for v in views if v is not None and role in {None, v.record.role}]
-        return sorted(found, key=lambda v: (not v.local, _distance(v.rtt_s)))
+        return sorted(found, key=lambda v: (not v.local, _length(v.rtt_s)))
+
+    def by_certificate(self, pin: str) -> PeerId | None:
+        """Return the member whose TLS leaf has this SHA-256."""
+        peer = self._pins.get(pin)
+        record = None if peer is None or peer not in self._there else self.records.peer(peer)
+        return peer if record is not None and record.certificate == pin else None
 
     def instances(self, service: ServiceName) -> tuple[InstanceView, ...]:
         """Return the instances of `service` whose owner is a member, or this peer itself."""
-        if self._instances is None:
-            self._instances = self._index()
-        return self._instances.get(service, ())
+        found = self._lists.get(service)
+        if found is None:
+            if service not in self._services:  # names that are asked for in vain take no room
+                return ()
+            found = self._lists[service] = tuple(self._list(service))
+        return found
 
     def all_instances(self) -> Iterable[InstanceView]:
         """Yield every instance in the view."""
-        if self._instances is None:
-            self._instances = self._index()
-        for found in self._instances.values():
-            yield from found
+        for service in list(self._services):
+            yield from self.instances(service)
 
     def in_flight(self, instance: InstanceView) -> int:
-        """Return the requests that the owner last said are being served there."""
-        return self._load.get(instance.key, 0)
+        """Return the requests that the owner said are being served there; 0 if that is long ago."""
+        said, at = self._load.get(instance.owner, {}).get(instance.record.id, (0, 0.0))
+        return said if self.clock() - at <= LOAD_FRESH_S else 0
 
     def set_load(self, owner: PeerId, load: dict[InstanceId, int]) -> None:
-        """Take in what `owner` says of its instances' load."""
-        held = {h.record.id for h in self._records.of(owner)}
-        for instance in held & load.keys():
-            self._load[owner, InstanceId(instance)] = load[InstanceId(instance)]
+        """Take in what `owner` says of the load of some of its instances."""
+        now = self.clock()
+        for instance, in_flight in load.items():
+            if self.records.instance(owner, instance) is not None:
+                self._load.setdefault(owner, {})[instance] = (in_flight, now)
+
+    def distance(self, peer: PeerId) -> Distance | None:
+        """Return how far `peer` is: measured if that is fresh, else estimated, if possible."""
+        estimate = self.membership.rtt(peer)
+        age = self.membership.rtt_age(peer, self.clock())
+        if estimate is not None and age is not None and age <= RTT_FRESH_S:
+            return Distance(estimate.smoothed_rtt, estimate.rtt_variation, measured=True)
+        guess = self.membership.coordinates.estimate(peer)
+        if guess is not None:
+            return Distance(guess.rtt_s, guess.error_s, measured=False)
+        if estimate is not None:
+            return Distance(estimate.smoothed_rtt, estimate.rtt_variation, measured=True)
+        return None
 
     def records_of(self, owner: PeerId) -> list[Signed]:
         """Return the signed records of one owner, to be passed on."""
-        return [h.signed for h in self._records.of(owner)]
+        return [h.signed for h in self.records.of(owner)]
 
-    def member_records(self) -> list[Signed]:
-        """Return the signed records of all members and of this peer, to be passed on."""
-        return [signed for owner in self._members() for signed in self.records_of(owner)]
+    def signed(self, keys: Iterable[Key]) -> Iterator[Signed]:
+        """Yield the signed records with these keys, as far as they are held."""
+        for owner, kind, record_id in keys:
+            held = self.records.get(owner, kind, record_id)
+            if held is not None:
+                yield held.signed
 
     def known(self) -> list[PeerId]:
         """Return every peer that a record is held of, member or not."""
-        return list(self._records.owners())
+        return list(self.records.owners())
 
     def forget(self, owner: PeerId) -> None:
         """Drop everything that is held of `owner`, who is no member any more."""
-        self._records.forget(owner)
         self.membership.forget(owner)
-        self._load = {k: v for k, v in self._load.items() if k[0] != owner}
-        self.touch()
+        self._there.pop(owner, None)
+        for held in self.records.of(owner):
+            self._count(held)
+            if isinstance(held.record, PeerRecord):
+                self._pins.pop(held.record.certificate, None)
+        for service in self._services_of(owner):
+            self._lists.pop(service, None)
+            if service in self._services:
+                self._unlist(service, owner)
+        self.records.forget(owner)
+        self._load.pop(owner, None)
+        self.generation += 1
 
     def touch(self) -> None:
-        """Say that something changed; lists are built anew when next asked for."""
+        """Say that something changed that only readers know of."""
         self.generation += 1
-        self._instances = None
+        self._lists.clear()
 
-    def _members(self) -> list[PeerId]:
-        return [
-            p for p in self._records.owners() if p == self.me or self.membership.state(p) in _THERE
-        ]
+    def _count(self, held: Held) -> None:
+        """Bring the digest in step with one record: it counts while its owner is a member."""
+        key = (held.owner, *held.key)
+        if held.owner in self._there:
+            self.digest.put(key, (held.record.version.epoch, held.record.version.counter))
+        else:
+            self.digest.drop(key)
+
+    def _index(self, held: Held) -> None:
+        """Note which services an owner has instances of, and whose certificate is whose."""
+        if isinstance(held.record, PeerRecord):
+            self._pins[held.record.certificate] = held.owner
+            return
+        if held.record.withdrawn:
+            self._remove(held.owner, held.record)
+        else:
+            owners = self._services.setdefault(held.record.service, {})
+            owners.setdefault(held.owner, set()).add(held.record.id)
+
+    def _drop(self, void: Held) -> None:
+        """Take in that a record is not in the table any more."""
+        self.digest.drop((void.owner, *void.key))
+        if isinstance(void.record, InstanceRecord):
+            self._remove(void.owner, void.record)
+
+    def _remove(self, owner: PeerId, gone: InstanceRecord) -> None:
+        """Take an instance out of its service."""
+        instances = self._services.get(gone.service, {}).get(owner)
+        if instances is not None:
+            instances.discard(gone.id)
+            self._lists.pop(gone.service, None)
+            if not instances:
+                self._unlist(gone.service, owner)
+        self._load.get(owner, {}).pop(gone.id, None)
+
+    def _unlist(self, service: ServiceName, owner: PeerId) -> None:
+        owners = self._services[service]
+        owners.pop(owner, None)
+        if not owners:
+            del self._services[service]
+            self._lists.pop(service, None)
+
+    def _drop_lists(self, owner: PeerId) -> None:
+        for service in self._services_of(owner):
+            self._lists.pop(service, None)
+
+    def _services_of(self, owner: PeerId) -> set[ServiceName]:
+        held = (h.record for h in self.records.of(owner))
+        return {r.service for r in held if isinstance(r, InstanceRecord)}
 
     def _peer_view(self, peer: PeerId) -> PeerView | None:
-        record = self._records.peer(peer)
+        record = self.records.peer(peer)
         if record is None:
             return None
-        estimate = self.membership.rtt(peer)
         return PeerView(
             peer,
             record,
             MemberState.ALIVE if peer == self.me else self.membership.state(peer),
-            None if estimate is None else estimate.smoothed_rtt,
+            self.distance(peer),
             local=record.machine == self.machine,
         )
 
-    def _index(self) -> dict[ServiceName, tuple[InstanceView, ...]]:
-        found: dict[ServiceName, list[InstanceView]] = {}
-        for owner in self._members():
-            peer = self._peer_view(owner)
+    def _list(self, service: ServiceName) -> Iterator[InstanceView]:
+        for owner, instances in self._services[service].items():
+            peer = self._peer_view(owner) if owner in self._there else None
             if peer is None:
                 continue
-            for held in self._records.of(owner):
-                record = held.record
-                if isinstance(record, InstanceRecord) and not is_void(record, peer.record):
-                    suspect = peer.state is MemberState.SUSPECT
-                    view = InstanceView(owner, record, peer.rtt_s, peer.local, suspect)
-                    found.setdefault(record.service, []).append(view)
-        return {service: tuple(views) for service, views in found.items()}
+            suspect = peer.state is MemberState.SUSPECT
+            for instance in sorted(instances):
+                record = self.records.instance(owner, instance)
+                if record is not None and not is_void(record, peer.record):
+                    yield InstanceView(owner, record, peer.rtt_s, peer.local, suspect)
 
 
-def _distance(rtt_s: float | None) -> float:
+def _length(rtt_s: float | None) -> float:
     return float("inf") if rtt_s is None else rtt_s

@@ -22,9 +22,9 @@ from overlay.allocation import ALLOCATE_PROTOCOL, AllocateReply, AllocateRequest
 from overlay.calls import Caller, CallRefused
 from overlay.errors import StreamCut
 from overlay.framing import FramedStream, encode_varint
+from overlay.gossip import GOSSIP_PROTOCOL
 from overlay.host import Host, open_host
 from overlay.identity import Identity
-from overlay.mesh import GOSSIP_PROTOCOL
 from overlay.names import PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.registry_messages import REGISTRY_PROTOCOL, Add, Added, Found, Get

@@ -43,7 +43,7 @@ rtts = st.floats(0, MAX_RTT_S, exclude_min=True)
 
 
 def seeded(seed: int | str) -> random.Random:
-    return random.Random(seed)  # noqa: S311  (what is drawn must be drawn again)
+    return random.Random(seed)
 
 
 def peer(number: int) -> PeerId:

@@ -180,7 +180,7 @@ class FakeNode:
         version = Version(epoch=0, counter=0)
         record = PeerRecord(version=version, role=Role.REGISTRY, host="h")
         return [
-            PeerView(PeerId(p), record, MemberState.ALIVE, 0.001, local=False)
+            PeerView(PeerId(p), record, MemberState.ALIVE, None, local=False)
             for p in self.registries
         ]
 

@@ -5,6 +5,7 @@ import pytest
 import trio
 import trio.testing
 
+from overlay.compaction import WITHDRAWN_PER_ROUND
 from overlay.control import open_control
 from overlay.errors import AddressTaken, PeerUnreachable, SettingsInvalid
 from overlay.names import InstanceId, ServiceName
@@ -55,6 +56,18 @@ async def test_a_restarted_node_is_the_same_peer_in_a_later_epoch(tmp_path: Path
         async with open_node(settings(tmp_path), Role.PROXY, name="2") as other:
             assert other.peer_id != first.peer_id
     assert key_path(tmp_path, Role.PROXY, "1").exists()
+
+
+async def test_a_node_that_runs_for_months_does_not_fill_others_views(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with open_node(settings(tmp_path, ephemeral=True), Role.ALLOCATOR) as node:
+            publish(node, "stays")
+            for number in range(5 * WITHDRAWN_PER_ROUND):
+                publish(node, f"i{number}")
+                node.withdraw_instance(InstanceId(f"i{number}"))
+                assert len(node.view.records) <= 2 * WITHDRAWN_PER_ROUND + 2
+            assert instances(node) == ["stays"]
+            assert not node.view.records.refused
 
 
 async def test_an_ephemeral_node_leaves_no_key_and_no_epoch(tmp_path: Path) -> None:
@@ -115,20 +128,22 @@ async def test_a_client_listens_nowhere_and_has_no_socket(tmp_path: Path) -> Non
             assert list(tmp_path.rglob("*.sock")) == []
 
 
-async def test_a_client_that_left_is_forgotten_by_all(tmp_path: Path) -> None:
+async def test_a_client_knows_everybody_and_is_known_to_nobody(tmp_path: Path) -> None:
     with trio.fail_after(20):
         async with open_node(settings(tmp_path, ephemeral=True), Role.BOOTSTRAP) as first:
             address = f"{first.record.addresses[0]}/p2p/{first.peer_id}"
             joining = settings(tmp_path, ephemeral=True, bootstraps=(address,))
-            async with open_node(joining, Role.PROXY) as proxy:
-                while len(first.view.peers()) < 1:
-                    await first.changed()
-                async with open_node(joining, Role.CLIENT) as client:
-                    while client.peer_id not in first.view.known():
-                        await first.changed()
-                while client.peer_id in first.view.known():
-                    await first.changed()
-                assert client.peer_id not in proxy.view.known()
+            async with (
+                open_node(joining, Role.PROXY) as proxy,
+                open_node(joining, Role.CLIENT) as client,
+            ):
+                while len(client.view.peers()) < 2:
+                    await client.changed()
+                publish(proxy, "i1")
+                while instances(client) != ["i1"]:
+                    await client.changed()
+                for node in (first, proxy):
+                    assert client.peer_id not in node.view.known()
 
 
 async def test_the_control_socket_tells_the_status(tmp_path: Path) -> None:

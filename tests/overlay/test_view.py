@@ -1,12 +1,15 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import records
+from overlay.coordinates import Coordinate
+from overlay.digest import BUCKETS
 from overlay.identity import Identity
-from overlay.membership import SUSPICION_S, MemberState
-from overlay.names import InstanceId, ServiceName
+from overlay.membership import MemberState
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
-from overlay.view import View
+from overlay.testing import bury, cut, depart, empty_view, measure, meet, pass_time
+from overlay.view import LOAD_FRESH_S, RTT_FRESH_S, View
 
 NOW = 1_700_000_000.0
 HELLO = ServiceName("hello")
@@ -15,20 +18,27 @@ ME, NEAR, FAR = (Identity.from_seed(bytes([n]) * 32) for n in range(3))
 
 def view_of(*owners: Identity, machine: str = "here") -> View:
     """A view in which this peer and all `owners` are members."""
-    view = View(ME.peer_id, machine)
+    view = empty_view(ME, machine)
     for owner in (ME, *owners):
         take_peer(view, owner)
         if owner is not ME:
-            view.membership.heard(owner.peer_id, 0.0)
-    view.touch()
+            meet(view, owner.peer_id, NOW)
     return view
 
 
 def take_peer(
-    view: View, owner: Identity, *, epoch: float = NOW, machine: str = "", role: Role | None = None
+    view: View,
+    owner: Identity,
+    *,
+    epoch: float = NOW,
+    counter: int = 0,
+    floor: int = 0,
+    machine: str = "",
+    role: Role | None = None,
 ) -> None:
     record = PeerRecord(
-        version=Version(epoch=epoch, counter=0),
+        version=Version(epoch=epoch, counter=counter),
+        floor=floor,
         role=role or Role.ALLOCATOR,
         host=f"host-of-{owner.peer_id[-4:]}",
         machine=machine or f"machine-of-{owner.peer_id}",
@@ -88,19 +98,17 @@ def test_a_dead_owners_instances_are_gone_in_that_instant() -> None:
     view = view_of(NEAR, FAR)
     take_instance(view, NEAR, instance="near")
     take_instance(view, FAR, instance="far")
-    view.membership.cut(NEAR.peer_id, 0.0)
-    view.touch()
+    cut(view, NEAR.peer_id)
     assert {i.record.id: i.suspect for i in view.instances(HELLO)} == {"near": True, "far": False}
-    view.membership.tick(SUSPICION_S)
-    view.touch()
+    bury(view, NEAR.peer_id)
     assert ids(view) == {"far"}
+    assert NEAR.peer_id not in view.members()
 
 
 def test_a_peer_that_left_takes_its_instances_along() -> None:
     view = view_of(NEAR)
     take_instance(view, NEAR)
-    view.membership.left(NEAR.peer_id, 1.0)
-    view.touch()
+    depart(view, NEAR, NOW)
     assert ids(view) == set()
 
 
@@ -113,23 +121,37 @@ def test_instances_of_an_owners_earlier_life_are_gone_when_it_comes_back() -> No
     assert ids(view) == {"new"}
 
 
-def test_an_owner_may_start_any_number_of_instances_one_after_the_other() -> None:
-    view = view_of(NEAR)
-    for number in range(1, 2 * records.MAX_RECORDS_PER_OWNER, 2):
-        take_instance(view, NEAR, instance=f"i{number}", counter=number)
-        take_instance(view, NEAR, instance=f"i{number}", counter=number + 1, withdrawn=True)
-    take_instance(view, NEAR, instance="last", counter=10_000)
-    assert ids(view) == {"last"}
+def test_what_an_owner_declares_void_leaves_the_lists_and_the_summary() -> None:
+    view, newcomer = view_of(NEAR), view_of(NEAR)
+    take_instance(view, NEAR, instance="lost", counter=1)
+    take_instance(view, NEAR, instance="gone", counter=2)
+    take_instance(view, NEAR, instance="gone", counter=3, withdrawn=True)
+    take_instance(view, NEAR, instance="live", counter=4)
+    assert ids(view) == {"lost", "live"}
+    for told in (view, newcomer):
+        take_peer(told, NEAR, counter=5, floor=4)
+    take_instance(newcomer, NEAR, instance="live", counter=4)
+    assert ids(view) == ids(newcomer) == {"live"}
+    assert view.digest.summary() == newcomer.digest.summary()
+
+
+def test_a_new_life_of_an_owner_leaves_nothing_of_the_old_one_in_the_summary() -> None:
+    view, newcomer = view_of(NEAR), view_of()
+    take_instance(view, NEAR, instance="old", counter=7)
+    meet(newcomer, NEAR.peer_id, NOW + 1)
+    for told in (view, newcomer):
+        take_peer(told, NEAR, epoch=NOW + 1)
+        told.settle(NEAR.peer_id)
+    assert view.digest.summary() == newcomer.digest.summary()
 
 
 def test_local_is_what_shares_the_machine_and_it_comes_first() -> None:
     view = view_of()
     take_peer(view, FAR)
     take_peer(view, NEAR, machine="here")
-    for peer in (NEAR, FAR):
-        view.membership.heard(peer.peer_id, 0.0)
-    for probe in view.membership.tick(0.0)[0]:
-        view.membership.acked(probe.peer, probe.sequence, 0.2 if probe.peer == NEAR.peer_id else 0)
+    for peer, rtt_s in ((NEAR, 0.2), (FAR, 0.0)):
+        meet(view, peer.peer_id, NOW)
+        measure(view, peer.peer_id, rtt_s)
     take_instance(view, NEAR, instance="near")
     take_instance(view, FAR, instance="far")
     assert [p.peer_id for p in view.peers()] == [NEAR.peer_id, FAR.peer_id]
@@ -139,14 +161,13 @@ def test_local_is_what_shares_the_machine_and_it_comes_first() -> None:
 def test_peers_are_listed_nearest_first_the_unmeasured_last_and_by_role() -> None:
     third = Identity.from_seed(b"3" * 32)
     view = view_of(FAR, NEAR)
-    rtts = {NEAR.peer_id: 0.01, FAR.peer_id: 0.1}
-    for probe in view.membership.tick(0.0)[0]:
-        view.membership.acked(probe.peer, probe.sequence, rtts[probe.peer])
+    measure(view, NEAR.peer_id, 0.01)
+    measure(view, FAR.peer_id, 0.1)
     take_peer(view, third, role=Role.REGISTRY)
-    view.membership.heard(third.peer_id, 0.0)
+    meet(view, third.peer_id, NOW)
     assert [p.peer_id for p in view.peers()] == [NEAR.peer_id, FAR.peer_id, third.peer_id]
     assert [p.peer_id for p in view.peers(Role.REGISTRY)] == [third.peer_id]
-    assert [p.rtt_s for p in view.peers()] == [0.01, 0.1, None]
+    assert [p.rtt_s for p in view.peers()] == [pytest.approx(0.01), pytest.approx(0.1), None]
 
 
 def test_load_is_kept_for_instances_that_there_are_and_goes_with_them() -> None:
@@ -155,9 +176,18 @@ def test_load_is_kept_for_instances_that_there_are_and_goes_with_them() -> None:
     (instance,) = view.instances(HELLO)
     view.set_load(NEAR.peer_id, {InstanceId("i1"): 3, InstanceId("invented"): 9})
     assert view.in_flight(instance) == 3
-    assert len(view._load) == 1
+    assert len(view._load[NEAR.peer_id]) == 1
     take_instance(view, NEAR, counter=2, withdrawn=True)
-    assert view._load == {}
+    assert view._load == {NEAR.peer_id: {}}
+
+
+def test_load_of_long_ago_is_no_load() -> None:
+    view = view_of(NEAR)
+    take_instance(view, NEAR)
+    (instance,) = view.instances(HELLO)
+    view.set_load(NEAR.peer_id, {InstanceId("i1"): 3})
+    pass_time(view, LOAD_FRESH_S + 1)
+    assert view.in_flight(instance) == 0
 
 
 def test_what_is_forgotten_leaves_nothing() -> None:
@@ -174,27 +204,65 @@ def test_what_is_forgotten_leaves_nothing() -> None:
 def test_only_members_records_are_passed_on() -> None:
     view = view_of(NEAR)
     take_peer(view, FAR)
-    assert {s.signer for s in view.member_records()} == {ME.peer_id, NEAR.peer_id}
+    take_instance(view, NEAR)
+    near = NEAR.peer_id
+    assert digested(view) == {(ME.peer_id, "peer"), (near, "peer"), (near, "instance")}
+    bury(view, NEAR.peer_id)
+    assert digested(view) == {(ME.peer_id, "peer")}
+    meet(view, NEAR.peer_id, NOW + 1)
+    take_peer(view, NEAR, epoch=NOW + 1)
+    assert (NEAR.peer_id, "peer") in digested(view)
 
 
-@given(st.lists(st.sampled_from(["take", "withdraw", "cut", "hear", "leave", "wait"]), max_size=20))
+def digested(view: View) -> set[tuple[PeerId, str]]:
+    return {(key[0], key[1]) for n in range(BUCKETS) for key, _ in view.digest.items(n)}
+
+
+@given(st.lists(st.sampled_from(["take", "withdraw", "cut", "meet", "leave", "wait"]), max_size=20))
 def test_the_cached_lists_always_say_what_fresh_ones_would(script: list[str]) -> None:
     view = view_of(NEAR)
     for counter, step in enumerate(script, start=1):
-        now, changes = float(counter), []
         match step:
             case "take" | "withdraw":
                 take_instance(view, NEAR, counter=counter, withdrawn=step == "withdraw")
             case "cut":
-                changes = view.membership.cut(NEAR.peer_id, now)
-            case "hear":
-                changes = view.membership.heard(NEAR.peer_id, now)
+                cut(view, NEAR.peer_id)
+            case "meet":
+                meet(view, NEAR.peer_id, NOW + counter)
             case "leave":
-                changes = view.membership.left(NEAR.peer_id, now)
+                depart(view, NEAR, NOW + counter)
             case _:
-                changes = view.membership.tick(now)[1]
-        if changes:
-            view.touch()
+                pass_time(view, 1.0)
         cached = view.instances(HELLO)
         view.touch()
         assert view.instances(HELLO) == cached
+
+
+def test_a_member_is_found_by_its_certificate_while_it_is_one() -> None:
+    view = view_of(NEAR)
+    record = view.peer(NEAR.peer_id)
+    assert record is not None
+    later = Version(epoch=NOW, counter=5)
+    signed = sign_record(NEAR, record.model_copy(update={"certificate": "ab", "version": later}))
+    view.apply(signed, NOW)
+    assert view.by_certificate("ab") == NEAR.peer_id
+    assert view.by_certificate("") is None
+    bury(view, NEAR.peer_id)
+    assert view.by_certificate("ab") is None
+
+
+def test_a_fresh_measurement_beats_the_estimate_and_an_old_one_gives_way_to_it() -> None:
+    view = view_of(NEAR)
+    assert view.distance(NEAR.peer_id) is None
+    measure(view, NEAR.peer_id, 0.05)
+    place = Coordinate((0.03, *[0.0] * 7), error=0.1, adjustment=0.0, height=0.00001)
+    view.membership.coordinates.observe(NEAR.peer_id, place, 0.05)
+    fresh = view.distance(NEAR.peer_id)
+    assert fresh is not None
+    assert fresh.measured
+    assert fresh.rtt_s == pytest.approx(0.05)
+    pass_time(view, RTT_FRESH_S + 1)
+    old = view.distance(NEAR.peer_id)
+    assert old is not None
+    assert not old.measured
+    assert old.error_s > 0

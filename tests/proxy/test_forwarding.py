@@ -26,6 +26,7 @@ from overlay.records import (
 )
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import ServiceSpec
+from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
@@ -207,8 +208,7 @@ def take_peer(view: View, peer: Identity, **fields: object) -> None:
         {"version": Version(epoch=NOW, counter=0), "role": Role.ALLOCATOR, "host": "h", **fields}
     )
     view.apply(sign_record(peer, record), NOW)
-    view.membership.heard(peer.peer_id, 0.0)
-    view.touch()
+    meet(view, peer.peer_id, NOW)
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ async def ground(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ground]
 async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ground]:
     with trio.fail_after(20):
         async with played_allocator(tmp_path / "s") as allocator:
-            view = View(PROXY.peer_id, "here")
+            view = empty_view(PROXY, "here")
             take_peer(view, PROXY, role=Role.PROXY, machine="here")
             take_peer(view, HERE, machine="here", control=str(tmp_path / "s"))
             welcomed = trio.Event()
@@ -238,7 +238,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 starter,
                 upstreams,
                 machine_names=frozenset(),
-                random=Random(1),  # noqa: S311
+                random=Random(1),
             )
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 

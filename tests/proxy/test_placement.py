@@ -6,7 +6,7 @@ from overlay.membership import MemberState
 from overlay.names import Digest, PeerId
 from overlay.records import PeerRecord, Role, Room, Version
 from overlay.spec import Image, ServiceSpec
-from overlay.view import PeerView
+from overlay.view import Distance, PeerView
 from proxy.placement import rank
 
 DIGEST = Digest("sha256:" + "0" * 64)
@@ -35,7 +35,8 @@ def allocator(
         platform=platform,
         images=images,
     )
-    return PeerView(PeerId(name), record, state, rtt_s, local)
+    distance = None if rtt_s is None else Distance(rtt_s, 0.0, measured=True)
+    return PeerView(PeerId(name), record, state, distance, local)
 
 
 def order(

@@ -10,10 +10,10 @@ import trio.testing
 from overlay.errors import PeerUnreachable
 from overlay.identity import Identity
 from overlay.leases import Hello, Release
-from overlay.membership import SUSPICION_S
 from overlay.names import InstanceId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
+from overlay.testing import bury, cut, empty_view, meet
 from overlay.tls import open_tls
 from overlay.view import InstanceView, View
 from proxy.roads import Road, Roads
@@ -46,8 +46,7 @@ def say_peer(view: View, counter: int = 0, **fields: object) -> None:
     values = {"version": Version(epoch=1.0, counter=counter), "role": Role.ALLOCATOR, "host": "h"}
     record = PeerRecord.model_validate({"gateway": ("127.0.0.1:1",), **values, **fields})
     view.apply(sign_record(OWNER, record), 1.0)
-    view.membership.heard(OWNER.peer_id, 0.0)
-    view.touch()
+    meet(view, OWNER.peer_id)
 
 
 def say_instance(view: View, counter: int = 1, *, withdrawn: bool = False) -> None:
@@ -71,7 +70,7 @@ async def ground_of(tmp_path: Path, *, machine: str = "here") -> AsyncIterator[G
             trio.open_nursery() as nursery,
         ):
             allocator.addresses[I1] = "127.0.0.1:1"
-            view = View(ME.peer_id, "here")
+            view = empty_view(ME, "here")
             say_peer(view, machine=machine, control=str(tmp_path / "s"))
             say_instance(view)
             roads = Roads(view, TLS, nursery, 4200, lambda _: None)
@@ -156,12 +155,10 @@ async def test_what_is_under_way_to_a_dead_machine_ends(there: Ground) -> None:
     road = await there.roads.to(there.instance)
     scope = trio.CancelScope()
     road.under_way.add(scope)
-    there.view.membership.cut(OWNER.peer_id, 0.0)
-    there.view.touch()
+    cut(there.view, OWNER.peer_id)
     await there.roads.follow()
     assert not scope.cancel_called
-    there.view.membership.tick(SUSPICION_S)
-    there.view.touch()
+    bury(there.view, OWNER.peer_id)
     await there.roads.follow()
     assert scope.cancel_called
     assert there.roads._gateways == {}

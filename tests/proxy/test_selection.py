@@ -42,7 +42,7 @@ def usable(*candidates: Candidate, hard_rtt_s: float | None = None) -> list[str]
 
 
 def shares(candidates: list[Candidate], picks: int = 1500) -> Counter[str]:
-    random = Random(7)  # noqa: S311
+    random = Random(7)
     picked = (pick(candidates, random) for _ in range(picks))
     return Counter(c.instance.record.id for c in picked if c is not None)
 
@@ -89,7 +89,7 @@ def test_the_expected_latency_joins_distance_and_load() -> None:
 
 
 def test_nothing_is_picked_of_nothing_and_the_only_one_of_one() -> None:
-    random = Random(1)  # noqa: S311
+    random = Random(1)
     only = candidate()
     assert pick([], random) is None
     assert pick([only], random) is only
@@ -103,7 +103,7 @@ def test_equal_instances_get_equal_shares(count: int) -> None:
 
 
 def test_three_equal_instances_share_evenly_while_requests_are_under_way() -> None:
-    random = Random(3)  # noqa: S311
+    random = Random(3)
     candidates = [candidate(f"i{n}", concurrency=1000) for n in range(3)]
     for _ in range(1500):
         chosen = pick(candidates, random)

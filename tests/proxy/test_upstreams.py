@@ -3,6 +3,7 @@ import pytest
 from overlay.identity import Identity
 from overlay.names import InstanceId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
+from overlay.testing import empty_view
 from overlay.view import InstanceView, View
 from proxy.selection import Candidate
 from proxy.upstreams import FAILED_FOR_S, SERVICE_TIME_ALPHA, Upstreams
@@ -26,7 +27,7 @@ def say(view: View, counter: int, *, withdrawn: bool = False) -> None:
 
 @pytest.fixture
 def view() -> View:
-    found = View(OWNER.peer_id, "here")
+    found = empty_view(OWNER, "here")
     peer = PeerRecord(version=Version(epoch=1.0, counter=0), role=Role.ALLOCATOR, host="h")
     found.apply(sign_record(OWNER, peer), 1.0)
     say(found, 1)

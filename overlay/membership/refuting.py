@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from overlay.membership_messages import Alive, Dead, Left, Suspect, Update
+from overlay.membership.messages import Alive, Dead, Left, Suspect, Update
 from overlay.names import PeerId
 
 Sign = Callable[[type[Alive] | type[Left], int], bytes]

@@ -11,7 +11,7 @@ brings the end nearer, the first one most, until k of them leave the minimum:
 from dataclasses import dataclass, field
 from math import log, log10
 
-from overlay.knobs import Knobs
+from overlay.membership.knobs import Knobs
 from overlay.names import PeerId
 
 CONFIRMATIONS = 3

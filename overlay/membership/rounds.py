@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from math import inf
 
 from overlay.coordinates import Coordinates, RttGuess
-from overlay.knobs import Knobs
+from overlay.membership.knobs import Knobs
+from overlay.membership.roster import Member
 from overlay.names import PeerId
-from overlay.roster import Member
 
 MAX_ROUNDS = 256
 """Own rounds at once. In the ordinary way there are about eight; more when a site is cut off."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from overlay.membership_messages import Alive, Left, MemberState
+from overlay.membership.messages import Alive, Left, MemberState
+from overlay.membership.suspicion import Suspicion
 from overlay.names import PeerId
 from overlay.rtt import RttEstimate
-from overlay.suspicion import Suspicion
 
 MAX_MEMBERS = 10_000
 """Members held, gone ones included; the longest gone makes room first."""

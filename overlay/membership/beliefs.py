@@ -34,9 +34,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import assert_never
 
-from overlay.broadcasts import Broadcasts
-from overlay.knobs import Knobs
-from overlay.membership_messages import (
+from overlay.membership.broadcasts import Broadcasts
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import (
     Alive,
     Change,
     Dead,
@@ -46,10 +46,10 @@ from overlay.membership_messages import (
     Suspect,
     Update,
 )
+from overlay.membership.refuting import Myself
+from overlay.membership.roster import Member, Roster
+from overlay.membership.suspicion import Suspicion
 from overlay.names import PeerId
-from overlay.refuting import Myself
-from overlay.roster import Member, Roster
-from overlay.suspicion import Suspicion
 
 EPOCH_SHIFT = 16
 """An incarnation is its owner's epoch in milliseconds, and in the low bits how often it refuted."""
@@ -228,3 +228,8 @@ def _end_suspicion(member: Member) -> None:
     if member.suspicion is not None:
         member.suspicion.deadline = inf
         member.suspicion = None
+
+
+def incarnation_of(epoch_s: float) -> int:
+    """Return the first incarnation of a peer whose epoch, its clock at its start, this is."""
+    return max(int(epoch_s * 1000), 0) << EPOCH_SHIFT

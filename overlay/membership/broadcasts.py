@@ -10,7 +10,7 @@ counts as a confirmation elsewhere.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from overlay.membership_messages import Suspect, Update
+from overlay.membership.messages import Suspect, Update
 from overlay.names import PeerId
 
 MAX_BROADCASTS = 4096

@@ -3,18 +3,18 @@
 import random
 from math import inf
 
-from overlay.beliefs import Beliefs
 from overlay.coordinates import Coordinates
-from overlay.knobs import Knobs
-from overlay.membership_messages import Ack, Alive, Effects, Nack, Ping, PingReq
+from overlay.membership.beliefs import Beliefs
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import Ack, Alive, Effects, Nack, Ping, PingReq
+from overlay.membership.refuting import Myself
+from overlay.membership.roster import Member, Path
+from overlay.membership.rounds import Forward, Round, Rounds, Timeouts
+from overlay.membership.suspicion import Suspicion
+from overlay.membership.telling import Telling
+from overlay.membership.timers import Timers
 from overlay.names import PeerId
-from overlay.refuting import Myself
-from overlay.roster import Member, Path
-from overlay.rounds import Forward, Round, Rounds, Timeouts
 from overlay.rtt import with_sample
-from overlay.suspicion import Suspicion
-from overlay.telling import Telling
-from overlay.timers import Timers
 
 FORWARD_KEPT = 2
 """Timeout ceilings for which a helper still passes on an answer that comes after its nack."""
@@ -28,6 +28,7 @@ class Prober:
     Attributes:
         next_probe: when the next member's turn is.
         next_knock: when a dead peer is pinged.
+        observing: nobody is probed in turn, nor accused.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Prober:
         rng: random.Random,
     ) -> None:
         self.next_probe = self.next_knock = inf
+        self.observing = False
         self._last_probe = -inf
         self._me = me
         self._beliefs = beliefs
@@ -58,8 +60,11 @@ class Prober:
 
     def arm(self, now: float, *, newcomers: bool) -> None:
         """Set the clocks that have a reason to run; a newcomer may have its turn before others."""
+        if self.observing:
+            self.next_probe = self.next_knock = inf
+            return
         if newcomers:
-            interval = self._knobs.probe_interval_s
+            interval = self._knobs.probe_interval_s * (1 + self._me.health)
             if self._last_probe == -inf:  # daemons that start together do not probe together
                 self._last_probe = now - interval * self._rng.random()
             self.next_probe = min(self.next_probe, max(now, self._last_probe + interval))
@@ -144,7 +149,7 @@ class Prober:
         self._end(failed)
         self._me.counters.failures += 1
         self._me.doubt(len(failed.waiting) if failed.helpers else 1)
-        if failed.member.incarnation == failed.incarnation:
+        if failed.member.incarnation == failed.incarnation and not self.observing:
             self.suspect(failed.member, now, effects)
 
     def _end(self, ended: Round) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from math import ceil, inf, log10
 from typing import assert_never
 
-from overlay.beliefs import Beliefs
-from overlay.knobs import Knobs
-from overlay.membership_messages import (
+from overlay.membership.beliefs import Beliefs
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import (
     Datagram,
     Dead,
     Effects,
@@ -22,9 +22,9 @@ from overlay.membership_messages import (
     Update,
     room_beside,
 )
+from overlay.membership.refuting import Myself
+from overlay.membership.roster import Member
 from overlay.names import PeerId
-from overlay.refuting import Myself
-from overlay.roster import Member
 
 GOODBYES = 4
 """Times `gossip_fanout` peers are told directly that this one leaves; they tell the others."""

@@ -36,15 +36,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import assert_never
 
-from overlay.beliefs import Beliefs, note_unknown
 from overlay.coordinates import Coordinates
-from overlay.knobs import Knobs
-from overlay.membership_messages import (
+from overlay.membership.beliefs import Beliefs, note_unknown
+from overlay.membership.knobs import Knobs
+from overlay.membership.messages import (
     Ack,
-    Alive,
-    Change,
-    Datagram,
-    Dead,
     Effects,
     Gossip,
     Left,
@@ -53,37 +49,15 @@ from overlay.membership_messages import (
     Nack,
     Ping,
     PingReq,
-    Suspect,
     Update,
 )
+from overlay.membership.prober import Clock, Prober
+from overlay.membership.refuting import Myself, Sign, Verify
+from overlay.membership.rounds import Forward, Round
+from overlay.membership.suspicion import Suspicion
+from overlay.membership.telling import Telling
 from overlay.names import PeerId
-from overlay.prober import Clock, Prober
-from overlay.refuting import Counters, Myself, Sign, Verify
-from overlay.rounds import Forward, Round
 from overlay.rtt import RttEstimate
-from overlay.suspicion import Suspicion
-from overlay.telling import Telling
-
-__all__ = [
-    "Ack",
-    "Alive",
-    "Change",
-    "Counters",
-    "Datagram",
-    "Dead",
-    "Effects",
-    "Gossip",
-    "Knobs",
-    "Left",
-    "MemberState",
-    "Membership",
-    "Message",
-    "Nack",
-    "Ping",
-    "PingReq",
-    "Suspect",
-    "Update",
-]
 
 
 class Membership:
@@ -175,6 +149,10 @@ class Membership:
         prober = self._prober
         gossip = self._telling.next_gossip
         return min(self._clock.next(), prober.next_probe, prober.next_knock, gossip)
+
+    def observe(self, observing: bool) -> None:
+        """Say whether this peer is a guest: one that nobody knows probes and accuses nobody."""
+        self._prober.observing = observing
 
     # events
 
