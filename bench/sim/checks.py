@@ -5,11 +5,11 @@ Everything is judged from outside: what each running peer believes and holds, ag
 
 from collections.abc import Iterable, Iterator
 
-from bench.sim.table import peer_key
 from bench.sim.peer import Peer
+from bench.sim.table import peer_key
 from bench.sim.world import World
 from overlay.digest import Key, Stamp
-from overlay.swim import MemberState
+from overlay.membership import MemberState
 
 GONE_STATES = frozenset({MemberState.DEAD, MemberState.LEFT})
 

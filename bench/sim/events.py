@@ -34,6 +34,10 @@ class Events:
         self._order += 1
         heappush(self._heap, (max(time, self.now), self._order, act, args))
 
+    def after(self, seconds: float, act: Callable[..., None], *args: Any) -> None:
+        """Plan `act(*args)` for so long from now."""
+        self.at(self.now + seconds, act, *args)
+
     def run(self, until: float) -> None:
         """Do what is planned up to that time, and what that plans."""
         heap = self._heap

@@ -22,7 +22,7 @@ STRETCH = 1.5
 """Cables are longer than great circles: by half, as is usually reckoned."""
 
 LAST_MILE_S, LAST_MILE_SPREAD = 0.002, 0.8
-"""Median and log-deviation of what a peer's own line adds to every RTT: most within 0.4 and 10 ms."""
+"""Median and log-deviation of what a peer's own line adds to every RTT: 0.4 to 10 ms for most."""
 
 NOISE_S = 50e-6
 """Mean of what a way takes longer in the machines, whatever its length."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from bench.sim.checks import CheckFailed, everything_is_so, first_of
 from bench.sim.latency import MATRICES
+from bench.sim.lines import Weather
 from bench.sim.peer import Peer
-from bench.sim.world import DRIFT, Weather, World
-from overlay.swim import Change, Knobs, MemberState
+from bench.sim.world import World
+from overlay.membership import Change, Knobs, MemberState
 
 WARM_UP_S = 5.0
 SETTLE_S = 90.0
@@ -34,7 +35,7 @@ class Scenario:
     what: str
     play: Callable[[World], None]
     spares_the_living: bool = True
-    drift: float = DRIFT
+    drift: float = Weather().drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ def play(name: str, peers: int, seed: int, matrix: str = "geographic") -> Outcom
         CheckFailed: it did not end right; says how to see that again.
     """
     scenario = SCENARIOS[name]
-    world = World(peers, seed, MATRICES[matrix], knobs=Knobs.lan(), weather=Weather(drift=scenario.drift))
+    world = World(
+        peers, seed, MATRICES[matrix], knobs=Knobs.lan(), weather=Weather(drift=scenario.drift)
+    )
     deaths = _Deaths()
     world.watch.append(deaths.saw)
     world.run(WARM_UP_S)
@@ -84,7 +87,8 @@ class _Deaths:
     seen: list[str] = field(default_factory=list)
 
     def saw(self, observer: Peer, change: Change, about: Peer) -> None:
-        if change.state is MemberState.DEAD and about.up:
+        known = observer.life_of(change.peer) == about.life
+        if change.state is MemberState.DEAD and about.up and known:
             self.seen.append(f"{observer.id} held {change.peer} for dead, which it is not")
 
 
@@ -157,24 +161,14 @@ def _flap(world: World) -> None:
 def _slow(world: World) -> None:
     few = _some(world, 0.1)
     for index in few:
-        _falter(world, index, world.now + 40, run_s=0.5, stop_s=1.0)
+        world.falter(index, world.now + 40, run_s=0.5, stop_s=1.0)
     _publish_some(world, range(world.size), 20, 40)
-
-
-def _falter(world: World, index: int, until: float, *, run_s: float, stop_s: float) -> None:
-    """Have a process run and stop in turn, for exponential times of these means."""
-    if world.now >= until:
-        return
-    stopped = min(world.rng.expovariate(1 / stop_s), 5 * stop_s)
-    world.stop(index, stopped)
-    again = world.now + stopped + world.rng.expovariate(1 / run_s)
-    world.at(again, lambda: _falter(world, index, until, run_s=run_s, stop_s=stop_s))
 
 
 def _loss(world: World) -> None:
-    before, world.weather.loss = world.weather.loss, 0.2
+    before, world.lines.weather.loss = world.lines.weather.loss, 0.05
     _publish_some(world, range(world.size), 20, 40)
-    world.weather.loss = before
+    world.lines.weather.loss = before
 
 
 def _leave(world: World) -> None:
@@ -186,7 +180,7 @@ def _leave(world: World) -> None:
 
 def _storm(world: World) -> None:
     """Everything at once, for a minute."""
-    world.weather.loss = 0.1
+    world.lines.weather.loss = 0.1
     down: list[int] = []
     for _ in range(60):
         index = world.rng.randrange(world.size)
@@ -207,7 +201,7 @@ def _storm(world: World) -> None:
         world.run(1)
     world.run(10)
     world.heal()
-    world.weather.loss = 0.01
+    world.lines.weather.loss = 0.01
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -217,7 +211,7 @@ SCENARIOS: dict[str, Scenario] = {
     "cut": Scenario("two halves do not reach each other for 45 s", _cut, False),
     "flap": Scenario("a tenth is cut off again and again for some seconds", _flap, False),
     "slow": Scenario("a tenth stop for a second or so, again and again", _slow, False),
-    "loss": Scenario("a fifth of all datagrams is lost", _loss),
+    "loss": Scenario("a twentieth of all datagrams is lost", _loss),
     "drift": Scenario("clocks count up to 20 % too fast or too slow", _quiet, drift=0.2),
     "leave": Scenario("a fifth say goodbye", _leave),
     "storm": Scenario("crashes, restarts, stops, cuts and loss, all at once", _storm, False),

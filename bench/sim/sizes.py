@@ -4,67 +4,77 @@ Datagrams are counted from the sizes of their encoding, which the core itself fi
 goes over streams from the JSON of real messages.
 """
 
+import random
 from collections.abc import Sequence
 
-from overlay.digest import BUCKETS
+from overlay.coordinates import Coordinates
+from overlay.datagrams import MAX_MESSAGE_BYTES, SEAL_BYTES, updates_room
+from overlay.digest import SUMMARY_BYTES
+from overlay.gossip import Hello, Items, Records, frame
 from overlay.identity import Identity
+from overlay.membership import Ack, Gossip, Message, Nack, Ping, PingReq, Update
 from overlay.names import Digest, InstanceId, ServiceName
 from overlay.records import (
     InstanceRecord,
     InstanceState,
     PeerRecord,
+    Record,
     Role,
     Room,
     Version,
     sign_record,
 )
-from overlay.swim import Ack, Gossip, Message, Nack, Ping, PingReq, Update
 
-SEAL_BYTES = 33
 UDP_IP_BYTES = 28
-
-_MESSAGE_BYTES: dict[type[Message], int] = {
-    Ping: 2 + 8 + 32,
-    Ack: 2 + 8 + 1 + 44 + 1,
-    PingReq: 2 + 8 + 32,
-    Nack: 2 + 8,
-    Gossip: 2,
-}
+"""Headers of IPv4 and UDP."""
 
 SEGMENT_BYTES = 1448
 """What a TCP segment carries."""
 
-_FRAME_BYTES = 4 + 12 + 18
+FRAMING_BYTES = 4 + 12 + 18
 """A frame's length, Yamux's header, Noise's length and tag."""
 
-_SEGMENT_OVERHEAD_BYTES = 52 + 52
-"""Headers of IP and TCP with timestamps, and once more for its acknowledgement."""
+SEGMENT_OVERHEAD_BYTES = 52 + 52
+"""Headers of IP and TCP with timestamps, and those of the acknowledgement."""
 
-DIGEST_BYTES = 4 * (8 * BUCKETS + 2) // 3 + 60
-"""Base64 in a hello or digest message."""
-
-VERSION_BYTES = 110
-"""A record's owner, kind, id and version in a list of what is held or wanted."""
+_OWNER = Identity.from_seed(bytes(32))
+_VERSION = Version(epoch=1763726400.123456, counter=12)
 
 
 def datagram_bytes(message: Message, updates: Sequence[Update]) -> int:
     """Return what a datagram takes on the network; an ack without load."""
-    said = sum([update.SIZE for update in updates])
-    return _MESSAGE_BYTES[type(message)] + said + SEAL_BYTES + UDP_IP_BYTES
+    return _AROUND[type(message)] + sum([update.SIZE for update in updates])
 
 
 def framed_bytes(payload: int) -> int:
     """Return what `payload` bytes take on the network as a frame of a gossip stream."""
-    framed = payload + _FRAME_BYTES
-    return framed + _SEGMENT_OVERHEAD_BYTES * -(-framed // SEGMENT_BYTES)
+    framed = payload + FRAMING_BYTES
+    return framed + SEGMENT_OVERHEAD_BYTES * -(-framed // SEGMENT_BYTES)
 
 
-def _record_bytes() -> tuple[int, int]:
-    """Return the bytes of a signed record of a peer and of an instance, in a message."""
-    owner = Identity.from_seed(bytes(32))
-    version = Version(epoch=1763726400.123456, counter=12)
-    allocator = PeerRecord(
-        version=version,
+def _record_bytes(record: Record) -> int:
+    empty, one = Records(records=()), Records(records=(sign_record(_OWNER, record),))
+    return len(frame(one)) - len(frame(empty))
+
+
+def _plain_bytes(message: Message) -> int:
+    return MAX_MESSAGE_BYTES - updates_room(message)
+
+
+_MESSAGES = (
+    Ping(1, _OWNER.peer_id),
+    Ack(1, Coordinates(random.Random(0)).mine),  # noqa: S311  (draws nothing)
+    PingReq(1, _OWNER.peer_id),
+    Nack(1),
+    Gossip(),
+)
+
+_AROUND = {type(one): _plain_bytes(one) + SEAL_BYTES + UDP_IP_BYTES for one in _MESSAGES}
+"""What each kind of message takes without updates."""
+
+PEER_RECORD_BYTES = _record_bytes(
+    PeerRecord(
+        version=_VERSION,
         role=Role.ALLOCATOR,
         host="machine-0001",
         machine="0123456789abcdef0123456789abcdef",
@@ -77,8 +87,12 @@ def _record_bytes() -> tuple[int, int]:
         platform="linux/amd64",
         images=tuple(Digest(f"sha256:{number:064}") for number in range(5)),
     )
-    instance = InstanceRecord(
-        version=version,
+)
+"""An allocator's with five images, as it travels."""
+
+INSTANCE_RECORD_BYTES = _record_bytes(
+    InstanceRecord(
+        version=_VERSION,
         id=InstanceId("0123456789ab"),
         service=ServiceName("hello-world-server"),
         revision=3,
@@ -86,10 +100,17 @@ def _record_bytes() -> tuple[int, int]:
         address="172.30.0.40:8080",
         concurrency=100,
     )
-    peer, other = (
-        len(sign_record(owner, record).model_dump_json()) for record in (allocator, instance)
+)
+
+SUMMARY_MESSAGE_BYTES = len(frame(Hello(chosen=True, digest=bytes(SUMMARY_BYTES))))
+"""A hello or a digest."""
+
+VERSION_BYTES = len(
+    frame(
+        Items(
+            buckets=(),
+            versions=((_OWNER.peer_id, "instance", "0123456789ab", 1763726400.123456, 12),),
+        )
     )
-    return peer, other
-
-
-PEER_RECORD_BYTES, INSTANCE_RECORD_BYTES = _record_bytes()
+) - len(frame(Items(buckets=(), versions=())))
+"""One version in a list of what is held; a key in a list of what is wanted takes a bit less."""

@@ -8,15 +8,17 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from bench.sim.sizes import (
-    DIGEST_BYTES,
     INSTANCE_RECORD_BYTES,
     PEER_RECORD_BYTES,
+    SUMMARY_MESSAGE_BYTES,
+    UDP_IP_BYTES,
     VERSION_BYTES,
     datagram_bytes,
 )
+from overlay.datagrams import SEAL_BYTES
 from overlay.digest import Key, Stamp
+from overlay.membership import Message, Update
 from overlay.names import PeerId
-from overlay.swim import Gossip, Message, Update
 
 Versions = tuple[tuple[Key, Stamp], ...]
 
@@ -91,22 +93,20 @@ def payload_bytes(message: StreamMessage) -> int:
     """Return what a message takes before framing."""
     match message:
         case Hello() | Summary():
-            return DIGEST_BYTES
+            size = SUMMARY_MESSAGE_BYTES
         case Records():
-            return _record_bytes(message.versions)
+            size = _record_bytes(message.versions)
         case Everything():
-            return PEER_RECORD_BYTES * len(message.members) + _record_bytes(message.versions)
+            size = PEER_RECORD_BYTES * len(message.members) + _record_bytes(message.versions)
         case Items():
-            return 60 + VERSION_BYTES * len(message.versions)
+            size = VERSION_BYTES * len(message.versions)
         case Want():
-            return 30 + VERSION_BYTES * len(message.keys)
+            size = VERSION_BYTES * len(message.keys)
         case Enclosed():
-            return datagram_bytes(message.message, message.updates) - _UNSEALED
+            size = datagram_bytes(message.message, message.updates) - SEAL_BYTES - UDP_IP_BYTES
         case Farewell():
-            return 0
-
-
-_UNSEALED = datagram_bytes(Gossip(), ()) - 2
+            size = 0
+    return size
 
 
 def _record_bytes(versions: Versions) -> int:
