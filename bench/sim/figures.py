@@ -100,37 +100,36 @@ def _publish(world: World, count: int) -> list[float]:
 
 def _crash(world: World, deaths: "_Deaths", count: int) -> tuple[list[float], list[float]]:
     """Return for each crash the seconds until the first and until all held it for dead."""
-    first, every = [], []
+    at: dict[int, float] = {}
     for index in world.rng.sample(range(world.size), min(count, world.size // 2)):
-        crashed_at = world.now
+        at[index] = world.now
         world.crash(index)
-        seen = deaths.until_all_know(index)
-        first.append(seen[0] - crashed_at)
-        every.append(seen[-1] - crashed_at)
-    return first, every
+        world.run(world.rng.uniform(0.2, 1.0))
+    world.run_until(lambda: all(deaths.all_know(index) for index in at), within=60.0)
+    seen = [(deaths.of(index), crashed_at) for index, crashed_at in at.items()]
+    return [min(s) - c for s, c in seen], [max(s) - c for s, c in seen]
 
 
 @dataclass(slots=True)
 class _Deaths:
-    """When who was held for dead, by one after the other."""
+    """When who was held for dead, and by whom."""
 
     world: World
     false: int = 0
-    _of: dict[int, list[float]] = field(default_factory=dict)
+    _seen: dict[int, dict[int, float]] = field(default_factory=dict)
 
-    def saw(self, _observer: Peer, change: Change, about: Peer) -> None:
+    def saw(self, observer: Peer, change: Change, about: Peer) -> None:
         if change.state is MemberState.DEAD and about.up:
             self.false += 1
         elif change.state is MemberState.DEAD:
-            self.of(about.index).append(self.world.now)
+            self._seen.setdefault(about.index, {}).setdefault(observer.index, self.world.now)
 
     def of(self, index: int) -> list[float]:
-        return self._of.setdefault(index, [])
+        return [at for by, at in self._seen[index].items() if self.world.peers[by].up]
 
-    def until_all_know(self, index: int) -> list[float]:
-        seen, others = self.of(index), len(self.world.up())
-        self.world.run_until(lambda: len(seen) >= others, within=60.0, step=0.1)
-        return seen
+    def all_know(self, index: int) -> bool:
+        seen = self._seen.get(index, {})
+        return all(peer.index in seen for peer in self.world.up())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +181,14 @@ def mistakes(
 
 
 class _Cases:
-    """Who was held for what, in which incarnation."""
+    """Who was held for what, in which incarnation: that which the one who held it so knew of."""
 
     def __init__(self) -> None:
         self._seen: dict[MemberState, set[tuple[int, int]]] = {kind: set() for kind in MemberState}
 
-    def saw(self, _observer: Peer, change: Change, about: Peer) -> None:
-        self._seen[change.state].add((about.index, about.membership.incarnation))
+    def saw(self, observer: Peer, change: Change, about: Peer) -> None:
+        for said in observer.membership.digest_updates([change.peer]):
+            self._seen[change.state].add((about.index, said.incarnation))
 
     def count(self, kind: MemberState, among: Sequence[int]) -> int:
         wanted = set(among)

@@ -93,7 +93,10 @@ class Links:
             self._chosen_by[peer] = None
 
     def connected(self, peer: PeerId, connection: Connection) -> None:
-        """Take in that there is a connection to `peer`."""
+        """Take in that there is a connection to `peer`, maybe in place of one that has ended."""
+        before = self._connections.get(peer)
+        if before is not None:
+            self.disconnected(peer, before)
         self._connections[peer] = connection
         if self._wants(peer) or not self.is_large:
             self.open(peer)

@@ -135,8 +135,8 @@ class Peer:
     def life_of(self, peer: PeerId) -> int | None:
         """Return which life of `peer` this one holds the record, and so the datagram key, of."""
         life = self._lives.get(peer)
-        if life is None and peer_key(peer) in self.table.founding.stamps:
-            return 0
+        if life is None and self.table.founding.stamps:
+            return 0  # every peer was a founder once
         return life
 
     # what happens to it
