@@ -1,11 +1,11 @@
 """The gateway: where requests from other machines' proxies enter for this machine's instances.
 
 A connection is TLS 1.3 with certificates on both ends. Whoever knows the passphrase can issue one,
-so what counts is the pin: the caller's leaf must be the one that a living member names in its
-signed record. In TLS 1.3 a client's handshake succeeds before the server has judged it; therefore
-the gateway says one line when it has, and a client sends nothing before that, so that a refusal is
-always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request naming its
-instance in `Myxo-Instance`.
+so what counts is the pin: the key in the caller's leaf must be the one that a living member names
+in its signed record. In TLS 1.3 a client's handshake succeeds before the server has judged it;
+therefore the gateway says one line when it has, and a client sends nothing before that, so that a
+refusal is always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request
+naming its instance in `Myxo-Instance`.
 
     MYXO/1 OK            the connection is accepted
     MYXO/1 REFUSED why   it is closed
@@ -30,7 +30,7 @@ from overlay.http.exchange import exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
 from overlay.http.upstream import Pool
 from overlay.names import InstanceId
-from overlay.tls import PeerTls, leaf_sha256
+from overlay.tls import PeerTls, pin_of
 
 ACCEPTED = b"MYXO/1 OK\r\n"
 
@@ -78,7 +78,7 @@ class Gateway:
     Args:
         instances: what runs here.
         tls: this peer's contexts.
-        is_member: whether a living member has the leaf with this SHA-256.
+        is_member: whether a living member has the TLS key with this pin.
         members_changed: returns when that may have changed.
         metrics: counts.
     """
@@ -99,6 +99,7 @@ class Gateway:
         self._pools: dict[InstanceId, _InstancePool] = {}
         self._connections = 0
         self._idle: set[trio.CancelScope] = set()
+        self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
 
     async def serve(
@@ -118,6 +119,15 @@ class Gateway:
                 )
             finally:
                 self._stopping.set()
+
+    def cut(self, pin: str) -> None:
+        """End every connection of the caller with this pin, whatever is under way on it.
+
+        Nothing else does so: a proxy that membership takes for dead may be well, and its requests
+        be on their way.
+        """
+        for scope in [scope for scope, held in self._callers.items() if held == pin]:
+            scope.cancel()
 
     async def _hold_connections(
         self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
@@ -150,21 +160,26 @@ class Gateway:
         )
         self._connections += 1
         try:
-            if await self._admit(tls):
-                await self._serve_client(ServerConnection(tls))
+            with trio.CancelScope() as scope:
+                if await self._admit(tls, scope):
+                    await self._serve_client(ServerConnection(tls))
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
             log.exception("gateway.connection_failed")
         finally:
             self._connections -= 1
+            self._callers.pop(scope, None)
             await trio.aclose_forcefully(tls)
 
-    async def _admit(self, tls: "trio.SSLStream[trio.SocketStream]") -> bool:
+    async def _admit(
+        self, tls: "trio.SSLStream[trio.SocketStream]", scope: trio.CancelScope
+    ) -> bool:
         """Return whether the caller is a member, and say so to it."""
         with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
             await tls.do_handshake()
-            refusal = await self._refusal(leaf_sha256(tls))
+            self._callers[scope] = pin_of(tls)
+            refusal = await self._refusal(self._callers[scope])
             if not refusal:
                 await tls.send_all(ACCEPTED)
                 return True

@@ -157,6 +157,7 @@ class _Daemon:
         await nursery.start(self.definitions.run)
         await nursery.start(self.instances.run)
         gateway = Gateway(self.instances, node.tls, self._is_member, node.changed, self.metrics)
+        node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
         await nursery.start(gateway.serve, listener)
         node.load = self.instances.load
         node.status = self._status

@@ -8,11 +8,16 @@ import re
 import sys
 from pathlib import Path
 
-from bench import cold, up, warm
+from bench import cold, overlay, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 
-ALL: dict[str, Measure] = {"cold": cold.measure, "warm": warm.measure, "up": up.measure}
+ALL: dict[str, Measure] = {
+    "cold": cold.measure,
+    "warm": warm.measure,
+    "up": up.measure,
+    "overlay": overlay.measure,
+}
 PAGE = Path(__file__).with_name("README.md")
 
 

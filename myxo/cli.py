@@ -4,21 +4,24 @@ import functools
 import importlib
 import json
 import sys
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import trio
 import typer
 
-from myxo import distances, keys
+from myxo import banning, distances, keys, rotating
 from myxo.install import enable, install
-from myxo.network import Part, founding, join_command, joining, run
+from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
 from myxo.watching import print_changes
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
-from overlay.settings import NodeSettings, state_dir
+from overlay.rotation import GRACE_S
+from overlay.settings import SYSTEM_STATE_DIR, NodeSettings, read_joined_network, state_dir
 
 _DAEMONS = {
     "bootstrap": ("bootstrap.cli", "app"),
@@ -30,6 +33,9 @@ _DAEMONS = {
 }
 """Loaded only when asked for: each brings libraries that the others do not need."""
 
+EXTENSIONS = "myxo.commands"
+"""Entry points of this group are sub-commands: a typer application each."""
+
 _HELP = f"""Ask any machine for a service by name; if none runs, one is started, in that request.
 
 Examples:
@@ -39,7 +45,8 @@ Examples:
   myxo join /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk ...     on the next machine
   curl 127.0.0.1:4200/hello-world-server
 
-The daemons are sub-commands too: {", ".join(_DAEMONS)}.
+The daemons are sub-commands too: {", ".join(_DAEMONS)}. Others come from packages that stand on
+this one, such as `myxo lab`.
 """
 
 _KEY_HELP = """Show, export or import this person's owner key, which names belong to.
@@ -50,6 +57,15 @@ Examples:
   myxo key show
   myxo key export alice.key     here; then, on the other machine:
   myxo key import alice.key
+"""
+
+_PSK_HELP = """Give the network another passphrase while it goes on working.
+
+Examples:
+
+\b
+  myxo psk rotate
+  myxo psk rotate --grace 0     the old one leaked: machines that are off must join anew
 """
 
 _INSTALL_HELP = """Write systemd units that keep this machine's part running over reboots.
@@ -64,7 +80,9 @@ Examples:
 app = new_app(_HELP, no_args_is_help=True)
 key_app = new_app(_KEY_HELP, no_args_is_help=True)
 install_app = new_app(_INSTALL_HELP, no_args_is_help=True)
+psk_app = new_app(_PSK_HELP, no_args_is_help=True)
 app.add_typer(key_app, name="key")
+app.add_typer(psk_app, name="psk")
 app.add_typer(install_app, name="install")
 
 ProxyPort = Annotated[
@@ -248,8 +266,7 @@ def status(
     \b
     Example: myxo status
     """
-    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
-    print_status(trio.run(read_status, directory), as_json=as_json)
+    print_status(trio.run(read_status, _state_dir(state_dir)), as_json=as_json)
 
 
 @app.command()
@@ -301,6 +318,98 @@ def allow(key: Annotated[str, typer.Argument(metavar="KEY", help="An owner key's
     typer.echo(f"{key} {'may now' if new else 'could already'} run processes on this machine")
 
 
+@app.command()
+@refusing
+def ban(
+    who: Annotated[str, typer.Argument(metavar="PEER|HOST", help="A peer id, its end, or a host.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it is a daemon of this machine.")
+    ] = False,
+    state_dir: options.StateDir = None,
+) -> None:
+    """Shut a peer, or all peers of a host, out of the network. For the network's admin.
+
+    Every machine cuts it off at once, and keeps it out until `myxo unban`. Whoever has the
+    passphrase can come back as another peer: `myxo psk rotate` prevents that.
+
+    \b
+    Example: myxo ban laptop
+    """
+    banned = functools.partial(banning.ban, force=force)
+    _print_outcome(trio.run(banned, _state_dir(state_dir), who), "")
+
+
+@app.command()
+@refusing
+def unban(
+    who: Annotated[str, typer.Argument(metavar="PEER|HOST", help="As `myxo bans` shows it.")],
+    state_dir: options.StateDir = None,
+) -> None:
+    """Let a peer that was banned, or all peers of a host, come back. For the network's admin.
+
+    \b
+    Example: myxo unban laptop
+    """
+    _print_outcome(trio.run(banning.unban, _state_dir(state_dir), who), "no longer ")
+
+
+@app.command()
+@refusing
+def bans(
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show who is banned from the network, and since when.
+
+    \b
+    Example: myxo bans
+    """
+    banning.print_bans(trio.run(banning.read_bans, _state_dir(state_dir)), as_json=as_json)
+
+
+@psk_app.command("rotate")
+@refusing
+def psk_rotate(
+    psk: Annotated[
+        str | None,
+        typer.Option("--psk", metavar="NEW", help="The new passphrase; one is made if not given."),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="HOURS",
+            help="How long a machine that is off now may still come back under the old one.",
+        ),
+    ] = GRACE_S / 3600,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish the last change; begin no new one.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Leave behind the peers that refuse.")
+    ] = False,
+    state_dir: options.StateDir = None,
+) -> None:
+    """Change the network's passphrase on every machine. For the network's admin.
+
+    Services go on meanwhile. Who has only the old passphrase, and was no member or is banned, is
+    shut out. If it is interrupted, run it again.
+
+    \b
+    Example: myxo psk rotate
+    """
+    wish = rotating.Wish(psk, grace * 3600, resume=resume, force=force)
+    directory = _state_dir(state_dir)
+    passphrase = trio.run(rotating.rotate, directory, wish, typer.echo)
+    typer.echo(f"the passphrase is now {passphrase}")
+    joined = read_joined_network(directory) or read_joined_network(SYSTEM_STATE_DIR)
+    if joined.get("bootstraps"):
+        words = join_words(joined["bootstraps"][0], passphrase, joined.get("admin"))
+        typer.echo(f"on the next machine:\n  {words}")
+    if FirstSettings.load({}).psk not in {None, passphrase}:
+        typer.echo("P2P_PSK, MYXO_PSK or the settings file names another one here: change it there")
+
+
 @key_app.command("show")
 @refusing
 def key_show() -> None:
@@ -339,12 +448,42 @@ def key_import(
 
 
 def main() -> None:
-    """Run as `myxo`; a daemon's name as first word runs that daemon."""
-    if len(sys.argv) > 1 and sys.argv[1] in _DAEMONS:
-        module, attribute = _DAEMONS[sys.argv[1]]
-        daemon = getattr(importlib.import_module(module), attribute)
-        run_app(daemon, f"myxo {sys.argv[1]}", sys.argv[2:])
+    """Run as `myxo`; a first word that names a daemon or an extension runs that."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if name in _DAEMONS:
+        module, attribute = _DAEMONS[name]
+        run_app(getattr(importlib.import_module(module), attribute), f"myxo {name}", arguments)
+    for extension in _extensions(name):
+        run_app(extension.load(), f"myxo {name}", arguments)
     run_app(app, "myxo")
+
+
+def _extensions(name: str) -> Iterable[EntryPoint]:
+    """Return the command `name` of a package that stands on this one, if there is such a command.
+
+    Looked for only if the word is no command of this package and no flag: it takes a reading of
+    what is installed.
+    """
+    known = {
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+    }
+    known |= {group.name for group in app.registered_groups}
+    if not name or name.startswith("-") or name in known:
+        return ()
+    return entry_points(group=EXTENSIONS, name=name)
+
+
+def _state_dir(given: Path | None) -> Path:
+    return NodeSettings.load({"state_dir": given}).state_dir
+
+
+def _print_outcome(outcome: banning.Outcome, no_longer: str) -> None:
+    for target in outcome.targets:
+        typer.echo(f"{no_longer}banned: {target}")
+    typer.echo(f"{outcome.told} peers know, and tell every other one that they meet")
+    for trouble in outcome.troubles:
+        typer.echo(f"  not told: {trouble}")
 
 
 def _founding(

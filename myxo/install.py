@@ -1,8 +1,9 @@
 """`myxo install`: systemd units that keep a machine's part in a network running over reboots.
 
 One unit a daemon, so that systemd restarts and limits each alone. The passphrase goes into an
-environment file that only root reads; the units are `Type=notify`, so `systemctl start` returns
-when the daemon is ready.
+environment file in the state directory, which only its user reads, and where the daemons put the
+new one when it is changed; the units are `Type=notify`, so `systemctl start` returns when the
+daemon is ready.
 """
 
 import shutil
@@ -13,27 +14,32 @@ from pathlib import Path
 
 from myxo.network import Part
 from myxo.supervisor import Daemon
+from overlay.passphrases import environment_line
 from overlay.settings import write_joined_network
 
 UNIT_DIR = Path("etc/systemd/system")
-ENVIRONMENT_FILE = Path("etc/myxo/myxo.env")
+ENVIRONMENT_FILE = "myxo.env"
+"""In the state directory; `overlay.passphrases.restate` knows it."""
 
 
 def install(part: Part, *, root: Path = Path("/"), user: str = "root") -> list[Path]:
-    """Write units and environment file below `root`; return what was written.
+    """Write units below `root`, and passphrase and network to the state directory.
 
     Units start in the order of `part.daemons`, after the network and the engine if there is one.
+
+    Returns:
+        What was written.
     """
-    environment = root / ENVIRONMENT_FILE
-    environment.parent.mkdir(parents=True, exist_ok=True)
+    environment = part.state_dir / ENVIRONMENT_FILE
+    environment.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment.touch(mode=0o600)
-    environment.write_text(f"P2P_PSK={part.psk}\n" if part.psk else "")
+    environment.write_text(environment_line(part.psk) + "\n" if part.psk else "")
     units = root / UNIT_DIR
     units.mkdir(parents=True, exist_ok=True)
     written = [environment]
     for position, daemon in enumerate(part.daemons):
         path = units / unit_name(daemon)
-        path.write_text(_unit(daemon, part.daemons[:position], user))
+        path.write_text(_unit(daemon, part.daemons[:position], user, environment))
         written.append(path)
     write_joined_network(part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin)
     return written
@@ -54,7 +60,7 @@ def unit_name(daemon: Daemon) -> str:
     return f"myxo-{daemon.name}.service"
 
 
-def _unit(daemon: Daemon, earlier: Sequence[Daemon], user: str) -> str:
+def _unit(daemon: Daemon, earlier: Sequence[Daemon], user: str, environment: Path) -> str:
     after = ["network-online.target", "docker.service", *(unit_name(d) for d in earlier)]
     command = [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments]
     return f"""[Unit]
@@ -66,7 +72,7 @@ After={" ".join(after)}
 Type=notify
 NotifyAccess=main
 User={user}
-EnvironmentFile=/{ENVIRONMENT_FILE}
+EnvironmentFile={str(environment).replace("%", "%%")}
 ExecStart={" ".join(_quoted(word) for word in command)}
 Restart=always
 RestartSec=1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from overlay.errors import SettingsInvalid, SignatureInvalid
+from overlay.errors import MyxoError, SettingsInvalid, SignatureInvalid
 from overlay.identity import Identity, load_or_create, public_key_of
 from overlay.names import PeerId
 from overlay.settings import allowed_keys_path, owner_key_path
@@ -11,6 +11,30 @@ from overlay.settings import allowed_keys_path, owner_key_path
 def own_key() -> Identity:
     """Return this person's owner key, made if there is none."""
     return load_or_create(owner_key_path())
+
+
+def admin_key(admin: str | None) -> Identity:
+    """Return this person's owner key, which is the network's admin key.
+
+    Args:
+        admin: the admin key's id as this machine's daemons know it.
+
+    Raises:
+        MyxoError: it is not, or the daemons know of no admin.
+    """
+    if admin is None:
+        raise MyxoError(
+            "this machine's daemons know no admin key, so they would not believe anybody: start "
+            "them with --admin KEY, as in the line that `myxo up` prints"
+        )
+    mine = load_or_create(owner_key_path()) if owner_key_path().exists() else None
+    if mine is None or mine.peer_id != admin:
+        raise MyxoError(
+            f"only the network's admin may do that: the owner key {admin}, and "
+            f"{'this user has none' if mine is None else f'this user has {mine.peer_id}'}; do it "
+            "on the machine that founded the network, or `myxo key import` the admin's key here"
+        )
+    return mine
 
 
 def export_key(path: Path) -> PeerId:

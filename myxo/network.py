@@ -1,5 +1,6 @@
 """A machine's part in a network: `myxo up` founds one, `myxo join` joins one."""
 
+import shlex
 import shutil
 import socket
 import tomllib
@@ -16,8 +17,11 @@ from overlay.advertising import advertised_hosts, to_multiaddr
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import load_or_create
 from overlay.notify import notify
-from overlay.passphrase import generate_passphrase
+from overlay.passphrase import generate_passphrase, network_keys
+from overlay.passphrases import find_ring, passphrase_in_force, toml_line
 from overlay.records import Role
+from overlay.remembered import knows_peers_of
+from overlay.rotation import Passphrase
 from overlay.settings import (
     forget_joined_network,
     key_path,
@@ -68,13 +72,16 @@ def founding(
 ) -> Part:
     """Return the part of a machine that founds a network, or founded it before.
 
-    Its passphrase is made once and kept, so that machines that joined find it again.
+    Its passphrase is made once and kept, so that machines that joined find it again. If it was
+    changed since, the one in force takes the place of the one that is named.
 
     Raises:
         SettingsInvalid: an address, or the state directory, cannot be used.
     """
     host, port = split_address(p2p_listen_addr, "0.0.0.0")  # noqa: S104
-    passphrase = None if open_to_all else psk or _kept_passphrase(state_dir)
+    passphrase = None
+    if not open_to_all:
+        passphrase = passphrase_in_force(state_dir, psk or _kept_passphrase(state_dir))
     identity = load_or_create(key_path(state_dir, Role.BOOTSTRAP))
     admin = load_or_create(owner_key_path()).peer_id
     dialled = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
@@ -116,6 +123,7 @@ def joining(
     """
     for address in bootstraps:
         _check_names_its_peer(address)
+    psk = passphrase_in_force(state_dir, psk)
     flags = [part for address in bootstraps for part in ("--bootstrap", address)]
     make = _DaemonMaker(state_dir, psk, admin, hostname, log_level)
     return Part(
@@ -151,7 +159,8 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
             f"this machine is in a network already (state in {part.state_dir}); stop that one "
             "first, or choose another --state-dir, --proxy-port and, to found, --p2p-listen-addr"
         )
-    if not any(daemon.name == "bootstrap" for daemon in part.daemons):
+    founds = any(daemon.name == "bootstrap" for daemon in part.daemons)
+    if not founds and not _was_there_before(part):
         await _knock(part.bootstraps)
     try:
         async with supervised(part.state_dir / "run") as supervisor:
@@ -165,6 +174,14 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     finally:
         forget_joined_network(part.state_dir)
         shutil.rmtree(part.state_dir / "run", ignore_errors=True)
+
+
+def _was_there_before(part: Part) -> bool:
+    """Whether daemons of this machine know other ways into the network than its bootstrap nodes."""
+    network = network_keys(part.psk).network_id
+    if part.psk is not None:
+        network = find_ring(part.state_dir, Passphrase(text=part.psk, id=network)).network
+    return knows_peers_of(part.state_dir, network)
 
 
 async def _knock(bootstraps: Sequence[str]) -> None:
@@ -190,10 +207,15 @@ async def _knock(bootstraps: Sequence[str]) -> None:
 
 def join_command(part: Part) -> str:
     """Return the line to type on the next machine."""
-    words = ["myxo join", part.bootstraps[0]]
-    words += [f"--psk {part.psk}"] if part.psk else []
-    words += [f"--admin {part.admin}"] if part.admin else []
-    return " ".join(words)
+    return join_words(part.bootstraps[0], part.psk, part.admin)
+
+
+def join_words(bootstrap: str, psk: str | None, admin: str | None) -> str:
+    """Return the line that joins the network of a bootstrap node, as a shell takes it."""
+    words = ["myxo", "join", bootstrap]
+    words += ["--psk", psk] if psk else []
+    words += ["--admin", admin] if admin else []
+    return shlex.join(words)
 
 
 class _DaemonMaker:
@@ -214,8 +236,7 @@ class _DaemonMaker:
 
     def __call__(self, name: str, flags: Sequence[str]) -> Daemon:
         """Return the daemon `name` with `flags` besides the common ones."""
-        admin = self._admin if name in {"allocator", "registry-service"} else []
-        return Daemon(name, [*self._common, *admin, *flags], self._environment)
+        return Daemon(name, [*self._common, *self._admin, *flags], self._environment)
 
 
 def _kept_passphrase(state_dir: Path) -> str:
@@ -229,7 +250,7 @@ def _kept_passphrase(state_dir: Path) -> str:
         raise SettingsInvalid(f"{path} cannot be read: {exc}; remove it to found anew") from exc
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    path.write_text(f'psk = "{passphrase}"\n')
+    path.write_text(toml_line(passphrase) + "\n")
     return passphrase
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,13 @@ def control_sockets(state_dir: Path) -> list[Path]:
 
 def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
     """Return the tables that a person reads: peers, services with instances, warnings."""
-    return [_peers(daemons), _instances(daemons), *_limits(daemons)]
+    return [
+        *_banned(daemons),
+        *_changing(daemons),
+        _peers(daemons),
+        _instances(daemons),
+        *_limits(daemons),
+    ]
 
 
 def print_status(daemons: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -80,6 +87,33 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
         "instances": best["instances"],
         "services": services,
     }
+
+
+def _banned(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which daemons of this machine were shut out of the network, by whom and when."""
+    table = _table("Banned from the network", ("host", "role", "by", "since", "peer"))
+    for d in daemons:
+        banned = d.get("trust", {}).get("banned")
+        if banned is not None:
+            by = f"says {_short(banned['said_by'])}" if banned["by"] is None else banned["by"]
+            since = "" if banned["at"] is None else as_date(banned["at"])
+            _add(table, d["host"], d["role"], by, since, _short(d["peer_id"]))
+    return [table] if table.row_count else []
+
+
+def _changing(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which daemons wait for a change of the passphrase to be finished."""
+    table = _table("The passphrase is being changed", ("host", "role", ""))
+    for d in daemons:
+        if d.get("trust", {}).get("passphrase", {}).get("stage") == "prepare":
+            what = "takes the old and the new one; `myxo psk rotate --resume` ends that"
+            _add(table, d["host"], d["role"], what)
+    return [table] if table.row_count else []
+
+
+def as_date(at: float) -> str:
+    """Return a time in seconds since the epoch as people here write it."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _peers(daemons: list[dict[str, Any]]) -> Table:

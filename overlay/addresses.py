@@ -14,6 +14,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import ifaddr
@@ -113,6 +114,15 @@ def parse_address(text: str) -> Address:
         peer=_peer(text, parts[7:] if relayed else parts[4:]),
         relay=_peer(text, parts[4:6]) if relayed else None,
     )
+
+
+def parse_addresses(texts: Iterable[str]) -> list[Address]:
+    """Return the addresses among `texts`, in order; what is none is left out."""
+    found: list[Address] = []
+    for text in texts:
+        with suppress(InvalidAddress):
+            found.append(parse_address(text))
+    return found
 
 
 def is_circuit(text: str) -> bool:

@@ -122,8 +122,12 @@ class Caller:
         frame = request.model_dump_json().encode()
         kept = self._kept[peer, protocol]
         while kept:
+            stream = kept.pop()
+            if stream.outdated:
+                await stream.aclose()
+                continue
             try:
-                return await self._one_call(kept.pop(), peer, protocol, frame)
+                return await self._one_call(stream, peer, protocol, frame)
             except StreamCut:
                 log.debug("call.kept_stream_cut", peer=peer, protocol=protocol)
         return await self._one_call(

@@ -37,6 +37,7 @@ from overlay.errors import (
     ProtocolRefused,
     StreamCut,
 )
+from overlay.names import PeerId
 from overlay.wire import Upgraded
 
 MAX_STREAMS = 256
@@ -48,8 +49,9 @@ NEGOTIATE_TIMEOUT_S = 10.0
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Received on a connection and not yet read; 256 streams with full windows."""
 
-_CHUNK_BYTES = 32 * 1024
-"""A stream's part in one turn; small ones wait for no more than one of these per busy stream."""
+_CHUNK_BYTES = 65_535 - 16 - 12
+"""A stream's part in one turn, which with Yamux's header fills one message of Noise; small ones
+wait for no more than one of these per busy stream."""
 
 _CLOSE_S = 0.5
 """For the last bytes of a connection that ends in good order."""
@@ -57,7 +59,8 @@ _CLOSE_S = 0.5
 _LINGER_S = 10.0
 """How long a stream that ended here may wait for the other end to end it too."""
 
-_POLL_MIN_S, _POLL_MAX_S = 0.01, 0.1
+_POLL_S = 0.1
+"""How often a writer that waits looks whether the connection is lost, of which nothing tells it."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -74,12 +77,42 @@ class _Muxer(Yamux):
         return await super()._read_data_body(length)
 
 
+class _WindowLock:
+    """The lock that Yamux takes to add what the other end grants, which tells of each release.
+
+    Yamux has no event for an opened window. It polls every 10 ms, which is a window every 10 ms:
+    15 MB/s measured here, where waking at once gave 95.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._released = trio.Event()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._released.set()
+        self._released = trio.Event()
+
+    async def released(self) -> None:
+        """Wait for the next release."""
+        await self._released.wait()
+
+
 class MuxedBytes:
-    """One Yamux stream as a `ByteStream`."""
+    """One Yamux stream as a `ByteStream`.
+
+    Attributes:
+        connection: whose it is.
+    """
 
     def __init__(self, stream: YamuxStream, connection: "Connection") -> None:
         self._stream = stream
-        self._connection = connection
+        self._window = _WindowLock()
+        stream.window_lock = self._window  # type: ignore[assignment]  # used as a lock only
+        self.connection = connection
         self._owed = 0
 
     async def read(self, n: int) -> bytes:
@@ -91,11 +124,14 @@ class MuxedBytes:
         try:
             await self._grant_window()
             data = await self._stream.conn.read_stream(self._stream.stream_id, n)
-        except MuxedStreamEOF:
+        except MuxedStreamEOF as exc:
+            if self._stream.reset_received:  # Yamux forgets the stream before its reader can look
+                raise StreamCut("the stream was reset, or its connection is gone") from exc
             return b""
         except BaseLibp2pError as exc:
             raise StreamCut(f"the stream was reset ({exc})") from exc
         self._owed += len(data)
+        self.connection.note_use()
         return data
 
     async def write(self, data: bytes) -> None:
@@ -106,7 +142,7 @@ class MuxedBytes:
         """
         sent = 0
         while sent < len(data):
-            await self._connection.room()
+            await self.connection.room()
             window = await self._open_window()
             chunk = data[sent : sent + min(window, _CHUNK_BYTES)]
             try:
@@ -114,12 +150,17 @@ class MuxedBytes:
             except BaseLibp2pError as exc:
                 raise StreamCut(f"the stream is closed ({exc})") from exc
             sent += len(chunk)
+            self.connection.note_use()
 
-    async def close(self) -> None:
-        """Close this end's direction; what was written still arrives."""
+    async def end(self) -> None:
+        """End this end's direction and go on reading; what was written still arrives."""
         with suppress(BaseLibp2pError):
             await self._stream.close()
-        self._connection.linger(self)
+
+    async def close(self) -> None:
+        """Close this end's direction and read no more; what was written still arrives."""
+        await self.end()
+        self.connection.linger(self)
 
     async def reset(self) -> None:
         """Give up both directions."""
@@ -131,14 +172,17 @@ class MuxedBytes:
         """Whether nothing is left of it."""
         return self._stream.stream_id not in self._stream.conn.streams
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a better connection with the peer has come up since it was opened."""
+        return self.connection.outdated
+
     async def _open_window(self) -> int:
-        # Yamux has no event for an opened window; it polls at 10 ms and gives up after 5 s.
-        pause_s = _POLL_MIN_S
         while self._stream.send_window <= 0:
             if self._stream.closed or self._stream.send_closed:
                 raise StreamCut("the stream was closed while its reader kept it waiting")
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _POLL_MAX_S)
+            with trio.move_on_after(_POLL_S):
+                await self._window.released()
         return self._stream.send_window
 
     async def _grant_window(self) -> None:
@@ -153,15 +197,26 @@ class Connection:
 
     Attributes:
         peer: the authenticated other end.
-        remote_address: the IP address it is connected from or to, if that is known.
+        dialled: this end made it.
+        relay: the peer through which it goes, None if it is direct.
+        remote: the IP address and port it is connected from or to, if that is known.
+        psk: the key of the private network's cipher under which the two met.
+        outdated: there is a better connection with the same peer; this one is to be closed when
+            what runs on it has ended.
     """
 
-    def __init__(self, upgraded: Upgraded, serve: StreamServer) -> None:
+    def __init__(
+        self, upgraded: Upgraded, serve: StreamServer, relay: PeerId | None = None
+    ) -> None:
         self.peer = upgraded.peer
-        remote = upgraded.wire.get_remote_address()
-        self.remote_address = remote[0] if remote else None
+        self.psk = upgraded.psk
+        self.relay = relay
+        self.remote = upgraded.wire.get_remote_address()
+        self.outdated = False
+        self._used_at = trio.current_time()
         self._wire = upgraded.wire
         secured = upgraded.secured
+        self.dialled = secured.is_initiator
         self._muxer = _Muxer(secured, secured.get_remote_peer(), secured.is_initiator)
         self._serve = serve
         self._served = 0
@@ -206,6 +261,22 @@ class Connection:
             undo.pop_all()
         return stream
 
+    async def open_one_way(self, protocol: str) -> MuxedBytes:
+        """Return a stream to be written to only, without waiting for the other end's agreement.
+
+        If it does not speak `protocol` it cuts the stream.
+
+        Raises:
+            PeerUnreachable: the connection is gone, or has `MAX_STREAMS` open.
+        """
+        stream = await self._open_muxed()
+        try:
+            await multistream.propose(stream, protocol)
+        except BaseException:
+            await _give_up(stream)
+            raise
+        return stream
+
     def cancel(self) -> None:
         """End the connection now."""
         self._scope.cancel()
@@ -223,6 +294,30 @@ class Connection:
         """See to it that a stream which ended here ends altogether."""
         if self._nursery is not None and not (stream.is_over or self.is_closed):
             self._nursery.start_soon(_drain, stream)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether it goes through a relay."""
+        return self.relay is not None
+
+    @property
+    def remote_address(self) -> str | None:
+        """The IP address it is connected from or to; None if it is relayed, or not known."""
+        return self.remote[0] if self.remote else None
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open on it, whoever opened them."""
+        return len(self._muxer.streams)
+
+    @property
+    def quiet_s(self) -> float:
+        """For how many seconds no stream has carried anything."""
+        return trio.current_time() - self._used_at
+
+    def note_use(self) -> None:
+        """Take note that a stream carries something now."""
+        self._used_at = trio.current_time()
 
     @property
     def is_closed(self) -> bool:

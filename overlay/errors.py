@@ -24,6 +24,10 @@ class PassphraseRefused(PeerUnreachable):
     """The peer answers on its address but does not share this network's passphrase."""
 
 
+class PeerRefused(PeerUnreachable):
+    """One of the two peers refuses the other, for as long as nobody changes its mind."""
+
+
 class ProtocolRefused(MyxoError):
     """The peer is there but does not speak this protocol or version."""
 
@@ -46,6 +50,10 @@ class RecordRefused(MyxoError):
     def __init__(self, reason: str, text: str) -> None:
         self.reason = reason
         super().__init__(text)
+
+
+class StatementRefused(MyxoError):
+    """What was said in the name of the network's admin was not taken, and why."""
 
 
 class SignatureInvalid(MyxoError):

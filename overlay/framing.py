@@ -5,6 +5,7 @@ band: each message goes as an unsigned varint of its length and its bytes, and a
 the end mark. A stream that stops before its end mark was cut.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -55,8 +56,11 @@ class FramedStream:
         peer: the authenticated other end.
     """
 
-    def __init__(self, stream: ByteStream, peer: PeerId) -> None:
+    def __init__(
+        self, stream: ByteStream, peer: PeerId, outdated: Callable[[], bool] = lambda: False
+    ) -> None:
         self.peer = peer
+        self._outdated = outdated
         self._stream = stream
         self._received = bytearray()
         self._ended = False
@@ -120,6 +124,11 @@ class FramedStream:
     def reusable(self) -> bool:
         """Whether messages can still be sent and received."""
         return not (self._ended or self._finished or self._cut or self._closed)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a stream that is opened now would take a better way to the peer."""
+        return self._outdated()
 
     @property
     def _orderly(self) -> bool:

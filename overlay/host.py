@@ -3,13 +3,20 @@
 TCP, Noise and Yamux, and nothing else offered: py-libp2p's defaults also accept plaintext, under
 which a host with only a victim's public key passes for it. Connections are made in one attempt;
 when to try again, and whether a silent peer still lives, is its caller's to decide.
+
+A peer that cannot be dialled is reached through a relay: then the same layers run over a stream to
+the relay, which sees what a router sees. The network's cipher is among these layers, as in go- and
+py-libp2p, although the bytes are under it once on the way to the relay: so it is not the relay's
+word that the other end knows the passphrase (it costs 1 ns a byte). Where there are both, streams
+take the direct connection, and the relayed one is closed once what runs on it has ended.
 """
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from math import inf
 
 import structlog
 import trio
@@ -21,13 +28,15 @@ from multiaddr import Multiaddr
 
 from overlay import multistream
 from overlay.addresses import Address, InvalidAddress, expand_wildcard, parse_address
+from overlay.circuits import HOP_PROTOCOL, CircuitStream, ask_for_circuit
 from overlay.connection import NEGOTIATE_TIMEOUT_S, Connection, MuxedBytes
-from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
+from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable, ProtocolRefused
 from overlay.framing import FramedStream, encode_varint
+from overlay.gate import Gate, OneKey, Psk, refused_here
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp, remote_of
-from overlay.wire import Wire, upgrade
+from overlay.wire import Wire, upgrade, who_answers
 
 MAX_CONNECTIONS = 4096
 """Of one host, both directions; each costs a file descriptor and some 60 KB."""
@@ -41,6 +50,13 @@ _MAX_CONNECTIONS_PER_PEER = 4
 _MAX_REFUSED_REMEMBERED = 1024
 """Addresses whose wrong passphrase has been logged; each is a warning once."""
 
+_RETIRE_QUIET_S = 5.0
+"""A relayed connection without streams that a direct one has replaced is closed after so long."""
+
+_RETIRE_IDLE_S = 60.0
+"""One with streams is closed when none of them has carried anything for so long: what is meant to
+stay open for longer is opened anew by its owner then, on the direct connection."""
+
 _IDENTIFY = "/ipfs/id/1.0.0"
 _PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
@@ -48,6 +64,7 @@ _PING_BYTES = 32
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 StreamHandler = Callable[[PeerId, FramedStream], Awaitable[None]]
+BytesHandler = Callable[[Connection, MuxedBytes], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,17 @@ class Disconnected:
     peer: PeerId
 
 
-ConnectionEvent = Connected | Disconnected
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A peer that was reached through a relay is now connected directly.
+
+    Streams that are open stay where they are; who keeps one for long does well to open another.
+    """
+
+    peer: PeerId
+
+
+ConnectionEvent = Connected | Disconnected | Moved
 
 
 @asynccontextmanager
@@ -72,7 +99,8 @@ async def open_host(
     identity: Identity,
     listen: Sequence[str],
     *,
-    psk: bytes | None,
+    psk: Psk = None,
+    gate: Gate | None = None,
     max_connections: int = MAX_CONNECTIONS,
 ) -> AsyncIterator["Host"]:
     """Run a host until the block is left; then its ports are free again.
@@ -81,6 +109,7 @@ async def open_host(
         identity: who it is.
         listen: multiaddrs to accept connections on; port 0 is any free port.
         psk: the network's 32-byte key, None in an open network.
+        gate: decides about keys and peers in place of `psk`.
         max_connections: further inbound ones are closed at once.
 
     Raises:
@@ -95,7 +124,7 @@ async def open_host(
             for listener in await listen_tcp(address)
         ]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        host = Host(identity, psk, listeners, nursery, max_connections)
+        host = Host(identity, gate or OneKey(psk), listeners, nursery, max_connections)
         nursery.start_soon(host.run)
         try:
             yield host
@@ -108,15 +137,15 @@ class Host:
 
     Attributes:
         identity: who it is.
-        connections: `Connected` and `Disconnected` events. A reader that lags sees fewer of them,
-            but for each peer the last it sees tells how things are, and a peer that was gone in
-            between is told as gone and come.
+        connections: `Connected`, `Disconnected` and `Moved` events. A reader that lags sees fewer
+            of them, but for each peer the last it sees tells how things are, and a peer that was
+            gone in between is told as gone and come.
     """
 
     def __init__(
         self,
         identity: Identity,
-        psk: bytes | None,
+        gate: Gate,
         listeners: Sequence[trio.SocketListener],
         nursery: trio.Nursery,
         max_connections: int,
@@ -126,13 +155,15 @@ class Host:
         self._events, self.connections = trio.open_memory_channel[ConnectionEvent](0)
         self._key_pair = create_new_key_pair(identity.seed)
         self._noise = NoiseTransport(self._key_pair, create_noise_key_pair().private_key)
-        self._psk = psk
+        self._gate = gate
         self._listeners = listeners
         self._bound = [bound_address(listener) for listener in listeners]
         self._nursery = nursery
         self._max_connections = max_connections
         self._handlers: dict[str, StreamHandler] = {}
+        self._bytes_handlers: dict[str, BytesHandler] = {}
         self._by_peer: dict[PeerId, list[Connection]] = {}
+        self._reversed: dict[tuple[str, int], PeerId] = {}
         self._handshakes: OrderedDict[trio.CancelScope, None] = OrderedDict()
         self._refused: set[str] = set()
         self._meetings = 0
@@ -161,18 +192,27 @@ class Host:
         """
         self._handlers[protocol] = handler
 
+    def handle_bytes(self, protocol: str, handler: BytesHandler) -> None:
+        """Serve `protocol` with the connection and the bytes of each stream, as libp2p's own need.
+
+        `handler` closes or resets the stream; what it raises is treated as by `handle`.
+        """
+        self._bytes_handlers[protocol] = handler
+
     async def connect(self, peer: PeerId | None, address: str, *, timeout_s: float) -> PeerId:
         """Return the peer that answers at `address`, connected; at once if it already is.
 
-        Makes one attempt of at most `timeout_s` seconds.
+        Makes one attempt of at most `timeout_s` seconds. A peer that is connected through a relay
+        is dialled all the same if the address is a direct one.
 
         Args:
             peer: who must answer; None leaves it to the address's `/p2p/` part, or to who answers.
-            address: a multiaddr over TCP.
+            address: a multiaddr over TCP, perhaps of a circuit.
             timeout_s: for the whole of it.
 
         Raises:
             PassphraseRefused: it answers but does not share this network's passphrase.
+            PeerRefused: it refuses this peer, or is refused here.
             PeerUnreachable: nobody answers there, another peer does, or it is no address.
         """
         try:
@@ -180,8 +220,10 @@ class Host:
         except InvalidAddress as exc:
             raise PeerUnreachable(str(exc)) from exc
         expected = peer or target.peer
-        if expected is not None and self._newest(expected) is not None:
-            return expected
+        target = replace(target, peer=expected)
+        known = None if expected is None else self._newest(expected)
+        if known is not None and (target.relay is not None or not known.relayed):
+            return known.peer
         with trio.move_on_after(timeout_s):
             return await self._dial(target, expected)
         raise PeerUnreachable(f"{address}: no answer within {timeout_s:g} s")
@@ -205,7 +247,116 @@ class Host:
                 raise
             connection = other
             stream = await connection.open_stream(protocol)
-        return FramedStream(stream, peer)
+        return FramedStream(stream, peer, outdated=lambda: stream.is_outdated)
+
+    async def open_bytes(self, peer: PeerId, protocol: str, *, relayed: bool = False) -> MuxedBytes:
+        """Return the bare bytes of a stream to a connected peer on which it speaks `protocol`.
+
+        Args:
+            peer: to whom.
+            protocol: what is spoken.
+            relayed: take a connection through a relay, and none else; by default, a direct one.
+
+        Raises:
+            PeerUnreachable, ProtocolRefused: as `open_stream`.
+        """
+        connection = self._newest(peer, relayed=relayed)
+        if connection is None:
+            raise PeerUnreachable(
+                f"not connected to {peer} {'by' if relayed else 'but by'} a relay"
+            )
+        return await connection.open_stream(protocol)
+
+    async def accept_circuit(
+        self,
+        stream: MuxedBytes,
+        source: PeerId,
+        relay: PeerId,
+        beside: Callable[[Connection], Awaitable[None]],
+    ) -> None:
+        """Run the connection that `source` makes over `stream`, which comes from `relay`.
+
+        Returns when it has ended; at once if nobody, or somebody else, comes of it.
+
+        Args:
+            stream: closed when this returns.
+            source: who must be at the other end.
+            relay: through whom.
+            beside: run for as long as the connection stands.
+        """
+        circuit = CircuitStream(stream)
+        try:
+            connection = await self._welcome(Wire(circuit), f"relay {relay}", relay=relay)
+            if connection is None:
+                return
+            if connection.peer != source:
+                log.warning("relay.lied", relay=relay, said=source, came=connection.peer)
+                return
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._run, connection, nursery.cancel_scope.cancel)
+                await beside(connection)
+        finally:
+            await trio.aclose_forcefully(circuit)
+
+    async def dial_from_listener(
+        self, peer: PeerId, target: Address, *, dialled: bool = True
+    ) -> None:
+        """Connect to `peer` at `target` from the port that is listened on; makes one attempt.
+
+        A router between that translates addresses keeps a way back for that port, by which others
+        may get through. Makes a further connection if there is one.
+
+        Args:
+            peer: who must answer.
+            target: where it may answer.
+            dialled: take the dialler's part in what runs over the connection; of two that dial
+                each other one must not.
+
+        Raises:
+            PeerUnreachable: nobody, or somebody else, answers there.
+        """
+        source = next((bound for bound in self._bound if bound.kind == target.kind), None)
+        if source is None:
+            raise PeerUnreachable(f"{target}: no port of that kind is listened on here")
+        psks = self._keys_for(peer, dialled=dialled)
+        await self._establish(await dial_tcp(target, source), target, peer, psks, dialled=dialled)
+
+    async def answers_at(self, peer: PeerId, target: Address) -> bool:
+        """Return whether `peer` answers at `target`; no connection comes of it."""
+        (psk,) = self._keys_for(peer, dialled=True)
+        try:
+            stream = await dial_tcp(target)
+            try:
+                return peer == await who_answers(Wire(stream), self._noise, psk)
+            finally:
+                await trio.aclose_forcefully(stream)
+        except PeerUnreachable:
+            return False
+
+    @contextmanager
+    def reversing(self, peer: PeerId, remotes: Iterable[tuple[str, int]]) -> Iterator[None]:
+        """Take the dialler's part on connections that `peer` makes from `remotes` in the block.
+
+        So both ends agree who is who when the one's dial comes before the other's.
+        """
+        mine = dict.fromkeys(set(remotes) - self._reversed.keys(), peer)
+        self._reversed.update(mine)
+        try:
+            yield
+        finally:
+            for remote in mine:
+                del self._reversed[remote]
+
+    async def open_one_way(self, peer: PeerId, protocol: str) -> FramedStream:
+        """Return a stream to a connected peer that is only written to; it costs no round trip.
+
+        Raises:
+            PeerUnreachable: there is no connection, it is lost, or it has too many streams open.
+        """
+        connection = self._newest(peer)
+        if connection is None:
+            raise PeerUnreachable(f"not connected to {peer}")
+        return FramedStream(await connection.open_one_way(protocol), peer)
 
     async def disconnect(self, peer: PeerId) -> None:
         """Abort every connection with `peer` and return when they are gone."""
@@ -213,12 +364,35 @@ class Host:
             for connection in self._by_peer.get(peer, []):
                 nursery.start_soon(connection.abort)
 
+    def review(self) -> None:
+        """Abort the connections that the gate would refuse now."""
+        for mine in list(self._by_peer.values()):
+            for connection in mine:
+                self._hold_to_gate(connection)
+
     def connected(self) -> frozenset[PeerId]:
         """Return the peers that there is a connection with."""
         return frozenset(peer for peer in self._by_peer if self._newest(peer) is not None)
 
+    @property
+    def next_change(self) -> trio.Event:
+        """An event that is set at the next change of who is connected, or how."""
+        return self._news
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """Whether there is a connection with `peer` that goes through no relay."""
+        return self._newest(peer, relayed=False) is not None
+
+    def dialled_at(self, peer: PeerId) -> Address | None:
+        """Return where a peer was dialled that is connected directly, None if it dialled."""
+        for one in reversed(self._by_peer.get(peer, ())):
+            if one.dialled and one.remote is not None and not one.is_closed:
+                ip, port = one.remote
+                return Address("ip6" if ":" in ip else "ip4", ip, port)
+        return None
+
     def remote_address(self, peer: PeerId) -> str | None:
-        """Return the IP address that a connected peer is seen under, None if it is not."""
+        """Return the IP address that a peer is seen under, None if it is not connected directly."""
         connection = self._newest(peer)
         return connection.remote_address if connection else None
 
@@ -232,7 +406,11 @@ class Host:
     async def _accept(self, stream: trio.SocketStream) -> None:
         try:
             remote = remote_of(stream)
-            connection = await self._welcome(Wire(stream, remote), remote[0] if remote else "")
+            connection = await self._welcome(
+                Wire(stream, remote),
+                remote[0] if remote else "",
+                reversed_for=None if remote is None else self._reversed.get(remote),
+            )
             if connection is not None:
                 await self._run(connection)
         finally:
@@ -240,36 +418,90 @@ class Host:
 
     async def _tell_events(self) -> None:
         told: dict[PeerId, int] = {}
+        relayed: set[PeerId] = set()
         with self._events:
             while True:
                 while self._changed:
                     peer, _ = self._changed.popitem(last=False)
-                    await self._tell(peer, told)
+                    await self._tell(peer, told, relayed)
                 await self._news.wait()
 
-    async def _tell(self, peer: PeerId, told: dict[PeerId, int]) -> None:
+    async def _tell(self, peer: PeerId, told: dict[PeerId, int], relayed: set[PeerId]) -> None:
         if peer in told and self._met.get(peer) != told[peer]:
             del told[peer]
+            relayed.discard(peer)
             await self._events.send(Disconnected(peer))
-        if peer in self._met and peer not in told:
+        if peer not in self._met:
+            return
+        if peer not in told:
             told[peer] = self._met[peer]
             await self._events.send(Connected(peer))
+        elif peer in relayed and self.is_direct(peer):
+            await self._events.send(Moved(peer))
+        (relayed.discard if self.is_direct(peer) else relayed.add)(peer)
 
     async def _dial(self, target: Address, expected: PeerId | None) -> PeerId:
         if expected == self.peer_id:
             raise PeerUnreachable(f"{target}: that is this peer itself")
+        first, *others = self._gate.keys_to_dial(expected)
+        try:
+            return await self._dial_under(first, target, expected)
+        except PassphraseRefused:
+            for psk in others:
+                with suppress(PassphraseRefused):
+                    return await self._dial_under(psk, target, expected)
+            raise
+
+    async def _dial_under(self, psk: Psk, target: Address, expected: PeerId | None) -> PeerId:
+        if expected is not None and (refused := self._gate.refusal(expected, psk)) is not None:
+            raise refused_here(expected, refused)
+        stream = await (dial_tcp(target) if target.relay is None else self._dial_relay(target))
+        return await self._establish(stream, target, expected, [psk], dialled=True)
+
+    async def _establish(
+        self,
+        stream: trio.abc.Stream,
+        target: Address,
+        expected: PeerId | None,
+        psks: Sequence[Psk],
+        *,
+        dialled: bool,
+    ) -> PeerId:
         async with AsyncExitStack() as undo:
-            stream = await dial_tcp(target)
             undo.push_async_callback(trio.aclose_forcefully, stream)
             try:
                 wire = Wire(stream, remote_of(stream))
-                upgraded = await upgrade(wire, self._noise, psk=self._psk, dialled=True)
+                upgraded = await upgrade(wire, self._noise, self._gate, psks=psks, dialled=dialled)
                 self._check(upgraded.peer, expected)
             except PeerUnreachable as exc:
                 raise type(exc)(f"{target}: {exc}") from exc
-            await self._nursery.start(self._run, Connection(upgraded, self._serve))
+            await self._nursery.start(self._run, Connection(upgraded, self._serve, target.relay))
             undo.pop_all()
         return upgraded.peer
+
+    def _keys_for(self, peer: PeerId | None, *, dialled: bool) -> Sequence[Psk]:
+        """Return the key to dial a connected peer under, which it has shown, or those to accept."""
+        if not dialled:
+            return self._gate.keys_to_accept()
+        known = None if peer is None else self._newest(peer)
+        return [known.psk] if known is not None else self._gate.keys_to_dial(peer)[:1]
+
+    async def _dial_relay(self, target: Address) -> CircuitStream:
+        """Return a circuit to the peer behind a relay, which is dialled unless it is connected."""
+        if target.peer is None:
+            raise PeerUnreachable(f"{target}: it does not say who is behind the relay")
+        relay = await self.connect(None, str(target.relay_address), timeout_s=inf)
+        try:
+            stream = await self.open_bytes(relay, HOP_PROTOCOL)
+        except ProtocolRefused as exc:
+            raise PeerUnreachable(f"{target}: {exc}, so it is no relay") from exc
+        try:
+            await ask_for_circuit(stream, target.peer)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+            raise
+        return CircuitStream(stream)
 
     def _check(self, peer: PeerId, expected: PeerId | None) -> None:
         if peer == self.peer_id:
@@ -277,7 +509,14 @@ class Host:
         if expected is not None and peer != expected:
             raise PeerUnreachable(f"another peer answers there: {peer}, not {expected}")
 
-    async def _welcome(self, wire: Wire, ip: str) -> Connection | None:
+    async def _welcome(
+        self,
+        wire: Wire,
+        ip: str,
+        *,
+        reversed_for: PeerId | None = None,
+        relay: PeerId | None = None,
+    ) -> Connection | None:
         if sum(map(len, self._by_peer.values())) >= self._max_connections:
             log.warning("connection.refused", address=ip, reason="too many connections")
             return None
@@ -287,8 +526,11 @@ class Host:
         self._handshakes[scope] = None
         try:
             with scope:
-                upgraded = await upgrade(wire, self._noise, psk=self._psk, dialled=False)
-                return Connection(upgraded, self._serve)
+                psks = self._keys_for(reversed_for, dialled=reversed_for is not None)
+                upgraded = await upgrade(
+                    wire, self._noise, self._gate, psks=psks, dialled=reversed_for is not None
+                )
+                return Connection(upgraded, self._serve, relay)
         except PassphraseRefused:
             self._log_refused(ip)
         except PeerUnreachable as exc:
@@ -306,6 +548,7 @@ class Host:
     async def _run(
         self,
         connection: Connection,
+        ended: Callable[[], None] | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -314,17 +557,39 @@ class Host:
             await connection.run(task_status=task_status)
         finally:
             self._remove(connection)
+            if ended is not None:
+                ended()
 
     def _add(self, connection: Connection) -> None:
         peer = connection.peer
         mine = self._by_peer.setdefault(peer, [])
         mine.append(connection)
+        self._hold_to_gate(connection)  # which may have changed its mind during the handshake
         if len(mine) == 1:
             self._meetings += 1
             self._met[peer] = self._meetings
-            self._note_change(peer)
+            self._gate.met(peer)
         elif len(mine) > _MAX_CONNECTIONS_PER_PEER:
-            mine[0].cancel()
+            next((one for one in mine if one.relayed), mine[0]).cancel()
+        self._note_change(peer)
+        for one in mine:
+            if one.relayed and not one.outdated and self.is_direct(peer):
+                one.outdated = True
+                self._nursery.start_soon(self._retire, one)
+
+    async def _retire(self, connection: Connection) -> None:
+        """Close a relayed connection, which a direct one has replaced, once nothing runs on it."""
+        while self.is_direct(connection.peer) and not connection.is_closed:
+            most_s = _RETIRE_IDLE_S if connection.open_streams else _RETIRE_QUIET_S
+            if connection.quiet_s >= most_s:
+                connection.cancel()
+                return
+            await trio.sleep(_RETIRE_QUIET_S)
+        connection.outdated = False
+
+    def _hold_to_gate(self, connection: Connection) -> None:
+        if self._gate.refusal(connection.peer, connection.psk) is not None:
+            connection.cancel()
 
     def _remove(self, connection: Connection) -> None:
         peer = connection.peer
@@ -333,19 +598,24 @@ class Host:
         if not mine:
             del self._by_peer[peer]
             del self._met[peer]
-            self._note_change(peer)
+        self._note_change(peer)
 
     def _note_change(self, peer: PeerId) -> None:
         self._changed[peer] = None
         self._news.set()
         self._news = trio.Event()
 
-    def _newest(self, peer: PeerId) -> Connection | None:
-        live = (c for c in reversed(self._by_peer.get(peer, ())) if not c.is_closed)
-        return next(live, None)
+    def _newest(self, peer: PeerId, *, relayed: bool | None = None) -> Connection | None:
+        """Return the youngest connection that lives, a direct one if there is, or of one kind."""
+        live = (
+            one
+            for one in reversed(self._by_peer.get(peer, ()))
+            if not one.is_closed and relayed in {None, one.relayed}
+        )
+        return min(live, key=lambda one: one.relayed, default=None)
 
     async def _serve(self, connection: Connection, stream: MuxedBytes) -> None:
-        known = (*self._handlers, _IDENTIFY, _PING)
+        known = (*self._handlers, *self._bytes_handlers, _IDENTIFY, _PING)
         try:
             with trio.fail_after(NEGOTIATE_TIMEOUT_S):
                 protocol = await multistream.answer(stream, known)
@@ -354,6 +624,8 @@ class Host:
                 await stream.close()
             elif protocol == _PING:
                 await _echo(stream)
+            elif protocol in self._bytes_handlers:
+                await self._bytes_handlers[protocol](connection, stream)
             else:
                 await self._handle(protocol, connection, stream)
         except (trio.TooSlowError, MyxoError) as exc:
@@ -374,7 +646,7 @@ class Host:
             public_key=self._key_pair.public_key.serialize(),
             listen_addrs=[Multiaddr(one).to_bytes() for one in self.listen_addresses()],
             observed_addr=observed.to_bytes() if observed else b"",
-            protocols=[*self._handlers, _IDENTIFY, _PING],
+            protocols=[*self._handlers, *self._bytes_handlers, _IDENTIFY, _PING],
         ).SerializeToString()
         return encode_varint(len(message)) + message
 

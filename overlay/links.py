@@ -16,7 +16,7 @@ import trio
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
 from overlay.framing import FramedStream
 from overlay.gossip import GOSSIP_PROTOCOL
-from overlay.host import Connected, ConnectionEvent
+from overlay.host import Connected, ConnectionEvent, Moved
 from overlay.membership import MemberState
 from overlay.names import PeerId
 from overlay.neighbours import FULL_MESH, choose
@@ -52,8 +52,8 @@ class LinkHost(Protocol):
         """Dial an address."""
         ...
 
-    async def open_stream(self, peer: PeerId, protocol: str) -> FramedStream:
-        """Open a stream to a connected peer."""
+    async def open_one_way(self, peer: PeerId, protocol: str) -> FramedStream:
+        """Open a stream that is only written to."""
         ...
 
     def handle(
@@ -233,6 +233,8 @@ class Links:
                 self._met(event.peer)
                 if self.chooses(event.peer) or not self.is_large():
                     self.open(event.peer)
+            elif isinstance(event, Moved):
+                self._move(event.peer)
             else:
                 self._chosen_by.discard(event.peer)
                 self._respoken.discard(event.peer)
@@ -276,12 +278,7 @@ class Links:
                 await self.joined.wait()
         delay = REDIAL_FIRST_S
         while self._remembered and not self._outboxes:
-            for address in self._remembered:
-                try:
-                    await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)
-                    break
-                except MyxoError as exc:
-                    log.debug("peer.unreachable", address=address, error=str(exc))
+            await self._reach.connect_any(self._remembered)
             await trio.sleep(delay)
             delay = min(delay * 2, REDIAL_MOST_S)
 
@@ -342,6 +339,12 @@ class Links:
         finally:
             self._dialling.discard(peer)
 
+    def _move(self, peer: PeerId) -> None:
+        """Take the direct connection that there is now: end the stream, and begin another."""
+        if peer in self._outboxes:
+            self._close(peer)
+            self.open(peer)
+
     def _close(self, peer: PeerId) -> None:
         outbox = self._outboxes.pop(peer, None)
         if outbox is not None:
@@ -356,7 +359,7 @@ class Links:
         self._speaking += 1
         orderly = False
         try:
-            stream = await self._host.open_stream(peer, GOSSIP_PROTOCOL)
+            stream = await self._host.open_one_way(peer, GOSSIP_PROTOCOL)
             try:
                 while (data := await outbox.take()) is not None:
                     await stream.send(data)

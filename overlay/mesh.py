@@ -23,6 +23,7 @@ everything and tells nothing about itself, so nobody has to find out that it is 
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
@@ -128,6 +129,7 @@ class Mesh:
             met=self._vouch,
             lost=self._lost,
         )
+        self._hearing: Counter[PeerId] = Counter()
         self._gone: dict[PeerId, float] = {}
         self._complaints: set[tuple[PeerId, str]] = set()
         self._settled = False
@@ -204,12 +206,18 @@ class Mesh:
     async def _serve_gossip(self, peer: PeerId, stream: FramedStream) -> None:
         """Hear one peer out."""
         self._links.open(peer)
-        while (data := await stream.receive()) is not None:
-            if is_datagram(data):
-                self._probing.hear(peer, data)
-            else:
-                self._hear(peer, parse(data))
-        self._links.fell_silent(peer)
+        self._hearing[peer] += 1
+        try:
+            while (data := await stream.receive()) is not None:
+                if is_datagram(data):
+                    self._probing.hear(peer, data)
+                else:
+                    self._hear(peer, parse(data))
+        finally:
+            self._hearing[peer] -= 1
+            self._hearing = +self._hearing
+        if peer not in self._hearing:  # else it has moved to another stream
+            self._links.fell_silent(peer)
 
     def _hear(self, peer: PeerId, message: Message | None) -> None:
         match message:

@@ -14,8 +14,10 @@ from typing import Protocol
 
 from overlay.errors import MalformedMessage, ProtocolRefused
 
-_GREETING = "/multistream/1.0.0"
 _REFUSAL = "na"
+
+GREETING_BYTES = b"\x13/multistream/1.0.0\n"
+"""The first bytes that either end sends."""
 
 _MAX_LINE_BYTES = 127
 """Of the lines that are read here; one more would make the length's varint two bytes long."""
@@ -50,7 +52,21 @@ async def offer(channel: Channel, protocol: str) -> None:
         ClosedEarly, NotMultistream: it does not speak multistream-select, or not in the clear.
         MalformedMessage: its answer makes no sense.
     """
-    await channel.write(_line(_GREETING) + _line(protocol))
+    await propose(channel, protocol)
+    await read_answer(channel, protocol)
+
+
+async def propose(channel: Channel, protocol: str) -> None:
+    """Send an offer and leave the answer to `read_answer`: what comes next can follow at once."""
+    await channel.write(GREETING_BYTES + _line(protocol))
+
+
+async def read_answer(channel: Channel, protocol: str) -> None:
+    """Return once the other end agrees to what was proposed.
+
+    Raises:
+        ProtocolRefused, ClosedEarly, NotMultistream, MalformedMessage: as `offer`.
+    """
     await _read_greeting(channel)
     answer = await _read_line(channel)
     if answer == _REFUSAL:
@@ -66,7 +82,7 @@ async def answer(channel: Channel, known: Collection[str]) -> str:
         ProtocolRefused: it asked for `_MAX_TRIES` others.
         ClosedEarly, NotMultistream, MalformedMessage: as `offer`.
     """
-    await channel.write(_line(_GREETING))
+    await channel.write(GREETING_BYTES)
     await _read_greeting(channel)
     for _ in range(_MAX_TRIES):
         wanted = await _read_line(channel)
@@ -77,6 +93,18 @@ async def answer(channel: Channel, known: Collection[str]) -> str:
     raise ProtocolRefused(f"it asked for {_MAX_TRIES} protocols, none of them known here")
 
 
+async def decline(channel: Channel) -> None:
+    """Say no to the first protocol that the other end asks for, whatever it is.
+
+    Raises:
+        ClosedEarly, NotMultistream, MalformedMessage: as `offer`.
+    """
+    await channel.write(GREETING_BYTES)
+    await _read_greeting(channel)
+    await _read_line(channel)
+    await channel.write(_line(_REFUSAL))
+
+
 def _line(text: str) -> bytes:
     data = text.encode() + b"\n"
     if len(data) > _MAX_LINE_BYTES:
@@ -85,7 +113,7 @@ def _line(text: str) -> bytes:
 
 
 async def _read_greeting(channel: Channel) -> None:
-    for at, expected in enumerate(_line(_GREETING)):
+    for at, expected in enumerate(GREETING_BYTES):
         byte = await channel.read(1)
         if not byte and at == 0:
             raise ClosedEarly("it closed the connection before greeting")

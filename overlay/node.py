@@ -31,9 +31,10 @@ from overlay.calls import Caller
 from overlay.compaction import Compaction
 from overlay.control import ControlConnection, serve_control
 from overlay.distances import serve_distances, serve_pair
-from overlay.errors import AddressTaken, MyxoError, SettingsInvalid
+from overlay.errors import AddressTaken, MyxoError, SettingsInvalid, SignatureInvalid
+from overlay.gate import Gate
 from overlay.host import Host, open_host
-from overlay.identity import Identity, load_or_create
+from overlay.identity import Identity, load_or_create, public_key_of
 from overlay.listeners import listen_near, port_of
 from overlay.mesh import Mesh
 from overlay.metrics import (
@@ -44,7 +45,7 @@ from overlay.metrics import (
     serve_metrics,
 )
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.passphrase import NetworkKeys, network_keys
+from overlay.passphrase import NetworkKeys
 from overlay.probing import Probing, open_membership
 from overlay.reach import Reach
 from overlay.records import (
@@ -56,10 +57,15 @@ from overlay.records import (
     sign_record,
 )
 from overlay.remembered import Remembered
+from overlay.roster import KeptRoster
 from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, key_path, split_address
 from overlay.signed import Signed
+from overlay.spreading import Spreading
 from overlay.tls import PeerTls, open_tls
+from overlay.traversal import Traversal
+from overlay.trust import Trust, open_trust
+from overlay.trust_desk import TrustDesk
 from overlay.udp import bind_beside, bound_port
 from overlay.view import View
 from overlay.watching import Watcher
@@ -70,6 +76,11 @@ DATAGRAM_NETWORK = b"myxo/datagrams/1"
 """What pairs of keys are bound to. Not the passphrase: that may be changed while daemons run, and
 who does not know it holds no record, in which the keys are."""
 
+INTRODUCTION_S = 5.0
+"""How long a peer that joins waits to hear from one other who is banned and which network this is.
+It has just been told all records, so this takes a round trip or two; who goes on without files what
+it keeps under a wrong name, if the passphrase was ever changed."""
+
 log = structlog.get_logger()
 
 
@@ -79,10 +90,14 @@ class Node:
 
     Attributes:
         identity: the daemon's key and peer id.
-        keys: what the passphrase gives.
+        keys: what the passphrase in force gives.
+        trust: bans and passphrases, as the network's admin states them.
+        banned: called with each peer that is banned from now on, and what it said of itself, if
+            anything; by then it is in no view.
         host: the libp2p host.
         reach: opens streams to peers, connecting first where that is needed.
         calls: makes calls to peers.
+        spreading: tells others of bans and passphrases.
         view: what this peer believes of the network.
         tls: contexts and pin for the gateway road.
         metrics: the registry behind `/metrics`.
@@ -94,6 +109,7 @@ class Node:
 
     identity: Identity
     keys: NetworkKeys
+    trust: Trust
     host: Host
     view: View
     tls: PeerTls
@@ -102,12 +118,15 @@ class Node:
     hostname: str
     reach: Reach
     calls: Caller
+    spreading: Spreading
     epoch: float
     metrics_port: int | None = None
     load: Callable[[], dict[InstanceId, int]] = dict
     status: Callable[[], Mapping[str, Any]] = dict
     wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
+    banned: list[Callable[[PeerId, PeerRecord | None], None]] = field(default_factory=list)
     _mesh: Mesh | None = None
+    _authorities: list[NetworkKeys] = field(default_factory=list)
     _counter: int = 0
     _compaction: Compaction = field(default_factory=Compaction)
     _change: trio.Event = field(default_factory=trio.Event)
@@ -178,6 +197,23 @@ class Node:
         """
         if self.view.apply(signed, time.time()) is not None:
             self._signal()
+
+    def _shut_out(self, peer: PeerId) -> None:
+        """Forget a peer that was banned; the gate keeps it out."""
+        record = self.view.peer(peer)
+        if self._mesh is not None:
+            self._mesh.drop(peer)
+        self.calls.forget(peer)
+        self._signal()
+        for each in self.banned:
+            each(peer, record)
+
+    def _follow_trust(self) -> None:
+        """Bring everything that was made from a passphrase, or under the gate, in step with it."""
+        if self.keys != self.trust.keys or self._authorities != self.trust.trusted_authorities():
+            self.keys, self._authorities = self.trust.keys, self.trust.trusted_authorities()
+            self.tls.renew(self.keys, also_trusted=self._authorities)
+        self.host.review()
 
     def _publish(self, record: PeerRecord | InstanceRecord) -> Signed:
         signed = sign_record(self.identity, record)
@@ -270,32 +306,43 @@ async def _hold_node(
     _check_bootstraps(settings.bootstraps)
     if role is not Role.CLIENT:
         _open_state_dir(settings.state_dir)
-    keys = network_keys(settings.psk)
     identity = _identity(settings, role, name)
+    trust = _trust(settings, role, identity)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
     with trio.CancelScope() as scope:
         async with (
-            _open_host(settings, identity, listens, keys) as (host, sockets),
+            _open_host(settings, identity, listens, trust) as (host, sockets),
             trio.open_nursery() as nursery,
         ):
             epoch = _next_epoch(settings, role, identity.peer_id)
             rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
             membership = open_membership(identity, epoch, settings.profile, rng)
             membership.observe(role is Role.CLIENT)
-            view = View(identity.peer_id, machine_id(), membership, trio.current_time)
+            view = View(
+                identity.peer_id,
+                machine_id(),
+                membership,
+                trio.current_time,
+                refuses=trust.bans.is_banned,
+            )
             reach = Reach(host, lambda peer: _addresses(view, peer))
+            calls = Caller(reach)
             node = Node(
                 identity=identity,
-                keys=keys,
+                keys=trust.keys,
+                trust=trust,
                 host=host,
                 view=view,
-                tls=open_tls(keys, identity.peer_id),
+                tls=open_tls(
+                    trust.keys, identity.peer_id, also_trusted=trust.trusted_authorities()
+                ),
                 metrics=CollectorRegistry(),
                 role=role,
                 hostname=settings.hostname or system_hostname(),
                 reach=reach,
-                calls=Caller(reach),
+                calls=calls,
+                spreading=Spreading(identity.peer_id, trust, host, calls, host.connected),
                 epoch=epoch,
             )
             sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
@@ -313,12 +360,18 @@ async def _hold_node(
                 prepare(node)
             remembered = _remembered(settings, role, node)
             node._mesh = _mesh_of(node, settings, sealer, sockets, rng, remembered)  # noqa: SLF001
+            await _serve_trust(node, settings, role, nursery)
             await _serve_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
             await nursery.start(node._mesh.run)  # noqa: SLF001
             if remembered is not None:
                 nursery.start_soon(remembered.keep, view, rng)
+            if role is not Role.CLIENT:
+                nursery.start_soon(_traversal_of(node, settings, rng).run)
+            if settings.bootstraps and settings.admin:
+                with trio.move_on_after(INTRODUCTION_S):
+                    await trust.introduced.wait()
             scope.shield = True
             task_status.started((node, scope))
 
@@ -353,6 +406,19 @@ def _mesh_of(
     )
 
 
+def _traversal_of(node: Node, settings: NodeSettings, rng: random.Random) -> Traversal:
+    announced = bool(settings.announce) and settings.reachable == "auto"
+    return Traversal(
+        node.host,
+        node.view,
+        node.role,
+        "yes" if announced else settings.reachable,
+        connect=node.reach.connect,
+        publish=lambda addresses: node.set_peer(addresses=addresses),
+        random=rng,
+    )
+
+
 def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | None:
     if settings.ephemeral or role is Role.CLIENT:
         return None
@@ -364,9 +430,39 @@ def _addresses(view: View, peer: PeerId) -> tuple[str, ...]:
     return () if record is None else record.addresses
 
 
+def _trust(settings: NodeSettings, role: Role, identity: Identity) -> Trust:
+    admin = PeerId(settings.admin) if settings.admin else None
+    try:
+        if admin is not None:
+            public_key_of(admin)
+    except SignatureInvalid as exc:
+        raise SettingsInvalid(f"--admin: {exc}") from exc
+    durable = role is not Role.CLIENT and not settings.ephemeral
+    return open_trust(identity.peer_id, admin, settings.psk, settings.state_dir, durable=durable)
+
+
+async def _serve_trust(
+    node: Node, settings: NodeSettings, role: Role, nursery: trio.Nursery
+) -> None:
+    """Have the admin's statements take effect here, come in, and go out."""
+    trust = node.trust
+    trust.banned = node._shut_out  # noqa: SLF001
+    trust.changed = node._follow_trust  # noqa: SLF001
+    await nursery.start(node.spreading.run)
+    if role is Role.CLIENT:
+        return
+    file = f"{node.keys.network_id}-{node.peer_id}.json"
+    path = None if settings.ephemeral else settings.state_dir / "roster" / file
+    roster = KeptRoster(path, node.view)
+    nursery.start_soon(roster.run)
+    desk = TrustDesk(node.peer_id, trust, node.spreading, node.view, roster.all)
+    node.wants["bans"] = desk.serve_bans
+    node.wants["rotate"] = desk.serve_rotate
+
+
 @asynccontextmanager
 async def _open_host(
-    settings: NodeSettings, identity: Identity, listens: list[str], keys: NetworkKeys
+    settings: NodeSettings, identity: Identity, listens: list[str], gate: Gate
 ) -> AsyncIterator[tuple[Host, list[socket.socket]]]:
     """Open the host, and UDP beside it.
 
@@ -375,13 +471,13 @@ async def _open_host(
     exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
     async with AsyncExitStack() as stack:
         try:
-            host = await stack.enter_async_context(open_host(identity, listens, psk=keys.psk))
+            host = await stack.enter_async_context(open_host(identity, listens, gate=gate))
         except AddressTaken as exc:
             if exact:
                 raise
             log.warning("port.moved", what="overlay", reason=str(exc))
             anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
-            host = await stack.enter_async_context(open_host(identity, anywhere, psk=keys.psk))
+            host = await stack.enter_async_context(open_host(identity, anywhere, gate=gate))
         sockets = bind_beside(host.bound_addresses())
         for sock in sockets:
             stack.enter_context(sock)
@@ -404,6 +500,8 @@ def node_status(node: Node) -> dict[str, Any]:
         "host": node.hostname,
         "network": node.keys.network_id,
         "open": node.keys.is_open,
+        "trust": node.trust.status(),
+        "control": node.record.control,
         "addresses": [f"{a}/p2p/{node.peer_id}" for a in node.record.addresses],
         "metrics_port": node.metrics_port,
         "pid": os.getpid(),
@@ -514,7 +612,7 @@ def _first_record(
         host=node.hostname,
         machine=node.view.machine,
         addresses=settings.announce or own,
-        certificate=node.tls.certificate_sha256,
+        certificate=node.tls.pin,
         control=str(control),
         **extra,
     )

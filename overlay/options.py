@@ -55,6 +55,16 @@ Announce = Annotated[
         rich_help_panel=_NODE,
     ),
 ]
+Reachable = Annotated[
+    str | None,
+    typer.Option(
+        "--reachable",
+        metavar="auto|yes|no",
+        help="Whether others can dial this machine: yes, no to be reached through relays, or auto "
+        "to find out.",
+        rich_help_panel=_NODE,
+    ),
+]
 PromListen = Annotated[
     str | None,
     typer.Option(
@@ -93,7 +103,8 @@ Admin = Annotated[
     typer.Option(
         "--admin",
         metavar="KEY",
-        help="The founder's owner key: it may reassign names and run --process services here.",
+        help="The founder's owner key: it may reassign names, run --process services here, ban "
+        "peers and change the passphrase.",
         rich_help_panel=_NODE,
     ),
 ]

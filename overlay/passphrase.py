@@ -31,11 +31,14 @@ class NetworkKeys:
         psk: 32 bytes for libp2p's private network, None in an open one.
         ca_seed: 32 bytes, the private scalar's source for the network's certificate authority.
         network_id: 8 bytes in hexadecimal, safe to show: tells networks apart in state and logs.
+            A network keeps that of its first passphrase.
+        passphrase_id: that of the passphrase which these keys came from.
     """
 
     psk: bytes | None = field(repr=False)
     ca_seed: bytes = field(repr=False)
     network_id: str
+    passphrase_id: str
 
     @property
     def is_open(self) -> bool:
@@ -54,10 +57,12 @@ def network_keys(passphrase: str | None) -> NetworkKeys:
         maxmem=_SCRYPT_MEMORY,
         dklen=32,
     )
+    own_id = _label(master, b"id", 8).hex()
     return NetworkKeys(
         psk=_label(master, b"psk", 32) if passphrase else None,
         ca_seed=_label(master, b"ca", 32),
-        network_id=_label(master, b"id", 8).hex(),
+        network_id=own_id,
+        passphrase_id=own_id,
     )
 
 

@@ -164,8 +164,22 @@ class Probing:
             log.debug("datagram.malformed", peer=source, error=str(exc))
             return
         if not self._view.is_member(source):
-            updates = ()  # a guest asks, it does not tell
+            updates = self._what_counts_from_outside(source, updates)
         self._take(source, message, updates, reliable=reliable)
+
+    def _what_counts_from_outside(
+        self, source: PeerId, updates: Iterable[Update]
+    ) -> tuple[Update, ...]:
+        """Return what is taken in of the updates from a peer that is not there, as believed here.
+
+        A guest asks, it does not tell. One that is dead here is listened to for what brings the
+        two together again: what it signed, and that this peer is dead there. Were both deaf to each
+        other, two halves of a network would stay apart after the line between them is mended.
+        """
+        if self._view.peer(source) is None:
+            return ()
+        me = self._view.me
+        return tuple(u for u in updates if isinstance(u, Alive | Left) or u.peer == me)
 
     def _take(
         self, source: PeerId, message: Message, updates: Sequence[Update], *, reliable: bool

@@ -94,6 +94,14 @@ class Reach:
             if peer not in self._host.connected() and peer not in self._dialling:
                 raise PeerUnreachable(f"{peer} does not answer at any of its addresses")
 
+    async def connect_any(self, addresses: Sequence[str]) -> None:
+        """Return once one of several peers' addresses has led to somebody, or none does."""
+        failures: list[PeerUnreachable] = []
+        async with trio.open_nursery() as nursery:
+            for number, address in enumerate(addresses):
+                delay_s = number * STAGGER_S
+                nursery.start_soon(self._dial_one, None, address, delay_s, failures, nursery)
+
     async def _dial(self, peer: PeerId) -> None:
         done = self._dialling[peer] = trio.Event()
         try:
@@ -118,7 +126,7 @@ class Reach:
 
     async def _dial_one(
         self,
-        peer: PeerId,
+        peer: PeerId | None,
         address: str,
         delay_s: float,
         failures: list[PeerUnreachable],

@@ -118,7 +118,7 @@ class PeerRecord(BaseModel):
         machine: tells whether two peers share a network stack; never shown to services.
         addresses: multiaddrs that others may dial, without the peer id.
         gateway: `host:port` of the allocator's gateway; empty if there is none.
-        certificate: SHA-256 of the TLS leaf that this peer shows, in hexadecimal.
+        certificate: SHA-256 of the key in the TLS leaf that this peer shows, in hexadecimal.
         control: path of the daemon's Unix socket, for peers on the same machine.
         room: what an allocator has left; None for other roles.
         runtimes: the runtimes that an allocator can start services with.

@@ -19,9 +19,19 @@ from overlay.view import View
 REMEMBERED = 32
 """Peers; of so many some are still there, and at their address, after a night."""
 
+KEEP_FIRST_S = 1.0
 KEEP_PERIOD_S = 60.0
+"""Between two writings of the file: soon after the start, because a plug may be pulled at any time,
+then twice as long each time, up to this."""
+
+_DIRECTORY = "peers"
 
 log = structlog.get_logger()
+
+
+def knows_peers_of(directory: Path, network_id: str) -> bool:
+    """Return whether a daemon of this state directory remembers peers of a network."""
+    return any((directory / _DIRECTORY).glob(f"{network_id}-*.json"))
 
 
 class Remembered:
@@ -34,7 +44,7 @@ class Remembered:
     """
 
     def __init__(self, directory: Path, network_id: str, me: PeerId) -> None:
-        self._path = directory / "peers" / f"{network_id}-{me[-8:]}.json"
+        self._path = directory / _DIRECTORY / f"{network_id}-{me[-8:]}.json"
         self._me = me
 
     def addresses(self) -> tuple[str, ...]:
@@ -48,10 +58,12 @@ class Remembered:
 
     async def keep(self, view: View, rng: random.Random) -> None:
         """Write the file now and then until cancelled, and once more at the end."""
+        wait_s = KEEP_FIRST_S
         try:
             while True:
-                await trio.sleep(KEEP_PERIOD_S)
+                await trio.sleep(wait_s)
                 self.write(view, rng)
+                wait_s = min(2 * wait_s, KEEP_PERIOD_S)
         finally:
             self.write(view, rng)
 

@@ -89,6 +89,10 @@ class NodeSettings(BaseSettings):
     announce: tuple[str, ...] = ()
     """Multiaddrs to advertise instead of the machine's own addresses, for NAT and proxies."""
 
+    reachable: Literal["auto", "yes", "no"] = "auto"
+    """Whether others can dial this daemon: `yes`, `no` to be reached through relays, `auto` to have
+    bootstrap nodes find out. With `announce` it is `yes` unless it says `no`."""
+
     profile: Literal["local", "lan", "wan"] = "lan"
     """What the timers of membership are made for: one machine, one site, or the Internet. `wan`
     bears RTTs over a second and takes three times as long to see a death."""

@@ -22,6 +22,8 @@ class Purpose(StrEnum):
     REVISION = "myxo/revision/1"
     ALIVE = "myxo/alive/1"
     LEFT = "myxo/left/1"
+    BAN = "myxo/ban/1"
+    ROTATION = "myxo/rotation/1"
 
 
 def _decode(value: object) -> object:

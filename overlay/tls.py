@@ -2,20 +2,26 @@
 
 Every member can issue a certificate under the network's authority, whose key comes from the
 passphrase: so the authority keeps strangers out, and what tells *which* peer is at the other end is
-the pin: the leaf's SHA-256 in its signed record, checked in both directions. Leaves live as long as
-the process and are never written to disk. Validity times are not checked: clocks are not trusted.
+the pin: the SHA-256 of the leaf's public key (RFC 7469, section 2.4) in its signed record, checked
+in both directions. Its key lives as long as the process and is never written to disk. Validity
+times are not checked: clocks are not trusted.
+
+When the passphrase changes, the same key gets a leaf of the new authority. The pin stays, so there
+is no moment in which a record says one thing and a gateway shows another; and both authorities are
+trusted for as long as somebody may still show a leaf of the old one.
 """
 
 import hashlib
 import os
 import ssl
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from overlay.names import PeerId
@@ -31,41 +37,74 @@ _VALID_FROM = datetime(2000, 1, 1, tzinfo=UTC)
 _VALID_TO = datetime(9999, 12, 31, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
 class PeerTls:
-    """The TLS contexts of one peer and the pin under which others know it."""
+    """The TLS contexts of one peer and the pin under which others know it.
 
-    server_context: ssl.SSLContext
-    client_context: ssl.SSLContext
-    certificate_sha256: str
+    Whoever opens a connection takes the context from here at that time: `renew` puts others in
+    their place.
+
+    Attributes:
+        server_context: for the accepting end.
+        client_context: for the dialling end.
+        pin: SHA-256 of this peer's public key, in hexadecimal.
+    """
+
+    def __init__(
+        self, keys: NetworkKeys, peer_id: PeerId, *, also_trusted: Iterable[NetworkKeys] = ()
+    ) -> None:
+        self._peer_id = peer_id
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.pin = _pin(self._key.public_key())
+        self.server_context: ssl.SSLContext
+        self.client_context: ssl.SSLContext
+        self.renew(keys, also_trusted=also_trusted)
+
+    def renew(self, keys: NetworkKeys, *, also_trusted: Iterable[NetworkKeys] = ()) -> None:
+        """Show a leaf under the authority of `keys` from now on; trust that one and the others'."""
+        ca_key, ca = _authority(keys)
+        leaf = _certificate(
+            _name(self._peer_id), ca.subject, self._key.public_key(), ca_key, ca=False
+        )
+        chain = self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ) + leaf.public_bytes(serialization.Encoding.PEM)
+        trusted = [ca, *(_authority(other)[1] for other in also_trusted)]
+        authorities = "".join(
+            one.public_bytes(serialization.Encoding.PEM).decode() for one in trusted
+        )
+        self.server_context = _context(ssl.PROTOCOL_TLS_SERVER, chain, authorities)
+        self.client_context = _context(ssl.PROTOCOL_TLS_CLIENT, chain, authorities)
 
 
-def open_tls(keys: NetworkKeys, peer_id: PeerId) -> PeerTls:
-    """Return the contexts of a peer with a fresh leaf certificate."""
-    ca_key = ec.derive_private_key(
+def open_tls(
+    keys: NetworkKeys, peer_id: PeerId, *, also_trusted: Iterable[NetworkKeys] = ()
+) -> PeerTls:
+    """Return the contexts of a peer with a fresh key."""
+    return PeerTls(keys, peer_id, also_trusted=also_trusted)
+
+
+def pin_of(stream: "trio.SSLStream[trio.SocketStream]") -> str:
+    """Return the pin of the other end's key, in hexadecimal; empty if it showed none."""
+    der = stream.getpeercert(binary_form=True)
+    return _pin(x509.load_der_x509_certificate(der).public_key()) if der else ""
+
+
+def _pin(key: CertificatePublicKeyTypes) -> str:
+    encoded = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def _authority(keys: NetworkKeys) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Return the key and certificate of the authority that these keys give."""
+    key = ec.derive_private_key(
         int.from_bytes(keys.ca_seed) % (_P256_ORDER - 1) + 1, ec.SECP256R1()
     )
-    ca_name = _name(f"myxo network {keys.network_id}")
-    ca = _certificate(ca_name, ca_name, ca_key.public_key(), ca_key, ca=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    leaf = _certificate(_name(peer_id), ca_name, key.public_key(), ca_key, ca=False)
-    chain = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ) + leaf.public_bytes(serialization.Encoding.PEM)
-    authority = ca.public_bytes(serialization.Encoding.PEM).decode()
-    return PeerTls(
-        _context(ssl.PROTOCOL_TLS_SERVER, chain, authority),
-        _context(ssl.PROTOCOL_TLS_CLIENT, chain, authority),
-        hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest(),
-    )
-
-
-def leaf_sha256(stream: "trio.SSLStream[trio.SocketStream]") -> str:
-    """Return the pin of the other end's certificate, in hexadecimal; empty if it showed none."""
-    der = stream.getpeercert(binary_form=True)
-    return hashlib.sha256(der).hexdigest() if der else ""
+    name = _name(f"myxo network {keys.passphrase_id}")
+    return key, _certificate(name, name, key.public_key(), key, ca=True)
 
 
 def _context(protocol: int, chain: bytes, authority: str) -> ssl.SSLContext:

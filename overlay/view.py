@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from overlay.coordinates import RttGuess
 from overlay.digest import Digest, Key
+from overlay.errors import RecordRefused
 from overlay.measurements import Measurements
 from overlay.membership import Membership, MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -89,6 +90,7 @@ class View:
         digest: a summary of the members' records.
         measurements: all RTTs that were measured, as histograms.
         records: what is held of everybody, members or not; `apply` and `forget` change it.
+        refuses: whether a peer is banned, so that none of its records is taken.
     """
 
     me: PeerId
@@ -96,6 +98,7 @@ class View:
     membership: Membership
     clock: Callable[[], float]
     generation: int = 0
+    refuses: Callable[[PeerId], bool] = lambda _: False
     digest: Digest = field(default_factory=Digest)
     measurements: Measurements = field(default_factory=Measurements)
     records: RecordTable = field(default_factory=RecordTable)
@@ -112,8 +115,10 @@ class View:
         """Take a record in; return it if it is news.
 
         Raises:
-            RecordRefused: it is forged, malformed, too large or one too many.
+            RecordRefused: it is forged, malformed, too large, one too many, or a banned peer's.
         """
+        if signed.signer != self.me and self.refuses(signed.signer):
+            raise RecordRefused("banned", f"{signed.signer} is banned from this network")
         held = self.records.apply(signed, now)
         if held is None:
             return None

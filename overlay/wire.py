@@ -2,8 +2,13 @@
 
 First the network's private cipher if there is a passphrase, then multistream-select for Noise
 (nothing else is offered, so plaintext is refused), Noise XX, and multistream-select for Yamux.
+
+While a passphrase is being changed there are several keys for the cipher. A dialler uses one, and
+another in a further attempt. Who accepts holds each key to the dialler's first bytes, which are its
+nonce and a greeting that everybody knows; so nothing is sent to find out, and no time is lost.
 """
 
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,20 +20,26 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.security.pnet.protector import new_protected_conn
+from libp2p.security.pnet.psk_conn import PskConn
 
 from overlay import multistream
 from overlay.errors import (
     MalformedMessage,
+    MyxoError,
     PassphraseRefused,
     PeerUnreachable,
     ProtocolRefused,
     SignatureInvalid,
 )
+from overlay.gate import MAX_REFUSAL_BYTES, Gate, Psk, Refusal, refused_here, refused_there
 from overlay.identity import public_key_of
 from overlay.names import PeerId
 
 HANDSHAKE_TIMEOUT_S = 5.0
 """Four round trips over the slowest link worth having; a half-open client costs no more."""
+
+_NONCE_BYTES = 8
+"""Of py-libp2p's private-network cipher, in front of the first bytes."""
 
 _NOISE = "/noise"
 _YAMUX = "/yamux/1.0.0"
@@ -81,6 +92,11 @@ class Wire(ReadWriteCloser):
         taken = bytes(self._received[:n])
         del self._received[: len(taken)]
         return taken
+
+    async def peek(self, n: int) -> bytes:
+        """Return the next `n` bytes, or less if the connection ends before; they stay unread."""
+        self._received[:0] = data = await self.read(n)
+        return data
 
     async def write(self, data: bytes) -> None:
         """Send or queue `data`.
@@ -162,35 +178,102 @@ class Wire(ReadWriteCloser):
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """A connection after its handshake: whose it is, and the secured bytes to multiplex over."""
+    """A connection after its handshake: whose it is, and the secured bytes to multiplex over.
+
+    Attributes:
+        psk: the key of the private network's cipher under which the two met.
+    """
 
     peer: PeerId
     wire: Wire
     secured: ISecureConn
+    psk: Psk
 
 
 async def upgrade(
-    wire: Wire, noise: NoiseTransport, *, psk: bytes | None, dialled: bool
+    wire: Wire,
+    noise: NoiseTransport,
+    gate: Gate,
+    *,
+    psks: Sequence[Psk],
+    dialled: bool,
 ) -> Upgraded:
     """Return the authenticated connection over `wire`, which the caller closes.
 
     Both ends have agreed to multiplex it by Yamux. Bounded by `HANDSHAKE_TIMEOUT_S`.
 
+    Args:
+        wire: the bytes.
+        noise: this peer's end of the Noise handshake.
+        gate: says whether the other end is welcome, and is told if this one is not.
+        psks: the key to dial under, or those that a caller may use.
+        dialled: whether this end dialled.
+
     Raises:
-        PassphraseRefused: the other end's first bytes make no sense under this passphrase.
+        PassphraseRefused: the other end's first bytes make no sense under this passphrase, or one
+            of the two turns the other away because of the passphrase that it has.
+        PeerRefused: one of the two turns the other away.
         PeerUnreachable: it does not complete the handshake.
     """
-    raw: RawConnection = RawConnection(wire, dialled)
-    if psk is not None:
-        raw = new_protected_conn(raw, psk.hex())
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            secured = await _secure(raw, noise, dialled)
+            psk = psks[0] if dialled or len(psks) == 1 else await _key_of_caller(wire, psks)
+            secured = await _secure(_private(wire, psk, dialled), noise, dialled)
             peer = _authenticated_peer(secured)
-            await _agree(_Clear(secured), _YAMUX, dialled)
+            refusal = gate.refusal(peer, psk)
+            if refusal is not None:
+                if not dialled:
+                    await _turn_away(_Clear(secured), refusal)
+                raise refused_here(peer, refusal)
+            await _agree_on_muxer(_Clear(secured), peer, gate, dialled)
     except trio.TooSlowError as exc:
         raise PeerUnreachable("it did not complete the handshake in time") from exc
-    return Upgraded(peer, wire, secured)
+    return Upgraded(peer, wire, secured, psk)
+
+
+async def _key_of_caller(wire: Wire, psks: Sequence[Psk]) -> Psk:
+    """Return the key that the dialler's first bytes are written under; the first if none fits."""
+    greeting = multistream.GREETING_BYTES
+    first = await wire.peek(_NONCE_BYTES + len(greeting))
+    if len(first) < _NONCE_BYTES + len(greeting):
+        return psks[0]  # it said too little before it closed; the handshake will find that out
+    for psk in psks:
+        if psk is not None:
+            plain = await PskConn(_Said(first), psk.hex()).read(len(greeting))
+            if plain == greeting:
+                return psk
+    return psks[0]
+
+
+class _Said(RawConnection):
+    """Bytes that were received, to be read once more."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    async def read(self, n: int | None = None) -> bytes:
+        taken, self._said = self._said[:n], self._said[n:]
+        return taken
+
+
+async def who_answers(wire: Wire, noise: NoiseTransport, psk: Psk) -> PeerId:
+    """Return who is at the dialled end of `wire`, which then is of no more use.
+
+    Nothing is multiplexed over it, so that the other end never counts it as a connection.
+
+    Raises:
+        PeerUnreachable: as `upgrade`.
+    """
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            return _authenticated_peer(await _secure(_private(wire, psk, True), noise, True))
+    except trio.TooSlowError as exc:
+        raise PeerUnreachable("it did not complete the handshake in time") from exc
+
+
+def _private(wire: Wire, psk: Psk, dialled: bool) -> RawConnection:
+    raw = RawConnection(wire, dialled)
+    return raw if psk is None else new_protected_conn(raw, psk.hex())
 
 
 class _Clear:
@@ -207,26 +290,91 @@ class _Clear:
 
 
 async def _secure(raw: RawConnection, noise: NoiseTransport, dialled: bool) -> ISecureConn:
-    try:
-        await _agree(_Clear(raw), _NOISE, dialled)
-    except multistream.NotMultistream as exc:
-        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+    pattern = noise.get_pattern()
     try:
         # Who answers is compared by the caller, which can say who it is instead.
-        pattern = noise.get_pattern()
-        return await (
-            pattern.handshake_outbound(raw, None) if dialled else pattern.handshake_inbound(raw)
-        )
+        if dialled:
+            await multistream.propose(_Clear(raw), _NOISE)
+            return await pattern.handshake_outbound(_Proposed(raw), None)
+        await _agree_on_noise(multistream.answer(_Clear(raw), [_NOISE]))
+        return await pattern.handshake_inbound(raw)
+    except MyxoError:
+        raise
+    except ConnectionClosedError as exc:
+        raise PeerUnreachable(f"it closed the connection ({exc})") from exc
     except Exception as exc:
         raise PeerUnreachable(f"the Noise handshake failed ({type(exc).__name__})") from exc
 
 
-async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
+class _Proposed(RawConnection):
+    """A connection on which Noise was proposed: the answer comes before anything else is read.
+
+    Noise's first message follows the proposal at once, which saves a round trip of each dial.
+    """
+
+    def __init__(self, raw: RawConnection) -> None:
+        self._raw = raw
+        self._answered = False
+
+    async def read(self, n: int | None = None) -> bytes:
+        if not self._answered:
+            self._answered = True
+            await _agree_on_noise(multistream.read_answer(_Clear(self._raw), _NOISE))
+        return await self._raw.read(n)
+
+    async def write(self, data: bytes) -> None:
+        await self._raw.write(data)
+
+    async def close(self) -> None:
+        await self._raw.close()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._raw.get_remote_address()
+
+
+async def _agree_on_noise(agreement: Awaitable[object]) -> None:
     try:
-        if dialled:
-            await multistream.offer(channel, protocol)
-        else:
-            await multistream.answer(channel, [protocol])
+        await _agreed(agreement)
+    except multistream.NotMultistream as exc:
+        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+
+
+async def _turn_away(channel: _Clear, refusal: Refusal) -> None:
+    """Say no to the muxer, and why; a dialler that does not know of reasons understands the no."""
+    data = refusal.to_bytes()
+    with suppress(Exception):  # it is turned away, whether it listens or not
+        await multistream.decline(channel)
+        await channel.write(len(data).to_bytes(2, "big") + data)
+
+
+async def _agree_on_muxer(channel: _Clear, peer: PeerId, gate: Gate, dialled: bool) -> None:
+    try:
+        await _agree(channel, _YAMUX, dialled)
+    except PeerUnreachable as exc:
+        if not dialled or not isinstance(exc.__cause__, ProtocolRefused):
+            raise
+        refusal = await _read_refusal(channel)
+        if refusal is not None:
+            gate.turned_away(peer, refusal)
+        raise refused_there(refusal) from exc
+
+
+async def _read_refusal(channel: _Clear) -> Refusal | None:
+    with suppress(Exception):  # Noise has its own ways to say that there is no more
+        size = int.from_bytes(await channel.read(2), "big")
+        if size <= MAX_REFUSAL_BYTES:
+            return Refusal.from_bytes(await channel.read(size))
+    return None
+
+
+async def _agree(channel: _Clear, protocol: str, dialled: bool) -> None:
+    offer, answer = multistream.offer, multistream.answer
+    await _agreed(offer(channel, protocol) if dialled else answer(channel, [protocol]))
+
+
+async def _agreed(agreement: Awaitable[object]) -> None:
+    try:
+        await agreement
     except multistream.NotMultistream:
         raise
     except (MalformedMessage, ProtocolRefused) as exc:

@@ -24,7 +24,7 @@ from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
 from overlay.records import Role
 from overlay.settings import split_address
-from overlay.tls import PeerTls, leaf_sha256
+from overlay.tls import PeerTls, pin_of
 from overlay.view import InstanceView, View
 from proxy.leases import Lease, LeaseHolder
 
@@ -73,7 +73,7 @@ class Road:
 
 @dataclass(slots=True)
 class _Gateway:
-    """Connections to one gateway, good for as long as it shows the certificate `pin`."""
+    """Connections to one gateway, good for as long as it shows a certificate with the key `pin`."""
 
     pin: str
     pool: Pool
@@ -246,7 +246,7 @@ async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream
 async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: str) -> None:
     """Check who is at the other end, then wait for its word that this peer may call."""
     await stream.do_handshake()
-    if leaf_sha256(stream) != pin:
+    if pin_of(stream) != pin:
         raise PeerUnreachable(f"another peer than expected answers at {address}")
     line = b""
     while not line.endswith(b"\r\n"):

@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 import allocator.cli
+import bench.lab
 import bootstrap.cli
 import myxo.cli
 import proxy.cli
@@ -21,6 +22,7 @@ APPS = {
     "registry-cli": registry.cli.cli_app,
     "proxy": proxy.cli.app,
     "myxo": myxo.cli.app,
+    "myxo lab": bench.lab.app,
 }
 
 

@@ -48,6 +48,7 @@ missing_packages() {
   "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   have curl || echo curl
   [ "$purpose" != bench ] || have wrk || echo wrk
+  [ "$purpose" != bench ] || have serf || echo serf
   [ "$purpose" != demo ] || return 0
   have dockerd || echo docker.io
   have docker-compose || docker compose version >/dev/null 2>&1 || echo docker-compose
@@ -57,6 +58,8 @@ missing_packages() {
   have docker-registry || echo docker-registry
   [ -x /bin/busybox ] || echo busybox-static
   have ip || echo iproute2
+  have iptables || echo iptables
+  have ping || echo iputils-ping
   have ps || echo procps
   have openssl || echo openssl
 }
@@ -89,7 +92,7 @@ install_packages() {
   [ $status = 0 ] || { cat "$log" >&2; fail "apt-get could not install: $*"; }
   rm -f "$log"
   if [ -d /run/systemd/system ]; then
-    for unit in etcd prometheus docker-registry; do
+    for unit in etcd prometheus docker-registry serf; do
       case " $* " in *" $unit"*) $as_root systemctl disable -q "$unit" || true ;; esac
     done
     case " $* " in *" docker.io "*) $as_root systemctl start docker || true ;; esac

@@ -6,7 +6,7 @@ from math import inf
 from overlay.coordinates import Coordinates
 from overlay.membership.beliefs import Beliefs
 from overlay.membership.knobs import Knobs
-from overlay.membership.messages import Ack, Alive, Effects, Nack, Ping, PingReq
+from overlay.membership.messages import Ack, Effects, Nack, Ping, PingReq
 from overlay.membership.refuting import Myself
 from overlay.membership.roster import Member, Path
 from overlay.membership.rounds import Forward, Round, Rounds, Timeouts
@@ -167,9 +167,7 @@ class Prober:
         elif isinstance(awaited, Forward) and source == awaited.member.peer:
             self._measure(awaited.member, awaited.sent_at, ack, now)
             self._rounds.close_forward(awaited)
-            pleas = [u for u in self._beliefs.queue.about(source) if isinstance(u, Alive)]
-            answer = Ack(awaited.theirs, None)
-            self._telling.post(effects, awaited.source, answer, tuple(pleas))
+            self._telling.post(effects, awaited.source, Ack(awaited.theirs, None))
         else:
             self._me.counters.ignored += 1
 

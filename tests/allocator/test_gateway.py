@@ -73,6 +73,7 @@ class Lab:
     port: int
     pins: set[str]
     news: list[trio.Event]
+    gateway: Gateway
     tls: PeerTls = field(default_factory=fresh_tls)
 
     @asynccontextmanager
@@ -92,7 +93,7 @@ class Lab:
         return instance
 
     def admit(self, tls: PeerTls) -> None:
-        self.pins.add(tls.certificate_sha256)
+        self.pins.add(tls.pin)
         for event in self.news:
             event.set()
 
@@ -119,8 +120,8 @@ async def lab() -> AsyncIterator[Lab]:
         gateway = Gateway(instances, fresh_tls(), pins.__contains__, members_changed, metrics)
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(gateway.serve, listener)
-        lab = Lab(machine, instances, listener.socket.getsockname()[1], pins, news)
-        pins.add(lab.tls.certificate_sha256)
+        lab = Lab(machine, instances, listener.socket.getsockname()[1], pins, news, gateway)
+        pins.add(lab.tls.pin)
         with trio.fail_after(20):
             yield lab
         nursery.cancel_scope.cancel()
@@ -171,6 +172,26 @@ async def test_a_member_whose_record_comes_a_moment_later_is_accepted(lab: Lab) 
         assert not accepted
         lab.admit(newcomer)
     assert accepted == [b"MYXO/1 OK\r\n"]
+
+
+async def test_a_caller_that_is_cut_off_loses_its_connections_in_the_middle_of_a_request(
+    lab: Lab,
+) -> None:
+    instance = await lab.start()
+    banned, other = fresh_tls(), fresh_tls()
+    lab.admit(banned)
+    lab.admit(other)
+    async with lab.call(banned) as idle, lab.call(banned) as busy, lab.call(other) as member:
+        for caller in (idle, busy, member):
+            assert await caller.line() == b"MYXO/1 OK\r\n"
+        await busy.stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        lab.pins.discard(banned.pin)
+        lab.gateway.cut(banned.pin)
+        for caller in (idle, busy):
+            with pytest.raises((trio.BrokenResourceError, EOFError)):
+                await caller.line()
+        await member.ask(instance)
+        assert (await member.answer())[0] == 200
 
 
 async def test_another_networks_certificate_does_not_get_through_the_handshake(lab: Lab) -> None:

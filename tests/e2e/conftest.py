@@ -27,6 +27,8 @@ import docker
 import httpx
 import pytest
 
+from bench.netlab.testing import MakeLab, labs
+
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 40.0
 COMMAND_TIMEOUT_S = 60.0
@@ -147,6 +149,16 @@ def lan() -> Iterator["Lan"]:
             yield network
         finally:
             network.destroy()
+
+
+@pytest.fixture
+def lab() -> Iterator[MakeLab]:
+    """`lab(hosts=3, preset="wan")` makes hosts on links that can be slow, lossy and cut.
+
+    What a plan of bench/netlab/plan.py says goes. They end with the test.
+    """
+    with labs() as make:
+        yield make
 
 
 @dataclass

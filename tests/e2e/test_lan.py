@@ -138,7 +138,7 @@ def test_installed_units_run_what_they_say(lan: Any) -> None:
     )
     units = sorted(p.name for p in (root / "etc/systemd/system").iterdir())
     assert units == ["myxo-allocator.service", "myxo-proxy.service"]
-    environment = root / "etc/myxo/myxo.env"
+    environment = second.folder / "state" / "myxo.env"
     assert environment.stat().st_mode & 0o777 == 0o600
     psk = environment.read_text().strip()
     for unit in units:

@@ -1,5 +1,7 @@
+import shlex
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from myxo.network import Part, founding, join_command, joining, run
 from overlay.control import serve_control
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.identity import Identity
+from overlay.passphrase import network_keys
+from overlay.passphrases import keep_ring
+from overlay.rotation import KeyRing, Passphrase
 from overlay.settings import NodeSettings, read_joined_network, write_joined_network
 
 PEER = Identity.from_seed(b"p" * 32).peer_id
@@ -107,7 +112,7 @@ async def test_a_machine_is_in_one_network_at_a_time(tmp_path: Path, nursery: tr
 def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path: Path) -> None:
     part = join(tmp_path / "state", ADDRESS)
     written = install(part, root=tmp_path)
-    environment = tmp_path / ENVIRONMENT_FILE
+    environment = tmp_path / "state" / ENVIRONMENT_FILE
     assert environment in written
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600
     units = {p.name: p.read_text() for p in (tmp_path / UNIT_DIR).iterdir()}
@@ -117,6 +122,7 @@ def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path
         assert "Type=notify" in text
         assert "secret" not in text
         assert f"--bootstrap {ADDRESS}" in text
+        assert f"EnvironmentFile={environment}\n" in text
     assert read_joined_network(tmp_path / "state")["psk"] == part.psk
 
 
@@ -135,3 +141,50 @@ def test_who_founds_does_not_borrow_the_passphrase_of_the_network_that_runs_here
     write_joined_network(tmp_path, bootstraps=(ADDRESS,), psk="another network's", admin=None)
     assert NodeSettings.load({}).psk == "another network's"
     assert FirstSettings.load({}).psk is None
+
+
+def test_whoever_names_a_passphrase_that_was_changed_gets_the_one_in_force(
+    tmp_path: Path,
+) -> None:
+    old, new = (Passphrase(text=t, id=network_keys(t).network_id) for t in ("old", "new"))
+    keep_ring(tmp_path, KeyRing(network=old.id, current=new, earlier=(old.id,), stamp=(1, 1)))
+    for part in (join(tmp_path, ADDRESS, psk="old"), found(tmp_path, psk="old")):
+        assert part.psk == "new"
+        assert {d.environment["P2P_PSK"] for d in part.daemons} == {"new"}
+    assert join(tmp_path, ADDRESS, psk="another").psk == "another"
+    assert found(tmp_path, open_to_all=True).psk is None
+
+
+def test_every_daemon_is_told_the_admin(tmp_path: Path) -> None:
+    for part in (found(tmp_path), join(tmp_path, ADDRESS)):
+        for daemon in part.daemons:
+            assert daemon.arguments[daemon.arguments.index("--admin") + 1] == part.admin
+
+
+def test_the_printed_line_survives_a_shell_whatever_the_passphrase(tmp_path: Path) -> None:
+    part = join(tmp_path, ADDRESS, psk="it's $HOME; `true`")
+    words = shlex.split(join_command(part))
+    assert words == ["myxo", "join", ADDRESS, "--psk", "it's $HOME; `true`", "--admin", PEER]
+
+
+async def test_who_was_in_the_network_before_does_not_depend_on_its_bootstrap_nodes(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen: connections are refused
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}/p2p/{PEER}"
+        for psk in ("one", None):
+            part = replace(join(tmp_path, address, psk=psk), daemons=())
+            network = network_keys(psk).network_id
+            (tmp_path / "peers").mkdir(exist_ok=True)
+            (tmp_path / "peers" / f"{network}-12345678.json").write_text("[]")
+            assert await _starts(part)
+        other = replace(join(tmp_path, address, psk="another"), daemons=())
+        with pytest.raises(MyxoError, match="nothing answers"):
+            await run(other, ready=lambda _: pytest.fail("it joined"))
+
+
+async def _starts(part: Part) -> bool:
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        await run(part, ready=lambda _: scope.cancel())
+    return scope.cancelled_caught

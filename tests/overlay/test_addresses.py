@@ -3,10 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from overlay.addresses import Address, InvalidAddress, expand_wildcard, parse_address
+from overlay.addresses import (
+    Address,
+    InvalidAddress,
+    expand_wildcard,
+    is_circuit,
+    parse_address,
+)
 from overlay.identity import Identity
 
-PEER = Identity.generate().peer_id
+PEER, RELAY = (Identity.generate().peer_id for _ in range(2))
 
 hosts = st.one_of(
     st.tuples(st.just("ip4"), st.ip_addresses(v=4).map(str)),
@@ -17,17 +23,33 @@ hosts = st.one_of(
 )
 
 
-@given(host=hosts, port=st.integers(0, 65535), peer=st.sampled_from([None, PEER]))
+@given(
+    host=hosts,
+    port=st.integers(0, 65535),
+    peer=st.sampled_from([None, PEER]),
+    relay=st.sampled_from([None, RELAY]),
+)
 def test_an_address_is_read_back_as_it_was_written(
-    host: tuple[str, str], port: int, peer: None
+    host: tuple[str, str], port: int, peer: None, relay: None
 ) -> None:
-    address = Address(*host, port, peer)
+    address = Address(*host, port, peer, relay)
     assert parse_address(str(address)) == address
+    assert is_circuit(str(address)) == (relay is not None)
 
 
-@given(host=hosts, port=st.integers(0, 65535))
-def test_what_is_written_is_a_multiaddr_to_everybody(host: tuple[str, str], port: int) -> None:
-    assert Multiaddr(str(Address(*host, port, PEER))).value_for_protocol("tcp") == str(port)
+@given(host=hosts, port=st.integers(0, 65535), relay=st.sampled_from([None, RELAY]))
+def test_what_is_written_is_a_multiaddr_to_everybody(
+    host: tuple[str, str], port: int, relay: None
+) -> None:
+    written = str(Address(*host, port, PEER, relay))
+    assert Multiaddr(written).value_for_protocol("tcp") == str(port)
+    assert Multiaddr(written).to_bytes() == Multiaddr(Multiaddr(written).to_bytes()).to_bytes()
+
+
+def test_a_circuit_says_where_its_relay_is_dialled() -> None:
+    circuit = parse_address(f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}")
+    assert circuit.peer == PEER
+    assert str(circuit.relay_address) == f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +68,15 @@ def test_what_is_written_is_a_multiaddr_to_everybody(host: tuple[str, str], port
         ("/ip4/192.0.2.7/tcp/-1", "not a port"),
         ("/ip4/192.0.2.7/tcp/\u0664", "not a port"),
         ("/ip4/192.0.2.7/tcp/4001/p2p/nobody", "not a peer id"),
+        ("/ip4/192.0.2.7/tcp/4001/p2p-circuit", "parts"),
+        (f"/ip4/192.0.2.7/tcp/4001/p2p-circuit/p2p/{PEER}", "parts"),
+        ("/ip4/192.0.2.7/tcp/4001/p2p/nobody/p2p-circuit", "not a peer id"),
+        (f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/nobody", "not a peer id"),
+        (f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/tcp/1", "'tcp' is not understood"),
+        (
+            f"/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/p2p-circuit",
+            "parts",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_address_is_said_in_one_line(text: str, why: str) -> None:

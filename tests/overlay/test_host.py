@@ -31,6 +31,7 @@ from multiaddr import Multiaddr
 
 from overlay import connection, multistream, wire
 from overlay import host as host_module
+from overlay.addresses import parse_address
 from overlay.connection import MAX_STREAMS, Connection
 from overlay.errors import (
     AddressTaken,
@@ -42,9 +43,11 @@ from overlay.errors import (
     StreamCut,
 )
 from overlay.framing import FramedStream
+from overlay.gate import OneKey
 from overlay.host import Connected, ConnectionEvent, Disconnected, Host, open_host
 from overlay.identity import Identity
 from overlay.names import PeerId
+from overlay.tcp import bound_address, dial_tcp, listen_tcp
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 ECHO = "/test/echo/1.0.0"
@@ -436,6 +439,25 @@ async def test_a_writer_kept_waiting_learns_that_its_reader_gave_up(
                 await stream.write(bytes(3 << 20))
 
 
+async def test_a_writer_goes_on_in_the_moment_in_which_its_reader_has_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size = 3 << 20
+    done = trio.Event()
+
+    async def read(_: Connection, stream: connection.MuxedBytes) -> None:
+        received = 0
+        while received < size:
+            received += len(await stream.read(1 << 16))
+        done.set()
+
+    async with in_memory_pair(read) as near:
+        begun = trio.current_time()
+        await (await near._open_muxed()).write(bytes(size))
+        await done.wait()
+        assert trio.current_time() == begun  # twelve windows, and no time passed
+
+
 class StuckLink(trio.abc.Stream):
     """A stream that, while it is stuck, lets only half of what is sent through."""
 
@@ -588,7 +610,9 @@ async def in_memory_pair(
     async def shake_hands(stream: trio.abc.Stream, dialled: bool) -> None:
         keys = create_new_key_pair(Identity.generate().seed)
         noise = NoiseTransport(keys, create_noise_key_pair().private_key)
-        ends[dialled] = await wire.upgrade(wire.Wire(stream), noise, psk=PSK, dialled=dialled)
+        ends[dialled] = await wire.upgrade(
+            wire.Wire(stream), noise, OneKey(PSK), psks=[PSK], dialled=dialled
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shake_hands, StuckLink(near_bytes), True)
@@ -888,6 +912,17 @@ async def test_a_taken_port_is_told_with_its_holder() -> None:
                 pytest.fail("the port was not taken")
         assert f"port {port_of(a)}" in str(taken.value)
         assert f"pid {os.getpid()}" in str(taken.value)
+
+
+async def test_a_port_that_can_be_dialled_from_is_still_taken_for_every_other_listener() -> None:
+    async with hosts(2) as (a, b):
+        bound = bound_address(a._listeners[0])
+        async with await dial_tcp(parse_address(b.listen_addresses()[0]), bound) as dialled:
+            assert dialled.socket.getsockname() == (bound.host, bound.port)
+            with pytest.raises(AddressTaken):
+                await listen_tcp(str(bound))
+        await connected_pair(b, a)
+        assert await answers(b, a.peer_id)
 
 
 async def test_when_one_of_two_ports_is_taken_the_other_is_let_go() -> None:

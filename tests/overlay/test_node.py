@@ -41,7 +41,7 @@ async def test_a_node_says_who_and_where_it_is(tmp_path: Path) -> None:
         async with open_node(settings(tmp_path, hostname="name"), Role.PROXY) as node:
             record = node.record
             assert (record.role, record.host) == (Role.PROXY, "name")
-            assert record.certificate == node.tls.certificate_sha256
+            assert record.certificate == node.tls.pin
             (address,) = record.addresses
             assert address in node.host.listen_addresses()
 

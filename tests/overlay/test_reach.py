@@ -8,7 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 from overlay.errors import PeerUnreachable
 from overlay.framing import FramedStream
 from overlay.names import PeerId
-from overlay.reach import STAGGER_S, Reach
+from overlay.reach import DIAL_TIMEOUT_S, STAGGER_S, Reach
 
 PEER = PeerId("peer")
 
@@ -22,7 +22,7 @@ class Network:
         self.there: set[PeerId] = set()
 
     async def connect(self, peer: PeerId | None, address: str, *, timeout_s: float) -> PeerId:
-        assert peer == PEER
+        assert peer in {PEER, None}
         self.dialled.append((address, trio.current_time()))
         takes = self.answers[address]
         with trio.move_on_after(timeout_s):
@@ -103,3 +103,24 @@ async def test_a_cancelled_attempt_lets_the_next_one_try(
         await reach.connect(PEER)
     await reach.connect(PEER)
     assert PEER in network.connected()
+
+
+async def test_of_many_peers_the_first_that_answers_is_enough_however_many_are_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gone = {f"gone{n}": None for n in range(4)}
+    network = Network(**gone, here=0.01, later=0.01)
+    began = trio.current_time()
+    await reach_of(network).connect_any([*gone, "here", "later"])
+    assert trio.current_time() - began == pytest.approx(4 * STAGGER_S + 0.01)
+    assert "later" not in {address for address, _ in network.dialled}
+
+
+async def test_where_none_of_many_answers_the_attempt_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    network = Network(hole=None, refused=-0.01)
+    began = trio.current_time()
+    await reach_of(network).connect_any(["hole", "refused"])
+    assert trio.current_time() - began == pytest.approx(DIAL_TIMEOUT_S)
+    assert not network.there

@@ -3,7 +3,7 @@ import trio
 
 from overlay.identity import Identity
 from overlay.passphrase import NetworkKeys, network_keys
-from overlay.tls import PeerTls, leaf_sha256, open_tls
+from overlay.tls import PeerTls, open_tls, pin_of
 
 A, B = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(2))
 KEYS, OTHER_KEYS, OPEN = network_keys("secret"), network_keys("another"), network_keys(None)
@@ -38,15 +38,15 @@ async def _greet(end: Stream) -> None:
 async def test_members_shake_hands_in_tls_1_3_and_see_each_others_pin() -> None:
     server, client = open_tls(KEYS, A), open_tls(KEYS, B)
     server_end, client_end = await shaken(server, client)
-    assert leaf_sha256(client_end) == server.certificate_sha256
-    assert leaf_sha256(server_end) == client.certificate_sha256
+    assert pin_of(client_end) == server.pin
+    assert pin_of(server_end) == client.pin
     assert client_end.version() == "TLSv1.3"
     assert client_end.selected_alpn_protocol() == "http/1.1"
 
 
 def test_every_start_has_another_pin() -> None:
-    assert open_tls(KEYS, A).certificate_sha256 != open_tls(KEYS, A).certificate_sha256
-    assert len(open_tls(KEYS, A).certificate_sha256) == 64
+    assert open_tls(KEYS, A).pin != open_tls(KEYS, A).pin
+    assert len(open_tls(KEYS, A).pin) == 64
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,36 @@ async def test_a_caller_without_a_certificate_is_refused() -> None:
     bare = client.client_context.__class__(client.client_context.protocol)
     bare.check_hostname = False
     bare.verify_mode = bare.verify_mode.__class__(0)
+    client.client_context = bare
     with pytest.raises(ExceptionGroup) as refused:
-        await shaken(server, PeerTls(server.server_context, bare, ""))
+        await shaken(server, client)
+    assert refused.group_contains(trio.BrokenResourceError)
+
+
+def test_a_peer_that_changes_its_passphrase_keeps_its_pin() -> None:
+    peer = open_tls(KEYS, A)
+    before = peer.pin
+    peer.renew(OTHER_KEYS, also_trusted=[KEYS])
+    assert peer.pin == before
+
+
+@pytest.mark.parametrize("renewed", ["server", "client", "both"])
+async def test_while_the_passphrase_changes_peers_on_either_side_of_it_shake_hands(
+    renewed: str,
+) -> None:
+    server = open_tls(KEYS, A, also_trusted=[OTHER_KEYS])
+    client = open_tls(KEYS, B, also_trusted=[OTHER_KEYS])
+    for name, peer in (("server", server), ("client", client)):
+        if renewed in {name, "both"}:
+            peer.renew(OTHER_KEYS, also_trusted=[KEYS])
+    server_end, client_end = await shaken(server, client)
+    assert (pin_of(client_end), pin_of(server_end)) == (server.pin, client.pin)
+
+
+async def test_a_leaf_of_the_old_authority_is_refused_when_the_change_is_over() -> None:
+    server, client = open_tls(KEYS, A, also_trusted=[OTHER_KEYS]), open_tls(KEYS, B)
+    await shaken(server, client)
+    server.renew(OTHER_KEYS)
+    with pytest.raises(ExceptionGroup) as refused:
+        await shaken(server, client)
     assert refused.group_contains(trio.BrokenResourceError)

@@ -532,7 +532,7 @@ async def open_gateway(ground: Ground, instance: Instance, keys_of: str = "secre
         THERE,
         machine="there",
         gateway=(f"127.0.0.1:{gateway.port}",),
-        certificate=tls.certificate_sha256,
+        certificate=tls.pin,
     )
     return gateway
 

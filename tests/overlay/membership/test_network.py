@@ -14,7 +14,7 @@ from overlay.names import PeerId
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 LAN = Knobs.lan()
-CALM_S = 90.0
+CALM_S = 45.0
 """Health scores that grew to 8 make everything nine times slower at first."""
 
 

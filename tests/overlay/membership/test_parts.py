@@ -173,6 +173,26 @@ def test_a_newcomer_has_its_turn_in_this_round() -> None:
     assert A in turns(table, 21)
 
 
+def test_a_peer_that_comes_back_has_its_turn_in_this_round() -> None:
+    table = full(30)
+    member = table.get(PeerId("p5"))
+    assert member is not None
+    table.enter(member, MemberState.DEAD, 0.0)
+    assert "p5" not in turns(table, 20)
+    table.enter(member, MemberState.ALIVE, 1.0)
+    assert turns(table, 10).count(PeerId("p5")) == 1
+
+
+def test_who_is_in_a_round_of_probes_still_gives_way() -> None:
+    table = full(2)
+    member = table.get(PeerId("p1"))
+    assert member is not None
+    member.path = roster.Path(probed_at=0.0, probing=True)
+    assert [turn for turn, _ in (table.next_turn(9.0, 1.0) for _ in range(2)) if turn] == [
+        table.get(PeerId("p0"))
+    ]
+
+
 def test_who_was_probed_lately_gives_way_and_who_is_gone_is_skipped() -> None:
     table = full(3)
     for peer in table.there():

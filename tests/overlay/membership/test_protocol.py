@@ -130,13 +130,35 @@ def test_a_late_tick_probes_once_and_does_not_make_up_for_what_it_missed() -> No
     assert me.next_wake() >= 100.0 + LAN.probe_interval_s / 2
 
 
-def test_doubt_stretches_intervals_and_timeouts() -> None:
-    me = member_of(A, B)
-    me.receive(A, Gossip(), (Suspect(ME, EPOCH, A),), 0.0)
+def doubting(*others: PeerId) -> Membership:
+    """Return a member whose health score is 1."""
+    me = member_of(*others)
+    me.receive(others[0], Gossip(), (Suspect(ME, EPOCH, others[0]),), 0.0)
     assert me.health == 1
+    return me
+
+
+def test_doubt_doubles_timeouts() -> None:
+    me = doubting(A, B)
     probe(me, B, 10.0)
     assert said(me.tick(10.0 + 2 * CEILING - 0.001), PingReq) == []
-    assert len(said(me.tick(10.0 + 2 * CEILING), PingReq)) == 1
+    asked_at = 10.0 + 2 * CEILING
+    assert len(said(me.tick(asked_at), PingReq)) == 1
+    suspect_at = asked_at + 2 * rounds.INDIRECT_CEILING * CEILING
+    assert Change(B, SUSPECT) not in me.tick(suspect_at - 0.001).changes
+    assert Change(B, SUSPECT) in me.tick(suspect_at).changes
+
+
+def test_doubt_doubles_intervals() -> None:
+    others = [PeerId(f"p{number}") for number in range(50)]
+    times = [
+        at
+        for at, e in tick_until(doubting(*others), 1.9)
+        if any(not d.reliable for d in said(e, Ping))
+    ]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert len(gaps) >= 3
+    assert gaps == pytest.approx([2 * LAN.probe_interval_s] * len(gaps))
 
 
 # an answer

@@ -188,9 +188,15 @@ def test_an_accusation_of_a_later_start_asks_for_the_record() -> None:
 
 def test_made_up_incarnations_cause_one_ping_at_most_each_revisit() -> None:
     me = member_of(*OTHERS)
-    pings = [d for n in range(1, 100) for d in hear(me, suspect(A, n), at=n / 1000).datagrams]
-    assert len(pings) == 1
+    (ping,) = hear(me, suspect(A, 1), at=1.0).datagrams
+    assert isinstance(ping.message, Ping)
+    me.receive(A, Ack(ping.message.sequence, None), (), 1.01)
+    assert not any(hear(me, suspect(A, n), at=1.1).datagrams for n in range(2, 100))
     assert me.counters.ignored == 99
+    assert len(hear(me, suspect(A, 1), at=1.0 + LAN.revisit_s).datagrams) == 1
+    hear(me, left(A, 1), at=3.0)
+    pings = [d for n in range(2, 100) for d in hear(me, suspect(A, n), at=3.1).datagrams]
+    assert [datagram.updates for datagram in pings] == [(left(A, 1),)]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2**64 - 1)), max_size=30))
@@ -457,14 +463,18 @@ def test_there_is_no_gossip_without_news() -> None:
     assert not [d for d in me.tick(0.5).datagrams if isinstance(d.message, Gossip)]
 
 
-def test_the_lately_dead_hear_gossip_too() -> None:
-    me = member_of(A, B)
+@pytest.mark.parametrize(("dead_for_s", "hears"), [(0.0, True), (30.0, True), (30.1, False)])
+def test_the_lately_dead_hear_gossip_too(dead_for_s: float, hears: bool) -> None:
+    me = member_of(A, B, knobs=replace(LAN, probe_interval_s=1000))
     hear(me, suspect(A))
-    hear(me, dead(A), at=RIPE_S)
-    gossips = [d for d in me.tick(RIPE_S).datagrams if isinstance(d.message, Gossip)]
-    assert {d.to for d in gossips} == {A, B}
-    (told,) = [d for d in gossips if d.to == A]
-    assert told.updates[0] == Dead(A, EPOCH, ME)
+    hear(me, dead(A), at=1.0)
+    now = 1.0 + dead_for_s
+    while me.next_wake() < now:
+        me.tick(me.next_wake())
+    hear(me, alive(B, 1), at=now)
+    gossips = [d for d in me.tick(now).datagrams if isinstance(d.message, Gossip)]
+    assert {d.to for d in gossips} == ({A, B} if hears else {B})
+    assert all(d.updates[0] == Dead(A, EPOCH, ME) for d in gossips if d.to == A)
 
 
 @given(
@@ -481,7 +491,17 @@ def test_no_datagram_is_larger_than_what_passes(news: int, message: Message) -> 
     for datagram in (*effects.datagrams, *later.datagrams):
         used = sum(update.SIZE for update in datagram.updates)
         assert used <= room_beside(datagram.message)
-        assert room_beside(datagram.message) - used < Alive.SIZE or len(datagram.updates) < 4 * 39
+
+
+def test_datagrams_are_filled_while_there_are_news() -> None:
+    others = [PeerId(f"p{number}") for number in range(40)]
+    me = member_of(*others)
+    hear(me, *[alive(peer, 1) for peer in others], source=others[0])
+    for message in (Ping(1, ME), PingReq(1, ME)):
+        (answer,) = me.receive(others[1], message, (), 0.1).datagrams
+        assert len(answer.updates) == room_beside(answer.message) // Alive.SIZE == 8
+    gossip = me.tick(0.0).datagrams[0]
+    assert len(gossip.updates) == room_beside(Gossip()) // Alive.SIZE == 11
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Processes that are known by number and start time, because numbers are used again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_STATE, _START_TIME = 0, 19
+"""Positions in /proc/PID/stat behind the name, proc(5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process of this machine.
+
+    Attributes:
+        started: in the kernel's ticks since boot.
+    """
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId":
+        """Return the process that has the number `pid` now."""
+        return cls(pid, _started(pid))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs still; one that only waits to be reaped does not."""
+        return self.started != 0 and _started(self.pid) == self.started
+
+
+def children(pid: int) -> list[int]:
+    """Return the numbers of the children of the process `pid`; none if it has ended."""
+    try:
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _started(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[_STATE] in "ZX" else int(fields[_START_TIME])

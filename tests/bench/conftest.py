@@ -1,0 +1,14 @@
+"""Labs for the tests; see bench/netlab."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from bench.netlab.testing import MakeLab, labs
+
+
+@pytest.fixture
+def lab() -> Iterator[MakeLab]:
+    """`lab(hosts=3, preset="wan")` makes a lab that ends with the test; what a plan says goes."""
+    with labs() as make:
+        yield make
