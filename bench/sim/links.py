@@ -2,6 +2,10 @@
 
 One liberty is taken: in a large network neighbours are chosen anew only when one of them is gone or
 others come. The overlay asks more often, and is then told to keep those it has.
+
+Two rules go beyond the overlay's. A neighbour is told whether it is wanted only when that has
+changed: telling it at each choice makes it choose anew and tell its own neighbours, without end.
+And whoever comes, or comes back, is chosen with a certain chance, see `_consider`.
 """
 
 from collections.abc import Callable

@@ -16,6 +16,7 @@ from bench.sim.streams import Enclosed
 from bench.sim.table import Founding, Table, peer_key
 from overlay.coordinates import Coordinates
 from overlay.membership import (
+    Alive,
     Datagram,
     Effects,
     Knobs,
@@ -149,7 +150,9 @@ class Peer:
     def hear(
         self, source: PeerId, message: Message, updates: Sequence[Update], *, reliable: bool = False
     ) -> None:
-        """Take in a membership message."""
+        """Take in a membership message; of updates from one that is gone here only what counts."""
+        if not self.is_member(source):
+            updates = [u for u in updates if isinstance(u, Alive | Left) or u.peer == self.id]
         effects = self.membership.receive(source, message, updates, self.local, reliable=reliable)
         self._apply(effects, source)
 

@@ -17,7 +17,7 @@ SIZES, SIZES_QUICK = (8, 100, 1000, 4000), (8, 100)
 
 NETWORK, NETWORK_QUICK = Plan(10.0, 20, 5), Plan(5.0, 10, 3)
 
-SAMPLES, SAMPLES_QUICK = (100, 300, 1000), (100, 300)
+SAMPLES, SAMPLES_QUICK = (100, 300, 1000), (300,)
 """RTTs that a peer measures before its estimates are judged: some 20, 60 and 200 s of probing."""
 
 SETTLED = 300
