@@ -20,6 +20,7 @@ from overlay.membership import (
     Datagram,
     Effects,
     Knobs,
+    Left,
     Membership,
     MemberState,
     Message,
