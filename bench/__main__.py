@@ -11,12 +11,14 @@ from pathlib import Path
 from bench import cold, overlay, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
+from bench.sim import report as sim
 
 ALL: dict[str, Measure] = {
     "cold": cold.measure,
     "warm": warm.measure,
     "up": up.measure,
     "overlay": overlay.measure,
+    "sim": sim.measure,
 }
 PAGE = Path(__file__).with_name("README.md")
 
@@ -25,7 +27,7 @@ def main() -> None:
     """Run what was asked for; exit with 1 if one could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Runs every benchmark.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; else all")
-    parser.add_argument("--full", action="store_true", help="all samples, some 15 minutes")
+    parser.add_argument("--full", action="store_true", help="all samples, some 45 minutes")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
     options = parser.parse_args()
     if unknown := set(options.names) - ALL.keys():

@@ -227,7 +227,7 @@ def test_two_in_three_to_nearly_all_pairs_are_within_the_error_that_is_said(
             median_rtt = truth[i][j] + blip_s * log(2)
             held.append(abs(median_rtt - guess.rtt_s) <= guess.error_s)
     assert mean(held) >= 2 / 3
-    assert mean(held) <= 0.97 or cycles == 30  # at first all are less sure than they need be
+    assert mean(held) <= 0.99 or cycles == 30  # at first all are less sure than they need be
 
 
 def test_a_peer_without_samples_is_at_the_origin_and_sure_of_nothing() -> None:
@@ -243,7 +243,7 @@ def test_a_distance_is_worked_by_hand() -> None:
     client.observe(peer(2), other, 0.1)
     guess = client.between(peer(1), peer(2))
     assert guess is not None
-    assert (guess.rtt_s, guess.error_s) == pytest.approx((0.056, 0.056 * 0.5))
+    assert (guess.rtt_s, guess.error_s) == pytest.approx((0.056, 1.2 * 0.056 * 0.5))
 
 
 def test_adjustments_never_make_a_distance_negative() -> None:
