@@ -386,6 +386,10 @@ class Host:
         """Whether there is a connection with `peer` that goes through no relay."""
         return self._newest(peer, relayed=False) is not None
 
+    def is_relayed(self, peer: PeerId) -> bool:
+        """Whether a peer is connected, and only through a relay."""
+        return self._newest(peer) is not None and not self.is_direct(peer)
+
     def dialled_at(self, peer: PeerId) -> Address | None:
         """Return where a peer was dialled that is connected directly, None if it dialled."""
         for one in reversed(self._by_peer.get(peer, ())):

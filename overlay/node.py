@@ -527,6 +527,7 @@ def node_status(node: Node) -> dict[str, Any]:
                 "rtt_s": p.rtt_s,
                 **_distances(node, p.peer_id),
                 "local": p.local,
+                "relayed": node.host.is_relayed(p.peer_id),
                 "room": None if p.record.room is None else p.record.room.model_dump(),
                 "runtimes": list(p.record.runtimes),
             }

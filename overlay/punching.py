@@ -19,7 +19,7 @@ from random import Random
 import structlog
 import trio
 
-from overlay.addresses import Address
+from overlay.addresses import Address, parse_addresses
 from overlay.circuits import (
     PUNCH_PROTOCOL,
     Observed,
@@ -121,7 +121,7 @@ class Puncher:
             with trio.fail_after(MESSAGE_TIMEOUT_S):
                 asked_at = trio.current_time()
                 await stream.write(encode_punch(Observed(own)))
-                theirs = await _read_observed(stream)
+                theirs = await self._read_observed(stream)
                 round_trip_s = trio.current_time() - asked_at
                 if not theirs:
                     raise PeerUnreachable(f"{peer} can be dialled nowhere")
@@ -140,7 +140,7 @@ class Puncher:
         self._responding.add(peer)
         try:
             with trio.fail_after(MESSAGE_TIMEOUT_S):
-                theirs = await _read_observed(stream)
+                theirs = await self._read_observed(stream)
             # From the answer on the other end may dial, before the word to do so is heard here.
             with self._host.reversing(peer, ((one.host, one.port) for one in theirs)):
                 with trio.fail_after(MESSAGE_TIMEOUT_S):
@@ -178,6 +178,23 @@ class Puncher:
                 log.debug("punch.refused", peer=peer, reason=str(exc))
             await trio.sleep(self._random.uniform(_REFUSED_MIN_S, _REFUSED_MAX_S))
 
+    async def _read_observed(self, stream: MuxedBytes) -> list[Address]:
+        """Return where the other end can perhaps be dialled.
+
+        An address that is this host's own is left out: behind two routers of one make, two machines
+        can have the same, and a socket that dials the port that it is bound to meets itself.
+        """
+        message = decode_punch(await read_delimited(stream))
+        if not isinstance(message, Observed):
+            raise MalformedMessage("a sync came before the addresses")
+        own = {(one.host, one.port) for one in parse_addresses(self._host.listen_addresses())}
+        usable = [
+            one
+            for one in message.addresses
+            if one.kind in {"ip4", "ip6"} and (one.host, one.port) not in own
+        ]
+        return usable[:MAX_ADDRESSES]
+
     async def _until_direct(
         self,
         peer: PeerId,
@@ -193,13 +210,6 @@ class Puncher:
                 while not self._host.is_direct(peer):
                     await self._host.next_change.wait()
                 nursery.cancel_scope.cancel()
-
-
-async def _read_observed(stream: MuxedBytes) -> list[Address]:
-    message = decode_punch(await read_delimited(stream))
-    if not isinstance(message, Observed):
-        raise MalformedMessage("a sync came before the addresses")
-    return [one for one in message.addresses if one.kind in {"ip4", "ip6"}][:MAX_ADDRESSES]
 
 
 async def _close(stream: MuxedBytes) -> None:
