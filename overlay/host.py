@@ -5,10 +5,10 @@ which a host with only a victim's public key passes for it. Connections are made
 when to try again, and whether a silent peer still lives, is its caller's to decide.
 
 A peer that cannot be dialled is reached through a relay: then the same layers run over a stream to
-the relay, which sees what a router sees. The network's cipher is among these layers, as in go- and
-py-libp2p, although the bytes are under it once on the way to the relay: so it is not the relay's
-word that the other end knows the passphrase (it costs 1 ns a byte). Where there are both, streams
-take the direct connection, and the relayed one is closed once what runs on it has ended.
+the relay, which sees what a router sees. The network's cipher is among these layers, as in
+go-libp2p, although the bytes are under it once more on the way to the relay: so it is not the
+relay's word that the other end knows the passphrase (it costs 1 ns a byte). Where there are both,
+streams take the direct connection, and the relayed one is closed once nothing runs on it.
 """
 
 import logging

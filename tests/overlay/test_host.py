@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -458,6 +459,122 @@ async def test_a_writer_goes_on_in_the_moment_in_which_its_reader_has_read(
         assert trio.current_time() == begun  # twelve windows, and no time passed
 
 
+async def test_a_window_grows_where_the_way_is_long_and_within_bounds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size, read, windows = 48 << 20, 0, set()
+    done = trio.Event()
+
+    async def read_all(_: Connection, stream: connection.MuxedBytes) -> None:
+        nonlocal read
+        while data := await stream.read(1 << 16):
+            read += len(data)
+            windows.add(stream.window_bytes)
+            if read == size:
+                done.set()
+
+    async with in_memory_pair(read_all, delay_s=0.05) as near:
+        await trio.sleep(1)  # the muxer has measured the way
+        begun = trio.current_time()
+        streams = [await near._open_muxed() for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(stream.write, bytes(size // 2))
+        await done.wait()
+        took_s = trio.current_time() - begun
+    assert max(windows) == connection._MAX_WINDOW_BYTES
+    assert took_s < 2  # windows of 256 KiB would take 9 s
+
+
+async def test_windows_grow_no_further_than_a_connection_bears(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_GROWTH_BYTES", 1 << 20)
+    served: list[connection.MuxedBytes] = []
+    left, done = 8, trio.Event()
+
+    async def read_all(_: Connection, stream: connection.MuxedBytes) -> None:
+        nonlocal left
+        served.append(stream)
+        while await stream.read(1 << 16):
+            grown = sum(one.window_bytes - (256 << 10) for one in served)
+            assert grown <= 1 << 20
+        left -= 1
+        if not left:
+            done.set()
+
+    async with in_memory_pair(read_all, delay_s=0.05) as near:
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(left):
+                nursery.start_soon(write_and_end, await near._open_muxed(), bytes(2 << 20))
+        await done.wait()
+        assert sum(one.window_bytes - (256 << 10) for one in served) == 1 << 20
+
+
+async def write_and_end(stream: connection.MuxedBytes, data: bytes) -> None:
+    await stream.write(data)
+    await stream.close()
+
+
+async def test_the_window_of_a_slow_reader_does_not_grow(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    windows = set()
+
+    async def read_slowly(_: Connection, stream: connection.MuxedBytes) -> None:
+        while await stream.read(1 << 16):
+            windows.add(stream.window_bytes)
+            await trio.sleep(1)
+
+    async with in_memory_pair(read_slowly, delay_s=0.05) as near:
+        await trio.sleep(1)
+        await (await near._open_muxed()).write(bytes(3 << 20))
+        assert windows == {256 << 10}
+
+
+def distant_pair(delay_s: float) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    """Return two ends whose bytes arrive `delay_s` seconds after they were sent."""
+    towards = [trio.open_memory_channel[tuple[float, bytes]](math.inf) for _ in range(2)]
+    one, other = (DistantEnd(towards[n][0], towards[1 - n][1], delay_s) for n in range(2))
+    return one, other
+
+
+class DistantEnd(trio.abc.Stream):
+    def __init__(
+        self,
+        sends: "trio.MemorySendChannel[tuple[float, bytes]]",
+        receives: "trio.MemoryReceiveChannel[tuple[float, bytes]]",
+        delay_s: float,
+    ) -> None:
+        self._sends = sends
+        self._receives = receives
+        self._delay_s = delay_s
+        self._next: tuple[float, bytes] | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._sends.send((trio.current_time() + self._delay_s, bytes(data)))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        del max_bytes  # whoever reads here takes what comes
+        if self._next is None:
+            try:
+                self._next = await self._receives.receive()
+            except trio.EndOfChannel:
+                return b""
+        await trio.sleep_until(self._next[0])
+        data, self._next = self._next[1], None
+        return data
+
+    async def aclose(self) -> None:
+        self._sends.close()
+        self._receives.close()
+        await trio.lowlevel.checkpoint()
+
+
 class StuckLink(trio.abc.Stream):
     """A stream that, while it is stuck, lets only half of what is sent through."""
 
@@ -601,10 +718,15 @@ def near_link(near: Connection) -> StuckLink:
 
 @asynccontextmanager
 async def in_memory_pair(
-    serve: Callable[[Connection, connection.MuxedBytes], Awaitable[None]],
+    serve: Callable[[Connection, connection.MuxedBytes], Awaitable[None]], delay_s: float = 0.0
 ) -> AsyncIterator[Connection]:
-    """Return the dialling end of a connection whose other end serves streams with `serve`."""
-    near_bytes, far_bytes = trio.testing.memory_stream_pair()
+    """Return the dialling end of a connection whose other end serves streams with `serve`.
+
+    The way between the two takes `delay_s` seconds each way.
+    """
+    near_bytes: trio.abc.Stream
+    far_bytes: trio.abc.Stream
+    near_bytes, far_bytes = distant_pair(delay_s) if delay_s else trio.testing.memory_stream_pair()
     ends: dict[bool, wire.Upgraded] = {}
 
     async def shake_hands(stream: trio.abc.Stream, dialled: bool) -> None:
@@ -938,7 +1060,12 @@ async def test_when_one_of_two_ports_is_taken_the_other_is_let_go() -> None:
             assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
-@pytest.mark.parametrize("address", ["/ip4/192.0.2.77/tcp/0", "nonsense", "/ip4/0.0.0.0/udp/4001"])
+CIRCUIT = f"/ip4/127.0.0.1/tcp/0/p2p/{Identity.generate().peer_id}/p2p-circuit"
+
+
+@pytest.mark.parametrize(
+    "address", ["/ip4/192.0.2.77/tcp/0", "nonsense", "/ip4/0.0.0.0/udp/4001", CIRCUIT]
+)
 async def test_an_address_that_cannot_be_listened_on_is_told(address: str) -> None:
     with pytest.raises(SettingsInvalid, match="cannot listen"):
         async with open_host(Identity.generate(), [address], psk=None):

@@ -11,6 +11,21 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.relay.circuit_v2.config import RelayConfig
+from libp2p.relay.circuit_v2.protocol import CircuitV2Protocol
+from libp2p.relay.circuit_v2.resources import RelayLimits
+from libp2p.relay.circuit_v2.transport import CircuitV2Transport
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
 
 from overlay import host as host_module
 from overlay import relay as relay_module
@@ -761,6 +776,85 @@ async def test_a_relay_cannot_let_in_who_does_not_know_the_passphrase() -> None:
             door.handle_bytes(HOP_PROTOCOL, smuggle)
             await refused(stranger, behind.peer_id, circuit(door))
             assert behind.connected() == {traitor.peer_id}
+
+
+# The same wire as everybody else's libp2p
+
+
+@asynccontextmanager
+async def stock_host(psk: bytes | None) -> AsyncIterator[IHost]:
+    """Run an unmodified py-libp2p host on any port of loopback."""
+    keys = create_new_key_pair(Identity.generate().seed)
+    noise = NoiseTransport(keys, create_noise_key_pair().private_key)
+    host = new_host(
+        key_pair=keys, sec_opt={NOISE_PROTOCOL_ID: noise}, psk=psk.hex() if psk else None
+    )
+    async with host.run([Multiaddr(LOOPBACK)]):
+        try:
+            yield host
+        finally:
+            with trio.move_on_after(1) as cleanup:
+                cleanup.shield = True
+                await host.close()
+
+
+@asynccontextmanager
+async def circuits_of(host: IHost, *, relays: bool) -> AsyncIterator[CircuitV2Protocol]:
+    """Have an unmodified host speak the protocol."""
+    limits = RelayLimits(duration=3600, data=1 << 30, max_circuit_conns=8, max_reservations=4)
+    protocol = CircuitV2Protocol(host, limits, allow_hop=relays)
+    async with background_trio_service(protocol):
+        await protocol.event_started.wait()
+        yield protocol
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+async def test_a_stock_relay_leads_to_our_hidden_peer(psk: bytes | None) -> None:
+    async with (
+        opened(2, psk) as (behind, caller),
+        stock_host(psk) as middle,
+        circuits_of(middle, relays=True),
+        trio.open_nursery() as nursery,
+    ):
+        relay = await behind.connect(None, str(middle.get_addrs()[0]), timeout_s=FAST_S)
+        hidden = Hidden(behind, [relay])
+        kept = Reservations(
+            behind, not_dialled, lambda: [relay], hidden.changed, nothing_beside, time.time
+        )
+        nursery.start_soon(kept.run)
+        while not hidden.addresses:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await call(caller, hidden)
+        assert await answers(caller, behind.peer_id, os.urandom(1 << 17))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("psk", [None, PSK])
+async def test_our_relay_leads_to_a_stock_hidden_peer(psk: bytes | None) -> None:
+    async def stock_echo(stream: INetStream) -> None:
+        while data := await stream.read(100):
+            await stream.write(data)
+
+    async with (
+        opened(2, psk) as (middle, caller),
+        stock_host(psk) as behind,
+        circuits_of(behind, relays=False) as protocol,
+        trio.open_nursery() as nursery,
+    ):
+        Relay(middle, middle.listen_addresses, time.time)
+        behind.set_stream_handler(TProtocol(ECHO), stock_echo)
+        address = f"{middle.listen_addresses()[0]}/p2p/{middle.peer_id}"
+        await behind.connect(info_from_p2p_addr(Multiaddr(address)))
+        transport = CircuitV2Transport(behind, protocol, RelayConfig())
+        relay = ID.from_base58(middle.peer_id)
+        asking = await behind.new_stream(relay, [TProtocol(HOP_PROTOCOL)])
+        assert await transport.reserve(asking, relay, nursery)
+        peer = PeerId(str(behind.get_id()))
+        await caller.connect(peer, f"{address}/p2p-circuit", timeout_s=FAST_S)
+        stream = await caller.open_bytes(peer, ECHO, relayed=True)
+        await stream.write(b"hello")
+        assert await stream.read(5) == b"hello"
+        nursery.cancel_scope.cancel()
 
 
 # Messages and the table, without a network
