@@ -9,6 +9,7 @@ import random
 import resource
 import sys
 import time
+from pathlib import Path
 
 from overlay.coordinates import Coordinate
 from overlay.identity import Identity
@@ -92,7 +93,9 @@ def _measure(view: View, peer: Identity, rng: random.Random) -> None:
 
 
 def _resident_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return what is resident now; the maximum that getrusage knows is the parent's at first."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
 
 
 if __name__ == "__main__":
