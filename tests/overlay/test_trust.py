@@ -450,7 +450,7 @@ async def test_when_the_grace_time_is_over_the_old_one_is_worth_nothing(
     kept = list(first.host._by_peer[second.peer_id])
     await until(first, lambda: not first.trust.ring.previous)
     await until(first, lambda: deaf.peer_id not in first.host.connected())
-    assert first.host._by_peer[second.peer_id] == kept, "who took the change is not cut"
+    assert not any(c.is_closed for c in kept), "who took the change is not cut"
     await until(first, lambda: not sees(first, deaf))
     await until(second, lambda: not sees(second, deaf))
     assert first.trust.trusted_authorities() == []
