@@ -1,5 +1,4 @@
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -121,26 +120,19 @@ def every_metric(view: View) -> CollectorRegistry:
 MOST_SHARED_SERIES = 200
 """Series that do not tell of one peer: mostly the histograms' buckets."""
 
+MOST_BYTES = 400_000
+"""Of a page with `MAX_PEER_SERIES` peers: each has four series with its id of 52 signs."""
+
 
 @pytest.mark.slow
-def test_a_scrape_of_thousands_of_members_is_bounded_in_series_and_in_time(crowd: View) -> None:
+def test_a_scrape_of_thousands_of_members_is_bounded(crowd: View) -> None:
     registry = every_metric(crowd)
     series = [s for family in registry.collect() for s in family.samples]
     assert len(shown(registry)) == MAX_PEER_SERIES
     assert 4 * MAX_PEER_SERIES < len(series) <= 4 * MAX_PEER_SERIES + MOST_SHARED_SERIES
     assert registry.get_sample_value("myxo_peers", {"state": "alive"}) == MEMBERS
     assert registry.get_sample_value("myxo_rtt_seconds_count", {"role": "proxy"}) == MEMBERS
-    assert fastest_cpu_s(lambda: generate_latest(registry)) < 0.1
-
-
-def fastest_cpu_s(work: Callable[[], object]) -> float:
-    """The least of a few runs: what else the machine does only ever adds."""
-    taken = []
-    for _ in range(5):
-        began = time.process_time()
-        work()
-        taken.append(time.process_time() - began)
-    return min(taken)
+    assert len(generate_latest(registry)) < MOST_BYTES
 
 
 @pytest.mark.slow
