@@ -138,7 +138,7 @@ class Mesh:
         probing.streams = self
         probing.changed = self._take_changes
         probing.unknown = self._ask_about
-        probing.measured = self._wake
+        probing.first_measured = self._tell_readers
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; `started` when this peer knows the network.
@@ -382,8 +382,13 @@ class Mesh:
             for peer in guests:
                 self._answer(peer, frames)
 
-    def _wake(self, peer: PeerId | None = None) -> None:
-        del peer
+    def _tell_readers(self) -> None:
+        """A distance became known; later measurements of it are seen in the view when it is read."""
+        self._view.touch()
+        self._wake()
+        self._changed()
+
+    def _wake(self) -> None:
         self._news.set()
         self._news = trio.Event()
 

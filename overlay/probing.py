@@ -110,7 +110,7 @@ class Probing:
         self.streams: Streams
         self.changed: Callable[[Iterable[Change]], None]
         self.unknown: Callable[[PeerId, Iterable[PeerId]], None]
-        self.measured: Callable[[PeerId], None]
+        self.first_measured: Callable[[], None]
 
     async def run(self) -> None:
         """Send probes, hear datagrams and let timers expire until cancelled."""
@@ -185,6 +185,7 @@ class Probing:
         self, source: PeerId, message: Message, updates: Sequence[Update], *, reliable: bool
     ) -> None:
         samples, guess = self._membership.samples, None
+        unknown = self._membership.rtt(source) is None
         if isinstance(message, Ack):
             self._view.set_load(source, dict(message.load))
             guess = self._membership.coordinates.estimate(source)  # before it learns the answer
@@ -193,7 +194,8 @@ class Probing:
         self.apply(effects, source)
         if self._membership.samples != samples:
             self._view.measured(source, guess)
-            self.measured(source)
+            if unknown:
+                self.first_measured()
 
     async def _tick(self) -> None:
         while True:
