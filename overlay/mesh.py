@@ -383,7 +383,7 @@ class Mesh:
                 self._answer(peer, frames)
 
     def _tell_readers(self) -> None:
-        """A distance became known; later measurements of it are seen in the view when it is read."""
+        """A distance became known; later measurements are seen in the view when it is read."""
         self._view.touch()
         self._wake()
         self._changed()
