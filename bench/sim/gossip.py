@@ -53,7 +53,7 @@ class Gossiping:
     def start(self) -> None:
         """Compare digests now and then; find the network, if it is not known."""
         self._peer.later(self._pause(), self._repair)
-        if self._is_newcomer and self._network.founding.stamps:
+        if self._is_newcomer:
             self._links.settled = False
             self._join(REDIAL_FIRST_S)
 

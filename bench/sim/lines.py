@@ -137,23 +137,28 @@ class Lines:
             return
         other = self.numbers[to]
         took = HANDSHAKES * self._latency.rtt(source.index, other)
-        self._events.after(took, self._handshake, source, other, done)
+        self._events.after(took, self._dial, source, other, done)
 
-    def _handshake(
-        self, source: "Peer", to: int, done: Callable[[Connection | None], None]
-    ) -> None:
+    def _dial(self, source: "Peer", to: int, done: Callable[[Connection | None], None]) -> None:
         target = self._peers[to]
-        if not source.up:
-            return
         if not target.up or not self.reaches(source.index, to):
             self._events.after(DIAL_TIMEOUT_S, done, None)
+        elif target.stopped:
+            self._events.after(RETRANSMIT_S, self._dial, source, to, done)
+        else:
+            self._handshake(source, target, done)
+
+    def _handshake(
+        self, source: "Peer", target: "Peer", done: Callable[[Connection | None], None]
+    ) -> None:
+        if not source.up:
             return
-        pair = self._pair(source.index, to)
+        pair = self._pair(source.index, target.index)
         connection = self._connections.get(pair)
-        ends = ((source.index, source.life), (to, target.life))
+        ends = ((source.index, source.life), (target.index, target.life))
         if connection is None or not connection.up or set(connection.ends) != set(ends):
             connection = self._connections[pair] = Connection(ends)
-            self._events.note(b"c", source.index, to)
+            self._events.note(b"c", source.index, target.index)
             source.take(source.links.connected, target.id, connection)
             target.take(target.links.connected, source.id, connection)
         done(connection)
