@@ -85,8 +85,8 @@ async def test_being_dialled_back_makes_no_connection() -> None:
         DialBack(helper)
         await ask(asker, helper, port_of(asker))
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert len(asker._by_peer[helper.peer_id]) == 1
-        assert len(helper._by_peer[asker.peer_id]) == 1
+        assert len(asker._connections.of(helper.peer_id)) == 1
+        assert len(helper._connections.of(asker.peer_id)) == 1
 
 
 async def test_who_names_no_port_is_told_where_it_is_seen_and_nothing_is_dialled() -> None:
@@ -97,7 +97,7 @@ async def test_who_names_no_port_is_told_where_it_is_seen_and_nothing_is_dialled
             assert reply.reached == ()
             assert reply.tried
         seen = parse_addresses([reply.observed])[0]
-        (connection,) = helper._by_peer[asker.peer_id]
+        (connection,) = helper._connections.of(asker.peer_id)
         assert connection.remote == (seen.host, seen.port)
 
 
