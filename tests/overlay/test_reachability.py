@@ -370,6 +370,29 @@ async def test_a_port_that_is_opened_later_ends_the_hiding(
         await other.connect(peer.host.peer_id, peer.published[0], timeout_s=FAST_S)
 
 
+async def test_a_machine_that_comes_back_from_elsewhere_asks_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reachability_module, "CONFIRM_S", 0.0)
+    monkeypatch.setattr(reachability_module, "DIAL_EVERY_S", 0.0)
+    async with peer_with(["/ip4/127.0.0.1/tcp/PORT"]) as (peer, (helper,), _):
+        asked, dial, moved = 0, helper.answers_at, False
+
+        async def note(asker: PeerId, target: Address) -> bool:
+            nonlocal asked
+            asked += 1
+            return not moved and await dial(asker, target)
+
+        helper.answers_at = note  # type: ignore[method-assign, assignment]  # it is what is watched
+        while not asked:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        moved = True
+        await peer.host.disconnect(helper.peer_id)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await peer.host.connect(None, helper.listen_addresses()[0], timeout_s=FAST_S)
+        await peer.publishes(is_hidden)
+
+
 async def test_who_is_told_to_hide_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with peer_with(["/ip4/127.0.0.1/tcp/PORT"], "no") as (peer, _, other):
         await peer.publishes(is_hidden)
