@@ -15,28 +15,36 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 import structlog
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.security.noise.transport import Transport as NoiseTransport
-from multiaddr import Multiaddr
 
 from overlay import multistream
 from overlay.addresses import Address, InvalidAddress, expand_wildcard, parse_address
 from overlay.circuits import HOP_PROTOCOL, CircuitStream, ask_for_circuit
+from overlay.connected import (
+    Connected,
+    ConnectionEvent,
+    Connections,
+    Disconnected,
+    Moved,
+)
 from overlay.connection import NEGOTIATE_TIMEOUT_S, Connection, MuxedBytes
 from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable, ProtocolRefused
-from overlay.framing import FramedStream, encode_varint
+from overlay.framing import FramedStream
 from overlay.gate import Gate, OneKey, Psk, refused_here
+from overlay.identify import IDENTIFY_PROTOCOL, PING_PROTOCOL, answer_pings, identify
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp, remote_of
 from overlay.wire import Wire, upgrade, who_answers
+
+__all__ = ["Connected", "ConnectionEvent", "Disconnected", "Host", "Moved", "open_host"]
 
 MAX_CONNECTIONS = 4096
 """Of one host, both directions; each costs a file descriptor and some 60 KB."""
@@ -44,54 +52,13 @@ MAX_CONNECTIONS = 4096
 _MAX_HANDSHAKES = 64
 """Inbound and unfinished at once; the oldest gives way to a newcomer."""
 
-_MAX_CONNECTIONS_PER_PEER = 4
-"""Two come of dialling each other at once; the oldest gives way."""
-
 _MAX_REFUSED_REMEMBERED = 1024
 """Addresses whose wrong passphrase has been logged; each is a warning once."""
-
-_RETIRE_QUIET_S = 5.0
-"""A relayed connection without streams that a direct one has replaced is closed after so long."""
-
-_RETIRE_IDLE_S = 60.0
-"""One with streams is closed when none of them has carried anything for so long: what is meant to
-stay open for longer is opened anew by its owner then, on the direct connection."""
-
-_IDENTIFY = "/ipfs/id/1.0.0"
-_PING = "/ipfs/ping/1.0.0"
-_PING_BYTES = 32
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 StreamHandler = Callable[[PeerId, FramedStream], Awaitable[None]]
 BytesHandler = Callable[[Connection, MuxedBytes], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A peer with which there was no connection now has one."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The last connection with a peer is gone."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A peer that was reached through a relay is now connected directly.
-
-    Streams that are open stay where they are; who keeps one for long does well to open another.
-    """
-
-    peer: PeerId
-
-
-ConnectionEvent = Connected | Disconnected | Moved
 
 
 @asynccontextmanager
@@ -137,9 +104,7 @@ class Host:
 
     Attributes:
         identity: who it is.
-        connections: `Connected`, `Disconnected` and `Moved` events. A reader that lags sees fewer
-            of them, but for each peer the last it sees tells how things are, and a peer that was
-            gone in between is told as gone and come.
+        connections: `Connected`, `Disconnected` and `Moved` events; see `Connections.events`.
     """
 
     def __init__(
@@ -151,8 +116,8 @@ class Host:
         max_connections: int,
     ) -> None:
         self.identity = identity
-        self.connections: trio.MemoryReceiveChannel[ConnectionEvent]
-        self._events, self.connections = trio.open_memory_channel[ConnectionEvent](0)
+        self._connections = Connections(nursery)
+        self.connections: trio.MemoryReceiveChannel[ConnectionEvent] = self._connections.events
         self._key_pair = create_new_key_pair(identity.seed)
         self._noise = NoiseTransport(self._key_pair, create_noise_key_pair().private_key)
         self._gate = gate
@@ -162,14 +127,9 @@ class Host:
         self._max_connections = max_connections
         self._handlers: dict[str, StreamHandler] = {}
         self._bytes_handlers: dict[str, BytesHandler] = {}
-        self._by_peer: dict[PeerId, list[Connection]] = {}
         self._reversed: dict[tuple[str, int], PeerId] = {}
         self._handshakes: OrderedDict[trio.CancelScope, None] = OrderedDict()
         self._refused: set[str] = set()
-        self._meetings = 0
-        self._met: dict[PeerId, int] = {}
-        self._changed: OrderedDict[PeerId, None] = OrderedDict()
-        self._news = trio.Event()
 
     @property
     def peer_id(self) -> PeerId:
@@ -221,7 +181,7 @@ class Host:
             raise PeerUnreachable(str(exc)) from exc
         expected = peer or target.peer
         target = replace(target, peer=expected)
-        known = None if expected is None else self._newest(expected)
+        known = None if expected is None else self._connections.best(expected)
         if known is not None and (target.relay is not None or not known.relayed):
             return known.peer
         with trio.move_on_after(timeout_s):
@@ -235,14 +195,14 @@ class Host:
             PeerUnreachable: there is no connection, it is lost, or it has too many streams open.
             ProtocolRefused: the peer does not speak `protocol`.
         """
-        connection = self._newest(peer)
+        connection = self._connections.best(peer)
         if connection is None:
             raise PeerUnreachable(f"not connected to {peer}")
         try:
             stream = await connection.open_stream(protocol)
         except PeerUnreachable:
             # The peer may have died and come back, and only this showed that the connection is old.
-            other = self._newest(peer)
+            other = self._connections.best(peer)
             if other is None or other is connection:
                 raise
             connection = other
@@ -263,7 +223,7 @@ class Host:
         Raises:
             PeerUnreachable, ProtocolRefused: as `open_stream`.
         """
-        connection = self._newest(peer, relayed=relayed)
+        connection = self._connections.best(peer, relayed=relayed)
         if connection is None:
             raise PeerUnreachable(
                 f"not connected to {peer} {'by' if relayed else 'but by'} a relay"
@@ -356,7 +316,7 @@ class Host:
         Raises:
             PeerUnreachable: there is no connection, it is lost, or it has too many streams open.
         """
-        connection = self._newest(peer)
+        connection = self._connections.best(peer)
         if connection is None:
             raise PeerUnreachable(f"not connected to {peer}")
         return FramedStream(await connection.open_one_way(protocol), peer)
@@ -364,49 +324,44 @@ class Host:
     async def disconnect(self, peer: PeerId) -> None:
         """Abort every connection with `peer` and return when they are gone."""
         async with trio.open_nursery() as nursery:
-            for connection in self._by_peer.get(peer, []):
+            for connection in self._connections.of(peer):
                 nursery.start_soon(connection.abort)
 
     def review(self) -> None:
         """Abort the connections that the gate would refuse now."""
-        for mine in list(self._by_peer.values()):
-            for connection in mine:
-                self._hold_to_gate(connection)
+        for connection in self._connections:
+            self._hold_to_gate(connection)
 
     def connected(self) -> frozenset[PeerId]:
         """Return the peers that there is a connection with."""
-        return frozenset(peer for peer in self._by_peer if self._newest(peer) is not None)
+        return self._connections.peers()
 
     @property
     def next_change(self) -> trio.Event:
         """An event that is set at the next change of who is connected, or how."""
-        return self._news
+        return self._connections.next_change
 
     def is_direct(self, peer: PeerId) -> bool:
         """Whether there is a connection with `peer` that goes through no relay."""
-        return self._newest(peer, relayed=False) is not None
+        return self._connections.is_direct(peer)
 
     def is_relayed(self, peer: PeerId) -> bool:
         """Whether a peer is connected, and only through a relay."""
-        return self._newest(peer) is not None and not self.is_direct(peer)
+        return self._connections.best(peer) is not None and not self.is_direct(peer)
 
     def dialled_at(self, peer: PeerId) -> Address | None:
         """Return where a peer was dialled that is connected directly, None if it dialled."""
-        for one in reversed(self._by_peer.get(peer, ())):
-            if one.dialled and one.remote is not None and not one.is_closed:
-                ip, port = one.remote
-                return Address("ip6" if ":" in ip else "ip4", ip, port)
-        return None
+        return self._connections.dialled_at(peer)
 
     def remote_address(self, peer: PeerId) -> str | None:
         """Return the IP address that a peer is seen under, None if it is not connected directly."""
-        connection = self._newest(peer)
+        connection = self._connections.best(peer)
         return connection.remote_address if connection else None
 
     async def run(self) -> None:
         """Accept connections and tell of events until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_events)
+            nursery.start_soon(self._connections.run)
             if self._listeners:
                 nursery.start_soon(trio.serve_listeners, self._accept, list(self._listeners))
 
@@ -422,30 +377,6 @@ class Host:
                 await self._run(connection)
         finally:
             await trio.aclose_forcefully(stream)
-
-    async def _tell_events(self) -> None:
-        told: dict[PeerId, int] = {}
-        relayed: set[PeerId] = set()
-        with self._events:
-            while True:
-                while self._changed:
-                    peer, _ = self._changed.popitem(last=False)
-                    await self._tell(peer, told, relayed)
-                await self._news.wait()
-
-    async def _tell(self, peer: PeerId, told: dict[PeerId, int], relayed: set[PeerId]) -> None:
-        if peer in told and self._met.get(peer) != told[peer]:
-            del told[peer]
-            relayed.discard(peer)
-            await self._events.send(Disconnected(peer))
-        if peer not in self._met:
-            return
-        if peer not in told:
-            told[peer] = self._met[peer]
-            await self._events.send(Connected(peer))
-        elif peer in relayed and self.is_direct(peer):
-            await self._events.send(Moved(peer))
-        (relayed.discard if self.is_direct(peer) else relayed.add)(peer)
 
     async def _dial(self, target: Address, expected: PeerId | None) -> PeerId:
         if expected == self.peer_id:
@@ -490,7 +421,7 @@ class Host:
         """Return the key to dial a connected peer under, which it has shown, or those to accept."""
         if not dialled:
             return self._gate.keys_to_accept()
-        known = None if peer is None else self._newest(peer)
+        known = None if peer is None else self._connections.best(peer)
         return [known.psk] if known is not None else self._gate.keys_to_dial(peer)[:1]
 
     async def _dial_relay(self, target: Address) -> CircuitStream:
@@ -524,7 +455,7 @@ class Host:
         reversed_for: PeerId | None = None,
         relay: PeerId | None = None,
     ) -> Connection | None:
-        if sum(map(len, self._by_peer.values())) >= self._max_connections:
+        if len(self._connections) >= self._max_connections:
             log.warning("connection.refused", address=ip, reason="too many connections")
             return None
         if len(self._handshakes) >= _MAX_HANDSHAKES:
@@ -559,78 +490,34 @@ class Host:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        self._add(connection)
+        self._connections.add(connection, self._gate.met)
+        self._hold_to_gate(connection)  # which may have changed its mind during the handshake
         try:
             await connection.run(task_status=task_status)
         finally:
-            self._remove(connection)
+            self._connections.remove(connection)
             if ended is not None:
                 ended()
-
-    def _add(self, connection: Connection) -> None:
-        peer = connection.peer
-        mine = self._by_peer.setdefault(peer, [])
-        mine.append(connection)
-        self._hold_to_gate(connection)  # which may have changed its mind during the handshake
-        if len(mine) == 1:
-            self._meetings += 1
-            self._met[peer] = self._meetings
-            self._gate.met(peer)
-        elif len(mine) > _MAX_CONNECTIONS_PER_PEER:
-            next((one for one in mine if one.relayed), mine[0]).cancel()
-        self._note_change(peer)
-        for one in mine:
-            if one.relayed and not one.outdated and self.is_direct(peer):
-                one.outdated = True
-                self._nursery.start_soon(self._retire, one)
-
-    async def _retire(self, connection: Connection) -> None:
-        """Close a relayed connection, which a direct one has replaced, once nothing runs on it."""
-        while self.is_direct(connection.peer) and not connection.is_closed:
-            most_s = _RETIRE_IDLE_S if connection.open_streams else _RETIRE_QUIET_S
-            if connection.quiet_s >= most_s:
-                connection.cancel()
-                return
-            await trio.sleep(_RETIRE_QUIET_S)
-        connection.outdated = False
 
     def _hold_to_gate(self, connection: Connection) -> None:
         if self._gate.refusal(connection.peer, connection.psk) is not None:
             connection.cancel()
 
-    def _remove(self, connection: Connection) -> None:
-        peer = connection.peer
-        mine = self._by_peer[peer]
-        mine.remove(connection)
-        if not mine:
-            del self._by_peer[peer]
-            del self._met[peer]
-        self._note_change(peer)
-
-    def _note_change(self, peer: PeerId) -> None:
-        self._changed[peer] = None
-        self._news.set()
-        self._news = trio.Event()
-
-    def _newest(self, peer: PeerId, *, relayed: bool | None = None) -> Connection | None:
-        """Return the youngest connection that lives, a direct one if there is, or of one kind."""
-        live = (
-            one
-            for one in reversed(self._by_peer.get(peer, ()))
-            if not one.is_closed and relayed in {None, one.relayed}
-        )
-        return min(live, key=lambda one: one.relayed, default=None)
-
     async def _serve(self, connection: Connection, stream: MuxedBytes) -> None:
-        known = (*self._handlers, *self._bytes_handlers, _IDENTIFY, _PING)
+        known = self._protocols
         try:
             with trio.fail_after(NEGOTIATE_TIMEOUT_S):
                 protocol = await multistream.answer(stream, known)
-            if protocol == _IDENTIFY:
-                await stream.write(self._identify(connection))
-                await stream.close()
-            elif protocol == _PING:
-                await _echo(stream)
+            if protocol == IDENTIFY_PROTOCOL:
+                await identify(
+                    stream,
+                    public_key=self._key_pair.public_key.serialize(),
+                    addresses=self.listen_addresses(),
+                    observed=connection.remote_address,
+                    protocols=known,
+                )
+            elif protocol == PING_PROTOCOL:
+                await answer_pings(stream)
             elif protocol in self._bytes_handlers:
                 await self._bytes_handlers[protocol](connection, stream)
             else:
@@ -645,17 +532,9 @@ class Host:
             await handler(connection.peer, framed)
             await framed.finish()
 
-    def _identify(self, connection: Connection) -> bytes:
-        observed = _ip_multiaddr(connection.remote_address)
-        message: bytes = Identify(
-            protocol_version="ipfs/0.1.0",
-            agent_version="myxo",
-            public_key=self._key_pair.public_key.serialize(),
-            listen_addrs=[Multiaddr(one).to_bytes() for one in self.listen_addresses()],
-            observed_addr=observed.to_bytes() if observed else b"",
-            protocols=[*self._handlers, *self._bytes_handlers, _IDENTIFY, _PING],
-        ).SerializeToString()
-        return encode_varint(len(message)) + message
+    @property
+    def _protocols(self) -> tuple[str, ...]:
+        return (*self._handlers, *self._bytes_handlers, IDENTIFY_PROTOCOL, PING_PROTOCOL)
 
 
 def _silence_libp2p() -> None:
@@ -663,13 +542,3 @@ def _silence_libp2p() -> None:
     logger = logging.getLogger("libp2p")
     logger.setLevel(logging.CRITICAL + 1)
     logger.propagate = False
-
-
-def _ip_multiaddr(ip: str | None) -> Multiaddr | None:
-    return Multiaddr(f"/{'ip6' if ':' in ip else 'ip4'}/{ip}") if ip else None
-
-
-async def _echo(stream: MuxedBytes) -> None:
-    while data := await stream.read(_PING_BYTES):
-        await stream.write(data)
-    await stream.close()

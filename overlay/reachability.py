@@ -269,7 +269,7 @@ class Reachability:
                 finding = await self._find_out()
                 if finding is not None:
                     self._act(finding, nursery)
-                await trio.sleep(RETRY_S if finding is None else RECHECK_S)
+                await self._rest(RETRY_S if finding is None else RECHECK_S)
 
     async def _find_out(self) -> Finding | None:
         """Ask around; ask once more where the answer is that nobody gets through."""
@@ -278,6 +278,13 @@ class Reachability:
             return finding
         await trio.sleep(CONFIRM_S)
         return conclude(self._own_addresses, await self._ask_around()) or finding
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait; not so long if all helpers are lost and one is back: the machine may have moved."""
+        with trio.move_on_after(seconds):
+            for connected in (True, False):
+                while any(map(self._host.is_direct, self._helpers())) is connected:
+                    await self._host.next_change.wait()
 
     async def _ask_around(self) -> list[DialBackReply]:
         while not (asked := self._who_can_be_asked()):

@@ -128,7 +128,6 @@ class Reservations:
     async def _renew(self) -> None:
         for relay, held in list(self._held.items()):
             if held.renew_at <= trio.current_time():
-                del self._held[relay]
                 await self._reserve(relay)
 
     async def _make_missing(self) -> None:
@@ -150,6 +149,7 @@ class Reservations:
             with trio.fail_after(ASK_TIMEOUT_S):
                 self._held[relay] = await self._asked(relay)
         except (PeerUnreachable, ProtocolRefused, trio.TooSlowError) as exc:
+            self._held.pop(relay, None)
             failures = self._failures.setdefault(relay, _Failures())
             delay_s = min(RETRY_FIRST_S * 2**failures.count, RETRY_MOST_S)
             failures.retry_at = trio.current_time() + delay_s

@@ -102,7 +102,7 @@ async def test_a_listener_with_several_keys_tells_which_one_a_caller_uses(key: b
     async with hosts(Door(dial=[key]), Door(accept=[A, B, C])) as (caller, listener):
         await connect(caller, listener)
         assert await answers(caller, listener)
-        (connection,) = listener._by_peer[caller.peer_id]
+        (connection,) = listener._connections.of(caller.peer_id)
         assert connection.psk == key
 
 

@@ -33,6 +33,7 @@ from multiaddr import Multiaddr
 from overlay import connection, multistream, wire
 from overlay import host as host_module
 from overlay.addresses import parse_address
+from overlay.connected import MAX_CONNECTIONS_PER_PEER
 from overlay.connection import MAX_STREAMS, Connection
 from overlay.errors import (
     AddressTaken,
@@ -228,7 +229,7 @@ async def test_the_oldest_of_too_many_connections_of_one_peer_gives_way() -> Non
             await connected_pair(b, a)
         assert await answers(a, identity.peer_id)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(a._by_peer[identity.peer_id]) == host_module._MAX_CONNECTIONS_PER_PEER
+        assert len(a._connections.of(identity.peer_id)) == MAX_CONNECTIONS_PER_PEER
 
 
 # What a peer does wrong ends its stream or connection, never the host
@@ -361,7 +362,7 @@ async def test_streams_of_any_ending_leave_nothing_behind() -> None:
 
 
 def held(host: Host) -> int:
-    (only,) = (one for several in host._by_peer.values() for one in several)
+    (only,) = host._connections
     return len(only._muxer.streams)
 
 
@@ -990,7 +991,7 @@ async def test_a_stream_over_a_connection_that_died_unseen_uses_the_newer_one() 
     async with hosts(1) as (a,), open_host(identity, [LOOPBACK], psk=None) as b:
         b.handle(ECHO, echo)
         await connected_pair(b, a)
-        (old,) = a._by_peer[identity.peer_id]
+        (old,) = a._connections.of(identity.peer_id)
         old._muxer.event_shutting_down.set()
         await a.connect(identity.peer_id, b.listen_addresses()[0], timeout_s=FAST_S)
         assert await answers(a, identity.peer_id)
@@ -1097,7 +1098,7 @@ async def test_a_peer_that_floods_past_its_windows_is_disconnected(
     async with hosts(2) as (a, b):
         b.handle("/test/ignore/1.0.0", ignore)
         await connected_pair(a, b)
-        (own,) = a._by_peer[b.peer_id]
+        (own,) = a._connections.of(b.peer_id)
         stream = await own.open_stream("/test/ignore/1.0.0")
         stream._stream.send_window = 1 << 30  # as a peer that heeds no window
         with pytest.raises(StreamCut):

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from overlay import host as host_module
+from overlay import connected as connected_module
 from overlay import punching as punching_module
 from overlay.addresses import Address, parse_addresses
 from overlay.circuits import (
@@ -130,7 +130,7 @@ async def answers(caller: Peer, other: Peer) -> bool:
 
 
 def connections(one: Peer, other: Peer) -> list[Connection]:
-    return [c for c in one.host._by_peer.get(other.id, []) if not c.is_closed]
+    return [c for c in one.host._connections.of(other.id) if not c.is_closed]
 
 
 # It works
@@ -140,7 +140,7 @@ def connections(one: Peer, other: Peer) -> list[Connection]:
 async def test_a_relayed_connection_becomes_a_direct_one_and_then_ends(
     psk: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.2)
+    monkeypatch.setattr(connected_module, "RETIRE_QUIET_S", 0.2)
     async with peers_behind_a_relay(psk=psk) as (_, (a, b)):
         await call(a, b)
         await a.is_direct(b)

@@ -85,8 +85,8 @@ async def test_being_dialled_back_makes_no_connection() -> None:
         DialBack(helper)
         await ask(asker, helper, port_of(asker))
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert len(asker._by_peer[helper.peer_id]) == 1
-        assert len(helper._by_peer[asker.peer_id]) == 1
+        assert len(asker._connections.of(helper.peer_id)) == 1
+        assert len(helper._connections.of(asker.peer_id)) == 1
 
 
 async def test_who_names_no_port_is_told_where_it_is_seen_and_nothing_is_dialled() -> None:
@@ -97,7 +97,7 @@ async def test_who_names_no_port_is_told_where_it_is_seen_and_nothing_is_dialled
             assert reply.reached == ()
             assert reply.tried
         seen = parse_addresses([reply.observed])[0]
-        (connection,) = helper._by_peer[asker.peer_id]
+        (connection,) = helper._connections.of(asker.peer_id)
         assert connection.remote == (seen.host, seen.port)
 
 
@@ -368,6 +368,29 @@ async def test_a_port_that_is_opened_later_ends_the_hiding(
         await peer.publishes(lambda addresses: not is_hidden(addresses))
         assert not peer.reachability.hidden
         await other.connect(peer.host.peer_id, peer.published[0], timeout_s=FAST_S)
+
+
+async def test_a_machine_that_comes_back_from_elsewhere_asks_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reachability_module, "CONFIRM_S", 0.0)
+    monkeypatch.setattr(reachability_module, "DIAL_EVERY_S", 0.0)
+    async with peer_with(["/ip4/127.0.0.1/tcp/PORT"]) as (peer, (helper,), _):
+        asked, dial, moved = 0, helper.answers_at, False
+
+        async def note(asker: PeerId, target: Address) -> bool:
+            nonlocal asked
+            asked += 1
+            return not moved and await dial(asker, target)
+
+        helper.answers_at = note  # type: ignore[method-assign, assignment]  # it is what is watched
+        while not asked:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        moved = True
+        await peer.host.disconnect(helper.peer_id)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await peer.host.connect(None, helper.listen_addresses()[0], timeout_s=FAST_S)
+        await peer.publishes(is_hidden)
 
 
 async def test_who_is_told_to_hide_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

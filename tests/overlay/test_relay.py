@@ -27,7 +27,7 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-from overlay import host as host_module
+from overlay import connected as connected_module
 from overlay import relay as relay_module
 from overlay import reservations as reservations_module
 from overlay.addresses import Address
@@ -161,7 +161,7 @@ async def answers(host: Host, peer: PeerId, message: bytes = b"still there?") ->
 
 
 def connections(host: Host, peer: PeerId) -> list[Connection]:
-    return [one for one in host._by_peer.get(peer, []) if not one.is_closed]
+    return [one for one in host._connections.of(peer) if not one.is_closed]
 
 
 # Through a relay
@@ -259,7 +259,7 @@ async def test_a_reader_that_pauses_keeps_its_stream_and_holds_back_its_writer()
             for _ in range(7):  # Yamux by itself gives up after 5 s
                 assert await answers(caller, hidden.host.peer_id)
                 await trio.sleep(1)
-            held = [b for c in relay._by_peer.values() for m in c for b in _unread(m)]
+            held = [unread for one in relay._connections for unread in _unread(one)]
             assert sum(held) < 1 << 20
             go_on.set()
             await stream.send(sent[size // 2 :])
@@ -278,7 +278,7 @@ def _unread(connection: Connection) -> list[int]:
 async def test_a_direct_connection_is_preferred_and_the_relayed_one_ends_when_nothing_uses_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.1)
+    monkeypatch.setattr(connected_module, "RETIRE_QUIET_S", 0.1)
     async with relayed_trio() as (_, hidden, caller):
         await call(caller, hidden)
         kept = await caller.open_stream(hidden.host.peer_id, ECHO)
@@ -302,8 +302,8 @@ async def test_a_direct_connection_is_preferred_and_the_relayed_one_ends_when_no
 async def test_a_replaced_connection_ends_at_last_though_a_stream_is_left_open_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.05)
-    monkeypatch.setattr(host_module, "_RETIRE_IDLE_S", 0.2)
+    monkeypatch.setattr(connected_module, "RETIRE_QUIET_S", 0.05)
+    monkeypatch.setattr(connected_module, "RETIRE_IDLE_S", 0.2)
     async with relayed_trio() as (_, hidden, caller):
         await call(caller, hidden)
         kept = await caller.open_stream(hidden.host.peer_id, ECHO)
@@ -317,7 +317,7 @@ async def test_a_replaced_connection_ends_at_last_though_a_stream_is_left_open_o
 async def test_a_relayed_connection_stays_when_the_direct_one_is_lost_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.05)
+    monkeypatch.setattr(connected_module, "RETIRE_QUIET_S", 0.05)
     async with relayed_trio() as (_, hidden, caller):
         await call(caller, hidden)
         kept = await caller.open_stream(hidden.host.peer_id, ECHO)
@@ -400,7 +400,10 @@ async def test_a_reservation_is_renewed_before_it_expires(
 ) -> None:
     monkeypatch.setattr(reservations_module, "RENEW_LEAST_S", 0.1)
     async with relayed_trio(bounds=RelayBounds(reservation_s=1.0)) as (_, hidden, caller):
-        await trio.sleep(2.5)
+        with trio.move_on_after(2.5):
+            while True:  # at no time is it out of reach
+                await call(caller, hidden)
+                await caller.disconnect(hidden.host.peer_id)
         await call(caller, hidden)
         assert await answers(caller, hidden.host.peer_id)
         assert hidden.changes == 1

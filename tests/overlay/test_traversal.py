@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from pydantic import BaseModel
 
-from overlay import host as host_module
+from overlay import connected as connected_module
 from overlay import node as node_module
 from overlay import punching as punching_module
 from overlay import reach as reach_module
@@ -116,8 +116,8 @@ async def until_measured(node: Node, other: Node) -> None:
 async def test_gossip_and_calls_move_to_the_direct_connection_and_the_relayed_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "_RETIRE_QUIET_S", 0.2)
-    monkeypatch.setattr(host_module, "_RETIRE_IDLE_S", 0.6)
+    monkeypatch.setattr(connected_module, "RETIRE_QUIET_S", 0.2)
+    monkeypatch.setattr(connected_module, "RETIRE_IDLE_S", 0.6)
     async with site(tmp_path, monkeypatch) as there:
         hidden, proxy = there.hidden, there.proxy
         changes: list[MemberState] = []
@@ -132,7 +132,7 @@ async def test_gossip_and_calls_move_to_the_direct_connection_and_the_relayed_on
             assert await there.ask_hidden() == "the hidden one"
             await connection_is(proxy, hidden, direct=True)
             await connection_is(hidden, proxy, direct=True)
-            while any(c.relayed for c in proxy.host._by_peer[hidden.peer_id]):
+            while any(c.relayed for c in proxy.host._connections.of(hidden.peer_id)):
                 assert await there.ask_hidden() == "the hidden one"
                 await trio.testing.wait_all_tasks_blocked(0.01)
             hidden.set_peer(gateway=("192.0.2.1:1",))
