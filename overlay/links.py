@@ -114,6 +114,7 @@ class Links:
         self._chosen_by: set[PeerId] = set()
         self._dialling: set[PeerId] = set()
         self._respoken: set[PeerId] = set()
+        self._refused: set[str] = set()
         self._settled = False
         self._rechoose = trio.Event()
         self._speaking = 0
@@ -124,8 +125,8 @@ class Links:
         """Keep links until cancelled.
 
         Raises:
-            PassphraseRefused: a bootstrap answers but does not share the passphrase, before this
-                peer has ever joined.
+            PassphraseRefused: every bootstrap answers but shares no passphrase, before this peer
+                has ever joined.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -257,7 +258,8 @@ class Links:
                     log.warning("bootstrap.back", address=address)
                 delay, warned = REDIAL_FIRST_S, False
             except PassphraseRefused:
-                if not self.joined.is_set():
+                self._refused.add(address)  # one that joined later may not know an older passphrase
+                if not self.joined.is_set() and self._refused.issuperset(self.bootstraps):
                     raise
             except PeerUnreachable as exc:
                 due = delay >= REDIAL_WARN_S and not warned
