@@ -162,6 +162,7 @@ class Node:
         state: InstanceState,
         address: str,
         concurrency: int,
+        resume_s: float = 0.0,
     ) -> Signed:
         """Publish the state of one of this node's instances; return the signed record."""
         return self._publish(
@@ -173,6 +174,7 @@ class Node:
                 state=state,
                 address=address,
                 concurrency=concurrency,
+                resume_s=resume_s,
             )
         )
 
