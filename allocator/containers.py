@@ -32,6 +32,9 @@ MIB = 1024 * 1024
 SMALLEST_MEMORY_MIB = 6
 """The engine refuses less."""
 
+ALIVE = frozenset({"running", "paused"})
+"""The states, in the engine's words, of a container that has not ended."""
+
 _LABEL = "myxo."
 
 
@@ -104,13 +107,13 @@ def host_config(spec: ServiceSpec) -> dict[str, Any]:
 
 
 def instance_of(container: Mapping[str, Any]) -> Running | None:
-    """Return the instance that a row of the engine's container list is, if it runs.
+    """Return the instance that a row of the engine's container list is, if it runs or is paused.
 
     None is a container that has ended, was never started, or whose labels cannot be read.
     """
     labels: Mapping[str, str] = container.get("Labels") or {}
     address = address_of(container)
-    if container.get("State") != "running" or not address:
+    if container.get("State") not in ALIVE or not address:
         return None
     try:
         spec = ServiceSpec.model_validate_json(labels[_LABEL + "spec"])
@@ -121,6 +124,7 @@ def instance_of(container: Mapping[str, Any]) -> Running | None:
             author=PeerId(labels[_LABEL + "author"]),
             spec=spec,
             address=f"{address}:{spec.port}",
+            paused=container.get("State") == "paused",
         )
     except (KeyError, ValueError, ValidationError):
         return None
@@ -136,3 +140,16 @@ def address_of(container: Mapping[str, Any]) -> str:
     """Return the container's address on the bridge; empty if it has none."""
     networks = container.get("NetworkSettings", {}).get("Networks") or {}
     return str((networks.get(BRIDGE) or {}).get("IPAddress") or "")
+
+
+def memory_of(stats: Mapping[str, Any]) -> int:
+    """Return the MiB that a container uses by the engine's statistics, as `docker stats` has it.
+
+    Pages of files that the kernel would drop at need do not count (cgroup v1 and v2 name them
+    differently).
+    """
+    memory: Mapping[str, Any] = stats.get("memory_stats") or {}
+    detail: Mapping[str, int] = memory.get("stats") or {}
+    reclaimable = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+    used = max(0, int(memory.get("usage", 0)) - int(reclaimable))
+    return max(1, -(-used // MIB))

@@ -9,7 +9,7 @@ the `docker` command; the API version is negotiated.
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -20,6 +20,7 @@ import trio
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from allocator.containers import (
+    ALIVE,
     BRIDGE,
     BRIDGE_OPTIONS,
     MIB,
@@ -30,9 +31,10 @@ from allocator.containers import (
     host_config,
     instance_id,
     instance_of,
+    memory_of,
 )
-from allocator.engine import CUT, close_stream, open_client, say
-from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
+from allocator.engine import CUT, accepts_calls, close_stream, open_client, say
+from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown, Unmeasured, Unpausable
 from allocator.images import follow_images
 from allocator.runtime import (
     LOG_TAIL_LINES,
@@ -67,6 +69,7 @@ class _Container:
     name: str
     port: int
     started: bool = False
+    ended_unseen: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -190,6 +193,39 @@ class DockerRuntime:
             raise LaunchFailed(f"the engine did not start the container: {say(exc)}") from exc
         return f"{address_of(found)}:{entry.port}"
 
+    async def pause(self, instance: InstanceId) -> None:
+        """Freeze the container's cgroup; see `Runtime.pause`."""
+        entry = self._containers.get(instance)
+        if entry is None or entry.ended.is_set():
+            raise Unpausable(f"no container of {instance} runs")
+        try:
+            await self._call(lambda client: _pause(client, entry.name))
+        except APIError as exc:
+            raise Unpausable(f"the engine did not pause the container: {say(exc)}") from exc
+
+    async def resume(self, instance: InstanceId) -> None:
+        """Thaw the container's cgroup; see `Runtime.resume`."""
+        entry = self._containers.get(instance)
+        if entry is None or entry.ended.is_set():
+            raise LaunchFailed(f"no container of {instance} runs")
+        try:
+            await self._call(lambda client: _unpause(client, entry.name))
+        except APIError as exc:
+            raise LaunchFailed(f"the engine did not resume the container: {say(exc)}") from exc
+
+    async def memory_mib(self, instance: InstanceId) -> int:
+        """Return what the container's cgroup uses, less what the kernel would give back."""
+        entry = self._containers.get(instance)
+        if entry is None or entry.ended.is_set():
+            raise Unmeasured(f"no container of {instance} runs")
+        try:
+            stats = await self._call(
+                lambda client: client.stats(entry.name, stream=False, one_shot=True)
+            )
+        except APIError as exc:
+            raise Unmeasured(f"the engine did not measure the container: {say(exc)}") from exc
+        return memory_of(stats)
+
     async def exited(self, instance: InstanceId) -> None:
         """Return when the container has ended."""
         entry = self._containers.get(instance)
@@ -197,14 +233,23 @@ class DockerRuntime:
             await entry.ended.wait()
 
     async def post_mortem(self, instance: InstanceId) -> PostMortem:
-        """Return exit code, reason and log tail of a container."""
+        """Return exit code, reason and log tail of a container.
+
+        An engine that is stopped ends its containers; by then it takes no new connection.
+        """
         entry = self._containers.get(instance)
         if entry is None:
             return PostMortem(None)
+        unseen = entry.ended_unseen
+        if entry.ended.is_set() and not unseen:
+            unseen = not await trio.to_thread.run_sync(
+                accepts_calls, limiter=self._limiter, abandon_on_cancel=True
+            )
         try:
-            return await self._call(lambda client: _post_mortem(client, entry.name))
+            end = await self._call(lambda client: _post_mortem(client, entry.name))
         except (APIError, RuntimeDown):
-            return PostMortem(None)
+            return PostMortem(None, runtime_stopped=unseen)
+        return replace(end, runtime_stopped=unseen)
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """Stop and remove the container."""
@@ -222,7 +267,7 @@ class DockerRuntime:
         self._containers.pop(instance, None)
 
     async def adopt(self) -> list[Running]:
-        """Take over this owner's running containers; remove its others."""
+        """Take over this owner's running and paused containers; remove its others."""
         found = []
         for container in await self._call(self._list):
             if instance_id(container.get("Labels") or {}) in self._containers:
@@ -313,10 +358,11 @@ class DockerRuntime:
         """Mark what ended while no event stream stood."""
         rows = await self._call(self._list, settling=True)
         running = {
-            instance_id(row.get("Labels") or {}) for row in rows if row.get("State") == "running"
+            instance_id(row.get("Labels") or {}) for row in rows if row.get("State") in ALIVE
         }
         for instance, entry in self._containers.items():
-            if entry.started and instance not in running:
+            if entry.started and instance not in running and not entry.ended.is_set():
+                entry.ended_unseen = True
                 entry.ended.set()
 
     def _list(self, client: docker.APIClient) -> list[dict[str, Any]]:
@@ -438,6 +484,22 @@ def _start(client: docker.APIClient, name: str) -> dict[str, Any]:
     client.start(name)
     found: dict[str, Any] = client.inspect_container(name)
     return found
+
+
+def _pause(client: docker.APIClient, name: str) -> None:
+    try:
+        client.pause(name)
+    except APIError as exc:
+        if "already paused" not in say(exc):
+            raise
+
+
+def _unpause(client: docker.APIClient, name: str) -> None:
+    try:
+        client.unpause(name)
+    except APIError as exc:
+        if "is not paused" not in say(exc):
+            raise
 
 
 def _post_mortem(client: docker.APIClient, name: str) -> PostMortem:

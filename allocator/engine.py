@@ -1,5 +1,6 @@
 """The engine that the environment names: how it is reached, and why it is not."""
 
+import contextlib
 import os
 import socket
 from typing import Any
@@ -14,6 +15,9 @@ from docker.utils import kwargs_from_env
 from allocator.errors import RuntimeDown
 
 CALL_TIMEOUT_S = 60
+
+PING_TIMEOUT_S = 2.0
+"""An engine that is being stopped closes its socket; under systemd the socket is there, mute."""
 
 CUT = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What the SDK raises when the engine goes away."""
@@ -36,6 +40,17 @@ def open_client() -> docker.APIClient:
         return docker.APIClient(version="auto", timeout=CALL_TIMEOUT_S, **kwargs_from_env())
     except (OSError, DockerException) as exc:
         raise RuntimeDown(why_unreachable(exc)) from exc
+
+
+def accepts_calls() -> bool:
+    """Return whether the engine answers on a new connection; blocks."""
+    try:
+        _knock(os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET)
+        client = docker.APIClient(timeout=PING_TIMEOUT_S, **kwargs_from_env())
+        with contextlib.closing(client):
+            return bool(client.ping())
+    except (DockerException, *CUT):
+        return False
 
 
 def _knock(host: str) -> None:

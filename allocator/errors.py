@@ -43,6 +43,14 @@ class LaunchFailed(AllocatorError):
     """The runtime could not create or start the instance; the text is the runtime's own."""
 
 
+class Unpausable(AllocatorError):
+    """The runtime cannot pause this instance; it runs on, and can be stopped instead."""
+
+
+class Unmeasured(AllocatorError):
+    """Nobody can say what this instance uses; it may be gone."""
+
+
 class NotReady(AllocatorError):
     """The instance runs, but did not accept connections in the time that its spec gives."""
 

@@ -29,6 +29,7 @@ class Publisher(Protocol):
         state: InstanceState,
         address: str,
         concurrency: int,
+        resume_s: float = 0.0,
     ) -> Signed:
         """Publish an instance's state."""
         ...

@@ -1,11 +1,18 @@
 """The states of an instance and what moves it from one to the next.
 
     requested → creating → starting → ready → draining → stopped
-                  ↕                       ╲______↘
-               pulling      failed  ←  from every state that is not an end
+                  ↕                   ↑ ↓ ↖      ↑
+               pulling         resuming pausing  │
+                                      ↖ ↓        │
+                                      paused ────┘       failed ← every state that is no end
 
 An image is looked for by creating from it: where it is present, which is the rule, that saves a
 call to the engine; where it is not, the instance goes to `pulling` and back.
+
+A paused instance keeps its memory and its port and does nothing: it accepts a connection and never
+answers. So an instance is `pausing`, and offered to nobody, until everybody who might dial it has
+said that nothing is in flight there; whoever asks for it meanwhile has it back as it was. From
+`paused` the only way to a request leads through `resuming`.
 """
 
 from enum import StrEnum
@@ -22,6 +29,9 @@ class State(StrEnum):
     CREATING = "creating"
     STARTING = "starting"
     READY = "ready"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -35,7 +45,12 @@ class Event(StrEnum):
     IMAGE_FETCHED = "image_fetched"
     CREATED = "created"
     ADOPTED = "adopted"
+    ADOPTED_PAUSED = "adopted_paused"
     ACCEPTS = "accepts"
+    PAUSE = "pause"
+    WANTED = "wanted"
+    FROZEN = "frozen"
+    RESUME = "resume"
     DRAIN = "drain"
     REMOVED = "removed"
     FAIL = "fail"
@@ -55,11 +70,19 @@ ENDS: Final = frozenset({State.STOPPED, State.FAILED})
 TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.REQUESTED, Event.ADMITTED): State.CREATING,
     (State.REQUESTED, Event.ADOPTED): State.STARTING,
+    (State.REQUESTED, Event.ADOPTED_PAUSED): State.PAUSED,
     (State.CREATING, Event.IMAGE_ABSENT): State.PULLING,
     (State.PULLING, Event.IMAGE_FETCHED): State.CREATING,
     (State.CREATING, Event.CREATED): State.STARTING,
     (State.STARTING, Event.ACCEPTS): State.READY,
+    (State.READY, Event.PAUSE): State.PAUSING,
+    (State.PAUSING, Event.WANTED): State.READY,
+    (State.PAUSING, Event.FROZEN): State.PAUSED,
+    (State.PAUSED, Event.RESUME): State.RESUMING,
+    (State.RESUMING, Event.ACCEPTS): State.READY,
     (State.READY, Event.DRAIN): State.DRAINING,
+    (State.PAUSING, Event.DRAIN): State.DRAINING,
+    (State.PAUSED, Event.DRAIN): State.DRAINING,
     (State.DRAINING, Event.REMOVED): State.STOPPED,
 } | {(state, Event.FAIL): State.FAILED for state in State if state not in ENDS}
 
@@ -78,6 +101,9 @@ def apply(state: State, event: Event) -> State:
 
 _PUBLISHED: Final = {
     State.READY: InstanceState.READY,
+    State.PAUSING: InstanceState.PAUSED,
+    State.PAUSED: InstanceState.PAUSED,
+    State.RESUMING: InstanceState.PAUSED,
     State.DRAINING: InstanceState.DRAINING,
 }
 

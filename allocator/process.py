@@ -22,14 +22,19 @@ import structlog
 import trio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from allocator.errors import ImageMissing, LaunchFailed
+from allocator.errors import ImageMissing, LaunchFailed, Unmeasured, Unpausable
 from allocator.processes import (
     INSTANCE_VARIABLE,
     ProcessKey,
+    is_stopped,
+    members,
     memory_mib,
     open_pidfd,
     process_key,
     signal_members,
+    signal_one,
+    stop_all,
+    used_mib,
 )
 from allocator.runtime import (
     LOG_TAIL_BYTES,
@@ -99,6 +104,7 @@ class _Process:
     proxy_port: int
     pidfd: int | None = None
     exit_code: int | None = None
+    stopped: tuple[ProcessKey, ...] = ()
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -184,6 +190,33 @@ class ProcessRuntime:
         self._watch(process)
         return f"{LOOPBACK}:{process.launch.port}"
 
+    async def pause(self, instance: InstanceId) -> None:
+        """Stop every process of the instance."""
+        process = self._processes.get(instance)
+        if process is None or process.pidfd is None or process.ended.is_set():
+            raise Unpausable(f"{instance} does not run")
+        stopped = await trio.to_thread.run_sync(stop_all, instance, process.launch.pid)
+        if stopped is None:
+            raise Unpausable(f"a process of {instance} does not stop")
+        process.stopped = tuple(stopped)
+
+    async def resume(self, instance: InstanceId) -> None:
+        """Continue what was stopped; there can be no more than that, so nobody is looked for."""
+        process = self._processes.get(instance)
+        if process is None or process.ended.is_set():
+            raise LaunchFailed(f"{instance} does not run")
+        await trio.lowlevel.checkpoint()
+        for key in process.stopped:
+            signal_one(key, signal.SIGCONT)
+        process.stopped = ()
+
+    async def memory_mib(self, instance: InstanceId) -> int:
+        """Return what all processes of the instance use."""
+        process = self._processes.get(instance)
+        if process is None or process.pidfd is None or process.ended.is_set():
+            raise Unmeasured(f"{instance} does not run")
+        return await trio.to_thread.run_sync(_used_mib, instance, process.launch.pid)
+
     async def exited(self, instance: InstanceId) -> None:
         """Return when the command has ended."""
         process = self._processes.get(instance)
@@ -223,8 +256,9 @@ class ProcessRuntime:
             if pidfd is None:
                 await self.remove(state.id, grace_s=0)
                 continue
+            process.stopped = _still_stopped(state)
             self._watch(process)
-            found.append(_running(state))
+            found.append(_running(state, paused=bool(process.stopped)))
         return found
 
     def _spawn(self, process: _Process) -> int:
@@ -287,8 +321,9 @@ class ProcessRuntime:
         state = process.launch
         runs = process.pidfd is not None and not process.ended.is_set()
         if runs and grace_s > 0:
-            for fd in signal_members(state.id, signal.SIGTERM, state.pid):
-                os.close(fd)
+            for number in (signal.SIGTERM, signal.SIGCONT):  # one that is stopped hears nothing
+                for fd in signal_members(state.id, number, state.pid):
+                    os.close(fd)
             with trio.move_on_after(grace_s):
                 await process.ended.wait()
         with trio.move_on_after(KILL_TIMEOUT_S):
@@ -339,7 +374,21 @@ class ProcessRuntime:
         written.replace(path)
 
 
-def _running(state: _StateFile) -> Running:
+def _still_stopped(state: _StateFile) -> tuple[ProcessKey, ...]:
+    """Return the processes of an adopted instance if it is paused; end a pause that was cut."""
+    found = tuple(members(state.id, state.pid))
+    if all(is_stopped(key) for key in found):
+        return found
+    for key in found:
+        signal_one(key, signal.SIGCONT)
+    return ()
+
+
+def _used_mib(instance: InstanceId, session: int) -> int:
+    return used_mib(list(members(instance, session)))
+
+
+def _running(state: _StateFile, *, paused: bool) -> Running:
     return Running(
         id=state.id,
         service=state.service,
@@ -347,6 +396,7 @@ def _running(state: _StateFile) -> Running:
         author=state.author,
         spec=state.spec,
         address=f"{LOOPBACK}:{state.port}",
+        paused=paused,
     )
 
 

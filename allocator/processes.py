@@ -8,11 +8,16 @@ by the environment that all of it inherits, and by its session.
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 INSTANCE_VARIABLE = "MYXO_INSTANCE"
+
+STOP_LOOKS = 200
+STOP_LOOK_S = 0.001
+"""A process stops as it leaves the kernel; one that waits for a disk may take some time to."""
 
 _PROC = Path("/proc")
 _STATE_FIELD, _SESSION_FIELD, _START_FIELD = 0, 3, 19
@@ -40,14 +45,19 @@ def boot_id() -> str:
 
 def process_key(pid: int) -> ProcessKey | None:
     """Return the key of a process; None if there is none or it is a zombie."""
+    fields = _stat(pid)
+    if fields is None or fields[_STATE_FIELD] in {"Z", "X"}:
+        return None
+    return ProcessKey(pid, int(fields[_START_FIELD]), boot_id())
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of proc(5) stat that follow the name; None if there is no such process."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()
-    if fields[_STATE_FIELD] in {"Z", "X"}:
-        return None
-    return ProcessKey(pid, int(fields[_START_FIELD]), boot_id())
+    return text.rpartition(")")[2].split()
 
 
 def open_pidfd(key: ProcessKey) -> int | None:
@@ -73,13 +83,17 @@ def members(instance: str, session: int | None = None) -> Iterator[ProcessKey]:
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
+        fields = _stat(int(entry.name))
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
             inherited = mark in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # gone meanwhile, or another user's
         key = process_key(int(entry.name))
-        if key is not None and (inherited or int(fields[_SESSION_FIELD]) == session):
+        if (
+            fields is not None
+            and key is not None
+            and (inherited or int(fields[_SESSION_FIELD]) == session)
+        ):
             yield key
 
 
@@ -99,6 +113,57 @@ def signal_members(instance: str, number: signal.Signals, session: int | None = 
         except ProcessLookupError:
             os.close(fd)
     return signalled
+
+
+def stop_all(instance: str, session: int | None = None) -> list[ProcessKey] | None:
+    """Stop every process of an instance by SIGSTOP; return them, or None if that does not succeed.
+
+    A stop takes effect a moment after the signal, and until then a process may start another one.
+    So whoever is found running is signalled again until a look finds all stopped; then nobody is
+    left to start anything. Blocks for some milliseconds.
+    """
+    for _ in range(STOP_LOOKS):
+        found = list(members(instance, session))
+        running = [key for key in found if not is_stopped(key)]
+        if not running:
+            return found
+        for key in running:
+            signal_one(key, signal.SIGSTOP)
+        time.sleep(STOP_LOOK_S)
+    for key in members(instance, session):
+        signal_one(key, signal.SIGCONT)
+    return None
+
+
+def is_stopped(key: ProcessKey) -> bool:
+    """Return whether the process is stopped by a signal, or gone."""
+    fields = _stat(key.pid)
+    return fields is None or fields[_STATE_FIELD] in {"T", "t", "Z", "X"}
+
+
+def signal_one(key: ProcessKey, number: signal.Signals) -> None:
+    """Signal exactly this process; nothing happens if it is gone."""
+    fd = open_pidfd(key)
+    if fd is None:
+        return
+    try:
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(fd)
+
+
+def used_mib(keys: Iterable[ProcessKey]) -> int:
+    """Return the memory of these processes in MiB; what several share counts once."""
+    used_kib = 0
+    for key in keys:
+        try:
+            text = (_PROC / str(key.pid) / "smaps_rollup").read_text()
+        except OSError:
+            continue  # gone meanwhile
+        used_kib += sum(int(line.split()[1]) for line in text.splitlines() if line[:4] == "Pss:")
+    return max(1, -(-used_kib // 1024))
 
 
 def memory_mib() -> int:

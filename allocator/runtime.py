@@ -1,8 +1,9 @@
 """The contract between the allocator and whatever runs instances: an engine, or the machine itself.
 
-An instance is created, started, watched and removed. Its address is known once it is started; that
-it listens there is found out by `readiness.py`, not by the runtime. What a runtime started outlives
-the allocator, and `adopt` finds it again; what belongs to another allocator is never touched.
+An instance is created, started, watched, paused, resumed and removed. Its address is known once it
+is started; that it listens there is found out by `readiness.py`, not by the runtime. What a runtime
+started outlives the allocator, and `adopt` finds it again; what belongs to another allocator is
+never touched.
 
 `docker.py` and `process.py` implement it, `testing.py` has one in memory; the same tests hold them
 all to it.
@@ -48,6 +49,7 @@ class Running:
     Attributes:
         address: `host:port`, dialled from this machine.
         spec: what it was started with, less what may be secret.
+        paused: it was paused, and is so still.
     """
 
     id: InstanceId
@@ -56,6 +58,7 @@ class Running:
     author: PeerId
     spec: ServiceSpec
     address: str
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,18 @@ class PostMortem:
 
     Attributes:
         exit_code: None where it cannot be known, as for a process adopted from an earlier run.
+        runtime_stopped: it ended with its runtime, or while that was away, and not by itself.
     """
 
     exit_code: int | None
     oom_killed: bool = False
     log: str = ""
+    runtime_stopped: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words."""
+        if self.runtime_stopped:
+            return "its container engine was stopped or lost"
         if self.oom_killed:
             return "it was killed for using more memory than its MemoryReq"
         if self.exit_code is None:
@@ -161,6 +168,36 @@ class Runtime(Protocol):
         """
         ...
 
+    async def pause(self, instance: InstanceId) -> None:
+        """Freeze a started instance: it uses no CPU, keeps its memory, and answers nobody.
+
+        It is frozen as a whole, or not at all. Nothing happens if it is paused already. Only the
+        caller knows that no request is in flight.
+
+        Raises:
+            Unpausable: the runtime cannot, or the instance is not there; it runs on if it is.
+            RuntimeDown: the runtime does not answer; the instance may be paused.
+        """
+        ...
+
+    async def resume(self, instance: InstanceId) -> None:
+        """Let a paused instance run on; nothing happens if it is not paused.
+
+        Raises:
+            LaunchFailed: the runtime said no, or the instance is not there.
+            RuntimeDown: the runtime does not answer.
+        """
+        ...
+
+    async def memory_mib(self, instance: InstanceId) -> int:
+        """Return what a started instance uses, paused or not, in MiB, at least 1.
+
+        Raises:
+            Unmeasured: it is not there, or the runtime cannot tell.
+            RuntimeDown: the runtime does not answer.
+        """
+        ...
+
     async def exited(self, instance: InstanceId) -> None:
         """Return when a started instance has ended, or is not known."""
         ...
@@ -170,7 +207,7 @@ class Runtime(Protocol):
         ...
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
-        """Stop the instance if it runs and remove every trace; nothing happens if there is none.
+        """Stop the instance, running or paused, and remove every trace, if there is any.
 
         It gets a polite signal and `grace_s` seconds, then it is killed.
 
@@ -180,7 +217,7 @@ class Runtime(Protocol):
         ...
 
     async def adopt(self) -> list[Running]:
-        """Take over the running instances of an earlier run of this allocator; remove its others.
+        """Take over what an earlier run of this allocator left running or paused; remove the rest.
 
         What this runtime knows already is neither returned nor touched.
 

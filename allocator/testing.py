@@ -12,7 +12,7 @@ from typing import Literal
 
 import trio
 
-from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
+from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown, Unmeasured, Unpausable
 from allocator.runtime import (
     Capacity,
     Health,
@@ -32,7 +32,12 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass(slots=True)
 class FakeInstance:
-    """An instance on a fake machine; tests end it with `crash`."""
+    """An instance on a fake machine; tests end it with `crash`.
+
+    Attributes:
+        awake: set while it is not paused.
+        memory_mib: what it is found to use.
+    """
 
     owner: str
     launch: Launch
@@ -40,6 +45,9 @@ class FakeInstance:
     exit_code: int | None = None
     log: str = ""
     started: bool = False
+    paused: bool = False
+    awake: trio.Event = field(default_factory=trio.Event)
+    memory_mib: int = 8
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -60,7 +68,8 @@ class FakeMachine:
         absent: digests of images that are not there.
         pullable: those of them that a pull brings.
         problem: why the runtime is down; empty if it is not.
-        create_s, start_s, pull_s: how long these take, in seconds.
+        unpausable: why no instance can be paused; empty if each can.
+        create_s, start_s, pull_s, pause_s, resume_s, remove_s: how long these take, in seconds.
         listens: whether instances really listen; off, tests run in virtual time.
     """
 
@@ -74,6 +83,10 @@ class FakeMachine:
     create_s: float = 0.0
     start_s: float = 0.0
     pull_s: float = 0.0
+    pause_s: float = 0.0
+    resume_s: float = 0.0
+    remove_s: float = 0.0
+    unpausable: str = ""
     listens: bool = True
 
 
@@ -140,6 +153,7 @@ class FakeRuntime:
         await trio.sleep(self._machine.start_s)
         self._machine.starts.append(found.launch)
         found.started = True
+        found.awake.set()
         found.address = f"{_LOOPBACK}:1"
         command = found.launch.spec.command or ""
         if command.startswith("exit"):
@@ -148,6 +162,35 @@ class FakeRuntime:
         elif command != "hang" and self._machine.listens:
             found.address = await self._machine.nursery.start(_serve, found)
         return found.address
+
+    async def pause(self, instance: InstanceId) -> None:
+        """Let the instance accept connections and answer none."""
+        self._check()
+        found = self._machine.instances.get(instance)
+        if found is None or found.ended.is_set() or self._machine.unpausable:
+            raise Unpausable(self._machine.unpausable or f"{instance} does not run")
+        await trio.sleep(self._machine.pause_s)
+        if not found.paused:
+            found.paused, found.awake = True, trio.Event()
+
+    async def resume(self, instance: InstanceId) -> None:
+        """Let it answer again."""
+        self._check()
+        found = self._machine.instances.get(instance)
+        if found is None or found.ended.is_set():
+            raise LaunchFailed(f"{instance} does not run")
+        await trio.sleep(self._machine.resume_s)
+        found.paused = False
+        found.awake.set()
+
+    async def memory_mib(self, instance: InstanceId) -> int:
+        """Return what the instance is set to use."""
+        self._check()
+        await trio.lowlevel.checkpoint()
+        found = self._machine.instances.get(instance)
+        if found is None or found.ended.is_set():
+            raise Unmeasured(f"{instance} does not run")
+        return found.memory_mib
 
     async def exited(self, instance: InstanceId) -> None:
         """Return when the instance has ended."""
@@ -163,7 +206,7 @@ class FakeRuntime:
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """End and forget the instance."""
         del grace_s
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._machine.remove_s)
         self._check()
         found = self._machine.instances.pop(instance, None)
         if found is not None:
@@ -189,6 +232,7 @@ class FakeRuntime:
                     author=launch.author,
                     spec=launch.spec,
                     address=found.address,
+                    paused=found.paused,
                 )
             )
         return running
@@ -218,6 +262,7 @@ class FakePublisher:
         state: InstanceState,
         address: str,
         concurrency: int,
+        resume_s: float = 0.0,
     ) -> Signed:
         """Return the signed record."""
         self.said.append((instance, state))
@@ -229,6 +274,7 @@ class FakePublisher:
             state=state,
             address=address,
             concurrency=concurrency,
+            resume_s=resume_s,
         )
         return sign_record(self.identity, record)
 
@@ -250,6 +296,7 @@ async def _serve(
         async with stream:
             with trio.move_on_after(5):
                 if await stream.receive_some():
+                    await instance.awake.wait()
                     await stream.send_all(head + body)
 
     with instance.scope:

@@ -13,9 +13,9 @@ import structlog
 from bench.backend import NoEngine
 from bench.client import AnswerFailed
 from bench.envoy import EnvoyMissing
+from bench.errors import NetworkFailed
 from bench.machine import machine, machine_line
 from bench.netlab.errors import LabFailed
-from bench.network import NetworkFailed
 
 
 @dataclass(frozen=True, slots=True)

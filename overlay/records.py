@@ -47,6 +47,9 @@ MAX_COUNTER = 2**63 - 1
 MAX_FUTURE_S = 24 * 3600.0
 """An epoch is the owner's clock at its start; one further ahead would shut its owner out later."""
 
+MAX_RESUME_S = 600.0
+"""As long as the slowest start; whoever says more is not worth asking."""
+
 _KEY_BYTES = 32
 """An X25519 public key; no bytes at all stand for none."""
 
@@ -74,10 +77,14 @@ class Role(StrEnum):
 
 
 class InstanceState(StrEnum):
-    """An instance's state as others need it."""
+    """An instance's state as others need it.
+
+    A paused one must not be dialled: it accepts and never answers. Its allocator resumes it.
+    """
 
     STARTING = "starting"
     READY = "ready"
+    PAUSED = "paused"
     DRAINING = "draining"
 
 
@@ -168,6 +175,8 @@ class InstanceRecord(BaseModel):
     Attributes:
         address: `host:port` that is dialled on the instance's own machine.
         concurrency: requests that it serves at once.
+        resume_s: how long its allocator expects to take until it can be used, in seconds; 0 unless
+            it is paused.
         withdrawn: the instance is gone; this version only says so.
     """
 
@@ -181,6 +190,7 @@ class InstanceRecord(BaseModel):
     state: InstanceState
     address: _Short = ""
     concurrency: int = Field(ge=1, le=MOST)
+    resume_s: float = Field(0.0, ge=0, le=MAX_RESUME_S)
     withdrawn: bool = False
 
 

@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from overlay.names import Digest
 
 DEFAULT_CONCURRENCY = 100
+DEFAULT_IDLE_PAUSE_S = 30.0
 DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
 
 MOST = 2**31
 """Of anything that is counted. Whoever reckons with a number that a peer sent may need a float."""
+
+MOST_KEPT = 1000
+"""Instances of one service that are kept: as many as an owner's records may name."""
 
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
@@ -55,6 +59,9 @@ class ServiceSpec(BaseModel):
         memory_mib: reserved and enforced, in MiB; 0 is no requirement.
         concurrency: requests that one instance serves at once before another is started.
         max_instances: bound over the network, 0 is none.
+        min_instances: kept over the network, asked for or not; 0 is none.
+        min_state: how those are kept: `running`, or `paused` once they are idle.
+        idle_pause_s: seconds without a request after which an instance is paused; 0 is never.
         idle_stop_s: seconds without a request after which an instance is stopped.
         ready_timeout_s: seconds within which a started instance must accept connections.
         idempotent: every request may be sent again after a failure, POST too.
@@ -76,6 +83,9 @@ class ServiceSpec(BaseModel):
     memory_mib: int = Field(0, ge=0, le=MOST)
     concurrency: int = Field(DEFAULT_CONCURRENCY, ge=1, le=MOST)
     max_instances: int = Field(0, ge=0, le=MOST)
+    min_instances: int = Field(0, ge=0, le=MOST_KEPT)
+    min_state: Literal["running", "paused"] = "running"
+    idle_pause_s: float = Field(DEFAULT_IDLE_PAUSE_S, ge=0)
     idle_stop_s: float = Field(DEFAULT_IDLE_STOP_S, gt=0)
     ready_timeout_s: float = Field(DEFAULT_READY_TIMEOUT_S, gt=0, le=600)
     idempotent: bool = False

@@ -14,6 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
 
+from overlay.spec import MOST_KEPT
 from registry.errors import ConfInvalid
 
 MAX_CONF_BYTES = 256 * 1024
@@ -107,6 +108,11 @@ def _check_together(root: "_Place", known: dict[str, Any], spec: dict[str, Any])
             f"at most NetworkHardReq.RTT, which is {hard:g} ms: over the soft limit a nearer "
             "instance is looked for, over the hard one an instance is not used"
         )
+    fewest, most = spec.get("min_instances", 0), spec.get("max_instances", 0)
+    if most and fewest > most:
+        root.at("min_instances").refuse(f"at most max_instances, which is {most}")
+    if known.get("min_state") == "paused" and spec.get("idle_pause_s") == 0:
+        root.at("min_state").refuse('"running" where idle_pause_s is 0, which means never paused')
     if "image" in known and "DockerConf" in known:
         root.at("image").refuse("either image (runs it as it is) or DockerConf (builds one)")
 
@@ -290,6 +296,12 @@ def _cap_drop(place: _Place) -> str:
     return str(place.value)
 
 
+def _min_state(place: _Place) -> str:
+    if place.value not in ("running", "paused"):
+        place.refuse('"running", or "paused" (kept without CPU, resumed when asked for)')
+    return str(place.value)
+
+
 def _path(place: _Place) -> str:
     allowed = 'a path that answers 2xx when the service is ready, such as "/health"'
     value = _text(allowed, 1024)(place)
@@ -325,6 +337,11 @@ _FIELDS: dict[str, _Field[Any]] = {
     "max_instances": _Field(
         _number("how many instances there may be, 0 is no limit", 0, _MOST, whole=True)
     ),
+    "min_instances": _Field(
+        _number(f"how many instances are kept, 0 (none) to {MOST_KEPT}", 0, MOST_KEPT, whole=True)
+    ),
+    "min_state": _Field(_min_state),
+    "idle_pause_s": _Field(_number("seconds, 0 is never", 0, 10**9, whole=False)),
     "idle_stop_s": _Field(_number("seconds over 0", 0.001, 10**9, whole=False)),
     "ready_timeout_s": _Field(_number("seconds over 0, at most 600", 0.001, 600, whole=False)),
     "idempotent": _Field(_flag),
@@ -343,6 +360,9 @@ _SPEC_FIELDS = {
             "env",
             "concurrency",
             "max_instances",
+            "min_instances",
+            "min_state",
+            "idle_pause_s",
             "idle_stop_s",
             "ready_timeout_s",
             "idempotent",

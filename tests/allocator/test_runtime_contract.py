@@ -13,7 +13,7 @@ import trio.testing
 
 from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
-from allocator.errors import LaunchFailed
+from allocator.errors import LaunchFailed, Unmeasured, Unpausable
 from allocator.process import ProcessRuntime
 from allocator.readiness import Outcome, wait_ready
 from allocator.runtime import Launch, Runtime
@@ -259,3 +259,106 @@ async def test_a_usable_runtime_knows_its_machine(lab: Lab) -> None:
     assert capacity.cpu_millicores >= 1000
     assert capacity.memory_mib >= 512
     assert capacity.platform.startswith("linux/")
+
+
+async def answers(address: str) -> bool:
+    with trio.move_on_after(0.3):
+        return bool(await environment_at(address))
+    return False
+
+
+async def test_a_paused_instance_accepts_and_answers_only_when_it_is_resumed(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        wanted, address = await start_serving(runtime, lab.serving)
+        assert await answers(address)
+        await runtime.pause(wanted.id)
+        assert await accepts(address)
+        assert not await answers(address)
+        await runtime.resume(wanted.id)
+        assert (await environment_at(address))["COLOUR"] == "blue green"
+
+
+async def test_pausing_and_resuming_twice_does_nothing_more(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        wanted, address = await start_serving(runtime, lab.serving)
+        await runtime.resume(wanted.id)
+        for _ in range(2):
+            await runtime.pause(wanted.id)
+        for _ in range(2):
+            await runtime.resume(wanted.id)
+        assert await environment_at(address)
+
+
+async def test_a_connection_that_waits_at_a_paused_instance_is_answered_after_it(lab: Lab) -> None:
+    got: list[dict[str, str]] = []
+    async with within(20), lab.open() as runtime:
+        wanted, address = await start_serving(runtime, lab.serving)
+        await runtime.pause(wanted.id)
+
+        async def ask() -> None:
+            got.append(await environment_at(address))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not got
+            await runtime.resume(wanted.id)
+    assert got[0]["COLOUR"] == "blue green"
+
+
+async def test_a_paused_instance_is_removed_like_any_other(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        wanted, address = await start_serving(runtime, lab.serving)
+        await runtime.pause(wanted.id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.exited, wanted.id)
+            await runtime.remove(wanted.id, grace_s=2)
+        assert not await accepts(address)
+        assert await runtime.adopt() == []
+
+
+async def test_what_runs_has_a_measured_memory_paused_or_not(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        wanted, _ = await start_serving(runtime, lab.serving)
+        running = await runtime.memory_mib(wanted.id)
+        await runtime.pause(wanted.id)
+        paused = await runtime.memory_mib(wanted.id)
+        assert 1 <= running < 100
+        assert 1 <= paused < 100
+        await runtime.remove(wanted.id, grace_s=0)
+        with pytest.raises(Unmeasured):
+            await runtime.memory_mib(wanted.id)
+
+
+async def test_what_is_not_there_is_neither_paused_nor_resumed(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        with pytest.raises(Unpausable):
+            await runtime.pause(InstanceId("nothing"))
+        with pytest.raises(LaunchFailed):
+            await runtime.resume(InstanceId("nothing"))
+
+
+async def test_what_has_ended_is_neither_paused_nor_resumed(lab: Lab) -> None:
+    async with within(20), lab.open() as runtime:
+        wanted = launch(lab.exiting)
+        await runtime.create(wanted)
+        await runtime.start(wanted.id)
+        await runtime.exited(wanted.id)
+        with pytest.raises(Unpausable):
+            await runtime.pause(wanted.id)
+        with pytest.raises(LaunchFailed):
+            await runtime.resume(wanted.id)
+
+
+async def test_paused_instances_outlive_their_allocator_and_are_adopted_as_paused(lab: Lab) -> None:
+    async with within(30):
+        async with lab.open() as first:
+            paused, address = await start_serving(first, lab.serving)
+            running, _ = await start_serving(first, lab.serving)
+            await first.pause(paused.id)
+        async with lab.open() as second:
+            found = {f.id: f.paused for f in await second.adopt()}
+            assert found == {paused.id: True, running.id: False}
+            assert not await answers(address)
+            await second.resume(paused.id)
+            assert await environment_at(address)

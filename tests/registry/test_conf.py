@@ -76,6 +76,9 @@ def test_the_optional_fields_go_into_the_spec() -> None:
             "env": {"MODE": "fast"},
             "concurrency": 5,
             "max_instances": 3,
+            "min_instances": 2,
+            "min_state": "paused",
+            "idle_pause_s": 0.5,
             "idle_stop_s": 1.5,
             "ready_timeout_s": 20,
             "idempotent": True,
@@ -87,8 +90,22 @@ def test_the_optional_fields_go_into_the_spec() -> None:
     spec = ServiceSpec(process="true", **parse_conf(text, "c.json").spec)
     assert (spec.port, spec.env, spec.concurrency) == (81, {"MODE": "fast"}, 5)
     assert (spec.max_instances, spec.idle_stop_s, spec.ready_timeout_s) == (3, 1.5, 20)
+    assert (spec.min_instances, spec.min_state, spec.idle_pause_s) == (2, "paused", 0.5)
     assert (spec.idempotent, spec.health) == (True, "/ok")
     assert (spec.read_only, spec.cap_drop_all) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"min_instances": 3, "max_instances": 2}', "at most max_instances, which is 2"),
+        ('{"min_state": "frozen"}', '"running", or "paused"'),
+        ('{"min_state": "paused", "idle_pause_s": 0}', "never paused"),
+    ],
+)
+def test_what_cannot_be_kept_so_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ConfInvalid, match=complaint):
+        parse_conf(text, "c.json")
 
 
 def test_zero_is_no_requirement() -> None:

@@ -42,6 +42,11 @@ class Aggregator:
         self._gathering = threading.Lock()
         self._uploading = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many readings wait for the next upload."""
+        return len(self._filling.readings)
+
     def add(self, sensor: str, value: float) -> dict[str, Any]:
         """Return what the predictor said about the batch that this reading was in.
 
