@@ -48,7 +48,7 @@ def test_every_part_of_a_file_becomes_a_rule(tmp_path: Path) -> None:
     assert rules.quota == Quota(instances=4, starts_per_minute=30)
     assert rules.ceiling == Ceiling(memory_mib=512)
     assert rules.quota_of(ALICE) == Quota(instances=8)
-    assert rules.of(ALICE).runtimes == {"process"}
+    assert rules.of(ALICE).runtimes == frozenset({"process"})
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
