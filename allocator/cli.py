@@ -1,6 +1,7 @@
 """The `allocator` command."""
 
 import functools
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,6 +87,15 @@ def allocator(
         int | None,
         typer.Option(metavar="N", help="Most instances at once.", rich_help_panel=_HERE),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules on who may have what run here; policy.toml beside the settings file is "
+            "taken where there is one.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     allow_any: Annotated[
         bool | None,
         typer.Option(
@@ -118,6 +128,7 @@ def allocator(
             "cpu_millicores": cpu_millicores,
             "memory_mib": memory_mib,
             "max_instances": max_instances,
+            "policy": policy,
             "allow_any": allow_any,
         },
         config,

@@ -36,7 +36,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.readiness import wait_ready
 from allocator.runtime import Running, Runtime
 from overlay.allocation import AllocationRefusal
-from overlay.names import InstanceId, ServiceName
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
@@ -117,7 +117,12 @@ class Instances:
     # allocation
 
     async def allocate(
-        self, given: SignedRevision, exclude: Collection[str] = (), request_id: str = ""
+        self,
+        given: SignedRevision,
+        exclude: Collection[str] = (),
+        request_id: str = "",
+        *,
+        caller: PeerId | None = None,
     ) -> Allocated:
         """Return a ready instance of `given`: one that is there and has room, or a new one.
 
@@ -125,12 +130,13 @@ class Instances:
             given: the revision that the caller knows.
             exclude: ids of instances that it cannot use.
             request_id: of the request that waits, for logs.
+            caller: the peer that asks; None is this machine itself.
 
         Raises:
             AllocatorError: why there is none; its `code` says what the caller may do.
         """
         try:
-            spec = self._checked(given)
+            spec = self._checked(given, caller)
             found = self._with_room(given, exclude)
             if found is not None and found.record is not None:
                 self._metrics.allocated("found")
@@ -158,14 +164,14 @@ class Instances:
         queue_s = max(0.0, flight.begun - begun)
         return Allocated(flight.instance.record, {"queue": queue_s} | flight.phases)
 
-    def _checked(self, given: SignedRevision) -> ServiceSpec:
+    def _checked(self, given: SignedRevision, caller: PeerId | None) -> ServiceSpec:
         revision = given.revision
         _insist(check_revision(given, self._known(revision.name)))
         spec = revision.spec
         if spec is None:
             raise Refused(AllocationRefusal.BAD_REVISION, f"{revision.name} is deleted")
         _insist(check_runnable(spec))
-        _insist(self._policy.decide(given.owner, spec))
+        _insist(self._policy.decide(given.owner, spec, caller))
         return spec
 
     def _with_room(self, given: SignedRevision, exclude: Collection[str]) -> Instance | None:
@@ -199,6 +205,8 @@ class Instances:
             runtime=runtime,
             last_active=now,
         )
+        _insist(self._ledger.room_for(given.owner, spec))
+        _insist(self._policy.pace(given.owner, now))
         _insist(self._ledger.reserve(instance.id, given.owner, spec))
         self._instances[instance.id] = instance
         self._metrics.moved(None, instance.state)

@@ -1,5 +1,6 @@
 """What an allocator can be told beside what every daemon can."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -36,6 +37,10 @@ class AllocatorSettings(NodeSettings):
 
     max_instances_per_owner: int = Field(0, ge=0)
     """Most instances of services of one owner key; 0 is no bound."""
+
+    policy: Path | None = None
+    """The operator's rules: who may have what run here. Without it `policy.toml` in the
+    configuration directory, where there is one."""
 
     allow_any: bool = False
     """In an open network, run everybody's images; in one with a passphrase that is so anyway."""
