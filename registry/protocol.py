@@ -113,7 +113,7 @@ class RegistryProtocol:
         if wait_s:
             raise CallRefused(
                 RegistryRefusal.BUSY,
-                f"this peer asks more than {PEER_RATE:g} times a second; try again in {wait_s:.1f} s",
+                f"this peer asks more than {PEER_RATE:g} times a second; again in {wait_s:.1f} s",
             )
         match request:
             case Get(name=name):

@@ -280,7 +280,12 @@ async def test_a_thousand_made_up_names_cost_a_bounded_number_of_calls_and_nobod
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[str] = []
-    monkeypatch.setattr(subject, "near_names", lambda name, _: compared.append(name) or [])
+
+    def near_names(name: ServiceName, _: list[ServiceName]) -> list[ServiceName]:
+        compared.append(name)
+        return []
+
+    monkeypatch.setattr(subject, "near_names", near_names)
     calls = FakeCalls({PeerId("a"): CallRefused("unknown", "no")})
     async with _live(calls) as (definitions, _):
         ended = await _outcomes(definitions, _names(1000), "mad")

@@ -23,9 +23,14 @@ async def test_a_peer_that_asks_without_end_is_held_back_and_others_are_not(
     monkeypatch.setattr(subject, "PEER_BURST", 50.0)
     monkeypatch.setattr(subject, "PEER_RATE", 0.001)
     compared: list[str] = []
-    monkeypatch.setattr(subject, "near_names", lambda name, _: compared.append(name) or [])
+
+    def near_names(name: ServiceName, _: list[ServiceName]) -> list[ServiceName]:
+        compared.append(name)
+        return []
+
+    monkeypatch.setattr(subject, "near_names", near_names)
     protocol = RegistryProtocol(RegistryMetrics(CollectorRegistry()), lambda _: False)
-    async with open_sqlite(tmp_path / "store.sqlite3") as store:
+    async with open_sqlite(tmp_path / "store.sqlite3", admin=None) as store:
         await store.add(revision())
         feed = Feed(store)
         await nursery.start(feed.run)
