@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import cold, nat, overlay, up, warm
+from bench import cold, flood, nat, overlay, placement, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 from bench.sim import report as sim
@@ -17,6 +17,8 @@ ALL: dict[str, Measure] = {
     "cold": cold.measure,
     "warm": warm.measure,
     "up": up.measure,
+    "placement": placement.measure,
+    "flood": flood.measure,
     "overlay": overlay.measure,
     "nat": nat.measure,
     "sim": sim.measure,

@@ -2,7 +2,8 @@
 //
 // The fastest backend that is still a server: one thread, one epoll, an answer made beforehand. It
 // is what is behind every proxy that the benchmarks compare, so its own cost is the same for all.
-// Requests have no body; the port comes from SERVICE_PORT if it is not given.
+// Requests have no body; the port comes from SERVICE_PORT if it is not given. The field Host-Name
+// says where it runs.
 
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -23,9 +24,12 @@ static size_t reply_size;
 static unsigned char matched[CONNECTIONS];  // bytes of END seen last, by descriptor
 
 static void make_reply(void) {
+    char host[65] = "";
+    gethostname(host, sizeof host - 1);
     int head = snprintf(reply, sizeof reply,
-                        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n",
-                        BODY);
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nHost-Name: %s\r\n"
+                        "Content-Length: %d\r\n\r\n",
+                        host, BODY);
     memset(reply + head, 'x', BODY);
     reply_size = (size_t)head + BODY;
 }

@@ -4,12 +4,15 @@ import hashlib
 import io
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.utils import kwargs_from_env
 
+from bench.client import ask, free_port
 from overlay.names import Digest
 from overlay.spec import Image
 
@@ -45,6 +48,18 @@ def program() -> Path:
         _MADE.mkdir(exist_ok=True)
         subprocess.run(["cc", "-O2", "-static", "-o", made, _SOURCE], check=True)
     return made
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """Run the program for the length of a block; yield its port on loopback once it answers."""
+    port = free_port()
+    with subprocess.Popen([program(), str(port)]) as server:
+        ask(f"http://127.0.0.1:{port}/")
+        try:
+            yield port
+        finally:
+            server.terminate()
 
 
 def image(client: docker.APIClient) -> Image:

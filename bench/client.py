@@ -20,7 +20,9 @@ RETRY_S = 0.001
 ATTEMPT_S = 0.02
 """One attempt; a first packet that is lost while a bridge comes up is repeated only after 1 s."""
 
-_END = b"\r\n\r\n"
+END = b"\r\n\r\n"
+"""Of a head."""
+
 _READ = 64 * 1024
 
 
@@ -81,15 +83,20 @@ def ask(url: str, *, began: float | None = None) -> Answer:
             sock.sendall(request(url))
             data = sock.recv(_READ)
             first_byte_s = time.perf_counter() - began
-            while data and _END not in data:
+            while data and END not in data:
                 more = sock.recv(_READ)
                 data = data + more if more else b""
     except OSError as exc:
         raise AnswerFailed(f"{url}: {exc}") from exc
     if not data:
         raise AnswerFailed(f"{url} closed without an answer")
+    return read_head(data, first_byte_s)
+
+
+def read_head(data: bytes, first_byte_s: float) -> Answer:
+    """Return the answer whose head, and perhaps more, is `data`."""
     status, headers = _head(data)
-    text = "" if status == OK else data.partition(_END)[2].decode("latin-1")
+    text = "" if status == OK else data.partition(END)[2].decode("latin-1")
     return Answer(status, first_byte_s, headers, text)
 
 
@@ -108,6 +115,13 @@ def ask_until_ok(url: str) -> tuple[Answer, int]:
         refused += 1
         time.sleep(REPEAT_S)
     return answer, refused
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on loopback right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
@@ -173,7 +187,7 @@ def _connect(url: str) -> socket.socket:
 
 
 def _head(data: bytes) -> tuple[int, dict[str, str]]:
-    first, *lines = data.partition(_END)[0].decode("latin-1").split("\r\n")
+    first, *lines = data.partition(END)[0].decode("latin-1").split("\r\n")
     fields = (line.partition(":") for line in lines)
     return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in fields}
 
@@ -186,7 +200,7 @@ class _Reader:
 
     def __call__(self, sock: socket.socket) -> None:
         data = sock.recv(_READ)
-        while (end := data.find(_END)) < 0 or len(data) < end + len(_END) + self._body:
+        while (end := data.find(END)) < 0 or len(data) < end + len(END) + self._body:
             more = sock.recv(_READ)
             if not more:
                 raise AnswerFailed("the connection ended within an answer")
@@ -199,13 +213,13 @@ def _first_answer_size(sock: socket.socket, message: bytes, url: str) -> _Reader
     """Ask once, outside of what is measured, to learn how long an answer is."""
     sock.sendall(message)
     data = sock.recv(_READ)
-    while _END not in data:
+    while END not in data:
         more = sock.recv(_READ)
         if not more:
             raise AnswerFailed(f"{url} closed without an answer")
         data += more
     length = int(_head(data)[1].get("content-length", "0"))
-    missing = data.find(_END) + len(_END) + length - len(data)
+    missing = data.find(END) + len(END) + length - len(data)
     while missing > 0:
         missing -= len(sock.recv(_READ))
     return _Reader(length)

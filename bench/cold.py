@@ -32,7 +32,8 @@ from allocator.runtime import Launch
 from bench import backend
 from bench.client import OK, TIMEOUT_S, Answer, AnswerFailed, ask, request
 from bench.command import Report, run
-from bench.network import Network, Registrar, network, open_registrar
+from bench.network import Network, network, open_registrar
+from bench.registrar import Registrar
 from bench.stats import quantile, spread, table
 from overlay.names import InstanceId, PeerId, ServiceName, service_name
 from overlay.spec import ServiceSpec

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -13,9 +14,9 @@ import structlog
 from bench.backend import NoEngine
 from bench.client import AnswerFailed
 from bench.envoy import EnvoyMissing
+from bench.errors import NetworkFailed
 from bench.machine import machine, machine_line
 from bench.netlab.errors import LabFailed
-from bench.network import NetworkFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,28 @@ def measured(measure: Measure, quick: bool) -> Report:
         raise
 
 
-def run(name: str, description: str, measure: Measure) -> None:
-    """Run the benchmark `name` as its command line says; exit with 1 if it cannot be measured."""
+def run(
+    name: str,
+    description: str,
+    measure: Measure,
+    *,
+    runtimes: Mapping[str, Measure] = MappingProxyType({}),
+) -> None:
+    """Run the benchmark `name` as its command line says; exit with 1 if it cannot be measured.
+
+    Args:
+        name: the module's.
+        description: for `--help`.
+        measure: with the runtime that it is meant for, Docker.
+        runtimes: by the name of another runtime, how to measure with that.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="fewer samples, below 50 s")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    if runtimes:
+        parser.add_argument("--runtime", choices=["docker", *runtimes], default="docker")
     options = parser.parse_args()
+    measure = runtimes.get(getattr(options, "runtime", ""), measure)
     about = {"bench": name, "quick": options.quick, "machine": machine()}
     if not options.json:
         print(machine_line())

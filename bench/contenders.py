@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from bench.errors import NetworkFailed
 from bench.netlab.hosts import Host
-from bench.network import NetworkFailed
 
 JOIN_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0

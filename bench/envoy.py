@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.client import AnswerFailed, ask
-from bench.network import free_port
+from bench.client import AnswerFailed, ask, free_port
 
 READY_TIMEOUT_S = 20.0
 

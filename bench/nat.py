@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.command import Report, run
+from bench.errors import NetworkFailed
 from bench.netlab.lab import need_root
-from bench.network import NetworkFailed
 from bench.stats import quantile, spread, table
 
 WAYS = ("direct", "relayed", "punched")

@@ -17,28 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import trio
-
+from bench.client import free_port
+from bench.errors import NetworkFailed
+from bench.registrar import Registrar
 from myxo.status import read_status
-from overlay.errors import MyxoError
-from overlay.identity import load_or_create
-from overlay.names import ServiceName
-from overlay.node import Node, open_node
+from overlay.node import open_node
 from overlay.records import Role
-from overlay.registry_messages import REGISTRY_PROTOCOL, Add, Added
-from overlay.revision import Revision, SignedRevision
 from overlay.settings import NodeSettings, read_joined_network
-from overlay.spec import ServiceSpec
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
-CALL_TIMEOUT_S = 10.0
 _LOG_LINES = 40
 CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-class NetworkFailed(Exception):
-    """The network did not do what was asked of it; what it said is in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,50 +131,6 @@ def _saying_why(running: Network) -> Iterator[None]:
         raise
 
 
-class Registrar:
-    """Adds and deletes services from within the benchmark; made by `open_registrar`."""
-
-    def __init__(self, node: Node, owner_key: Path) -> None:
-        self._node = node
-        self._owner = load_or_create(owner_key)
-        self._numbers: dict[ServiceName, int] = {}
-
-    async def add(self, name: ServiceName, spec: ServiceSpec) -> None:
-        """Add a revision of the service `name`.
-
-        Raises:
-            NetworkFailed: no registry took it.
-        """
-        await self._send(name, spec)
-
-    async def delete(self, name: ServiceName) -> None:
-        """Delete the service `name`; its instances are drained and removed.
-
-        Raises:
-            NetworkFailed: no registry took it.
-        """
-        await self._send(name, None)
-
-    async def _send(self, name: ServiceName, spec: ServiceSpec | None) -> None:
-        number = self._numbers.get(name, 0) + 1
-        revision = Revision(name=name, number=number, spec=spec, created_at=time.time())
-        request = Add(revision=SignedRevision.sign(self._owner, revision).signed)
-        try:
-            registry = await self._registry()
-            await self._node.calls.call(
-                registry, REGISTRY_PROTOCOL, request, Added, timeout_s=CALL_TIMEOUT_S
-            )
-        except (MyxoError, trio.TooSlowError) as exc:
-            raise NetworkFailed(f"the registry did not take {name}: {exc}") from exc
-        self._numbers[name] = number
-
-    async def _registry(self) -> Any:
-        with trio.fail_after(CALL_TIMEOUT_S):
-            while not (peers := self._node.view.peers(Role.REGISTRY)):
-                await self._node.changed()
-        return peers[0].peer_id
-
-
 @asynccontextmanager
 async def open_registrar(running: Network) -> AsyncIterator[Registrar]:
     """Join the network as the machine's own user and yield who adds services to it."""
@@ -197,13 +143,6 @@ async def open_registrar(running: Network) -> AsyncIterator[Registrar]:
     )
     async with open_node(settings, Role.CLIENT) as node:
         yield Registrar(node, running.folder / "config" / "owner.key")
-
-
-def free_port() -> int:
-    """Return a TCP port that is free on loopback right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _environment(folder: Path) -> dict[str, str]:

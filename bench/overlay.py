@@ -23,11 +23,11 @@ from typing import Any
 
 from bench.command import Report, run
 from bench.contenders import Contender, MyxoPeers, Running, SerfAgents, changes, forget_seen
+from bench.errors import NetworkFailed
 from bench.netlab.errors import LabFailed
 from bench.netlab.lab import Lab, open_lab
 from bench.netlab.plan import make_plan
 from bench.netlab.presets import Preset
-from bench.network import NetworkFailed
 from bench.stats import quantile, spread, table
 
 HOSTS = 8

@@ -11,7 +11,6 @@ end it says goodbye, so that nobody has to find out.
 """
 
 import functools
-import os
 import random
 import socket
 import time
@@ -34,7 +33,7 @@ from overlay.distances import serve_distances, serve_pair
 from overlay.errors import AddressTaken, MyxoError, SettingsInvalid, SignatureInvalid
 from overlay.gate import Gate
 from overlay.host import Host, open_host
-from overlay.identity import Identity, load_or_create, public_key_of
+from overlay.identity import Identity, public_key_of
 from overlay.listeners import listen_near, port_of
 from overlay.mesh import Mesh
 from overlay.metrics import (
@@ -45,6 +44,7 @@ from overlay.metrics import (
     serve_metrics,
 )
 from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.node_status import node_status
 from overlay.passphrase import NetworkKeys
 from overlay.probing import Probing, open_membership
 from overlay.reach import Reach
@@ -59,9 +59,10 @@ from overlay.records import (
 from overlay.remembered import Remembered
 from overlay.roster import KeptRoster
 from overlay.sealing import Sealer
-from overlay.settings import NodeSettings, key_path, split_address
+from overlay.settings import NodeSettings, split_address
 from overlay.signed import Signed
 from overlay.spreading import Spreading
+from overlay.state_dir import next_epoch, open_state_dir, own_identity
 from overlay.tls import PeerTls, open_tls
 from overlay.traversal import Traversal
 from overlay.trust import Trust, open_trust
@@ -313,8 +314,8 @@ async def _hold_node(
     """
     _check_bootstraps(settings.bootstraps)
     if role is not Role.CLIENT:
-        _open_state_dir(settings.state_dir)
-    identity = _identity(settings, role, name)
+        open_state_dir(settings.state_dir)
+    identity = own_identity(settings, role, name)
     trust = _trust(settings, role, identity)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
@@ -323,7 +324,7 @@ async def _hold_node(
             _open_host(settings, identity, listens, trust) as (host, sockets),
             trio.open_nursery() as nursery,
         ):
-            epoch = _next_epoch(settings, role, identity.peer_id)
+            epoch = next_epoch(settings, role, identity.peer_id)
             rng = random.Random()  # noqa: S311  (chooses whom to probe, keeps no secret)
             membership = open_membership(identity, epoch, settings.profile, rng)
             membership.observe(role is Role.CLIENT)
@@ -507,72 +508,6 @@ async def _watch(node: Node, connection: ControlConnection) -> None:
         await node.changed()
 
 
-def node_status(node: Node) -> dict[str, Any]:
-    """Return what every daemon can say of itself and its peers, as JSON-ready values."""
-    return {
-        "peer_id": node.peer_id,
-        "role": node.role.value,
-        "host": node.hostname,
-        "network": node.keys.network_id,
-        "open": node.keys.is_open,
-        "trust": node.trust.status(),
-        "control": node.record.control,
-        "addresses": [f"{a}/p2p/{node.peer_id}" for a in node.record.addresses],
-        "metrics_port": node.metrics_port,
-        "pid": os.getpid(),
-        "peers": [
-            {
-                "peer_id": p.peer_id,
-                "role": p.record.role.value,
-                "host": p.record.host,
-                "state": p.state.value,
-                "rtt_s": p.rtt_s,
-                **_distances(node, p.peer_id),
-                "local": p.local,
-                "relayed": node.host.is_relayed(p.peer_id),
-                "room": None if p.record.room is None else p.record.room.model_dump(),
-                "runtimes": list(p.record.runtimes),
-            }
-            for p in node.view.peers()
-        ],
-        "instances": [
-            {
-                "service": i.record.service,
-                "id": i.record.id,
-                "revision": i.record.revision,
-                "state": i.record.state.value,
-                "owner": i.owner,
-                "host": _host_of(node, i.owner),
-                "rtt_s": 0.0 if i.local else i.rtt_s,
-                "in_flight": node.view.in_flight(i),
-            }
-            for i in node.view.all_instances()
-        ],
-    }
-
-
-def _distances(node: Node, peer: PeerId) -> dict[str, float | None]:
-    """Return measurement and estimate side by side, in seconds."""
-    measured = node.view.membership.rtt(peer)
-    guess = node.view.membership.coordinates.estimate(peer)
-    return {
-        "measured_rtt_s": None if measured is None else measured.smoothed_rtt,
-        "estimated_rtt_s": None if guess is None else guess.rtt_s,
-        "estimate_error_s": None if guess is None else guess.error_s,
-    }
-
-
-def _host_of(node: Node, peer: PeerId) -> str:
-    record = node.view.peer(peer)
-    return "" if record is None else record.host
-
-
-def _identity(settings: NodeSettings, role: Role, name: str) -> Identity:
-    if settings.ephemeral or role is Role.CLIENT:
-        return Identity.generate()
-    return load_or_create(settings.keyfile or key_path(settings.state_dir, role, name))
-
-
 def _check_bootstraps(addresses: Iterable[str]) -> None:
     """Refuse what can never be dialled; what does not answer now is tried again and again."""
     for address in addresses:
@@ -580,39 +515,6 @@ def _check_bootstraps(addresses: Iterable[str]) -> None:
             parse_address(address)
         except InvalidAddress as exc:
             raise SettingsInvalid(f"--bootstrap: {exc}") from exc
-
-
-def _open_state_dir(directory: Path) -> None:
-    """Make the state directory for its user alone: keys and definitions are nobody else's."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(exist_ok=True, mode=0o700)
-    except OSError as exc:
-        raise _state_dir_unusable(directory, exc) from exc
-
-
-def _next_epoch(settings: NodeSettings, role: Role, peer: PeerId) -> float:
-    """Return an epoch above every earlier one of this identity, stored before it is used."""
-    if settings.ephemeral or role is Role.CLIENT:
-        return time.time()
-    path = settings.state_dir / "epochs" / peer
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        last = float(path.read_text()) if path.exists() else 0.0
-        epoch = max(time.time(), last + 0.001)
-        written = path.with_suffix(".new")
-        written.write_text(repr(epoch))
-        written.replace(path)
-    except (OSError, ValueError) as exc:
-        raise _state_dir_unusable(settings.state_dir, exc) from exc
-    return epoch
-
-
-def _state_dir_unusable(directory: Path, why: Exception) -> SettingsInvalid:
-    return SettingsInvalid(
-        f"the state directory {directory} cannot be used: {why}; name another with --state-dir or "
-        "MYXO_STATE_DIR"
-    )
 
 
 def _first_record(

@@ -1,6 +1,5 @@
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,23 +10,21 @@ from bench.client import (
     Answer,
     AnswerFailed,
     ask,
+    free_port,
     latencies,
     request,
     requests_per_second,
     server_timing,
 )
 from bench.machine import memory_mib
-from bench.network import free_port
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    port = free_port()
-    with subprocess.Popen([backend.program(), str(port)]) as server:
+    with backend.serving() as port:
         yield f"http://127.0.0.1:{port}/"
-        server.terminate()
 
 
 def test_a_server_that_is_starting_is_asked_until_it_answers(url: str) -> None:

@@ -1,0 +1,5 @@
+"""Why a benchmark could not be measured."""
+
+
+class NetworkFailed(Exception):
+    """The network did not do what was asked of it; what it said is in the message."""
