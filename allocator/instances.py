@@ -465,6 +465,10 @@ class Instances:
             nursery.start_soon(self._leftovers.run)
             nursery.start_soon(self._look_for_surplus)
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # nothing starts from now on
 
     async def _adopt(self, runtime: Runtime) -> bool:
         try:

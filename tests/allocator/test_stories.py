@@ -256,6 +256,10 @@ async def act(story: list[tuple[object, ...]], speed: float, *, impatient: bool)
             assert trio.current_time() - stopped_at <= 5
             nursery.cancel_scope.cancel()
         check_end(lab)
+        if machine.instances:  # an engine that was away kept them; the next allocator takes them
+            async with lab.open():
+                await trio.sleep(0.1)
+        assert not machine.instances
     return truth
 
 
@@ -266,7 +270,6 @@ def check_rest(lab: Lab, truth: Truth) -> None:
 
 
 def check_end(lab: Lab) -> None:
-    assert not lab.machine.instances
     assert lab.ledger.room().model_dump() == {
         "cpu_millicores": LIMITS.cpu_millicores,
         "memory_mib": LIMITS.memory_mib,
