@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -29,7 +29,7 @@ REPORT_S = 0.5
 """How late a proxy reports what it has in flight, as the real one."""
 
 LIMITS = Limits(cpu_millicores=2000, memory_mib=600, instances=5)
-NAMES = ("one", "two", "three")
+NAMES = ("one", "two")
 
 
 @dataclass
@@ -204,6 +204,14 @@ class Teller:
         self.numbers[name] += 1
         self.instances.drain_outdated(ServiceName(name), 1 + self.numbers[name])
 
+    async def until(self, state: str) -> None:
+        """Wait for the moments at which things can go wrong, if they come."""
+        end = trio.current_time() + 8
+        while trio.current_time() < end:
+            if any(i["state"] == state for i in self.instances.status()["own_instances"]):
+                return
+            await trio.sleep(0.04)
+
     async def engine_away(self, seconds: float) -> None:
         self.lab.machine.problem = "no engine answers"
         await trio.sleep(seconds)
@@ -220,7 +228,8 @@ happenings = st.one_of(
     asks,
     asks,
     st.builds(lambda s: ("sleep", s), st.sampled_from([0.01, 0.5, 1.9, 2.0, 2.001, 3.0, 19.0])),
-    st.builds(lambda s: ("sleep", s), st.sampled_from([0.01, 0.5, 1.9, 2.0, 2.001, 3.0, 19.0])),
+    st.builds(lambda s: ("until", s), st.sampled_from(["starting", "pausing", "paused"])),
+    st.builds(lambda s: ("until", s), st.sampled_from(["pausing", "resuming", "draining"])),
     st.builds(lambda n, h: ("stale", h, n), st.integers(0, 4), st.sampled_from([0.1, 3.0])),
     st.builds(lambda n: ("crash", n), st.integers(0, 4)),
     st.builds(lambda n: ("revise", n), st.sampled_from(NAMES)),
@@ -244,10 +253,11 @@ async def act(story: list[tuple[object, ...]], speed: float, *, impatient: bool)
                         nursery.start_soon(teller.ask, *arguments)
                     elif what == "sleep":
                         await trio.sleep(*arguments)  # type: ignore[arg-type]
-                    elif what == "engine_away":
-                        await teller.engine_away(*arguments)  # type: ignore[arg-type]
+                    elif what in {"engine_away", "until"}:
+                        await getattr(teller, str(what))(*arguments)
                     else:
                         getattr(teller, str(what))(*arguments)
+                    check_promises(lab, instances)
                 if not impatient:
                     await trio.sleep(200)
                     check_rest(lab, truth)
@@ -261,6 +271,14 @@ async def act(story: list[tuple[object, ...]], speed: float, *, impatient: bool)
                 await trio.sleep(0.1)
         assert not machine.instances
     return truth
+
+
+def check_promises(lab: Lab, instances: Instances) -> None:
+    """Whatever runs has its promise in the ledger."""
+    rows = instances.status()["own_instances"]
+    running = [i for i in rows if i["state"] in {"starting", "ready", "pausing", "resuming"}]
+    promised = LIMITS.cpu_millicores - lab.ledger.room().cpu_millicores
+    assert sum(i["cpu_millicores"] for i in running) <= promised
 
 
 def check_rest(lab: Lab, truth: Truth) -> None:
@@ -284,7 +302,19 @@ def check_end(lab: Lab) -> None:
         assert not value("myxo_allocator_instances", {"state": state})
 
 
+ASKED_WHILE_FREEZING = [
+    *(("ask", "one", 0.0, False), ("until", "pausing"), ("ask", "one", 5.0, True)),
+    *(("sleep", 3.0), ("sleep", 0.5)),
+]
+SENT_BUT_NOT_REPORTED = [
+    *(("ask", "one", 0.0, True), ("sleep", 2.0), ("ask", "one", 5.0, True)),
+    *(("sleep", 0.01), ("ask", "one", 40.0, True)),
+]
+
+
 @settings(max_examples=150, deadline=None)
+@example(ASKED_WHILE_FREEZING, 1.5, False)
+@example(SENT_BUT_NOT_REPORTED, 0.0, False)
 @given(st.lists(happenings, max_size=25), st.sampled_from([0.0, 0.05, 1.5]), st.booleans())
 def test_no_request_is_cut_nothing_starts_twice_and_everything_ends_in_order(
     story: list[tuple[object, ...]], speed: float, impatient: bool
