@@ -28,7 +28,9 @@ from allocator.admission import (
     check_revision,
     check_runnable,
 )
+from allocator.adoption import adopt_all
 from allocator.crashes import CrashGuard, CrashLoop, RevisionKey
+from allocator.demand import Demand
 from allocator.errors import (
     AllocatorError,
     Exited,
@@ -39,15 +41,15 @@ from allocator.errors import (
     RuntimeDown,
 )
 from allocator.instance import Flight, Instance, Publisher
-from allocator.leftovers import ENGINE_RETRY_S, Leftovers
+from allocator.leftovers import Leftovers
 from allocator.life import Life, ReadyWait
 from allocator.lifecycle import State
 from allocator.metrics import AllocatorMetrics
+from allocator.pool import Pool
 from allocator.readiness import wait_ready
-from allocator.resting import Kept, Running, Why, surplus
-from allocator.runtime import Running as Found
-from allocator.runtime import Runtime
-from allocator.standby import TYPICAL_START_S, Bounds, Resting, Shortage, victims
+from allocator.resting import Why
+from allocator.runtime import Running, Runtime
+from allocator.standby import Bounds
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, ServiceName
@@ -55,9 +57,6 @@ from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
 from overlay.spec import ServiceSpec
-
-SURPLUS_CHECK_S = 1.0
-"""How often it is looked for instances that the load does not need; their peaks are of seconds."""
 
 UNBOUNDED = Bounds(memory_mib=2**31, instances=2**31)
 
@@ -111,7 +110,7 @@ class Instances:
         self._known = known
         self._elsewhere = elsewhere
         self._room_changed = room_changed
-        self._standby = standby
+        self._pauses = standby.instances > 0
         self._crashes = CrashGuard()
         self._instances: dict[InstanceId, Instance] = {}
         self._flights: dict[RevisionKey, Flight] = {}
@@ -126,10 +125,12 @@ class Instances:
             self.use,
             ready=ready,
             room_changed=room_changed,
-            rests=self._bound_standby,
+            rests=self._hold_bounds,
             not_removed=self._leftovers.keep,
             proxy_port=proxy_port,
         )
+        self._demand = Demand(self._instances, self.use)
+        self._pool = Pool(self._instances, ledger, self.use, standby, lambda: self._life.resume_s)
         metrics.standby(ledger.resting_mib)
         metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))
 
@@ -260,19 +261,13 @@ class Instances:
         if instance.state not in {State.PAUSING, State.PAUSED} or instance.unwanted:
             raise InstanceGone(f"the instance {instance.id} is {instance.state}")
         _insist(self._ledger.wake(instance.id, instance.author, instance.spec))
-        self._note_demand(instance)
-        self._make_room(self._ledger.shortage())
+        self._demand.exceeds(instance)
+        self._pool.make_room()
         self._room_changed(self._ledger.room())
         flight = Flight(instance, trio.current_time(), wakes=True)
         instance.flight = self._flights[instance.key] = flight
         instance.notify()
         return flight
-
-    def _note_demand(self, instance: Instance) -> None:
-        """Take in that what is ready of the instance's revision does not suffice."""
-        ready = sum(i.key == instance.key and i.state is State.READY for i in self._all())
-        needed = ready * instance.spec.concurrency + 1
-        self.use.activity(instance).peak.needed(needed, trio.current_time())
 
     def _take_off(self, given: SignedRevision, spec: ServiceSpec, request_id: str) -> Flight:
         """Admit a new instance, or raise; begin its life."""
@@ -295,8 +290,8 @@ class Instances:
             pausable_at=self._pausable_at(),
         )
         _insist(self._ledger.reserve(instance.id, given.owner, spec))
-        self._note_demand(instance)
-        self._make_room(self._ledger.shortage())
+        self._demand.exceeds(instance)
+        self._pool.make_room()
         instance.flight = flight = self._flights[instance.key] = Flight(instance, now)
         log.info(
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
@@ -344,63 +339,6 @@ class Instances:
                 f"{service} has its {spec.max_instances} instances already (max_instances)",
             )
 
-    # standby
-
-    def _bound_standby(self) -> None:
-        """Stop the least valuable of the paused instances that are over this machine's bounds."""
-        self._stop_resting(self._standby.excess(self._pool()), Why.STANDBY_FULL)
-
-    def _make_room(self, shortage: Shortage) -> None:
-        """Give the room of paused instances to what starts; it does not wait until they are gone.
-
-        They are stopped while the new one is created, which is what takes time.
-        """
-        if shortage:
-            self._stop_resting(shortage, Why.ROOM_NEEDED)
-
-    def _stop_resting(self, shortage: Shortage, why: Why) -> None:
-        for victim in victims(self._pool(), shortage):
-            instance = self._instances[victim]
-            instance.unwanted = why
-            self._ledger.release(victim)
-            instance.notify()
-
-    def _pool(self) -> list[Resting]:
-        """Return the paused instances that may go."""
-        now = trio.current_time()
-        return [
-            Resting(
-                id=i.id,
-                since=i.paused_at,
-                memory_mib=i.memory_mib,
-                saved_s=(i.start_s or TYPICAL_START_S) - self._life.resume_s,
-                gap_s=self.use.activity(i).habit.expected_gap_s(now),
-                left_s=i.last_active + i.spec.idle_stop_s - now,
-            )
-            for i in self._all()
-            if i.state is State.PAUSED and i.kept is Kept.NOT and not (i.unwanted or i.wanted)
-        ]
-
-    async def _look_for_surplus(self) -> None:
-        while True:
-            await trio.sleep(SURPLUS_CHECK_S)
-            for key in {i.key for i in self._all() if i.state is State.READY}:
-                self._mark_surplus(key)
-
-    def _mark_surplus(self, key: RevisionKey) -> None:
-        ready = {i.id: i for i in self._all() if i.key == key and i.state is State.READY}
-        if len(ready) < 2:  # noqa: PLR2004
-            return
-        one = next(iter(ready.values()))
-        peak = self.use.activity(one).peak.over(trio.current_time())
-        running = [
-            Running(i.id, i.load, i.started_at, i.kept) for i in ready.values() if not i.unwanted
-        ]
-        spare = surplus(running, one.spec.concurrency, peak)
-        if spare is not None and not ready[spare].surplus:
-            ready[spare].surplus = True
-            ready[spare].notify()
-
     # ends
 
     def drain_outdated(self, service: ServiceName, newest: int | None) -> None:
@@ -426,12 +364,7 @@ class Instances:
         now = trio.current_time()
         return {
             "own_instances": [_shown(i, now) for i in self._all()],
-            "standby": {
-                "instances": sum(i.state is State.PAUSED for i in self._all()),
-                "memory_mib": self._ledger.resting_mib(),
-                "most_instances": self._standby.instances,
-                "most_memory_mib": self._standby.memory_mib,
-            },
+            "standby": self._pool.status(),
             "crash_loops": [asdict(loop) for loop in self._loops()],
             "put_away": [
                 {
@@ -459,34 +392,16 @@ class Instances:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for runtime in self._runtimes.values():
-                if not await self._adopt(runtime):
-                    nursery.start_soon(self._adopt_later, runtime)
+            await nursery.start(adopt_all, self._runtimes.values(), self._adopt)
             nursery.start_soon(self._leftovers.run)
-            nursery.start_soon(self._look_for_surplus)
+            nursery.start_soon(self._demand.run)
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None  # nothing starts from now on
 
-    async def _adopt(self, runtime: Runtime) -> bool:
-        try:
-            found = await runtime.adopt()
-        except RuntimeDown:
-            return False
-        for running in found:
-            self._adopt_one(running, runtime)
-        return True
-
-    async def _adopt_later(self, runtime: Runtime) -> None:
-        """Adopt when an engine that was down at the start has come back."""
-        adopted = False
-        while not adopted:
-            await trio.sleep(ENGINE_RETRY_S)
-            adopted = await self._adopt(runtime)
-
-    def _adopt_one(self, found: Found, runtime: Runtime) -> None:
+    def _adopt(self, found: Running, runtime: Runtime) -> None:
         if found.id in self._instances:
             return
         instance = Instance(
@@ -506,8 +421,11 @@ class Instances:
         adopt = self._life.adopt_paused if found.paused else self._life.adopt
         self._begin(self._nursery_now(), instance, partial(adopt, instance))
 
+    def _hold_bounds(self) -> None:
+        self._pool.hold_bounds()
+
     def _pausable_at(self) -> float:
-        return 0.0 if self._standby.instances else inf
+        return 0.0 if self._pauses else inf
 
     def _nursery_now(self) -> trio.Nursery:
         if self._nursery is None:

@@ -367,3 +367,19 @@ async def test_what_is_not_http_is_answered_and_ends_one_connection_only(lab: La
         await caller.line()
         await caller.ask(instance)
         assert (await caller.answer())[0] == 200
+
+
+async def test_a_request_that_comes_to_a_paused_instance_wakes_it(lab: Lab) -> None:
+    spec = SPEC.model_copy(update={"idle_pause_s": 0.01})
+    given = SignedRevision.sign(OWNER, Revision(name=ServiceName("rests"), number=1, spec=spec))
+    with trio.fail_after(10):
+        await lab.instances.allocate(given)
+        ((instance, found),) = lab.machine.instances.items()
+        async with lab.call() as caller:
+            await caller.line()
+            while not found.paused:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            await caller.ask(instance)
+            status, _, body = await caller.answer()
+    assert status == 200
+    assert "SERVICE_PORT" in body

@@ -1,6 +1,7 @@
 """Instances that rest, on a fake machine in virtual time."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -35,7 +36,7 @@ async def lab() -> AsyncIterator[Lab]:
         yield Lab(machine)
 
 
-def resting(name: str = HELLO, **fields: object) -> SignedRevision:
+def resting(name: str = HELLO, **fields: Any) -> SignedRevision:
     return revision(name=name, **(RESTING | fields))
 
 

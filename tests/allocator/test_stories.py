@@ -8,6 +8,7 @@ change, crashes, an engine that goes away. What must never happen is checked by 
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import trio
 import trio.testing
@@ -237,7 +238,7 @@ happenings = st.one_of(
 )
 
 
-async def act(story: list[tuple[object, ...]], speed: float, *, impatient: bool) -> Truth:
+async def act(story: list[tuple[Any, ...]], speed: float, *, impatient: bool) -> Truth:
     truth = Truth()
     async with open_fake_machine(listens=False) as machine:
         machine.create_s = machine.start_s = machine.pause_s = machine.resume_s = speed
@@ -252,7 +253,7 @@ async def act(story: list[tuple[object, ...]], speed: float, *, impatient: bool)
                     if what == "ask":
                         nursery.start_soon(teller.ask, *arguments)
                     elif what == "sleep":
-                        await trio.sleep(*arguments)  # type: ignore[arg-type]
+                        await trio.sleep(*arguments)
                     elif what in {"engine_away", "until"}:
                         await getattr(teller, str(what))(*arguments)
                     else:
@@ -317,7 +318,7 @@ SENT_BUT_NOT_REPORTED = [
 @example(SENT_BUT_NOT_REPORTED, 0.0, False)
 @given(st.lists(happenings, max_size=25), st.sampled_from([0.0, 0.05, 1.5]), st.booleans())
 def test_no_request_is_cut_nothing_starts_twice_and_everything_ends_in_order(
-    story: list[tuple[object, ...]], speed: float, impatient: bool
+    story: list[tuple[Any, ...]], speed: float, impatient: bool
 ) -> None:
     truth = trio.run(
         partial(act, story, speed, impatient=impatient),
