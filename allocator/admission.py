@@ -8,19 +8,19 @@ A paused instance gives its promise back, and keeps the memory that it was measu
 memory counts as room all the same, because the instance goes when the room is needed (`shortage`
 says how much then), except where the network keeps it.
 
-Who may run what: images of any member in a network with a passphrase, because members trust each
-other with their machines up to the container's limits; in an open network only images of allowed
-keys, unless the operator opens that too. A `--process` service runs with the machine's own user's
-rights, so only allowed keys may start one anywhere.
+Who may run what at all is decided in `policy.py`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 
+from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, within
 from allocator.runtime import Capacity
 from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId
+from overlay.pacing import Buckets
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -76,9 +76,15 @@ class Rest:
 
 @dataclass(slots=True)
 class Ledger:
-    """Every promise that was made and not taken back, and what paused instances hold."""
+    """Every promise that was made and not taken back, and what paused instances hold.
+
+    Attributes:
+        limits: what there is to promise.
+        quota: how much of it one owner may have.
+    """
 
     limits: Limits
+    quota: Callable[[PeerId], Quota] = lambda _: Quota()
     _reservations: dict[InstanceId, Reservation] = field(default_factory=dict)
     _rests: dict[InstanceId, Rest] = field(default_factory=dict)
 
@@ -107,11 +113,20 @@ class Ledger:
     def room_for(self, author: PeerId, spec: ServiceSpec) -> Decision:
         """Return whether `reserve` would find room."""
         room = self.room()
-        mine = sum(r.author == author for r in self._reservations.values())
+        mine = [r for r in self._reservations.values() if r.author == author]
         if room.instances < 1:
             return _no_room(f"{self.limits.instances} instances run here, which is the most")
-        if 0 < self.limits.instances_per_author <= mine:
-            return _no_room(f"{mine} instances of this owner run here, which is the most")
+        if 0 < self.limits.instances_per_author <= len(mine):
+            return _no_room(f"{len(mine)} instances of this owner run here, which is the most")
+        verdict = within(
+            self.quota(author),
+            instances=len(mine),
+            cpu=sum(r.cpu_millicores for r in mine),
+            memory_mib=sum(r.memory_mib for r in mine),
+            spec=spec,
+        )
+        if not verdict.allowed:
+            return _no_room(str(verdict))
         if spec.cpu_millicores > room.cpu_millicores:
             return _no_room(
                 f"CpuReq is {spec.cpu_millicores} millicores, {room.cpu_millicores} of "
@@ -168,28 +183,43 @@ class Policy:
         allow_any: in an open network, run everybody's images all the same.
         allowed: the owner keys that may do everything; read at each use, so that a change counts
             at once.
+        rules: the operator's rules, likewise.
+        starts: of each owner within the last minute.
     """
 
     open_network: bool
     allow_any: bool
     allowed: Callable[[], frozenset[PeerId]]
+    rules: Callable[[], Rules] = lambda: NO_RULES
+    starts: Buckets[PeerId] = field(default_factory=Buckets)
 
-    def decide(self, author: PeerId, spec: ServiceSpec) -> Decision:
-        """Return whether this owner's service may run here."""
-        if spec.runtime == "docker" and (not self.open_network or self.allow_any):
+    def decide(self, author: PeerId, spec: ServiceSpec, peer: PeerId | None = None) -> Decision:
+        """Return whether this owner's service may run here when `peer` asks for it."""
+        ground = Ground(self.open_network, self.allow_any, self.allowed())
+        verdict = decide(self.rules(), ground, owner=author, spec=spec, peer=peer)
+        if verdict.allowed:
             return Admitted()
-        if author in self.allowed():
+        return Refusal(AllocationRefusal.NOT_ALLOWED, str(verdict))
+
+    def quota(self, author: PeerId) -> Quota:
+        """Return how much of this machine an owner may have."""
+        return self.rules().quota_of(author)
+
+    def pace(self, author: PeerId, now: float) -> Decision:
+        """Count a start, or say that this owner had as many as it may within a minute.
+
+        Args:
+            author: whose service it is.
+            now: in seconds, on any clock that does not go back.
+        """
+        most = self.rules().quota_of(author).starts_per_minute
+        if most is None:
             return Admitted()
-        what = (
-            "runs a command with the rights of this machine's user"
-            if spec.runtime == "process"
-            else "is offered in an open network"
-        )
-        return Refusal(
-            AllocationRefusal.NOT_ALLOWED,
-            f"the service {what} and its owner {author} is not allowed to do that here; "
-            f"the operator can: myxo allow {author}",
-        )
+        wait_s = self.starts.take(author, now, rate=most / 60, burst=most)
+        if not wait_s:
+            return Admitted()
+        why = f"its owner may have {most} starts a minute; the next one in {ceil(wait_s)} s"
+        return Refusal(AllocationRefusal.BUSY, str(Verdict("limits.starts_per_minute", why)))
 
 
 def check_revision(given: SignedRevision, known: SignedRevision | None) -> Decision:

@@ -1,6 +1,7 @@
 """The `allocator` command."""
 
 import functools
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -100,6 +101,15 @@ def allocator(
             rich_help_panel=_HERE,
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules on who may have what run here; policy.toml beside the settings file is "
+            "taken where there is one.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     allow_any: Annotated[
         bool | None,
         typer.Option(
@@ -134,6 +144,7 @@ def allocator(
             "max_instances": max_instances,
             "standby_instances": standby_instances,
             "standby_memory_mib": standby_memory_mib,
+            "policy": policy,
             "allow_any": allow_any,
         },
         config,

@@ -52,7 +52,7 @@ from allocator.runtime import Running, Runtime
 from allocator.standby import Bounds
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
-from overlay.names import InstanceId, ServiceName
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
@@ -141,7 +141,12 @@ class Instances:
     # allocation
 
     async def allocate(
-        self, given: SignedRevision, exclude: Collection[str] = (), request_id: str = ""
+        self,
+        given: SignedRevision,
+        exclude: Collection[str] = (),
+        request_id: str = "",
+        *,
+        caller: PeerId | None = None,
     ) -> Allocated:
         """Return a ready instance of `given`: one that is there and has room, or a new one.
 
@@ -149,12 +154,13 @@ class Instances:
             given: the revision that the caller knows.
             exclude: ids of instances that it cannot use.
             request_id: of the request that waits, for logs.
+            caller: the peer that asks; None is this machine itself.
 
         Raises:
             AllocatorError: why there is none; its `code` says what the caller may do.
         """
         try:
-            spec = self._checked(given)
+            spec = self._checked(given, caller)
             found = self._with_room(given, exclude)
             if found is not None and found.record is not None:
                 self._metrics.allocated("found")
@@ -214,14 +220,14 @@ class Instances:
             raise LaunchFailed("the instance ended before it could be used")
         return flight.instance.record
 
-    def _checked(self, given: SignedRevision) -> ServiceSpec:
+    def _checked(self, given: SignedRevision, caller: PeerId | None) -> ServiceSpec:
         revision = given.revision
         _insist(check_revision(given, self._known(revision.name)))
         spec = revision.spec
         if spec is None:
             raise Refused(AllocationRefusal.BAD_REVISION, f"{revision.name} is deleted")
         _insist(check_runnable(spec))
-        _insist(self._policy.decide(given.owner, spec))
+        _insist(self._policy.decide(given.owner, spec, caller))
         return spec
 
     def _with_room(self, given: SignedRevision, exclude: Collection[str]) -> Instance | None:
@@ -289,6 +295,8 @@ class Instances:
             last_active=now,
             pausable_at=self._pausable_at(),
         )
+        _insist(self._ledger.room_for(given.owner, spec))
+        _insist(self._policy.pace(given.owner, now))
         _insist(self._ledger.reserve(instance.id, given.owner, spec))
         self._demand.exceeds(instance)
         self._pool.make_room()

@@ -22,6 +22,7 @@ from allocator.gateway import Gateway
 from allocator.instances import Instances
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
+from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.settings import AllocatorSettings
@@ -65,8 +66,10 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
 
     Raises:
         AddressTaken: the gateway's port is in use; says by whom.
+        SettingsInvalid: the policy file cannot be used.
         RuntimeDown: Docker was asked for and does not answer.
     """
+    policy = PolicyFile(settings.policy)
     host, port = split_address(settings.gateway_listen_addr, "0.0.0.0")  # noqa: S104
     exact = "gateway_listen_addr" in settings.model_fields_set
     listener = await listen_near(host, port, what="the gateway", exact=exact)
@@ -77,7 +80,7 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
         gateways = settings.gateway_announce or tuple(
             host_port(h, port_of(listener)) for h in advertised_hosts(host)
         )
-        daemon = _Daemon(settings, node, runtimes, gateways)
+        daemon = _Daemon(settings, node, runtimes, gateways, policy)
         async with trio.open_nursery() as nursery:
             await daemon.start(nursery, listener)
             if ready is not None:
@@ -130,6 +133,7 @@ class _Daemon:
     node: Node
     runtimes: Mapping[str, Runtime]
     gateways: Sequence[str]
+    policy: PolicyFile
     definitions: Definitions = field(init=False)
     instances: Instances = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
@@ -141,10 +145,16 @@ class _Daemon:
         self.definitions = Definitions(node, settings.state_dir)
         self.metrics = AllocatorMetrics(node.metrics)
         self.limits = _limits(settings, self._capacity())
+        policy = Policy(
+            node.keys.is_open,
+            settings.allow_any,
+            lambda: allowed_keys(settings.admin),
+            self.policy.rules,
+        )
         self.instances = Instances(
             self.runtimes,
-            Ledger(self.limits),
-            Policy(node.keys.is_open, settings.allow_any, lambda: allowed_keys(settings.admin)),
+            Ledger(self.limits, policy.quota),
+            policy,
             node,
             self.metrics,
             standby=Bounds(
@@ -196,7 +206,9 @@ class _Daemon:
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         await self._learn(given.revision)
         try:
-            allocated = await self.instances.allocate(given, request.exclude, request.request_id)
+            allocated = await self.instances.allocate(
+                given, request.exclude, request.request_id, caller=peer
+            )
         except AllocatorError as exc:
             details = {"log": exc.log} if exc.log else {}
             raise CallRefused(exc.code, str(exc), details) from exc
@@ -292,6 +304,7 @@ class _Daemon:
                 }
                 for name, runtime in self.runtimes.items()
             ],
+            "policy": self.policy.status(),
             "room": room.model_dump(),
             "capacity": {
                 "cpu_millicores": self.limits.cpu_millicores,

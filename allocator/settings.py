@@ -1,5 +1,6 @@
 """What an allocator can be told beside what every daemon can."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -43,6 +44,10 @@ class AllocatorSettings(NodeSettings):
     standby_memory_mib: int = Field(0, ge=0)
     """MiB that they may hold; 0 is a quarter of what instances may reserve. The least valuable go
     first, and any that is in a start's way."""
+
+    policy: Path | None = None
+    """The operator's rules: who may have what run here. Without it `policy.toml` in the
+    configuration directory, where there is one."""
 
     allow_any: bool = False
     """In an open network, run everybody's images; in one with a passphrase that is so anyway."""

@@ -61,6 +61,7 @@ def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
         *_standby(daemons),
         *_crash_loops(daemons),
         *_put_away(daemons),
+        *_policies(daemons),
         *_limits(daemons),
     ]
 
@@ -206,6 +207,15 @@ def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
             elif runtime["unenforced"]:
                 names = ", ".join(runtime["unenforced"])
                 _add(table, d["host"], runtime["name"], f"not enforced: {names}")
+    return [table] if table.row_count else []
+
+
+def _policies(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which policy files of this machine are not in force as they are."""
+    table = _table("The policy file cannot be used", ("host", ""))
+    for d in daemons:
+        if problem := d.get("policy", {}).get("problem"):
+            _add(table, d["host"], problem)
     return [table] if table.row_count else []
 
 

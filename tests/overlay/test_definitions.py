@@ -169,7 +169,7 @@ class FakeNode:
     calls: Any
     registries: list[str]
     peer_id: PeerId = ME
-    keys: NetworkKeys = field(default=NetworkKeys(None, b"", "net", "net", b""))
+    keys: NetworkKeys = field(default=NetworkKeys(None, b"", "net", "net", b"", b""))
 
     @property
     def view(self) -> "FakeNode":
@@ -274,7 +274,9 @@ async def test_the_replica_is_on_disk_for_the_next_start(tmp_path: Path) -> None
     again = Definitions(node, tmp_path)
     assert again.get(HELLO) == _revision()
     assert sorted(again.names()) == ["hello", "other"]
-    other_network = FakeNode(node.calls, [], keys=NetworkKeys(None, b"", "other", "other", b""))
+    other_network = FakeNode(
+        node.calls, [], keys=NetworkKeys(None, b"", "other", "other", b"", b"")
+    )
     assert Definitions(other_network, tmp_path).names() == []
 
 
