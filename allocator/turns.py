@@ -11,6 +11,9 @@ from allocator.queue import StartQueue, Ticket
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId
 
+PARALLEL_STARTS_PER_CORE = 2
+"""A start waits for the kernel and the disk for half of its time."""
+
 MAX_WAIT_S = 30.0
 """Another machine, or another try, is better than waiting longer."""
 
