@@ -96,6 +96,14 @@ def allocator(
             rich_help_panel=_HERE,
         ),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What services can ask for of the machine; may be repeated.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     allow_any: Annotated[
         bool | None,
         typer.Option(
@@ -129,6 +137,7 @@ def allocator(
             "memory_mib": memory_mib,
             "max_instances": max_instances,
             "policy": policy,
+            "labels": label,
             "allow_any": allow_any,
         },
         config,

@@ -27,6 +27,7 @@ from overlay.names import InstanceId, PeerId
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
+from proxy.caller import Caller
 from proxy.errors import (
     DefinitionUnavailable,
     NothingFeasible,
@@ -36,9 +37,10 @@ from proxy.errors import (
     UpstreamLost,
     UpstreamTooSlow,
 )
+from proxy.limits import RttLimits, limits_of
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
-from proxy.selection import feasible, has_room, pick
+from proxy.selection import feasible, pick, preferred
 from proxy.starting import Starter
 from proxy.timing import Timing
 from proxy.upstreams import Upstreams
@@ -100,7 +102,11 @@ class Forwarder:
         self._random = random
 
     async def forward(
-        self, client: ServerConnection, head: RequestHead, routed: Callable[[Route], None]
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        routed: Callable[[Route], None],
+        caller: Caller | None = None,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
@@ -108,6 +114,7 @@ class Forwarder:
             client: whose request it is.
             head: the request.
             routed: told the route as soon as it is known, for metrics.
+            caller: the instance that asks, where it is known; it is told to nobody.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
@@ -118,7 +125,8 @@ class Forwarder:
         revision, spec = await self._resolve(route)
         routed(route)
         timing.mark("lookup")
-        return await _Attempts(self, client, head, route, revision, spec, timing).run()
+        attempts = _Attempts(self, client, head, route, revision, spec, timing, caller)
+        return await attempts.run()
 
     async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
@@ -149,29 +157,35 @@ class Forwarder:
             raise ServiceUnknown(route.service, ())
         return revision, spec
 
+    def limits(self, spec: ServiceSpec, caller: Caller | None) -> RttLimits:
+        """Return what binds a request of `caller` for a service."""
+        known = None if caller is None else self._definitions.get(caller.service)
+        return limits_of(spec, None if known is None else known.revision.spec)
+
     def select(
-        self, revision: SignedRevision, spec: ServiceSpec, *, full_too: bool
+        self, revision: SignedRevision, limits: RttLimits, *, full_too: bool
     ) -> InstanceView | None:
         """Return the instance to use now; one at its concurrency only if `full_too`."""
         instances = self._view.instances(revision.revision.name)
         usable = feasible(
             self._upstreams.candidates(instances, trio.current_time()),
             revision=revision.revision.number,
-            hard_rtt_s=spec.hard_rtt_s,
+            limits=limits,
         )
-        candidates = [c for c in usable if has_room(c)] or (usable if full_too else [])
+        candidates = preferred(usable, limits) or (usable if full_too else [])
         chosen = pick(candidates, self._random)
         return None if chosen is None else chosen.instance
 
     async def start(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         exclude: frozenset[tuple[PeerId, InstanceId]],
         timing: Timing,
     ) -> InstanceView | None:
         """Have an instance started and return it; None if it is gone again already."""
         started = await self._starter.start(
-            revision, exclude=exclude, request_id=os.urandom(8).hex()
+            revision, limits, exclude=exclude, request_id=os.urandom(8).hex()
         )
         timing.add(started.phases)
         wanted = started.owner, started.instance
@@ -257,7 +271,10 @@ class _Attempts:
         revision: SignedRevision,
         spec: ServiceSpec,
         timing: Timing,
+        caller: Caller | None,
     ) -> None:
+        self._caller = caller
+        self._limits = forwarder.limits(spec, caller)
         self._forwarder = forwarder
         self._client = client
         self._head = head
@@ -296,11 +313,11 @@ class _Attempts:
     async def _instance(self) -> InstanceView:
         """Return an instance to try: one with room, else a new one, else a full one."""
         select = self._forwarder.select
-        chosen = select(self._revision, self._spec, full_too=self._starts >= MAX_STARTS)
+        chosen = select(self._revision, self._limits, full_too=self._starts >= MAX_STARTS)
         self._timing.mark("select")
         if chosen is not None:
             return chosen
-        full = select(self._revision, self._spec, full_too=True)
+        full = select(self._revision, self._limits, full_too=True)
         try:
             started = None if self._starts >= MAX_STARTS else await self._start()
         except RequestRefused:
@@ -315,13 +332,14 @@ class _Attempts:
         self._starts += 1
         start, excluded = self._forwarder.start, frozenset(self._excluded)
         try:
-            return await start(self._revision, excluded, self._timing)
+            return await start(self._revision, self._limits, excluded, self._timing)
         except RevisionOutdated:
             news = await self._forwarder.newer(self._revision)
             if news is None:
                 raise
         self._revision, self._spec = news
-        return await start(self._revision, excluded, self._timing)
+        self._limits = self._forwarder.limits(self._spec, self._caller)
+        return await start(self._revision, self._limits, excluded, self._timing)
 
     def _give_up_on(self, instance: InstanceView) -> None:
         self._excluded.add(instance.key)

@@ -30,8 +30,10 @@ from overlay.spec import ServiceSpec
 from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
+from proxy.caller import Caller
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.limits import RttLimits
 from proxy.roads import Roads
 from proxy.starting import Started, Starter
 from proxy.testing import PlayedAllocator, played_allocator
@@ -79,11 +81,12 @@ class ScriptedStarter(Starter):
     async def start(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         *,
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
     ) -> Started:
-        del request_id
+        del request_id, limits
         await trio.lowlevel.checkpoint()
         self.calls.append(exclude)
         if not self.script:
@@ -104,6 +107,7 @@ class Ground:
     starter: ScriptedStarter
     upstreams: Upstreams
     client: Wire
+    caller: Caller | None = None
     counter: int = 0
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -187,13 +191,15 @@ def answer(body: bytes, *fields: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def serve_client(forwarder: Forwarder, stream: trio.SocketStream) -> None:
+async def serve_client(
+    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None)
+                await forwarder.forward(client, head, lambda _: None, caller())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -248,11 +254,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream)
+                await serve_client(forwarder, stream, lambda: made.caller)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             stream = await trio.open_tcp_stream(*listener.socket.getsockname())
-            yield Ground(
+            made = Ground(
                 nursery,
                 view,
                 allocator,
@@ -263,6 +269,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 upstreams,
                 Wire(stream),
             )
+            yield made
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await stream.aclose()
@@ -481,6 +488,24 @@ async def test_without_a_registry_an_unknown_name_is_503(ground: Ground) -> None
     ground.definitions.reachable = False
     assert (await ground.get("/helo"))[0] == 503
     await ground.run_instance("i1")
+    assert (await ground.get())[0] == 200
+
+
+async def test_a_services_own_hard_limit_binds_what_it_sends(ground: Ground) -> None:
+    async def serve(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await wire.send(answer(b"far"))
+
+    await open_gateway(ground, serve)  # another machine, whose distance is not known
+    ground.publish("far", "", owner=THERE)
+    strict = ServiceSpec(process="serve", hard_rtt_ms=1)
+    ground.definitions.define(strict, "strict")
+    ground.definitions.define(ServiceSpec(process="serve"), "easy")
+    for name, status in (("easy", 200), ("strict", 503)):
+        ground.caller = Caller(ServiceName(name), InstanceId("i"))
+        assert (await ground.get())[0] == status
+    ground.caller = None
     assert (await ground.get())[0] == 200
 
 
