@@ -34,7 +34,7 @@ from overlay.allocation import (
     AllocationRefusal,
 )
 from overlay.calls import CallRefused, serve_calls
-from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.labels import parse_labels
@@ -200,7 +200,7 @@ class _Daemon:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        await self._learn(given.revision)
+        await self._learn(given.revision, peer)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
             raise CallRefused(unmet.code, unmet.text)
@@ -213,19 +213,22 @@ class _Daemon:
             raise CallRefused(exc.code, str(exc), details) from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
 
-    async def _learn(self, given: Revision) -> None:
+    async def _learn(self, given: Revision, peer: PeerId) -> None:
         """Ask a registry about a name that is new here, so that nobody can take another's.
 
         Raises:
-            CallRefused: there is no such service; whoever kept a deleted one's revision shows it.
+            CallRefused: there is no such service, and whoever kept a deleted one's revision shows
+                it; or this peer shows too many that nobody knows.
         """
         if self.definitions.get(given.name) is not None:
             return
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                await self.definitions.resolve(given.name)
+                await self.definitions.resolve(given.name, peer, ask_again=True)
             except UnknownService as exc:
                 raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
+            except LookupsBusy as exc:
+                raise CallRefused(AllocationRefusal.BUSY, str(exc)) from exc
             except RegistryUnreachable as exc:
                 log.info("definition.unknown", service=given.name, error=str(exc))
 
@@ -244,10 +247,10 @@ class _Daemon:
     async def _drain_if_deleted(self, service: ServiceName) -> None:
         """Drain a service that a registry does not know; ours may only not be here yet."""
         try:
-            await self.definitions.resolve(service)
+            await self.definitions.resolve(service, ask_again=True)
         except UnknownService:
             self.instances.drain_outdated(service, None)
-        except RegistryUnreachable as exc:
+        except (RegistryUnreachable, LookupsBusy) as exc:
             log.info("definition.unknown", service=service, error=str(exc))
 
     async def _follow_health(self, runtime: Runtime) -> None:
