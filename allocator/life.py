@@ -401,7 +401,10 @@ class Life:
         instance.unwanted = str(error)
         self._withdraw(instance)
         self._advance(instance, Event.FAIL)
-        if not isinstance(error, RuntimeDown | Refused):
+        if isinstance(error, Refused):  # it had no turn; a flood of those must not fill the log
+            log.debug("instance.not_started", service=instance.service, error=str(error))
+            return
+        if not isinstance(error, RuntimeDown):
             self._metrics.crashed()
             self._crashes.failed(instance.key, trio.current_time(), str(error))
         log.warning("instance.failed", service=instance.service, id=instance.id, error=str(error))

@@ -47,16 +47,15 @@ async def test_another_owners_start_waits_for_one_turn_and_not_for_a_flood(
     lab.limits = Limits(4000, 4096, 200)
     mad = Identity.generate()
     lab.parallel_starts = 2
-    async with lab.open() as instances:
-        async with trio.open_nursery() as nursery:
-            for n in range(100):
-                nursery.start_soon(outcome_of, instances, revision(name=f"mad-{n}", owner=mad))
-            await trio.testing.wait_all_tasks_blocked()
-            begun = trio.current_time()
-            await instances.allocate(revision())
-            assert trio.current_time() - begun < 2.1
-            assert len(lab.machine.starts) <= 6
-            nursery.cancel_scope.cancel()
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        for n in range(100):
+            nursery.start_soon(outcome_of, instances, revision(name=f"mad-{n}", owner=mad))
+        await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
+        await instances.allocate(revision())
+        assert trio.current_time() - begun < 2.1
+        assert len(lab.machine.starts) <= 6
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_has_not_begun_is_dropped_when_nobody_waits_and_what_has_goes_on(
@@ -70,8 +69,8 @@ async def test_what_has_not_begun_is_dropped_when_nobody_waits_and_what_has_goes
                 for n in range(5):
                     nursery.start_soon(instances.allocate, revision(name=f"s{n}"))
         await trio.sleep(10)
-        assert [launch.service for launch in lab.machine.starts] == [instances.status()[0]["service"]]
-        assert len(instances.status()) == 1
+        assert {launch.service for launch in lab.machine.starts} == instances.services()
+        assert len(lab.machine.starts) == 1
         assert instances.room().instances == 9
 
 
@@ -97,7 +96,7 @@ async def test_what_the_operators_rules_forbid_is_refused_with_the_rule(
 ) -> None:
     lab.rules = Rules(quota=Quota(starts_per_minute=1), peers=Listed(deny=("mad",)))
     async with lab.open() as instances:
-        with pytest.raises(Refused, match='policy: peers.deny "mad"'):
+        with pytest.raises(Refused, match=r'policy: peers\.deny "mad"'):
             await instances.allocate(revision(), caller=PeerId("mad"))
         await instances.allocate(revision(), caller=PeerId("sane"))
         error = await refused_with(instances, revision(name="other"))
