@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import trio
 
-from allocator.admission import Ledger, Limits, Policy
+from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
 from allocator.containers import BRIDGE, Ownership
 from allocator.docker import DockerRuntime
@@ -39,6 +39,7 @@ from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
+from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
@@ -210,6 +211,9 @@ class _Daemon:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         await self._learn(given.revision, peer)
+        unmet = check_constraints(given.revision.spec, self.node.record.called)
+        if isinstance(unmet, Refusal):
+            raise CallRefused(unmet.code, unmet.text)
         try:
             allocated = await self.instances.allocate(
                 given, request.exclude, request.request_id, caller=peer
@@ -278,6 +282,7 @@ class _Daemon:
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
             images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            labels=parse_labels(self.settings.labels),
         )
 
     def _capacity(self) -> Capacity:
