@@ -20,6 +20,7 @@ from allocator.docker import DockerRuntime
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
 from allocator.instances import Instances
+from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.policy_file import PolicyFile
@@ -44,7 +45,7 @@ from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
-from overlay.records import Role
+from overlay.records import PeerRecord, Role
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
 
@@ -193,6 +194,10 @@ class _Daemon:
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
+        keeper = Keeper(
+            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
+        )
+        nursery.start_soon(keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -296,6 +301,10 @@ class _Daemon:
 
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
+
+    def _allocators(self) -> dict[PeerId, PeerRecord]:
+        others = self.node.view.peers(Role.ALLOCATOR)
+        return {self.node.peer_id: self.node.record} | {p.peer_id: p.record for p in others}
 
     def _elsewhere(self, service: ServiceName) -> int:
         instances = self.node.view.instances(service)
