@@ -26,6 +26,7 @@ from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.settings import AllocatorSettings
+from allocator.standby import Bounds
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
@@ -34,7 +35,7 @@ from overlay.allocation import (
     AllocationRefusal,
 )
 from overlay.calls import CallRefused, serve_calls
-from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.listeners import listen_near, port_of
@@ -156,6 +157,10 @@ class _Daemon:
             policy,
             node,
             self.metrics,
+            standby=Bounds(
+                memory_mib=settings.standby_memory_mib or self.limits.memory_mib // 4,
+                instances=settings.standby_instances,
+            ),
             known=self.definitions.get,
             elsewhere=self._elsewhere,
             room_changed=lambda _: self._room_change.set(),
@@ -178,7 +183,7 @@ class _Daemon:
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
         await nursery.start(gateway.serve, listener)
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
-        node.load = self.instances.load
+        node.load = self.instances.use.load
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
@@ -199,7 +204,7 @@ class _Daemon:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        await self._learn(given.revision)
+        await self._learn(given.revision, peer)
         try:
             allocated = await self.instances.allocate(
                 given, request.exclude, request.request_id, caller=peer
@@ -209,19 +214,22 @@ class _Daemon:
             raise CallRefused(exc.code, str(exc), details) from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
 
-    async def _learn(self, given: Revision) -> None:
+    async def _learn(self, given: Revision, peer: PeerId) -> None:
         """Ask a registry about a name that is new here, so that nobody can take another's.
 
         Raises:
-            CallRefused: there is no such service; whoever kept a deleted one's revision shows it.
+            CallRefused: there is no such service, and whoever kept a deleted one's revision shows
+                it; or this peer shows too many that nobody knows.
         """
         if self.definitions.get(given.name) is not None:
             return
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                await self.definitions.resolve(given.name)
+                await self.definitions.resolve(given.name, peer, ask_again=True)
             except UnknownService as exc:
                 raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
+            except LookupsBusy as exc:
+                raise CallRefused(AllocationRefusal.BUSY, str(exc)) from exc
             except RegistryUnreachable as exc:
                 log.info("definition.unknown", service=given.name, error=str(exc))
 
@@ -240,10 +248,10 @@ class _Daemon:
     async def _drain_if_deleted(self, service: ServiceName) -> None:
         """Drain a service that a registry does not know; ours may only not be here yet."""
         try:
-            await self.definitions.resolve(service)
+            await self.definitions.resolve(service, ask_again=True)
         except UnknownService:
             self.instances.drain_outdated(service, None)
-        except RegistryUnreachable as exc:
+        except (RegistryUnreachable, LookupsBusy) as exc:
             log.info("definition.unknown", service=service, error=str(exc))
 
     async def _follow_health(self, runtime: Runtime) -> None:
@@ -306,8 +314,7 @@ class _Daemon:
                 "memory_mib": self.limits.memory_mib,
                 "instances": self.limits.instances,
             },
-            "own_instances": self.instances.status(),
-        }
+        } | self.instances.status()
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -38,29 +38,27 @@ GREEDY = {
     "runtime_args": ["--privileged"],
 }
 
-NEVER = set(
-    [
-        "privileged",
-        "cap_add",
-        "devices",
-        "device_requests",
-        "device_cgroup_rules",
-        "binds",
-        "mounts",
-        "volumes_from",
-        "pid_mode",
-        "ipc_mode",
-        "userns_mode",
-        "uts_mode",
-        "cgroupns",
-        "publish_all_ports",
-        "port_bindings",
-        "group_add",
-        "cgroup_parent",
-        "sysctls",
-        "oom_kill_disable",
-    ]
-)
+NEVER = {
+    "privileged",
+    "cap_add",
+    "devices",
+    "device_requests",
+    "device_cgroup_rules",
+    "binds",
+    "mounts",
+    "volumes_from",
+    "pid_mode",
+    "ipc_mode",
+    "userns_mode",
+    "uts_mode",
+    "cgroupns",
+    "publish_all_ports",
+    "port_bindings",
+    "group_add",
+    "cgroup_parent",
+    "sysctls",
+    "oom_kill_disable",
+}
 """Arguments of the engine's SDK that give a container more than its own."""
 
 
