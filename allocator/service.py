@@ -15,7 +15,7 @@ import trio
 
 from allocator.admission import Ledger, Limits, Policy
 from allocator.allowed import allowed_keys
-from allocator.containers import BRIDGE, Ownership
+from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
@@ -24,6 +24,7 @@ from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
+from allocator.sandbox_pool import SandboxPlan
 from allocator.settings import AllocatorSettings
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
@@ -36,8 +37,9 @@ from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
+from overlay.leases import Bridge
 from overlay.listeners import listen_near, port_of
-from overlay.names import PeerId, ServiceName
+from overlay.names import InstanceId, PeerId, SandboxId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
@@ -92,7 +94,9 @@ async def _open_runtimes(
     """Yield the runtimes by name; they run until the block has ended, its cleanup included."""
     runtimes: dict[str, Runtime] = {}
     if settings.runtime in {"auto", "docker"}:
-        runtimes["docker"] = DockerRuntime(Ownership(node.keys.network_id, node.peer_id))
+        runtimes["docker"] = DockerRuntime(
+            Ownership(node.keys.network_id, node.peer_id), _sandbox_plan(settings, node.peer_id)
+        )
     if settings.runtime in {"auto", "process"}:
         directory = settings.state_dir / "instances" / node.peer_id
         runtimes["process"] = ProcessRuntime(directory)
@@ -170,7 +174,7 @@ class _Daemon:
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
         node.load = self.instances.load
         node.status = self._status
-        node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve
+        node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
         self._publish()
         nursery.start_soon(self._keep_published)
@@ -262,10 +266,9 @@ class _Daemon:
                 return runtime.capacity()
         return ProcessRuntime(self.settings.state_dir).capacity()
 
-    def _bridge(self) -> tuple[str, str]:
+    def _containers(self) -> "_Containers":
         docker = self.runtimes.get("docker")
-        address = docker.bridge_address if isinstance(docker, DockerRuntime) else ""
-        return address, BRIDGE if address else ""
+        return _Containers(self.instances, docker if isinstance(docker, DockerRuntime) else None)
 
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
@@ -276,6 +279,7 @@ class _Daemon:
 
     def _status(self) -> dict[str, Any]:
         room = self.instances.room()
+        docker = self._containers().docker
         return {
             "gateway": list(self.gateways),
             "runtimes": [
@@ -287,6 +291,7 @@ class _Daemon:
                 }
                 for name, runtime in self.runtimes.items()
             ],
+            "sandboxes": {} if docker is None else docker.sandboxes.status(),
             "room": room.model_dump(),
             "capacity": {
                 "cpu_millicores": self.limits.cpu_millicores,
@@ -295,6 +300,43 @@ class _Daemon:
             },
             "own_instances": self.instances.status(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Containers:
+    """What proxies are told of this machine's containers, if there is an engine."""
+
+    instances: Instances
+    docker: DockerRuntime | None
+
+    def bridges(self) -> Sequence[Bridge]:
+        if self.docker is None:
+            return ()
+        return [Bridge(interface=i, address=a) for i, a in self.docker.bridges.items() if a]
+
+    def socket(self) -> str:
+        return "" if self.docker is None else self.docker.sandboxes.socket
+
+    def proxy_chosen(self, port: int) -> None:
+        self.instances.set_proxy_port(port)
+        if self.docker is not None:
+            self.docker.sandboxes.set_proxy_port(port)
+
+    def handed_over(self, sandbox: SandboxId, *, done: bool) -> None:
+        if self.docker is not None:
+            self.docker.sandboxes.handed_over(sandbox, done=done)
+
+    def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
+        return None if self.docker is None else self.docker.occupant(sandbox)
+
+
+def _sandbox_plan(settings: AllocatorSettings, peer: PeerId) -> SandboxPlan:
+    """Return how sandboxes are made; the directory's name is short, as a socket's path must be."""
+    return SandboxPlan(
+        size=settings.sandboxes,
+        directory=settings.state_dir / "sandboxes" / peer[-8:],
+        proxy_port=settings.proxy_port,
+    )
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -27,6 +27,7 @@ from overlay.names import InstanceId, PeerId
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
+from proxy.caller import Caller
 from proxy.errors import (
     DefinitionUnavailable,
     NothingFeasible,
@@ -100,7 +101,11 @@ class Forwarder:
         self._random = random
 
     async def forward(
-        self, client: ServerConnection, head: RequestHead, routed: Callable[[Route], None]
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        routed: Callable[[Route], None],
+        caller: Caller | None = None,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
@@ -108,6 +113,7 @@ class Forwarder:
             client: whose request it is.
             head: the request.
             routed: told the route as soon as it is known, for metrics.
+            caller: the instance that asks, where it is known; it is told to nobody.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
@@ -118,7 +124,8 @@ class Forwarder:
         revision, spec = await self._resolve(route)
         routed(route)
         timing.mark("lookup")
-        return await _Attempts(self, client, head, route, revision, spec, timing).run()
+        attempts = _Attempts(self, client, head, route, revision, spec, timing, caller)
+        return await attempts.run()
 
     async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
@@ -257,7 +264,9 @@ class _Attempts:
         revision: SignedRevision,
         spec: ServiceSpec,
         timing: Timing,
+        caller: Caller | None,
     ) -> None:
+        self._caller = caller
         self._forwarder = forwarder
         self._client = client
         self._head = head
@@ -333,7 +342,8 @@ class _Attempts:
         Raises:
             UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
         """
-        log.info("forward.failed", service=self._route.service, reason=exc.reason)
+        caller = None if self._caller is None else self._caller.service
+        log.info("forward.failed", service=self._route.service, caller=caller, reason=exc.reason)
         if exc.reused:
             self._fresh = True  # the server closed a kept connection; the instance may be well
         else:
