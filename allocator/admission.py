@@ -2,20 +2,25 @@
 
 The caller of an allocation ranked this machine from a view that may be a moment old; the decision
 is made here, last, from what is really there. It is pure: what is known comes in, `Admitted` or
-`Refusal` comes out, and the ledger changes only by `reserve` and `release`.
+`Refusal` comes out, and the ledger changes only by `reserve`, `rest`, `wake` and `release`.
 
-Who may run what: images of any member in a network with a passphrase, because members trust each
-other with their machines up to the container's limits; in an open network only images of allowed
-keys, unless the operator opens that too. A `--process` service runs with the machine's own user's
-rights, so only allowed keys may start one anywhere.
+A paused instance gives its promise back, and keeps the memory that it was measured to use. That
+memory counts as room all the same, because the instance goes when the room is needed (`shortage`
+says how much then), except where the network keeps it.
+
+Who may run what at all is decided in `policy.py`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 
+from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, within
 from allocator.runtime import Capacity
+from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId
+from overlay.pacing import Buckets
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -61,12 +66,27 @@ class Reservation:
     memory_mib: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a paused instance holds."""
+
+    memory_mib: int
+    reclaimable: bool
+
+
 @dataclass(slots=True)
 class Ledger:
-    """Every promise that was made and not taken back."""
+    """Every promise that was made and not taken back, and what paused instances hold.
+
+    Attributes:
+        limits: what there is to promise.
+        quota: how much of it one owner may have.
+    """
 
     limits: Limits
+    quota: Callable[[PeerId], Quota] = lambda _: Quota()
     _reservations: dict[InstanceId, Reservation] = field(default_factory=dict)
+    _rests: dict[InstanceId, Rest] = field(default_factory=dict)
 
     def reserve(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
         """Promise `instance` what its spec asks for, if there is room."""
@@ -75,14 +95,38 @@ class Ledger:
             self.hold(instance, author, spec)
         return decision
 
+    def rest(self, instance: InstanceId, memory_mib: int, *, reclaimable: bool) -> None:
+        """Take back what a paused instance was promised; it holds `memory_mib`."""
+        self._reservations.pop(instance, None)
+        self._rests[instance] = Rest(memory_mib, reclaimable)
+
+    def wake(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
+        """Promise a paused instance again what its spec asks for, if there is room."""
+        if instance in self._reservations:
+            return Admitted()
+        rest = self._rests.pop(instance, None)
+        decision = self.reserve(instance, author, spec)
+        if isinstance(decision, Refusal) and rest is not None:
+            self._rests[instance] = rest
+        return decision
+
     def room_for(self, author: PeerId, spec: ServiceSpec) -> Decision:
         """Return whether `reserve` would find room."""
         room = self.room()
-        mine = sum(r.author == author for r in self._reservations.values())
+        mine = [r for r in self._reservations.values() if r.author == author]
         if room.instances < 1:
             return _no_room(f"{self.limits.instances} instances run here, which is the most")
-        if 0 < self.limits.instances_per_author <= mine:
-            return _no_room(f"{mine} instances of this owner run here, which is the most")
+        if 0 < self.limits.instances_per_author <= len(mine):
+            return _no_room(f"{len(mine)} instances of this owner run here, which is the most")
+        verdict = within(
+            self.quota(author),
+            instances=len(mine),
+            cpu=sum(r.cpu_millicores for r in mine),
+            memory_mib=sum(r.memory_mib for r in mine),
+            spec=spec,
+        )
+        if not verdict.allowed:
+            return _no_room(str(verdict))
         if spec.cpu_millicores > room.cpu_millicores:
             return _no_room(
                 f"CpuReq is {spec.cpu_millicores} millicores, {room.cpu_millicores} of "
@@ -97,20 +141,37 @@ class Ledger:
 
     def hold(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> None:
         """Enter what an instance uses that runs already, room or not."""
+        self._rests.pop(instance, None)
         self._reservations[instance] = Reservation(author, spec.cpu_millicores, spec.memory_mib)
 
     def release(self, instance: InstanceId) -> None:
         """Take the promise back; nothing happens if there is none."""
         self._reservations.pop(instance, None)
+        self._rests.pop(instance, None)
 
     def room(self) -> Room:
-        """Return what is left, never below zero."""
+        """Return what is left, never below zero; what can be had back counts as left."""
         held = self._reservations.values()
+        kept = [r.memory_mib for r in self._rests.values() if not r.reclaimable]
+        memory_mib = sum(r.memory_mib for r in held) + sum(kept)
         return Room(
             cpu_millicores=max(0, self.limits.cpu_millicores - sum(r.cpu_millicores for r in held)),
-            memory_mib=max(0, self.limits.memory_mib - sum(r.memory_mib for r in held)),
-            instances=max(0, self.limits.instances - len(held)),
+            memory_mib=max(0, self.limits.memory_mib - memory_mib),
+            instances=max(0, self.limits.instances - len(held) - len(kept)),
         )
+
+    def shortage(self) -> Shortage:
+        """Return what paused instances must give back so that all promises can be kept."""
+        held, rests = self._reservations.values(), self._rests.values()
+        memory_mib = sum(r.memory_mib for r in held) + sum(r.memory_mib for r in rests)
+        return Shortage(
+            memory_mib=max(0, memory_mib - self.limits.memory_mib),
+            instances=max(0, len(held) + len(rests) - self.limits.instances),
+        )
+
+    def resting_mib(self) -> int:
+        """Return the memory of paused instances."""
+        return sum(r.memory_mib for r in self._rests.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +183,43 @@ class Policy:
         allow_any: in an open network, run everybody's images all the same.
         allowed: the owner keys that may do everything; read at each use, so that a change counts
             at once.
+        rules: the operator's rules, likewise.
+        starts: of each owner within the last minute.
     """
 
     open_network: bool
     allow_any: bool
     allowed: Callable[[], frozenset[PeerId]]
+    rules: Callable[[], Rules] = lambda: NO_RULES
+    starts: Buckets[PeerId] = field(default_factory=Buckets)
 
-    def decide(self, author: PeerId, spec: ServiceSpec) -> Decision:
-        """Return whether this owner's service may run here."""
-        if spec.runtime == "docker" and (not self.open_network or self.allow_any):
+    def decide(self, author: PeerId, spec: ServiceSpec, peer: PeerId | None = None) -> Decision:
+        """Return whether this owner's service may run here when `peer` asks for it."""
+        ground = Ground(self.open_network, self.allow_any, self.allowed())
+        verdict = decide(self.rules(), ground, owner=author, spec=spec, peer=peer)
+        if verdict.allowed:
             return Admitted()
-        if author in self.allowed():
+        return Refusal(AllocationRefusal.NOT_ALLOWED, str(verdict))
+
+    def quota(self, author: PeerId) -> Quota:
+        """Return how much of this machine an owner may have."""
+        return self.rules().quota_of(author)
+
+    def pace(self, author: PeerId, now: float) -> Decision:
+        """Count a start, or say that this owner had as many as it may within a minute.
+
+        Args:
+            author: whose service it is.
+            now: in seconds, on any clock that does not go back.
+        """
+        most = self.rules().quota_of(author).starts_per_minute
+        if most is None:
             return Admitted()
-        what = (
-            "runs a command with the rights of this machine's user"
-            if spec.runtime == "process"
-            else "is offered in an open network"
-        )
-        return Refusal(
-            AllocationRefusal.NOT_ALLOWED,
-            f"the service {what} and its owner {author} is not allowed to do that here; "
-            f"the operator can: myxo allow {author}",
-        )
+        wait_s = self.starts.take(author, now, rate=most / 60, burst=most)
+        if not wait_s:
+            return Admitted()
+        why = f"its owner may have {most} starts a minute; the next one in {ceil(wait_s)} s"
+        return Refusal(AllocationRefusal.BUSY, str(Verdict("limits.starts_per_minute", why)))
 
 
 def check_revision(given: SignedRevision, known: SignedRevision | None) -> Decision:

@@ -1,6 +1,7 @@
 """The `allocator` command."""
 
 import functools
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,6 +87,29 @@ def allocator(
         int | None,
         typer.Option(metavar="N", help="Most instances at once.", rich_help_panel=_HERE),
     ] = None,
+    standby_instances: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Most paused instances; 0 pauses none.", rich_help_panel=_HERE
+        ),
+    ] = None,
+    standby_memory_mib: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="MiB that paused instances may hold; 0 is a quarter of all.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules on who may have what run here; policy.toml beside the settings file is "
+            "taken where there is one.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     allow_any: Annotated[
         bool | None,
         typer.Option(
@@ -118,6 +142,9 @@ def allocator(
             "cpu_millicores": cpu_millicores,
             "memory_mib": memory_mib,
             "max_instances": max_instances,
+            "standby_instances": standby_instances,
+            "standby_memory_mib": standby_memory_mib,
+            "policy": policy,
             "allow_any": allow_any,
         },
         config,

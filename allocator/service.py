@@ -22,10 +22,12 @@ from allocator.gateway import Gateway
 from allocator.instances import Instances
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
+from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.sandbox_pool import SandboxPlan
 from allocator.settings import AllocatorSettings
+from allocator.standby import Bounds
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
@@ -34,7 +36,7 @@ from overlay.allocation import (
     AllocationRefusal,
 )
 from overlay.calls import CallRefused, serve_calls
-from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.leases import Bridge
@@ -66,8 +68,10 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
 
     Raises:
         AddressTaken: the gateway's port is in use; says by whom.
+        SettingsInvalid: the policy file cannot be used.
         RuntimeDown: Docker was asked for and does not answer.
     """
+    policy = PolicyFile(settings.policy)
     host, port = split_address(settings.gateway_listen_addr, "0.0.0.0")  # noqa: S104
     exact = "gateway_listen_addr" in settings.model_fields_set
     listener = await listen_near(host, port, what="the gateway", exact=exact)
@@ -78,7 +82,7 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
         gateways = settings.gateway_announce or tuple(
             host_port(h, port_of(listener)) for h in advertised_hosts(host)
         )
-        daemon = _Daemon(settings, node, runtimes, gateways)
+        daemon = _Daemon(settings, node, runtimes, gateways, policy)
         async with trio.open_nursery() as nursery:
             await daemon.start(nursery, listener)
             if ready is not None:
@@ -133,6 +137,7 @@ class _Daemon:
     node: Node
     runtimes: Mapping[str, Runtime]
     gateways: Sequence[str]
+    policy: PolicyFile
     definitions: Definitions = field(init=False)
     instances: Instances = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
@@ -144,12 +149,22 @@ class _Daemon:
         self.definitions = Definitions(node, settings.state_dir)
         self.metrics = AllocatorMetrics(node.metrics)
         self.limits = _limits(settings, self._capacity())
+        policy = Policy(
+            node.keys.is_open,
+            settings.allow_any,
+            lambda: allowed_keys(settings.admin),
+            self.policy.rules,
+        )
         self.instances = Instances(
             self.runtimes,
-            Ledger(self.limits),
-            Policy(node.keys.is_open, settings.allow_any, lambda: allowed_keys(settings.admin)),
+            Ledger(self.limits, policy.quota),
+            policy,
             node,
             self.metrics,
+            standby=Bounds(
+                memory_mib=settings.standby_memory_mib or self.limits.memory_mib // 4,
+                instances=settings.standby_instances,
+            ),
             known=self.definitions.get,
             elsewhere=self._elsewhere,
             room_changed=lambda _: self._room_change.set(),
@@ -172,7 +187,7 @@ class _Daemon:
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
         await nursery.start(gateway.serve, listener)
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
-        node.load = self.instances.load
+        node.load = self.instances.use.load
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
@@ -193,27 +208,32 @@ class _Daemon:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        await self._learn(given.revision)
+        await self._learn(given.revision, peer)
         try:
-            allocated = await self.instances.allocate(given, request.exclude, request.request_id)
+            allocated = await self.instances.allocate(
+                given, request.exclude, request.request_id, caller=peer
+            )
         except AllocatorError as exc:
             details = {"log": exc.log} if exc.log else {}
             raise CallRefused(exc.code, str(exc), details) from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
 
-    async def _learn(self, given: Revision) -> None:
+    async def _learn(self, given: Revision, peer: PeerId) -> None:
         """Ask a registry about a name that is new here, so that nobody can take another's.
 
         Raises:
-            CallRefused: there is no such service; whoever kept a deleted one's revision shows it.
+            CallRefused: there is no such service, and whoever kept a deleted one's revision shows
+                it; or this peer shows too many that nobody knows.
         """
         if self.definitions.get(given.name) is not None:
             return
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                await self.definitions.resolve(given.name)
+                await self.definitions.resolve(given.name, peer, ask_again=True)
             except UnknownService as exc:
                 raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
+            except LookupsBusy as exc:
+                raise CallRefused(AllocationRefusal.BUSY, str(exc)) from exc
             except RegistryUnreachable as exc:
                 log.info("definition.unknown", service=given.name, error=str(exc))
 
@@ -232,10 +252,10 @@ class _Daemon:
     async def _drain_if_deleted(self, service: ServiceName) -> None:
         """Drain a service that a registry does not know; ours may only not be here yet."""
         try:
-            await self.definitions.resolve(service)
+            await self.definitions.resolve(service, ask_again=True)
         except UnknownService:
             self.instances.drain_outdated(service, None)
-        except RegistryUnreachable as exc:
+        except (RegistryUnreachable, LookupsBusy) as exc:
             log.info("definition.unknown", service=service, error=str(exc))
 
     async def _follow_health(self, runtime: Runtime) -> None:
@@ -292,14 +312,14 @@ class _Daemon:
                 for name, runtime in self.runtimes.items()
             ],
             "sandboxes": {} if docker is None else docker.sandboxes.status(),
+            "policy": self.policy.status(),
             "room": room.model_dump(),
             "capacity": {
                 "cpu_millicores": self.limits.cpu_millicores,
                 "memory_mib": self.limits.memory_mib,
                 "instances": self.limits.instances,
             },
-            "own_instances": self.instances.status(),
-        }
+        } | self.instances.status()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What an allocator can be told beside what every daemon can."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -40,6 +41,17 @@ class AllocatorSettings(NodeSettings):
     sandboxes: int = Field(4, ge=0, le=64)
     """Network sandboxes that wait unused; with one a container starts some 100 ms sooner. Each
     costs some 5 MB while it waits and while it is used. 0 is none at all."""
+
+    standby_instances: int = Field(64, ge=0, le=1000)
+    """Most paused instances at once, less those that the network keeps; 0 pauses none."""
+
+    standby_memory_mib: int = Field(0, ge=0)
+    """MiB that they may hold; 0 is a quarter of what instances may reserve. The least valuable go
+    first, and any that is in a start's way."""
+
+    policy: Path | None = None
+    """The operator's rules: who may have what run here. Without it `policy.toml` in the
+    configuration directory, where there is one."""
 
     allow_any: bool = False
     """In an open network, run everybody's images; in one with a passphrase that is so anyway."""

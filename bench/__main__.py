@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import cold, flood, nat, overlay, placement, up, warm
+from bench import cold, distant, flood, many, nat, overlay, placement, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 from bench.sim import report as sim
@@ -19,6 +19,8 @@ ALL: dict[str, Measure] = {
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,
+    "distant": distant.measure,
+    "many": many.measure,
     "overlay": overlay.measure,
     "nat": nat.measure,
     "sim": sim.measure,

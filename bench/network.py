@@ -6,7 +6,6 @@ ones, and at the end the daemons and what they started are gone.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from bench.errors import NetworkFailed
 from bench.registrar import Registrar
 from myxo.status import read_status
 from overlay.node import open_node
+from overlay.notify import listening
 from overlay.records import Role
 from overlay.settings import NodeSettings, read_joined_network
 
@@ -97,15 +97,11 @@ def network(runtime: str, *flags: str) -> Iterator[Network]:
         proxy_port, p2p_port = free_port(), free_port()
         command = [sys.executable, "-m", "myxo", "up", "--runtime", runtime]
         command += ["--proxy-port", str(proxy_port), "--p2p-listen-addr", f"127.0.0.1:{p2p_port}"]
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (folder / "up.log").open("wb") as log,
-        ):
-            ready.bind(str(folder / "ready"))
+        with listening(folder / "ready") as ready, (folder / "up.log").open("wb") as log:
             began = time.perf_counter()
             up = subprocess.Popen(
                 [*command, *flags],
-                env=_environment(folder) | {"NOTIFY_SOCKET": str(folder / "ready")},
+                env=_environment(folder) | ready.environment,
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -113,7 +109,9 @@ def network(runtime: str, *flags: str) -> Iterator[Network]:
                 start_new_session=True,
             )
             try:
-                _wait_until_ready(up, ready, folder)
+                if not ready.wait(up, READY_TIMEOUT_S):
+                    said = (folder / "up.log").read_text()
+                    raise NetworkFailed(f"`myxo up` did not get ready:\n{said}")
                 running = Network(up, folder, proxy_port, time.perf_counter() - began)
                 with _saying_why(running):
                     yield running
@@ -152,18 +150,6 @@ def _environment(folder: Path) -> dict[str, str]:
     }
     others = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_"))}
     return others | ours
-
-
-def _wait_until_ready(up: "subprocess.Popen[bytes]", ready: socket.socket, folder: Path) -> None:
-    ready.settimeout(0.2)
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline and up.poll() is None:
-        try:
-            if b"READY=1" in ready.recv(4096):
-                return
-        except TimeoutError:
-            continue
-    raise NetworkFailed(f"`myxo up` did not get ready:\n{(folder / 'up.log').read_text()}")
 
 
 def _stop(up: "subprocess.Popen[bytes]") -> None:

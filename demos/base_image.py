@@ -23,8 +23,8 @@ from docker.errors import DockerException, ImageNotFound
 
 TAG = "myxo-demo-base"
 LEFT_OUT = {
-    *("__pycache__", "dist-packages", "site-packages", "test", "tests", "idlelib", "tkinter"),
-    *("turtledemo", "ensurepip", "lib2to3", "pydoc_data"),
+    *("dist-packages", "site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo"),
+    *("ensurepip", "lib2to3", "pydoc_data"),
 }
 USERS = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
@@ -44,6 +44,7 @@ def python_files() -> tuple[Path, list[Path]]:
         for path in library.rglob("*")
         if path.is_file()
         and path.suffix != ".a"
+        and ".opt-" not in path.name  # compiled for flags that nobody gives here
         and LEFT_OUT.isdisjoint(path.relative_to(library).parts)
     ]
     return interpreter, files

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import trio
 import typer
 
-from myxo import banning, distances, keys, rotating
+from myxo import banning, distances, keys, policies, rotating
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
@@ -68,6 +68,15 @@ Examples:
   myxo psk rotate --grace 0     the old one leaked: machines that are off must join anew
 """
 
+_POLICY_HELP = """Look at this machine's policy file: who may have what run here.
+
+Examples:
+
+\b
+  myxo policy check
+  myxo policy check policy.toml --image ghcr.io/team/web:2 --owner 12D3Koo...
+"""
+
 _INSTALL_HELP = """Write systemd units that keep this machine's part running over reboots.
 
 Examples:
@@ -81,7 +90,9 @@ app = new_app(_HELP, no_args_is_help=True)
 key_app = new_app(_KEY_HELP, no_args_is_help=True)
 install_app = new_app(_INSTALL_HELP, no_args_is_help=True)
 psk_app = new_app(_PSK_HELP, no_args_is_help=True)
+policy_app = new_app(_POLICY_HELP, no_args_is_help=True)
 app.add_typer(key_app, name="key")
+app.add_typer(policy_app, name="policy")
 app.add_typer(psk_app, name="psk")
 app.add_typer(install_app, name="install")
 
@@ -316,6 +327,52 @@ def allow(key: Annotated[str, typer.Argument(metavar="KEY", help="An owner key's
     """
     new = keys.allow(key)
     typer.echo(f"{key} {'may now' if new else 'could already'} run processes on this machine")
+
+
+@policy_app.callback()
+def policy() -> None:
+    """Hold the sub-commands together: one alone would be taken for the command itself."""
+
+
+@policy_app.command("check")
+@refusing
+def policy_check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The one that allocators take if left out."),
+    ] = None,
+    image: Annotated[
+        str, typer.Option("--image", metavar="NAME", help="May this image run? Or sha256:…")
+    ] = "",
+    process: Annotated[bool, typer.Option("--process", help="May a process run?")] = False,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="KEY", help="Of this owner key.")
+    ] = None,
+    peer: Annotated[
+        str | None, typer.Option("--peer", metavar="ID", help="When this peer asks.")
+    ] = None,
+    cpu: Annotated[int, typer.Option("--cpu", metavar="N", help="With this CpuReq.")] = 0,
+    memory: Annotated[int, typer.Option("--memory", metavar="N", help="And MemoryReq.")] = 0,
+    open_network: Annotated[
+        bool, typer.Option("--open", help="In a network without a passphrase.")
+    ] = False,
+    admin: options.Admin = None,
+) -> None:
+    """Say whether a policy file is right, and what it decides on one service.
+
+    \b
+    Example: myxo policy check policy.toml --image nginx:1.27 --memory 256
+    """
+    rules = policies.read_rules(file)
+    if not (image or process):
+        policies.print_rules(rules, typer.echo)
+        return
+    network_admin = NodeSettings.load({"admin": admin}).admin
+    question = policies.Question(image, owner, peer, cpu, memory, open_network)
+    verdict = policies.check(file, network_admin, question)
+    typer.echo(str(verdict))
+    if not verdict.allowed:
+        raise typer.Exit(1)
 
 
 @app.command()

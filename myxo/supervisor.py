@@ -18,6 +18,7 @@ import trio
 
 from overlay.cli import SUPERVISED
 from overlay.errors import MyxoError
+from overlay.notify import READY
 
 READY_TIMEOUT_S = 60.0
 """A first start compiles byte code and creates networks in the engine."""
@@ -169,7 +170,7 @@ async def _said_ready(sock: trio.socket.SocketType, process: trio.Process) -> bo
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch_end)
-            while b"READY=1" not in await sock.recv(4096):
+            while READY not in await sock.recv(4096):
                 continue
             said = True
             nursery.cancel_scope.cancel()

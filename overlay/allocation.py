@@ -26,6 +26,7 @@ class AllocationRefusal(StrEnum):
     NOT_READY = "not_ready"
     FAILED = "failed"
     DRAINING = "draining"
+    BUSY = "busy"
 
 
 class AllocateRequest(BaseModel):

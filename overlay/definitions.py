@@ -7,7 +7,7 @@ name that the replica does not have yet, and then once for all requests that wai
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -24,6 +24,7 @@ from overlay.errors import (
     ProtocolRefused,
     SignatureInvalid,
 )
+from overlay.lookups import Lookups
 from overlay.names import PeerId, ServiceName, near_names
 from overlay.passphrase import NetworkKeys
 from overlay.records import Role
@@ -56,6 +57,22 @@ PERSIST_EVERY_S = 1.0
 log = structlog.get_logger()
 
 
+class LookupsBusy(MyxoError):
+    """The name is not known here, and too many such names were asked for lately to ask again.
+
+    Attributes:
+        retry_after_s: when asking again makes sense, in seconds.
+    """
+
+    def __init__(self, name: ServiceName, retry_after_s: float) -> None:
+        self.name = name
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"{name} is not known here, and names that are not known were asked for too often; "
+            "try again in a moment"
+        )
+
+
 class UnknownService(MyxoError):
     """A registry says that there is no such service.
 
@@ -64,7 +81,7 @@ class UnknownService(MyxoError):
         near: known names that it may be a slip of, closest first.
     """
 
-    def __init__(self, name: ServiceName, near: list[ServiceName]) -> None:
+    def __init__(self, name: ServiceName, near: Sequence[ServiceName]) -> None:
         self.name = name
         self.near = near
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -231,6 +248,7 @@ class Definitions:
         file = f"{node.keys.network_id}-{node.peer_id}.jsonl"
         self._path = None if state_dir is None else state_dir / "definitions" / file
         self._replica = _load(self._path)
+        self._lookups = Lookups()
         self._asking: dict[ServiceName, _Question] = {}
         self._change = trio.Event()
         self._unwritten = trio.Event()
@@ -253,19 +271,33 @@ class Definitions:
         """Wait for the next change of a definition, or for `live` to become true."""
         await self._change.wait()
 
-    async def resolve(self, name: ServiceName) -> SignedRevision:
+    async def resolve(
+        self, name: ServiceName, client: str = "", *, ask_again: bool = False
+    ) -> SignedRevision:
         """Return a service's newest revision, from memory or else from a registry peer.
+
+        Args:
+            name: the service.
+            client: whose questions are counted together; see `lookups.py`.
+            ask_again: a registry is asked even if it said no a moment ago.
 
         Raises:
             UnknownService: a registry peer says that there is none.
             RegistryUnreachable: no registry peer answers.
+            LookupsBusy: too many unknown names were asked for.
         """
         if (known := self._replica.get(name)) is not None:
             return known
+        now = trio.current_time()
+        miss = None if ask_again or not self._live else self._lookups.remembered(name, now)
+        if miss is not None:
+            raise UnknownService(name, miss.near)
         while (question := self._asking.get(name)) is not None:
             await question.answered.wait()
             if (answer := question.answer()) is not None:
                 return answer
+        if wait_s := self._lookups.wait_s(client, trio.current_time()):
+            raise LookupsBusy(name, wait_s)
         question = self._asking[name] = _Question()
         try:
             return await self._answer(question, name)
@@ -297,7 +329,7 @@ class Definitions:
                 revision = SignedRevision.verified(found.revision)
             except CallRefused as exc:
                 if exc.code == RegistryRefusal.UNKNOWN:
-                    raise UnknownService(name, near_names(name, self.names())) from exc
+                    raise self._unknown(name) from exc
                 log.info("definitions.refused", peer=peer, code=exc.code, error=exc.text)
             except (PeerUnreachable, ProtocolRefused, MalformedMessage, SignatureInvalid) as exc:
                 log.info("definitions.peer_failed", peer=peer, error=str(exc))
@@ -307,10 +339,16 @@ class Definitions:
 
     def _accept(self, name: ServiceName, revision: SignedRevision) -> SignedRevision:
         if revision.revision.name != name or revision.revision.spec is None:
-            raise UnknownService(name, near_names(name, self.names()))
+            raise self._unknown(name)
         if self._replica.take(revision):
             self._signal()
         return self._replica.get(name) or revision
+
+    def _unknown(self, name: ServiceName) -> UnknownService:
+        now = trio.current_time()
+        near = self._lookups.hint(lambda: near_names(name, self.names()), now)
+        self._lookups.missed(name, near, now)
+        return UnknownService(name, near)
 
     async def _follow(self) -> None:
         delay = RETRY_FIRST_S
@@ -354,6 +392,7 @@ class Definitions:
         becomes_live = page.complete and not self._live
         if becomes_live:
             self._live = True
+            self._lookups.forget()
             log.info("definitions.live", services=len(self.names()))
         if news or becomes_live:
             self._signal()

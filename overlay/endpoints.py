@@ -11,6 +11,8 @@ the caller is told to send the same by a stream too, and the addresses are tried
 arrives from the peer, or a change of its addresses, begins again.
 
 Hearing a peer proves that its datagrams arrive here, not that ours arrive there: only answers do.
+But it does prove that the peer holds this one's record. One that became known a moment ago and was
+never heard is a *stranger*, which may not.
 
 Pure: the shell in `udp.py` has the sockets.
 """
@@ -41,6 +43,11 @@ RETRY_MOST_S = 300.0
 """A datagram every five minutes is no load, and UDP that was let in is soon found."""
 
 
+STRANGER_S = 5.0
+"""How long a peer may lack this one's record after the two could have it: longer than streams take
+to bring it over slow lines. It costs a datagram with each probe in that time."""
+
+
 class Endpoint(NamedTuple):
     """An IP address and a UDP port."""
 
@@ -63,10 +70,12 @@ class Way:
     Attributes:
         endpoint: None: nowhere.
         sure: whether the last ones were answered; else it is to go by a stream as well.
+        stranger: whether the peer may not be able to open it yet.
     """
 
     endpoint: Endpoint | None
     sure: bool
+    stranger: bool = False
 
 
 _BROADCAST = "255.255.255.255"
@@ -76,6 +85,7 @@ _NOWHERE = Way(None, sure=False)
 @dataclass(slots=True)
 class _Peer:
     candidates: tuple[Endpoint, ...]
+    known_at: float
     heard_from: Endpoint | None = None
     answered: bool = False
     unanswered: int = 0
@@ -98,6 +108,9 @@ class _Peer:
     def given_up(self) -> bool:
         return self.unanswered >= DOUBT_AFTER + TRIES * len(self.places)
 
+    def is_stranger(self, now: float) -> bool:
+        return self.heard_from is None and now < self.known_at + STRANGER_S
+
     def hope(self) -> None:
         """Try all places again."""
         self.unanswered = min(self.unanswered, DOUBT_AFTER)
@@ -117,23 +130,23 @@ class Endpoints:
     def __init__(self) -> None:
         self._peers: dict[PeerId, _Peer] = {}
 
-    def know(self, peer: PeerId, candidates: Iterable[Endpoint]) -> None:
-        """Take in where `peer` may be, the likeliest first."""
+    def know(self, peer: PeerId, candidates: Iterable[Endpoint], now: float) -> None:
+        """Take in at `now` where `peer` may be, the likeliest first."""
         places = tuple(dict.fromkeys(candidates))[:MAX_CANDIDATES]
         known = self._peers.get(peer)
         if known is None:
-            self._peers[peer] = _Peer(places)
+            self._peers[peer] = _Peer(places, now)
             while len(self._peers) > MAX_OWNERS:
                 del self._peers[next(iter(self._peers))]
         elif known.candidates != places:
             known.candidates = places
             known.hope()
 
-    def restarted(self, peer: PeerId) -> None:
-        """Take in that `peer` is another process, of which nothing was heard yet."""
+    def restarted(self, peer: PeerId, now: float) -> None:
+        """Take in at `now` that `peer` is another process, of which nothing was heard yet."""
         known = self._peers.get(peer)
         if known is not None:
-            self._peers[peer] = _Peer(known.candidates)
+            self._peers[peer] = _Peer(known.candidates, now)
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`."""
@@ -169,11 +182,11 @@ class Endpoints:
             return Way(known.places[0], known.sure)
         if known.given_up and now < known.retry_at:
             return _NOWHERE
-        sure, turn = known.sure, known.unanswered
+        sure, turn, stranger = known.sure, known.unanswered, known.is_stranger(now)
         if known.answered:
             turn = max(0, turn - DOUBT_AFTER)
         known.sent(now)
-        return Way(known.places[turn % len(known.places)], sure)
+        return Way(known.places[turn % len(known.places)], sure, stranger)
 
     def reach(self, peer: PeerId) -> Reach:
         """Return whether datagrams to `peer` get through."""

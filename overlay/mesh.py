@@ -139,6 +139,7 @@ class Mesh:
         probing.changed = self._take_changes
         probing.unknown = self._ask_about
         probing.first_measured = self._tell_readers
+        probing.announcer.taken = self._take_announced
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; `started` when this peer knows the network.
@@ -254,6 +255,10 @@ class Mesh:
             self._probing.hear_forwarded(message.sealed)
         elif self._view.is_member(source):
             self._links.post(message.to, frame(message))
+
+    def _take_announced(self, signed: Signed) -> None:
+        """Take in a record that came ahead of the first stream, as if its owner had one."""
+        self._take_records(signed.signer, [signed])
 
     def _take_records(self, source: PeerId, records: Iterable[Signed]) -> None:
         news: list[Signed] = []

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from overlay.announcements import Unheeded
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone
 from overlay.measurements import Histogram
@@ -161,11 +162,18 @@ class DatagramMetrics(Collector):
     Args:
         counts: of the sockets, read at each scrape.
         dropped: datagrams that were not opened, by reason.
+        unheeded: announcements that were not taken in, by reason.
     """
 
-    def __init__(self, counts: UdpCounts, dropped: Mapping[Dropped, int]) -> None:
+    def __init__(
+        self,
+        counts: UdpCounts,
+        dropped: Mapping[Dropped, int],
+        unheeded: Mapping[Unheeded, int],
+    ) -> None:
         self._counts = counts
         self._dropped = dropped
+        self._unheeded = unheeded
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families."""
@@ -189,6 +197,11 @@ class DatagramMetrics(Collector):
             "myxo_datagrams_dropped",
             "Datagrams that arrived and were not opened.",
             {reason: self._dropped.get(reason, 0) for reason in Dropped},
+        )
+        yield _by_reason(
+            "myxo_announcements_unheeded",
+            "Newcomers' announcements that were not taken in.",
+            {reason: self._unheeded[reason] for reason in Unheeded},
         )
 
 

@@ -14,7 +14,15 @@ import functools
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +34,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from overlay.addresses import InvalidAddress, is_circuit, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
+from overlay.announcements import Announcements, essentials
+from overlay.announcing import Announcer
 from overlay.calls import Caller
 from overlay.compaction import Compaction
 from overlay.control import ControlConnection, serve_control
@@ -99,6 +109,7 @@ class Node:
         reach: opens streams to peers, connecting first where that is needed.
         calls: makes calls to peers.
         spreading: tells others of bans and passphrases.
+        announcements: seals this peer's record for those who cannot hold it yet, and opens theirs.
         view: what this peer believes of the network.
         tls: contexts and pin for the gateway road.
         metrics: the registry behind `/metrics`.
@@ -121,6 +132,7 @@ class Node:
     calls: Caller
     spreading: Spreading
     epoch: float
+    announcements: Announcements
     metrics_port: int | None = None
     load: Callable[[], dict[InstanceId, int]] = dict
     status: Callable[[], Mapping[str, Any]] = dict
@@ -151,7 +163,8 @@ class Node:
 
     def set_peer(self, **fields: Any) -> None:
         """Publish this node's own record with `fields` changed."""
-        self._publish(self.record.model_copy(update={**fields, "version": self._next_version()}))
+        update = {**fields, "version": self._next_peer_version()}
+        self._publish(self.record.model_copy(update=update))
 
     def set_instance(
         self,
@@ -216,6 +229,7 @@ class Node:
         if self.keys != self.trust.keys or self._authorities != self.trust.trusted_authorities():
             self.keys, self._authorities = self.trust.keys, self.trust.trusted_authorities()
             self.tls.renew(self.keys, also_trusted=self._authorities)
+            self.announcements.renew(self.trust.announcement_keys())
         self.host.review()
         if self.record.proof != self.trust.proof():
             self.set_peer(proof=self.trust.proof())
@@ -241,6 +255,16 @@ class Node:
             if view.owner == self.peer_id:
                 self._publish(view.record.model_copy(update={"version": self._next_version()}))
         self.set_peer(floor=floor)
+
+    def _own_forms(self) -> Iterator[Signed]:
+        """Yield this node's own record, then what of it is sure to fit a datagram."""
+        yield from self.view.signed([(self.peer_id, "peer", "")])
+        yield sign_record(self.identity, essentials(self.record))
+
+    def _next_peer_version(self) -> Version:
+        """Return the next version but one, which leaves a number for `essentials`."""
+        self._counter += 1
+        return self._next_version()
 
     def _next_version(self) -> Version:
         self._counter += 1
@@ -354,6 +378,7 @@ async def _hold_node(
                 calls=calls,
                 spreading=Spreading(identity.peer_id, trust, host, calls, host.connected),
                 epoch=epoch,
+                announcements=Announcements(identity.peer_id, trust.announcement_keys()),
             )
             sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
             control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
@@ -396,19 +421,30 @@ def _mesh_of(
     rng: random.Random,
     remembered: Remembered | None,
 ) -> Mesh:
+    bootstraps = [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")]
+    seen_by_itself = node.role is not Role.CLIENT and settings.reachable != "no"
+    announcer = Announcer(
+        node.announcements,
+        bootstraps if seen_by_itself else (),
+        own=node._own_forms,  # noqa: SLF001
+        knows=lambda peer: node.view.peer(peer) is not None,
+    )
     probing = Probing(
         node.view,
         sealer,
         sockets,
         node.reach,
+        announcer,
         load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
     )
-    node.metrics.register(DatagramMetrics(probing.udp.counts, sealer.dropped))
+    node.metrics.register(
+        DatagramMetrics(probing.udp.counts, sealer.dropped, node.announcements.unheeded)
+    )
     return Mesh(
         node.host,
         node.view,
         node.role,
-        [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")],
+        bootstraps,
         probing,
         node.reach,
         rng,
@@ -525,7 +561,7 @@ def _first_record(
     hosts = advertised_hosts(listen_host) if ports else []
     own = tuple(to_multiaddr(h, p) for h in hosts for p in sorted(ports))
     return PeerRecord(
-        version=node._next_version(),  # noqa: SLF001
+        version=node._next_peer_version(),  # noqa: SLF001
         role=node.role,
         host=node.hostname,
         machine=node.view.machine,

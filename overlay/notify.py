@@ -1,7 +1,16 @@
-"""Readiness, said the way systemd hears it (sd_notify(3)); `myxo up` listens the same way."""
+"""Readiness, said the way systemd hears it (sd_notify(3)), and heard by who starts a daemon."""
 
 import os
+import select
 import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+READY = b"READY=1"
+_MAX_MESSAGE_BYTES = 4096
 
 
 def notify(state: str) -> None:
@@ -15,3 +24,38 @@ def notify(state: str) -> None:
             sock.send(state.encode())
         except OSError:
             return
+
+
+class ReadyListener:
+    """Hears a process that is about to be started say READY=1; made by `listening`.
+
+    For programs without trio: scripts, benchmarks and tests. `myxo up` listens in its own way.
+    """
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self._sock = sock
+        self.environment = {"NOTIFY_SOCKET": str(path)}
+
+    def wait(self, process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
+        """Return whether `process` is ready: False once it has ended, or `timeout_s` are over."""
+        deadline = time.monotonic() + timeout_s
+        while process.poll() is None and (left := deadline - time.monotonic()) > 0:
+            end = os.pidfd_open(process.pid)
+            try:
+                heard, _, _ = select.select([self._sock.fileno(), end], [], [], left)
+            finally:
+                os.close(end)
+            if self._sock.fileno() in heard and READY in self._sock.recv(_MAX_MESSAGE_BYTES):
+                return True
+        return False
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[ReadyListener]:
+    """Yield what hears the process that is given its environment; `path` is its socket's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.bind(str(path))
+        try:
+            yield ReadyListener(sock, path)
+        finally:
+            path.unlink(missing_ok=True)

@@ -34,6 +34,7 @@ class NetworkKeys:
             A network keeps that of its first passphrase.
         passphrase_id: that of the passphrase which these keys came from.
         member_key: 32 bytes, with which a peer shows in its record that it knows the passphrase.
+        announcement_key: 32 bytes, for datagrams to peers whose own key is not known yet.
     """
 
     psk: bytes | None = field(repr=False)
@@ -41,6 +42,7 @@ class NetworkKeys:
     network_id: str
     passphrase_id: str
     member_key: bytes = field(repr=False)
+    announcement_key: bytes = field(repr=False)
 
     @property
     def is_open(self) -> bool:
@@ -66,6 +68,7 @@ def network_keys(passphrase: str | None) -> NetworkKeys:
         network_id=own_id,
         passphrase_id=own_id,
         member_key=_label(master, b"member", 32),
+        announcement_key=_label(master, b"announcement", 32),
     )
 
 

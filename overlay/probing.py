@@ -23,6 +23,7 @@ import trio
 
 from overlay import datagrams
 from overlay.addresses import InvalidAddress, parse_address
+from overlay.announcing import Announcer
 from overlay.coordinates import Coordinates
 from overlay.endpoints import candidates
 from overlay.errors import MalformedMessage, MyxoError, SignatureInvalid
@@ -82,10 +83,12 @@ class Probing:
         sealer: seals datagrams between pairs of peers.
         sockets: bound UDP sockets, one for each address family; none where there is no UDP.
         reach: makes connections for what is reliable.
+        announcer: makes this peer known to who may not know it yet.
         load: returns what is in flight on this peer's instances.
 
     Attributes:
         udp: the sockets' datagrams, and their counts.
+        announcer: as given.
     """
 
     def __init__(
@@ -94,10 +97,19 @@ class Probing:
         sealer: Sealer,
         sockets: Sequence[socket.socket],
         reach: Reach,
+        announcer: Announcer,
         *,
         load: Callable[[], dict[InstanceId, int]],
     ) -> None:
-        self.udp = SealedUdp(sockets, sealer, received=self._hear_udp)
+        self.udp = SealedUdp(
+            sockets,
+            sealer,
+            received=self._hear_udp,
+            announced=announcer.hear,
+            announcement=announcer.announcement,
+        )
+        self.announcer = announcer
+        announcer.transmit = self.udp.transmit
         self._view = view
         self._membership = view.membership
         self._sealer = sealer
@@ -117,6 +129,7 @@ class Probing:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.udp.run)
+            nursery.start_soon(self.announcer.run)
             nursery.start_soon(self._tick)
 
     def know(self, peer: PeerId, record: PeerRecord) -> None:

@@ -39,6 +39,7 @@ class RegistryRefusal(StrEnum):
     UNAVAILABLE = "unavailable"
     NO_ETCD = "no_etcd"
     NOT_ALLOWED = "not_allowed"
+    BUSY = "busy"
 
 
 class _Message(BaseModel):

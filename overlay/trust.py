@@ -236,6 +236,12 @@ class Trust:
         """Return the keys whose TLS authority somebody may still, or already, come under."""
         return [self._by_id[one] for one in self.ring.accepted() if one != self.ring.current.id]
 
+    def announcement_keys(self) -> list[bytes]:
+        """Return the keys that announcements may be sealed under, the one in force first."""
+        if self.keys.is_open:
+            return []
+        return [k.announcement_key for k in (self.keys, *self.trusted_authorities())]
+
     def status(self) -> dict[str, Any]:
         """Return what `myxo status` shows of it, as JSON-ready values."""
         ban = self.bans.of(self._me)

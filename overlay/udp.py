@@ -127,6 +127,10 @@ class SealedUdp:
         sealer: this process's.
         received: called with each peer and message; returns whether the message answers one that
             was sent here, which proves that datagrams get through both ways.
+        announced: called with each datagram before it is opened; returns whether it was an
+            announcement, which needs no session.
+        announcement: returns what is to be sent to a peer ahead of a message that it may not be
+            able to open yet; None for nothing.
 
     Attributes:
         counts: what went over the sockets.
@@ -138,11 +142,15 @@ class SealedUdp:
         sealer: Sealer,
         *,
         received: Callable[[PeerId, bytes], bool],
+        announced: Callable[[bytes], bool] = lambda _: False,
+        announcement: Callable[[PeerId], bytes | None] = lambda _: None,
     ) -> None:
         self.counts = UdpCounts()
         self._sockets: dict[int, socket.socket] = {sock.family: sock for sock in sockets}
         self._sealer = sealer
         self._received = received
+        self._announced = announced
+        self._announcement = announcement
         self._endpoints = Endpoints()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -161,9 +169,10 @@ class SealedUdp:
         if not self._sealer.knows(peer):
             self._endpoints.forget(peer)
             return
-        self._endpoints.know(peer, [c for c in candidates if _family(c.host) in self._sockets])
+        now = trio.current_time()
+        self._endpoints.know(peer, [c for c in candidates if _family(c.host) in self._sockets], now)
         if renewed:
-            self._endpoints.restarted(peer)
+            self._endpoints.restarted(peer, now)
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is held of `peer`."""
@@ -189,11 +198,19 @@ class SealedUdp:
         if way.endpoint is None:
             return False
         datagram = self._sealer.seal(peer, message)
-        return datagram is not None and self._transmit(datagram, way.endpoint) and way.sure
+        if datagram is None:
+            return False
+        if way.stranger and (announcement := self._announcement(peer)) is not None:
+            self.transmit(announcement, way.endpoint)
+        return self.transmit(datagram, way.endpoint) and way.sure
 
-    def _transmit(self, datagram: bytes, to: Endpoint) -> bool:
+    def transmit(self, datagram: bytes, to: Endpoint) -> bool:
+        """Send a datagram as it is; return whether the system took it."""
+        sock = self._sockets.get(_family(to.host))
+        if sock is None:
+            return False
         try:
-            self._sockets[_family(to.host)].sendto(datagram, to)
+            sock.sendto(datagram, to)
         except BlockingIOError:
             self.counts.unsent_full += 1
             return False
@@ -226,6 +243,9 @@ class SealedUdp:
 
     def _take(self, datagram: bytes, source: Endpoint) -> None:
         self.counts.received_bytes += len(datagram)
+        if self._announced(datagram):
+            self.counts.received += 1
+            return
         opened = self._sealer.open(datagram)
         if opened is None:
             return

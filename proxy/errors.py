@@ -94,6 +94,18 @@ class NeverReady(RequestRefused):
         super().__init__(f"{service} was started but never got ready: {text}{tail}")
 
 
+class GoesInCircles(RequestRefused):
+    """The services call each other in a circle, or the chain of calls is longer than a chain is."""
+
+    status = 508
+
+    def __init__(self, chain: str) -> None:
+        super().__init__(
+            f"the services call each other in a circle: {chain}\n"
+            "one of them must answer without calling the next"
+        )
+
+
 class UpstreamLost(RequestRefused):
     """The instance failed and the request must not, or cannot, be sent again."""
 

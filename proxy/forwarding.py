@@ -17,7 +17,7 @@ from random import Random
 import structlog
 import trio
 
-from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
+from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import ResponseCut, UpstreamFailed
@@ -28,6 +28,7 @@ from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
 from proxy.caller import Caller
+from proxy.chains import HEADER, Call, Chains, render
 from proxy.errors import (
     DefinitionUnavailable,
     NothingFeasible,
@@ -57,6 +58,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 """RFC 9110 section 9.2.2."""
 
 _MAX_LOAD_DIGITS = 9
+_CHAIN = HEADER.lower()
 
 log = structlog.get_logger()
 
@@ -98,6 +100,7 @@ class Forwarder:
         self._starter = starter
         self._upstreams = upstreams
         self._machine_names = machine_names
+        self._chains = Chains()
         self._random = random
 
     async def forward(
@@ -113,7 +116,7 @@ class Forwarder:
             client: whose request it is.
             head: the request.
             routed: told the route as soon as it is known, for metrics.
-            caller: the instance that asks, where it is known; it is told to nobody.
+            caller: the instance that asks, where it is known.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
@@ -121,11 +124,15 @@ class Forwarder:
         """
         timing = Timing()
         route = route_of(head, self._machine_names)
-        revision, spec = await self._resolve(route)
+        revision, spec = await self._resolve(route, caller)
         routed(route)
         timing.mark("lookup")
-        attempts = _Attempts(self, client, head, route, revision, spec, timing, caller)
-        return await attempts.run()
+        call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
+        try:
+            attempts = _Attempts(self, client, head, route, revision, spec, timing, call)
+            return await attempts.run()
+        finally:
+            self._chains.called(call)
 
     async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
@@ -142,14 +149,18 @@ class Forwarder:
             raise ServiceUnknown(name, ())
         return None
 
-    async def _resolve(self, route: Route) -> tuple[SignedRevision, ServiceSpec]:
+    async def _resolve(
+        self, route: Route, caller: Caller | None
+    ) -> tuple[SignedRevision, ServiceSpec]:
         revision = self._definitions.get(route.service)
         if revision is None:
             try:
-                revision = await self._definitions.resolve(route.service)
+                revision = await self._definitions.resolve(
+                    route.service, "" if caller is None else caller.instance
+                )
             except UnknownService as exc:
                 raise ServiceUnknown(route.service, exc.near) from exc
-            except RegistryUnreachable as exc:
+            except (RegistryUnreachable, LookupsBusy) as exc:
                 raise DefinitionUnavailable(str(exc)) from exc
         spec = revision.revision.spec
         if spec is None:
@@ -193,6 +204,7 @@ class Forwarder:
         instance: InstanceView,
         road: Road,
         timing: Timing,
+        call: Call,
         *,
         fresh: bool,
     ) -> Exchanged:
@@ -206,7 +218,10 @@ class Forwarder:
             return self._edited(response, instance, road, timing)
 
         fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        if call.chain:
+            fields.append((HEADER, render(call.chain)))
         service_time_s: float | None = None
+        visit = self._chains.enter(instance.record.id, call) if road.lease is not None else None
         self._upstreams.begin(instance)
         road.begin()
         try:
@@ -225,6 +240,8 @@ class Forwarder:
             service_time_s = exchanged.total_s
             return exchanged
         finally:
+            if visit is not None:
+                self._chains.leave(visit)
             self._upstreams.end(instance, service_time_s)
             await road.end(service_time_s or 0.0)
 
@@ -264,9 +281,9 @@ class _Attempts:
         revision: SignedRevision,
         spec: ServiceSpec,
         timing: Timing,
-        caller: Caller | None,
+        call: Call,
     ) -> None:
-        self._caller = caller
+        self._call = call
         self._forwarder = forwarder
         self._client = client
         self._head = head
@@ -291,6 +308,7 @@ class _Attempts:
                     instance,
                     road,
                     self._timing,
+                    self._call,
                     fresh=self._fresh,
                 )
             except (GoneFromGateway, PeerUnreachable) as exc:
@@ -342,8 +360,7 @@ class _Attempts:
         Raises:
             UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
         """
-        caller = None if self._caller is None else self._caller.service
-        log.info("forward.failed", service=self._route.service, caller=caller, reason=exc.reason)
+        log.info("forward.failed", service=self._route.service, reason=exc.reason)
         if exc.reused:
             self._fresh = True  # the server closed a kept connection; the instance may be well
         else:
@@ -390,4 +407,5 @@ def _machine_is_dead(client: ServerConnection) -> Exception:
 
 
 def _is_ours(name: bytes) -> bool:
-    return name[:5].lower() == b"myxo-"
+    lower = name.lower()
+    return lower[:5] == b"myxo-" or lower == _CHAIN

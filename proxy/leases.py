@@ -6,7 +6,7 @@ holder has said that nothing is in flight there. What was served is reported in 
 never on the request's path.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,9 @@ class Lease:
         address: `host:port` of the instance.
         in_flight: requests that this proxy has there.
         releasing: the allocator wants it back: nothing new may be sent.
+        let_go: closes the connections that are kept to the instance. Where the instance ends first,
+            the kernel goes on telling the dead address that they are closed, and a container that
+            is given the address next cannot be reached for up to a second.
     """
 
     instance: InstanceId
@@ -61,6 +64,7 @@ class Lease:
     served: int = 0
     service_time_s: float = 0.0
     reported: tuple[int, int] = (0, 0)
+    let_go: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
 
 @dataclass(slots=True, eq=False)
@@ -220,6 +224,7 @@ class LeaseHolder:
             await self._hand_back(lease)
 
     async def _hand_back(self, lease: Lease) -> None:
+        await lease.let_go()
         if self._leases.get(lease.instance) is not lease or self._connection is None:
             return
         del self._leases[lease.instance]

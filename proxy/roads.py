@@ -201,6 +201,7 @@ class Roads:
             return await _open_tcp(lease.address, "the instance")
 
         road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
+        lease.let_go = road.pool.aclose
         self._direct[instance.key] = road
         return road
 

@@ -57,7 +57,8 @@ def wanted(
         if len(arguments) != 1:
             raise SettingsInvalid(f"with --image or --process only NAME follows; forms: {FORMS}")
         read = ServiceConf() if conf is None else read_conf(_found(conf, directory))
-        if read.docker is not None or read.image is not None:
+        # A process is not built, so one file can serve both ways to run a service.
+        if read.image is not None or (image is not None and read.docker is not None):
             _refuse_second_source(conf, "--image" if image is not None else "--process")
         return Wanted(service_name(arguments[0]), read, stock=image, process=process)
     if conf is not None:

@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from overlay.calls import CallRefused
 from overlay.errors import InvalidName, MalformedMessage, SignatureInvalid
+from overlay.lookups import Lookups
 from overlay.names import PeerId, ServiceName, near_names, service_name
+from overlay.pacing import Buckets
 from overlay.registry_messages import (
     HEARTBEAT_S,
     Add,
@@ -39,6 +41,10 @@ from registry.etcd import EtcdStore
 from registry.etcd_cluster import add_member
 from registry.feed import Feed, pages
 from registry.store import Store
+
+PEER_RATE, PEER_BURST = 200.0, 1000.0
+"""Calls of one peer: twice what a daemon asks for itself; a program that adds all its services at
+once has them added within the burst."""
 
 Request = Get | ListAll | History | Add | Watch | MemberAdd
 Answer = BaseModel | AsyncGenerator[Page, None]
@@ -75,6 +81,8 @@ class RegistryProtocol:
     def __init__(self, metrics: RegistryMetrics, is_registry: Callable[[PeerId], bool]) -> None:
         self._metrics = metrics
         self._is_registry = is_registry
+        self._paces: Buckets[PeerId] = Buckets()
+        self._lookups = Lookups()
         self._store: Store | None = None
         self._feed: Feed | None = None
 
@@ -101,6 +109,12 @@ class RegistryProtocol:
 
     async def _serve(self, peer: PeerId, request: Request) -> Answer:
         store, feed = self._opened()
+        wait_s = self._paces.take(peer, trio.current_time(), rate=PEER_RATE, burst=PEER_BURST)
+        if wait_s:
+            raise CallRefused(
+                RegistryRefusal.BUSY,
+                f"this peer asks more than {PEER_RATE:g} times a second; again in {wait_s:.1f} s",
+            )
         match request:
             case Get(name=name):
                 return await self._get(store, feed, service_name(name))
@@ -126,13 +140,13 @@ class RegistryProtocol:
     async def _get(self, store: Store, feed: Feed, name: ServiceName) -> Found:
         found = await store.get(name)
         if found is None:
-            raise _unknown(name, feed)
+            raise self._unknown(name, feed)
         return Found(revision=found.signed)
 
     async def _history(self, store: Store, feed: Feed, name: ServiceName) -> Answer:
         found = await store.history(name)
         if not found:
-            raise _unknown(name, feed)
+            raise self._unknown(name, feed)
         return _stream(pages(store.store_id, feed.head, found))
 
     async def _add(self, store: Store, peer: PeerId, offered: SignedRevision) -> Added:
@@ -179,6 +193,13 @@ class RegistryProtocol:
         log.info("etcd.member_added", name=request.name, peer_url=request.peer_url, peer=peer)
         return MemberAdded(initial_cluster=cluster)
 
+    def _unknown(self, name: ServiceName, feed: Feed) -> CallRefused:
+        near = self._lookups.hint(lambda: near_names(name, feed.names()), trio.current_time())
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return CallRefused(
+            RegistryRefusal.UNKNOWN, f"there is no service {name}{hint}", {"near": list(near)}
+        )
+
 
 async def _continues(store: Store, feed: Feed, request: Watch) -> bool:
     """Whether what the watcher holds is an earlier state of this store."""
@@ -200,14 +221,6 @@ async def _changed_in_time(feed: Feed) -> bool:
 async def _stream(items: Iterator[Page]) -> AsyncGenerator[Page, None]:
     for item in items:
         yield item
-
-
-def _unknown(name: ServiceName, feed: Feed) -> CallRefused:
-    near = near_names(name, feed.names())
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return CallRefused(
-        RegistryRefusal.UNKNOWN, f"there is no service {name}{hint}", {"near": list(near)}
-    )
 
 
 @contextmanager

@@ -17,10 +17,9 @@ import sys
 import tarfile
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +29,8 @@ import httpx
 import pytest
 import structlog
 from docker.errors import DockerException
+
+from overlay.notify import listening
 
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
@@ -211,16 +212,6 @@ class Daemon:
         """Return what it has printed so far, stdout and stderr as they came."""
         return self.log.read_text()
 
-    def await_ready(self, ready: socket.socket) -> None:
-        """Return when READY=1 comes; fail at once if the process ends before."""
-        ready.settimeout(0.2)  # how late the end of the process may be seen
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with suppress(TimeoutError):
-                if b"READY=1" in ready.recv(4096):
-                    return
-        pytest.fail(f"{self.log.name} is not ready (exit {self.process.poll()}):\n{self.printed()}")
-
 
 @dataclass
 class Daemons:
@@ -237,18 +228,19 @@ class Daemons:
         """Start `command` and return once it is ready; `environment` is for this one alone."""
         number = len(self._running)
         log = self.folder / f"{number}-{command[0]}.log"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
-            ready.bind(str(self.folder / f"{number}.ready"))
+        with listening(self.folder / f"{number}.ready") as ready, log.open("wb") as output:
             process = subprocess.Popen(
                 [str(Path(sys.executable).parent / command[0]), *command[1:]],
-                env=self.environment | environment | {"NOTIFY_SOCKET": str(ready.getsockname())},
+                env=self.environment | environment | ready.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
             daemon = Daemon(process, log)
             self._running.append(daemon)
-            daemon.await_ready(ready)
+            if not ready.wait(process, START_TIMEOUT_S):
+                code, printed = process.poll(), daemon.printed()
+                pytest.fail(f"{log.name} is not ready (exit {code}):\n{printed}")
         return daemon
 
     @staticmethod

@@ -1,12 +1,10 @@
 """One host of a lab: commands run on it, and it can be switched off and on."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -17,6 +15,7 @@ from bench.netlab.errors import CommandFailed, LabFailed
 from bench.netlab.messages import RouterClient
 from bench.netlab.namespaces import Namespaces, hold
 from bench.netlab.plan import HostPlan, Nat, Plan
+from overlay.notify import listening
 
 T = TypeVar("T")
 
@@ -204,21 +203,15 @@ class Host:
         """
         self._logs += 1
         log = self.folder / f"{self._logs}-{Path(command[0]).name}.log"
-        address = self.folder / f"{self._logs}.ready"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
-            ready.bind(str(address))
-            ready.settimeout(0.2)  # how late the end of the process may be seen
+        with listening(self.folder / f"{self._logs}.ready") as ready, log.open("wb") as output:
             process = self.popen(
                 command,
-                environment=dict(environment or {}) | {"NOTIFY_SOCKET": str(address)},
+                environment=dict(environment or {}) | ready.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-            deadline = time.monotonic() + timeout_s
-            while process.poll() is None and time.monotonic() < deadline:
-                with suppress(TimeoutError):
-                    if b"READY=1" in ready.recv(4096):
-                        return Daemon(process, log)
+            if ready.wait(process, timeout_s):
+                return Daemon(process, log)
         process.kill()
         raise CommandFailed(self._said(command, f"did not get ready:\n{log.read_text()}"))
 

@@ -13,6 +13,7 @@ from allocator.admission import (
     check_revision,
     check_runnable,
 )
+from allocator.policy import Listed, Quota, Rules
 from allocator.runtime import Capacity
 from overlay.allocation import AllocationRefusal
 from overlay.identity import Identity
@@ -116,6 +117,42 @@ def test_images_run_for_members_and_processes_only_for_allowed_owners(
     if not runs:
         assert refusal(decision).code is AllocationRefusal.NOT_ALLOWED
         assert f"myxo allow {BOB.peer_id}" in refusal(decision).text
+
+
+def test_an_owners_quota_is_reckoned_from_what_it_was_promised() -> None:
+    quotas = {ALICE.peer_id: Quota(instances=1, memory_mib=500)}
+    ledger = Ledger(Limits(1000, 1000, 10), lambda owner: quotas.get(owner, Quota()))
+    assert (
+        "names no MemoryReq" in refusal(ledger.reserve(InstanceId("a"), ALICE.peer_id, spec())).text
+    )
+    assert ledger.reserve(InstanceId("a"), ALICE.peer_id, spec(memory=500)) == Admitted()
+    decision = refusal(ledger.reserve(InstanceId("b"), ALICE.peer_id, spec(memory=1)))
+    assert decision.code is AllocationRefusal.NO_ROOM
+    assert "limits.instances" in decision.text
+    assert ledger.reserve(InstanceId("b"), BOB.peer_id, spec()) == Admitted()
+    ledger.release(InstanceId("a"))
+    assert ledger.reserve(InstanceId("c"), ALICE.peer_id, spec(memory=1)) == Admitted()
+
+
+def test_an_owners_starts_a_minute_are_counted_apart_from_others() -> None:
+    rules = Rules(quota=Quota(starts_per_minute=2))
+    policy = Policy(open_network=False, allow_any=False, allowed=frozenset, rules=lambda: rules)
+    assert [policy.pace(ALICE.peer_id, 0.0) for _ in range(2)] == [Admitted(), Admitted()]
+    decision = refusal(policy.pace(ALICE.peer_id, 0.0))
+    assert decision.code is AllocationRefusal.BUSY
+    assert "the next one in 30 s" in decision.text
+    assert policy.pace(BOB.peer_id, 0.0) == Admitted()
+    assert policy.pace(ALICE.peer_id, 30.0) == Admitted()
+
+
+def test_a_refusal_carries_the_rule_and_a_change_of_rules_counts_at_once() -> None:
+    rules = Rules(images=Listed(("team/*",)))
+    policy = Policy(open_network=False, allow_any=False, allowed=frozenset, rules=lambda: rules)
+    assert refusal(policy.decide(BOB.peer_id, CONTAINER)).text == (
+        "the image hello is not among those that may run (policy: images.allow)"
+    )
+    rules = Rules()
+    assert policy.decide(BOB.peer_id, CONTAINER) == Admitted()
 
 
 def test_a_newly_allowed_owner_counts_at_once() -> None:

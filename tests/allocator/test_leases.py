@@ -139,7 +139,7 @@ async def test_a_lease_gives_the_address_and_counts_what_is_reported(lab: Lab) -
         await proxy.send(Report(instance=instance, in_flight=3))
         await proxy.send(Acquire(instance=instance))
         await heard(proxy)
-        assert lab.instances.load() == {instance: 3}
+        assert lab.instances.use.load() == {instance: 3}
 
 
 async def test_there_is_no_lease_on_what_is_not_there(lab: Lab) -> None:
@@ -179,7 +179,7 @@ async def test_a_proxy_that_dies_loses_its_leases(lab: Lab) -> None:
 
 async def test_nonsense_ends_only_the_connection_that_sent_it(lab: Lab) -> None:
     instance = await lab.start()
-    async with lab.proxy() as bad, lab.proxy() as good:
+    async with lab.proxy() as good, lab.proxy() as bad:
         await bad.send({"kind": "nonsense"})
         assert await bad.receive() is None
         await good.send(Acquire(instance=instance))

@@ -6,6 +6,7 @@ from prometheus_client.exposition import generate_latest
 
 from bootstrap import rtt_metrics
 from bootstrap.rtt_metrics import MAX_PEER_SERIES, PingMonitor
+from overlay.announcements import Announcements
 from overlay.coordinates import Coordinate
 from overlay.identity import Identity
 from overlay.metrics import DatagramMetrics, MembershipMetrics, PeerMetrics, RecordMetrics
@@ -112,7 +113,8 @@ def every_metric(view: View) -> CollectorRegistry:
     registry.register(PeerMetrics(view))
     registry.register(MembershipMetrics(view.membership))
     registry.register(RecordMetrics(view.records))
-    registry.register(DatagramMetrics(UdpCounts(), Sealer(view.me, b"network").dropped))
+    sealer, announcements = Sealer(view.me, b"network"), Announcements(view.me)
+    registry.register(DatagramMetrics(UdpCounts(), sealer.dropped, announcements.unheeded))
     registry.register(PingMonitor(view, "here", set))
     return registry
 

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import httpx
 import pytest
 
 from bench.netlab.testing import MakeLab, labs
+from overlay.notify import listening
 
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 40.0
@@ -63,22 +63,17 @@ class Host:
         """Start a command; return what it printed once it has said READY=1."""
         number = len(self.running)
         log = self.folder / f"{number}.log"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
-            ready.bind(str(self.folder / f"{number}.ready"))
-            ready.settimeout(0.2)
+        with listening(self.folder / f"{number}.ready") as ready, log.open("wb") as output:
             process = subprocess.Popen(
                 self._inside(command),
-                env=self.environment | {"NOTIFY_SOCKET": str(ready.getsockname())},
+                env=self.environment | ready.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
             self.running.append(process)
-            deadline = time.monotonic() + READY_TIMEOUT_S
-            while process.poll() is None and time.monotonic() < deadline:
-                with suppress(TimeoutError):
-                    if b"READY=1" in ready.recv(4096):
-                        return log.read_text()
+            if ready.wait(process, READY_TIMEOUT_S):
+                return log.read_text()
         pytest.fail(f"{command} on {self.name} is not ready:\n{log.read_text()}")
 
     def run(self, *command: str) -> str:

@@ -1,6 +1,6 @@
 """The replica of definitions: what it takes in, what it keeps, and whom it makes wait."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from overlay import definitions as subject
 from overlay.calls import CallRefused
 from overlay.definitions import Definitions, RegistryUnreachable, Replica, UnknownService
-from overlay.errors import PeerUnreachable, SignatureInvalid
+from overlay.errors import MyxoError, PeerUnreachable, SignatureInvalid
 from overlay.identity import Identity
+from overlay.lookups import CLIENT_BURST, HINT_BURST
 from overlay.membership import MemberState
 from overlay.names import PeerId, ServiceName
 from overlay.passphrase import NetworkKeys
@@ -169,7 +170,7 @@ class FakeNode:
     calls: Any
     registries: list[str]
     peer_id: PeerId = ME
-    keys: NetworkKeys = field(default=NetworkKeys(None, b"", "net", "net", b""))
+    keys: NetworkKeys = field(default=NetworkKeys(None, b"", "net", "net", b"", b""))
 
     @property
     def view(self) -> "FakeNode":
@@ -242,6 +243,95 @@ async def test_who_waits_for_an_asker_that_gives_up_asks_itself(
     assert found == [_revision()]
 
 
+def _names(count: int) -> list[ServiceName]:
+    return [ServiceName(f"made-up-{n}") for n in range(count)]
+
+
+async def _outcomes(definitions: Definitions, names: list[ServiceName], client: str) -> list[str]:
+    """Ask for all of them, one after the other, and return how each ended."""
+    ended = []
+    for name in names:
+        try:
+            await definitions.resolve(name, client)
+        except MyxoError as exc:
+            ended.append(type(exc).__name__)
+        else:
+            ended.append("found")
+    return ended
+
+
+@asynccontextmanager
+async def _live(calls: FakeCalls) -> AsyncIterator[tuple[Definitions, Callable[..., None]]]:
+    """Yield a replica with a living watch that brought `hello`, and what sends more pages."""
+    send, receive = trio.open_memory_channel[Page](10)
+    calls.streams[PeerId("a")] = receive
+    calls.gate.set()
+    definitions = Definitions(FakeNode(calls, ["a"]), None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(definitions.run)
+        send.send_nowait(_page(_revision(), snapshot=True))
+        await definitions.changed()
+        calls.asked.clear()
+        yield definitions, send.send_nowait
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_thousand_made_up_names_cost_a_bounded_number_of_calls_and_nobody_else_anything(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+
+    def near_names(name: ServiceName, _: list[ServiceName]) -> list[ServiceName]:
+        compared.append(name)
+        return []
+
+    monkeypatch.setattr(subject, "near_names", near_names)
+    calls = FakeCalls({PeerId("a"): CallRefused("unknown", "no")})
+    async with _live(calls) as (definitions, _):
+        ended = await _outcomes(definitions, _names(1000), "mad")
+        assert ended.count("UnknownService") == len(calls.asked) == CLIENT_BURST
+        assert ended.count("LookupsBusy") == 1000 - CLIENT_BURST
+        assert len(compared) == HINT_BURST
+        assert await _outcomes(definitions, [HELLO], "mad") == ["found"]
+        calls.answers[PeerId("a")] = _revision("new")
+        assert await _outcomes(definitions, [ServiceName("new")], "sane") == ["found"]
+        assert len(calls.asked) == CLIENT_BURST + 1
+
+
+async def test_the_same_made_up_name_is_asked_for_once_and_found_when_it_is_added(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls = FakeCalls({PeerId("a"): CallRefused("unknown", "no")})
+    new = ServiceName("new")
+    async with _live(calls) as (definitions, send):
+        assert await _outcomes(definitions, [new] * 100, "") == ["UnknownService"] * 100
+        assert len(calls.asked) == 1
+        send(_page(_revision("new"), at=2))
+        await definitions.changed()
+        assert await _outcomes(definitions, [new], "") == ["found"]
+        assert len(calls.asked) == 1
+
+
+async def test_who_has_a_reason_to_doubt_a_no_asks_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls = FakeCalls({PeerId("a"): CallRefused("unknown", "no")})
+    new = ServiceName("new")
+    async with _live(calls) as (definitions, _):
+        assert await _outcomes(definitions, [new], "") == ["UnknownService"]
+        calls.answers[PeerId("a")] = _revision("new")
+        assert await _outcomes(definitions, [new], "") == ["UnknownService"]
+        assert await definitions.resolve(new, ask_again=True) == _revision("new")
+
+
+async def test_without_a_living_watch_no_answer_is_remembered() -> None:
+    calls = FakeCalls({PeerId("a"): CallRefused("unknown", "no")})
+    calls.gate.set()
+    definitions = Definitions(FakeNode(calls, ["a"]), None)
+    assert await _outcomes(definitions, [HELLO] * 3, "") == ["UnknownService"] * 3
+    assert len(calls.asked) == 3
+
+
 async def test_a_silent_watch_is_left_for_the_next_registry(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -274,7 +364,9 @@ async def test_the_replica_is_on_disk_for_the_next_start(tmp_path: Path) -> None
     again = Definitions(node, tmp_path)
     assert again.get(HELLO) == _revision()
     assert sorted(again.names()) == ["hello", "other"]
-    other_network = FakeNode(node.calls, [], keys=NetworkKeys(None, b"", "other", "other", b""))
+    other_network = FakeNode(
+        node.calls, [], keys=NetworkKeys(None, b"", "other", "other", b"", b"")
+    )
     assert Definitions(other_network, tmp_path).names() == []
 
 

@@ -10,6 +10,7 @@ from overlay.endpoints import (
     MAX_CANDIDATES,
     RETRY_FIRST_S,
     RETRY_MOST_S,
+    STRANGER_S,
     TRIES,
     Endpoint,
     Endpoints,
@@ -26,7 +27,7 @@ NEAR, FAR, MOVED = (Endpoint(f"192.0.2.{n}", 4001) for n in range(1, 4))
 
 def known(*places: Endpoint) -> Endpoints:
     made = Endpoints()
-    made.know(PEER, places)
+    made.know(PEER, places, 0.0)
     return made
 
 
@@ -116,9 +117,9 @@ def test_a_shut_way_is_tried_again_at_once_when_there_is_news(event: str) -> Non
         case "answered":
             made.answered(PEER)
         case "addresses":
-            made.know(PEER, [FAR])
+            made.know(PEER, [FAR], 0.0)
         case _:
-            made.restarted(PEER)
+            made.restarted(PEER, 0.0)
     assert ask(made) is not None
     given_up(made)
     assert ask(made, RETRY_FIRST_S) is not None
@@ -127,7 +128,7 @@ def test_a_shut_way_is_tried_again_at_once_when_there_is_news(event: str) -> Non
 def test_the_same_addresses_again_are_no_news() -> None:
     made = known(NEAR)
     given_up(made)
-    made.know(PEER, [NEAR])
+    made.know(PEER, [NEAR], 0.0)
     assert ask(made) is None
 
 
@@ -135,8 +136,22 @@ def test_a_restarted_peer_is_not_looked_for_where_the_last_process_was_heard() -
     made = known(NEAR)
     made.heard(PEER, MOVED)
     made.answered(PEER)
-    made.restarted(PEER)
+    made.restarted(PEER, 0.0)
     assert (ask(made), made.reach(PEER)) == (NEAR, Reach.UNTRIED)
+
+
+def is_stranger(made: Endpoints, now: float) -> bool:
+    return made.way(PEER, now, wants_answer=True).stranger
+
+
+def test_who_became_known_a_moment_ago_is_a_stranger_until_it_is_heard() -> None:
+    made = known(NEAR)
+    assert is_stranger(made, STRANGER_S / 2)
+    assert not is_stranger(made, STRANGER_S)
+    made.restarted(PEER, 100.0)
+    assert is_stranger(made, 101.0)
+    made.heard(PEER, NEAR)
+    assert not is_stranger(made, 101.0)
 
 
 @pytest.mark.parametrize("peer", [PEER, OTHER])
@@ -145,7 +160,7 @@ def test_a_forgotten_or_unknown_peer_is_never_sent_to(peer: PeerId) -> None:
     made.forget(PEER)
     made.heard(peer, NEAR)
     made.answered(peer)
-    made.restarted(peer)
+    made.restarted(peer, 0.0)
     assert made.way(peer, 0.0, wants_answer=True).endpoint is None
 
 
@@ -153,7 +168,7 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "MAX_OWNERS", 3)
     made = Endpoints()
     for n in range(10):
-        made.know(Identity.from_seed(bytes([n]) * 32).peer_id, [NEAR])
+        made.know(Identity.from_seed(bytes([n]) * 32).peer_id, [NEAR], 0.0)
     assert len(made._peers) == 3
 
 
@@ -222,7 +237,7 @@ def test_no_peer_makes_others_try_any_number_of_addresses() -> None:
     said = record(*(f"/ip4/192.0.2.{n}/tcp/1" for n in range(32)))
     assert len(candidates(said)) == MAX_CANDIDATES
     made = Endpoints()
-    made.know(PEER, [Endpoint(f"192.0.2.{n}", 1) for n in range(32)])
+    made.know(PEER, [Endpoint(f"192.0.2.{n}", 1) for n in range(32)], 0.0)
     assert len({ask(made) for _ in range(given_up_after(MAX_CANDIDATES))}) == MAX_CANDIDATES
 
 

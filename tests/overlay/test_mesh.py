@@ -1,4 +1,7 @@
 import json
+import os
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -8,6 +11,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from overlay.announcements import SALT_BYTES, Announcements
 from overlay.digest import Digest
 from overlay.errors import PassphraseRefused
 from overlay.framing import FramedStream
@@ -19,9 +23,17 @@ from overlay.membership import MemberState
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.passphrase import network_keys
-from overlay.records import InstanceRecord, InstanceState, Role, Version, sign_record
+from overlay.records import (
+    InstanceRecord,
+    InstanceState,
+    PeerRecord,
+    Role,
+    Version,
+    sign_record,
+)
 from overlay.settings import NodeSettings
 from overlay.signed import Signed
+from overlay.trust import open_trust
 
 
 def settings(tmp_path: Path, *bootstraps: str, psk: str | None = "secret") -> NodeSettings:
@@ -75,6 +87,91 @@ async def test_a_joining_node_knows_the_bootstrap_at_once_and_is_known_by_all(
         assert first.peer_id in {p.peer_id for p in proxy.view.peers()}
         for node in (first, allocator, proxy):
             await until(node, partial(sees_peers, node, 2))
+
+
+def announce(
+    owner: Identity,
+    to: Node,
+    tmp_path: Path,
+    *,
+    passphrase: str = "secret",  # noqa: S107
+    signer: Identity | None = None,
+) -> None:
+    """Have a peer that is connected to nobody send its record to a node, as a datagram."""
+    trust = open_trust(owner.peer_id, None, passphrase, tmp_path, durable=False)
+    record = PeerRecord(
+        version=Version(epoch=time.time(), counter=2),
+        role=Role.PROXY,
+        host="newcomer",
+        machine="another",
+        addresses=("/ip4/127.0.0.1/tcp/9",),
+        proof=trust.proof(),
+    )
+    signed = sign_record(signer or owner, record).model_copy(update={"signer": owner.peer_id})
+    sealing = Announcements(owner.peer_id, trust.announcement_keys())
+    datagram = sealing.seal(to.peer_id, signed, time.time(), os.urandom(SALT_BYTES))
+    assert datagram is not None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(datagram, ("127.0.0.1", to.record.datagram_port))
+
+
+async def test_who_announces_itself_is_known_to_all_before_it_is_connected_to_anybody(
+    tmp_path: Path,
+) -> None:
+    newcomer = Identity.generate()
+    async with network(tmp_path, Role.ALLOCATOR, Role.PROXY) as nodes:
+        for node in nodes:
+            await until(node, partial(sees_peers, node, 2))
+        announce(newcomer, nodes[0], tmp_path)
+        for node in nodes:
+            await until(node, partial(node.view.is_member, newcomer.peer_id))
+
+
+@pytest.mark.parametrize("wrong", ["passphrase", "signer"])
+async def test_nobody_is_believed_who_does_not_prove_who_it_is_and_that_it_may(
+    tmp_path: Path, wrong: str
+) -> None:
+    liar, newcomer = Identity.generate(), Identity.generate()
+    async with network(tmp_path) as (first,):
+        if wrong == "signer":
+            announce(liar, first, tmp_path, signer=newcomer)
+        else:
+            announce(liar, first, tmp_path, passphrase="guessed")
+        announce(newcomer, first, tmp_path)  # what is sent later is heard later on loopback
+        await until(first, lambda: first.view.is_member(newcomer.peer_id))
+        assert not first.view.is_member(liar.peer_id)
+        assert first.view.peer(liar.peer_id) is None
+
+
+async def test_a_newcomer_knows_those_who_were_told_of_it_before_it_has_streams_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> PeerId:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    prepared: list[Node] = []
+    opening = trio.Event()
+
+    def prepare(node: Node) -> None:
+        monkeypatch.setattr(node.host, "connect", never)
+        prepared.append(node)
+        opening.set()
+
+    async def join() -> None:
+        joining = settings(tmp_path, address_of(first))
+        async with open_node(joining, Role.PROXY, name="new", prepare=prepare):
+            raise AssertionError("it cannot hear all that its bootstrap knows")
+
+    async with network(tmp_path, Role.PROXY) as (first, proxy), trio.open_nursery() as nursery:
+        await until(first, partial(sees_peers, first, 1))
+        for node in (first, proxy):
+            monkeypatch.setattr(node.host, "connect", never)
+        nursery.start_soon(join)
+        await opening.wait()
+        await until(prepared[0], partial(measured_peers, prepared[0], 2))
+        assert not prepared[0].host.connected()
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_instance_is_in_every_view_when_published_and_gone_when_withdrawn(

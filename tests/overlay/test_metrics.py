@@ -7,6 +7,7 @@ import pytest
 import trio
 from prometheus_client import CollectorRegistry, Counter
 
+from overlay.announcements import Announcements, Unheeded
 from overlay.coordinates import Coordinate
 from overlay.errors import RecordRefused
 from overlay.identity import Identity
@@ -152,8 +153,16 @@ def test_refused_records_are_served_by_reason_from_the_start() -> None:
 
 def test_what_goes_over_udp_and_what_is_dropped_is_served() -> None:
     registry, sealer = CollectorRegistry(), Sealer(ME.peer_id, b"network")
-    registry.register(DatagramMetrics(UdpCounts(1, 2, 3, 4, 5, 6), sealer.dropped))
+    announcements = Announcements(ME.peer_id, [b"key"])
+    registry.register(
+        DatagramMetrics(UdpCounts(1, 2, 3, 4, 5, 6), sealer.dropped, announcements.unheeded)
+    )
     sealer.open(b"")
+    record = PeerRecord(version=Version(epoch=1.0, counter=0), role=Role.PROXY, host="h")
+    signed = sign_record(OTHER, record)
+    mine = Announcements(OTHER.peer_id, [b"key"]).seal(ME.peer_id, signed, 1e9, bytes(16))
+    assert mine is not None
+    announcements.open(mine, 2e9)
     for name, value in [("sent", 1), ("sent_bytes", 2), ("received", 3), ("received_bytes", 4)]:
         assert registry.get_sample_value(f"myxo_datagrams_{name}_total") == value
     for reason, value in [("full", 5), ("refused", 6)]:
@@ -164,3 +173,8 @@ def test_what_goes_over_udp_and_what_is_dropped_is_served() -> None:
         for reason in Dropped
     }
     assert dropped == dict.fromkeys(Dropped, 0) | {Dropped.MALFORMED: 1}
+    unheeded = {
+        reason: registry.get_sample_value("myxo_announcements_unheeded_total", {"reason": reason})
+        for reason in Unheeded
+    }
+    assert unheeded == dict.fromkeys(Unheeded, 0) | {Unheeded.STALE: 1}

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import pytest
 
 from overlay import datagrams
+from overlay.announcements import Announcements
+from overlay.announcing import Announcer
 from overlay.identity import Identity
 from overlay.membership import (
     Alive,
@@ -27,6 +29,9 @@ from overlay.view import View
 
 NOW = 1_700_000_000.0
 ME, OTHER, THIRD, FOURTH = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
+
+
+SILENT = Announcer(Announcements(ME.peer_id), (), own=list, knows=lambda _: True)
 
 
 class NoStreams:
@@ -61,7 +66,7 @@ async def hear(view: View, source: PeerId, *updates: Update) -> None:
         for each in changes:
             view.settle(each.peer)
 
-    probing = Probing(view, Sealer(ME.peer_id, b"n"), [], _unreachable(), load=dict)
+    probing = Probing(view, Sealer(ME.peer_id, b"n"), [], _unreachable(), SILENT, load=dict)
     probing.streams, probing.changed = NoStreams(), change
     probing.unknown = lambda _peer, _unknown: None
     probing.hear(source, datagrams.encode(Gossip(), updates))

@@ -161,7 +161,7 @@ async def test_a_datagram_that_does_not_open_moves_nobody_and_gets_no_answer() -
             attacker.bind(("127.0.0.1", 0))
             attacker.setblocking(False)
             other.got.clear()
-            one.udp._transmit(replayed, other.place)
+            one.udp.transmit(replayed, other.place)
             await other.get(1)
             for datagram in (replayed, replayed[:-1] + b"x", b"", bytes(40), bytes(2000)):
                 attacker.sendto(datagram, other.place)

@@ -30,6 +30,8 @@ from overlay.spec import ServiceSpec
 from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
+from proxy.caller import Caller
+from proxy.chains import MAX_VISITS
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
 from proxy.roads import Roads
@@ -62,7 +64,8 @@ class KnownDefinitions:
     async def changed(self) -> None:
         await trio.sleep_forever()
 
-    async def resolve(self, name: ServiceName) -> SignedRevision:
+    async def resolve(self, name: ServiceName, client: str = "") -> SignedRevision:
+        del client
         await trio.lowlevel.checkpoint()
         if not self.reachable:
             raise RegistryUnreachable(name)
@@ -105,6 +108,8 @@ class Ground:
     upstreams: Upstreams
     client: Wire
     counter: int = 0
+    caller: Caller | None = None
+    address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
     async def listen(self, instance: Instance) -> int:
@@ -174,6 +179,16 @@ class Ground:
         length = int(fields.get("content-length", "0"))
         return int(head[0].split()[1]), fields, await self.client.exactly(length)
 
+    async def call_from_within(self, path: str) -> tuple[int, str]:
+        """Do what an instance does that calls a service: over a connection of its own."""
+        async with await trio.open_tcp_stream(*self.address) as stream:
+            wire = Wire(stream)
+            await wire.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head = (await wire.head()).decode()
+            found = re.search(r"(?i)content-length: (\d+)", head)
+            body = await wire.exactly(int(found[1])) if found else b""
+        return int(head.split()[1]), body.decode()
+
     async def get(self, path: str = "/hello/x") -> tuple[int, dict[str, str], bytes]:
         return await self.ask(f"GET {path} HTTP/1.1\nHost: localhost")
 
@@ -187,13 +202,15 @@ def answer(body: bytes, *fields: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def serve_client(forwarder: Forwarder, stream: trio.SocketStream) -> None:
+async def serve_client(
+    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None)
+                await forwarder.forward(client, head, lambda _: None, caller())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -248,11 +265,12 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream)
+                await serve_client(forwarder, stream, lambda: made.caller)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
-            stream = await trio.open_tcp_stream(*listener.socket.getsockname())
-            yield Ground(
+            address = listener.socket.getsockname()
+            stream = await trio.open_tcp_stream(*address)
+            made = Ground(
                 nursery,
                 view,
                 allocator,
@@ -262,7 +280,9 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 starter,
                 upstreams,
                 Wire(stream),
+                address=address,
             )
+            yield made
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await stream.aclose()
@@ -301,6 +321,49 @@ async def test_a_clients_own_myxo_fields_are_stripped_and_the_others_kept(ground
     (head,) = ground.requests["i1"]
     assert b"myxo-" not in head.lower()
     assert b"X-Kept: z\r\n" in head
+
+
+async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: made, up"
+    await ground.ask(request)
+    ground.caller = Caller(ServiceName("web"), InstanceId("w1"))
+    await ground.get()
+    await ground.ask(request)
+    from_outside, first, handed_on = ground.requests["i1"]
+    assert b"x-myxo-chain" not in from_outside.lower()
+    assert b"X-Myxo-Chain: web\r\n" in first
+    assert b"X-Myxo-Chain: made, up, web\r\n" in handed_on
+    assert handed_on.lower().count(b"x-myxo-chain") == 1
+
+
+async def test_a_circle_of_services_is_answered_508_with_its_names(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    ground.caller = Caller(HELLO, InstanceId("i1"))
+    request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: hello, hello, hello"
+    status, _, body = await ground.ask(request)
+    assert status == 508
+    assert b"hello > hello > hello > hello > hello" in body
+    assert "i1" not in ground.requests
+
+
+async def test_an_instance_that_calls_its_own_service_without_end_is_stopped(
+    ground: Ground,
+) -> None:
+    """It hands nothing on, and answers with what it was answered."""
+
+    async def serve(wire: Wire) -> None:
+        ground.caller = Caller(HELLO, InstanceId("i1"))
+        while True:
+            ground.requests.setdefault("i1", []).append(await wire.head())
+            status, body = await ground.call_from_within("/hello")
+            await wire.send(answer(f"{status} {body}".encode()))
+
+    await ground.run_instance("i1", serve, concurrency=50)
+    status, _, body = await ground.get()
+    assert status == 200
+    assert b"508" in body
+    assert len(ground.requests["i1"]) == MAX_VISITS
 
 
 async def test_an_instances_myxo_fields_do_not_reach_the_client(ground: Ground) -> None:

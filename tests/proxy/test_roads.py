@@ -10,7 +10,7 @@ import trio.testing
 
 from overlay.errors import PeerUnreachable
 from overlay.identity import Identity
-from overlay.leases import Hello, Release
+from overlay.leases import Hello, Release, Released
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
@@ -130,6 +130,25 @@ async def test_a_lease_that_is_wanted_back_leaves_the_direct_road(here: Ground) 
         await trio.testing.wait_all_tasks_blocked()
     assert (await here.roads.to(here.instance)).kind == "gateway"
     await road.end(0.1)
+
+
+async def test_nothing_is_connected_to_an_instance_any_more_when_its_lease_is_handed_back(
+    here: Ground,
+) -> None:
+    """What ends later is closed towards an address that another container may have by then."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        here.allocator.addresses[I1] = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        road = await here.direct()
+        async with road.pool.acquire() as upstream:
+            upstream.reusable = True
+        async with await listener.accept() as served:
+            assert road.pool.idle == 1
+            await here.allocator.say(Release(instance=I1))
+            while not isinstance(await here.allocator.heard(), Released):
+                pass
+            assert road.pool.idle == 0
+            assert await served.receive_some() == b""
 
 
 async def test_a_lease_that_ended_with_its_connection_is_not_used_again(here: Ground) -> None:

@@ -247,6 +247,18 @@ def test_a_configuration_may_name_the_image_itself(tmp_path: Path) -> None:
     assert (want.stock, want.conf.spec) == ("nginx:1.25", {"memory_mib": 64})
 
 
+def test_a_process_takes_what_the_configuration_of_an_image_says_besides(tmp_path: Path) -> None:
+    conf = tmp_path / "service-conf.json"
+    conf.write_text(json.dumps(HELLO_CONF | {"MemoryReq": 64}))
+    want = wanted(["hello"], image=None, process="exec hello", conf=conf, directory=tmp_path)
+    assert want.process == "exec hello"
+    assert want.build is None
+    assert want.conf.spec["memory_mib"] == 64
+    conf.write_text("image: nginx")
+    with pytest.raises(ConfInvalid, match="so does --process"):
+        wanted(["hello"], image=None, process="exec hello", conf=conf, directory=tmp_path)
+
+
 def test_what_runs_is_said_once(tmp_path: Path) -> None:
     conf = tmp_path / "service-conf.json"
     conf.write_text(json.dumps(HELLO_CONF))
