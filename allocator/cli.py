@@ -87,6 +87,14 @@ def allocator(
         int | None,
         typer.Option(metavar="N", help="Most instances at once.", rich_help_panel=_HERE),
     ] = None,
+    sandboxes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Networks of containers that are made beforehand; 0 makes none.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     standby_instances: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +115,14 @@ def allocator(
             metavar="FILE",
             help="Rules on who may have what run here; policy.toml beside the settings file is "
             "taken where there is one.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What services can ask for of the machine; may be repeated.",
             rich_help_panel=_HERE,
         ),
     ] = None,
@@ -142,9 +158,11 @@ def allocator(
             "cpu_millicores": cpu_millicores,
             "memory_mib": memory_mib,
             "max_instances": max_instances,
+            "sandboxes": sandboxes,
             "standby_instances": standby_instances,
             "standby_memory_mib": standby_memory_mib,
             "policy": policy,
+            "labels": label,
             "allow_any": allow_any,
         },
         config,

@@ -301,7 +301,7 @@ class SandboxPool:
         directory = None if self._unshared else self.plan.directory
         try:
             sandbox = await self.call(
-                lambda client: _make(client, name, kind, image, self.ownership, directory)
+                lambda client: make_sandbox(client, name, kind, image, self.ownership, directory)
             )
         except APIError as exc:
             if directory is None or "mount" not in say(exc):
@@ -343,7 +343,7 @@ def _open_to_sandboxes(directory: Path) -> None:
     directory.chmod(0o755)
 
 
-def _make(
+def make_sandbox(
     client: docker.APIClient,
     name: SandboxId,
     kind: Kind,
@@ -351,7 +351,12 @@ def _make(
     ownership: Ownership,
     directory: Path | None,
 ) -> Sandbox:
-    """Run in a thread: create and start one; nothing is left of one that does not start."""
+    """Create and start a sandbox; blocks. Nothing is left of one that does not start.
+
+    Raises:
+        APIError: the engine said no.
+        LaunchFailed: it ended as it started.
+    """
     shared = directory is not None
     config = sandbox_config(name, kind, image.digest, ownership, listens=shared)
     mounts = [Mount(DIRECTORY, str(directory), type="bind", read_only=True)] if shared else []

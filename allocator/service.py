@@ -13,13 +13,15 @@ from typing import Any
 import structlog
 import trio
 
-from allocator.admission import Ledger, Limits, Policy
+from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
 from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
+from allocator.engine_containers import EngineContainers
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
 from allocator.instances import Instances
+from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.policy_file import PolicyFile
@@ -39,12 +41,12 @@ from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
-from overlay.leases import Bridge
+from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
-from overlay.names import InstanceId, PeerId, SandboxId, ServiceName
+from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
-from overlay.records import Role
+from overlay.records import PeerRecord, Role
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
 
@@ -194,6 +196,10 @@ class _Daemon:
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
+        keeper = Keeper(
+            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
+        )
+        nursery.start_soon(keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -209,6 +215,9 @@ class _Daemon:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         await self._learn(given.revision, peer)
+        unmet = check_constraints(given.revision.spec, self.node.record.called)
+        if isinstance(unmet, Refusal):
+            raise CallRefused(unmet.code, unmet.text)
         try:
             allocated = await self.instances.allocate(
                 given, request.exclude, request.request_id, caller=peer
@@ -277,6 +286,7 @@ class _Daemon:
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
             images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            labels=parse_labels(self.settings.labels),
         )
 
     def _capacity(self) -> Capacity:
@@ -286,12 +296,17 @@ class _Daemon:
                 return runtime.capacity()
         return ProcessRuntime(self.settings.state_dir).capacity()
 
-    def _containers(self) -> "_Containers":
+    def _containers(self) -> EngineContainers:
         docker = self.runtimes.get("docker")
-        return _Containers(self.instances, docker if isinstance(docker, DockerRuntime) else None)
+        found = docker if isinstance(docker, DockerRuntime) else None
+        return EngineContainers(self.instances, found)
 
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
+
+    def _allocators(self) -> dict[PeerId, PeerRecord]:
+        others = self.node.view.peers(Role.ALLOCATOR)
+        return {self.node.peer_id: self.node.record} | {p.peer_id: p.record for p in others}
 
     def _elsewhere(self, service: ServiceName) -> int:
         instances = self.node.view.instances(service)
@@ -320,34 +335,6 @@ class _Daemon:
                 "instances": self.limits.instances,
             },
         } | self.instances.status()
-
-
-@dataclass(frozen=True, slots=True)
-class _Containers:
-    """What proxies are told of this machine's containers, if there is an engine."""
-
-    instances: Instances
-    docker: DockerRuntime | None
-
-    def bridges(self) -> Sequence[Bridge]:
-        if self.docker is None:
-            return ()
-        return [Bridge(interface=i, address=a) for i, a in self.docker.bridges.items() if a]
-
-    def socket(self) -> str:
-        return "" if self.docker is None else self.docker.sandboxes.socket
-
-    def proxy_chosen(self, port: int) -> None:
-        self.instances.set_proxy_port(port)
-        if self.docker is not None:
-            self.docker.sandboxes.set_proxy_port(port)
-
-    def handed_over(self, sandbox: SandboxId, *, done: bool) -> None:
-        if self.docker is not None:
-            self.docker.sandboxes.handed_over(sandbox, done=done)
-
-    def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
-        return None if self.docker is None else self.docker.occupant(sandbox)
 
 
 def _sandbox_plan(settings: AllocatorSettings, peer: PeerId) -> SandboxPlan:
