@@ -163,16 +163,17 @@ class DockerRuntime:
 
     async def create(self, launch: Launch) -> None:
         """Create the container, in a sandbox if there is one; see `Runtime.create`."""
-        sandbox = self.sandboxes.take(launch)
-        if sandbox is not None:
-            try:
-                return await self._create(launch, sandbox)
-            except ImageMissing:
-                self.sandboxes.give_back(sandbox)
-                raise
-            except LaunchFailed as exc:
-                self._give_up_on(sandbox, exc)
-        return await self._create(launch, None)
+        with self.sandboxes.start_under_way():
+            sandbox = await self.sandboxes.take(launch)
+            if sandbox is not None:
+                try:
+                    return await self._create(launch, sandbox)
+                except ImageMissing:
+                    self.sandboxes.give_back(sandbox)
+                    raise
+                except LaunchFailed as exc:
+                    self._give_up_on(sandbox, exc)
+            return await self._create(launch, None)
 
     async def _create(self, launch: Launch, sandbox: Sandbox | None) -> None:
         network = launch.spec.network
@@ -216,10 +217,8 @@ class DockerRuntime:
         entry = self._containers.get(instance)
         if entry is None:
             raise LaunchFailed(f"{instance} was not created")
-        try:
+        with self.sandboxes.start_under_way():
             return f"{await self._start(entry)}:{entry.port}"
-        finally:
-            self.sandboxes.started()
 
     async def _start(self, entry: _Container) -> str:
         entry.started = True

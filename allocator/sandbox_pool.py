@@ -7,7 +7,8 @@ takes longer, and `myxo status` says why.
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -109,6 +110,7 @@ class SandboxPool:
     _used: dict[SandboxId, _Member] = field(default_factory=dict)
     _handed_over: set[SandboxId] = field(default_factory=set)
     _doomed: set[str] = field(default_factory=set)
+    _starts: int = 0
     _last_start: float = float("-inf")
     _wake: trio.Event = field(default_factory=trio.Event)
     _stock: trio.Event = field(default_factory=trio.Event)
@@ -135,22 +137,45 @@ class SandboxPool:
 
     # use
 
-    def take(self, launch: Launch) -> Sandbox | None:
-        """Return an unused sandbox for `launch`, if there is one; it is used from now on."""
-        self._last_start = trio.current_time()
-        network = launch.spec.network
-        if network not in self._networks:
-            self._networks.append(network)
+    async def take(self, launch: Launch) -> Sandbox | None:
+        """Return an unused sandbox for `launch`, which is used from now on.
+
+        Where the stock is empty one is made now, which costs this start more than a network of its
+        own would: the proxy is found on 127.0.0.1 in a sandbox only. None is where there is none
+        to be had.
+
+        Raises:
+            RuntimeDown: the engine does not answer.
+        """
+        kind = Kind(launch.spec.network, launch.proxy_port)
+        if self._image is None or not suits(kind, launch.spec.port):
+            return None
+        if kind.network not in self._networks:
+            self._networks.append(kind.network)
         self._wake_up()
         for name, member in self._idle.items():
-            if suits(member.sandbox.kind, network, launch.proxy_port, launch.spec.port):
+            if member.sandbox.kind == kind:
                 self._used[name] = self._idle.pop(name)
                 return member.sandbox
-        return None
+        if self._problem:
+            return None
+        try:
+            member = await self._make(kind)
+        except (APIError, LaunchFailed) as exc:
+            self._say(f"no network sandbox can be made: {say(exc)}")
+            return None
+        self._used[member.sandbox.id] = member
+        return member.sandbox
 
-    def started(self) -> None:
-        """Take note that a start has just come to its end."""
-        self._last_start = trio.current_time()
+    @contextmanager
+    def start_under_way(self) -> Iterator[None]:
+        """Let the stock wait while the block lasts, and some time longer."""
+        self._starts += 1
+        try:
+            yield
+        finally:
+            self._starts -= 1
+            self._last_start = trio.current_time()
 
     def give_back(self, sandbox: Sandbox) -> None:
         """Take back a sandbox in which nothing was made."""
@@ -277,7 +302,8 @@ class SandboxPool:
                 await self._wake.wait()
                 lacking_since = trio.current_time()
                 continue
-            wait_s = patience_s(trio.current_time(), self._last_start, lacking_since)
+            now = trio.current_time()
+            wait_s = patience_s(now, now if self._starts else self._last_start, lacking_since)
             if wait_s > 0:
                 await trio.sleep(wait_s)
                 continue
@@ -286,18 +312,31 @@ class SandboxPool:
                 self._doomed.add(sandbox.container)
             await self._remove_doomed()
             if step.make is not None:
-                await self._make(step.make)
+                member = await self._make(step.make)
+                self._idle[member.sandbox.id] = member
+                self._stock.set()
+                self._stock = trio.Event()
 
     async def _remove_doomed(self) -> None:
-        for container in list(self._doomed):
-            await self.call(partial(remove, name=container))
-            self._doomed.discard(container)
+        failures: list[APIError | RuntimeDown] = []
 
-    async def _make(self, kind: Kind) -> None:
-        image = self._image
-        if image is None:
-            return
-        name = SandboxId(secrets.token_hex(6))
+        async def remove_one(container: str) -> None:
+            try:
+                await self.call(partial(remove, name=container))
+                self._doomed.discard(container)
+            except (APIError, RuntimeDown) as exc:
+                failures.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for container in self._doomed:
+                nursery.start_soon(remove_one, container)
+        if failures:
+            raise failures[0]
+
+    async def _make(self, kind: Kind) -> _Member:
+        if self._image is None:
+            raise LaunchFailed("there is no program for network sandboxes")
+        image, name = self._image, SandboxId(secrets.token_hex(6))
         directory = None if self._unshared else self.plan.directory
         try:
             sandbox = await self.call(
@@ -308,11 +347,9 @@ class SandboxPool:
                 raise
             self._unshared = f"the engine cannot share {directory} with sandboxes: {say(exc)}"
             log.warning("sandbox.unshared", problem=self._unshared)
-            return
-        self._idle[name] = _Member(sandbox, trio.current_time())
-        self._stock.set()
-        self._stock = trio.Event()
+            return await self._make(kind)
         self._say("")
+        return _Member(sandbox, trio.current_time())
 
     async def _remove_idle(self) -> None:
         self._doomed |= {member.sandbox.container for member in self._idle.values()}

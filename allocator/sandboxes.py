@@ -113,9 +113,9 @@ def next_step(
     return Step(tuple(surplus), fewest if lacking else None)
 
 
-def suits(kind: Kind, network: Network, proxy_port: int, port: int) -> bool:
-    """Whether an instance that listens on `port` can be started in a sandbox of `kind`."""
-    return kind == Kind(network, proxy_port) and port != proxy_port
+def suits(kind: Kind, port: int) -> bool:
+    """Whether who listens on `port` can be in a sandbox of `kind`, which listens itself."""
+    return port != kind.proxy_port
 
 
 def patience_s(now: float, last_start: float, lacking_since: float) -> float:

@@ -56,11 +56,9 @@ def test_what_is_short_most_is_made_first() -> None:
     assert next_step(stock, ["outside", "none"], 4200, 3).make == INSIDE
 
 
-def test_a_sandbox_suits_only_its_network_and_proxy_and_not_who_takes_the_proxys_port() -> None:
-    assert suits(OUTSIDE, "outside", 4200, 8080)
-    assert not suits(OUTSIDE, "none", 4200, 8080)
-    assert not suits(OUTSIDE, "outside", 4300, 8080)
-    assert not suits(OUTSIDE, "outside", 4200, 4200)
+def test_who_listens_on_the_proxys_port_itself_is_in_no_sandbox() -> None:
+    assert suits(OUTSIDE, 8080)
+    assert not suits(OUTSIDE, 4200)
 
 
 def test_none_is_made_while_starts_follow_each_other_until_patience_ends() -> None:
