@@ -20,6 +20,7 @@ from allocator.docker import DockerRuntime
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
 from allocator.instances import Instances
+from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.policy_file import PolicyFile
@@ -27,6 +28,7 @@ from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
+from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
@@ -43,7 +45,7 @@ from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
-from overlay.records import Role
+from overlay.records import PeerRecord, Role
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
 
@@ -166,6 +168,7 @@ class _Daemon:
             elsewhere=self._elsewhere,
             room_changed=lambda _: self._room_change.set(),
             proxy_port=settings.proxy_port,
+            parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
 
     async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
@@ -191,6 +194,10 @@ class _Daemon:
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
+        keeper = Keeper(
+            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
+        )
+        nursery.start_soon(keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -295,6 +302,10 @@ class _Daemon:
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
 
+    def _allocators(self) -> dict[PeerId, PeerRecord]:
+        others = self.node.view.peers(Role.ALLOCATOR)
+        return {self.node.peer_id: self.node.record} | {p.peer_id: p.record for p in others}
+
     def _elsewhere(self, service: ServiceName) -> int:
         instances = self.node.view.instances(service)
         return sum(i.owner != self.node.peer_id for i in instances)
@@ -320,6 +331,10 @@ class _Daemon:
                 "instances": self.limits.instances,
             },
         } | self.instances.status()
+
+
+def _starts_at_once(capacity: Capacity) -> int:
+    return PARALLEL_STARTS_PER_CORE * max(1, capacity.cpu_millicores // 1000)
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -151,7 +151,9 @@ class Chooser:
     async def _grown(self, decision: Decision) -> Candidate | None:
         """Have another instance started; return what has room first, if anything has."""
         full = {c.instance.key for c in decision.candidates if c.instance.record.state is READY}
-        flight = self._begin(decision, "all instances are full", decision.excluded | full)
+        flight = self._begin(
+            decision, "all instances are full", decision.excluded | full, keep=True
+        )
         while not flight.done.is_set():
             if self._crowd.full:
                 await flight.landed()
@@ -163,7 +165,12 @@ class Chooser:
         return self._select(decision)
 
     def _begin(
-        self, decision: Decision, why: str, exclude: frozenset[tuple[PeerId, InstanceId]]
+        self,
+        decision: Decision,
+        why: str,
+        exclude: frozenset[tuple[PeerId, InstanceId]],
+        *,
+        keep: bool = False,
     ) -> Flight:
         decision.starts += 1
         flight = self._starter.begin(
@@ -172,6 +179,7 @@ class Chooser:
             why=why,
             exclude=exclude,
             request_id=self._decisions.id_of(decision),
+            keep=keep,
         )
         self._decisions.note(decision, flight.plan)
         return flight
@@ -200,6 +208,7 @@ class Chooser:
             exclude=frozenset({instance.key}),
             request_id=self._decisions.id_of(decision),
             accept=accept,
+            keep=True,
         )
         self._decisions.note(decision, flight.plan)
 

@@ -3,7 +3,8 @@
 One flight a service revision: the first request without a usable instance opens it, all others
 join. A flight asks the allocators in rank order until one answers with a ready instance; its
 record goes straight into the view, so that nobody has to discover it a second time. The flight
-runs in the proxy's own nursery: a client that goes away does not take the others' start with it.
+runs in the proxy's own nursery: a client that goes away does not take the others' start with it,
+and only when all are gone the question is taken back, for the allocator to drop what has not begun.
 """
 
 import time
@@ -71,6 +72,8 @@ class Flight:
         done: set when it has ended.
         outcome: what came of it; None while it is under way, and where the proxy stopped.
         waiting: requests that cannot be answered before it ends.
+        kept: it goes on when nobody waits for it.
+        scope: ends it when nobody does.
     """
 
     service: ServiceName
@@ -78,6 +81,8 @@ class Flight:
     done: trio.Event = field(default_factory=trio.Event)
     outcome: Started | RequestRefused | None = None
     waiting: int = 0
+    kept: bool = False
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def landed(self) -> Started:
         """Wait for the end; return the instance.
@@ -94,6 +99,8 @@ class Flight:
             await self.done.wait()
         finally:
             self.waiting -= 1
+            if not self.waiting and not self.kept:
+                self.scope.cancel()
         if isinstance(self.outcome, Started):
             return self.outcome
         raise self.outcome or NothingFeasible(self.service, ["the proxy is stopping"])
@@ -139,6 +146,7 @@ class Starter:
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
         accept: Callable[[Site], bool] | None = None,
+        keep: bool = False,
     ) -> Flight:
         """Join the flight of `revision` under `limits`, or begin it.
 
@@ -153,13 +161,15 @@ class Starter:
             exclude: instances that the caller found unusable.
             request_id: of the request that waits, for logs.
             accept: which of the feasible machines will do; all if None.
+            keep: go on with it although nobody waits for it.
         """
         key = revision.revision.name, revision.revision.number, limits
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.scope.cancel_called:
             flight = self._flights[key] = Flight(key[0], Plan(why))
             asking = _Asking(revision, limits, exclude, request_id, accept, flight.plan)
             self._nursery.start_soon(self._fly, key, flight, asking)
+        flight.kept |= keep
         return flight
 
     def ranking(self, revision: SignedRevision, limits: RttLimits) -> Ranking:
@@ -180,11 +190,13 @@ class Starter:
         asking: "_Asking",
     ) -> None:
         try:
-            flight.outcome = await self._ask_in_turn(asking)
+            with flight.scope:
+                flight.outcome = await self._ask_in_turn(asking)
         except RequestRefused as exc:
             flight.outcome = exc
         finally:
-            del self._flights[key]
+            if self._flights.get(key) is flight:
+                del self._flights[key]
             flight.done.set()
             self._landed(flight.service)
 

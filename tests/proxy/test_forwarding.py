@@ -100,8 +100,9 @@ class ScriptedStarter(Starter):
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
         accept: Callable[[Site], bool] | None = None,
+        keep: bool = False,
     ) -> Flight:
-        del request_id, accept, limits
+        del request_id, accept, limits, keep
         name = revision.revision.name
         if name not in self.flights:
             self.calls.append(exclude)
