@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import trio
 import typer
 
-from myxo import banning, distances, keys, policies, rotating
+from myxo import banning, distances, keys, policies, rotating, running
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
@@ -206,6 +206,24 @@ def join(
         addresses, psk, admin, proxy_port, runtime, hostname, state_dir, allocator_flag, log_level
     )
     run_daemon(functools.partial(run, part, ready=_print_joined), log_level=log_level or "warning")
+
+
+@app.command()
+@refusing
+def down(state_dir: options.StateDir = None) -> None:
+    """Stop what `myxo up` or `myxo join` runs on this machine, as Ctrl-C does in its terminal.
+
+    Keys and definitions stay: `myxo up` starts the same network again.
+
+    \b
+    Example: myxo down
+    """
+    if not running.stop(_state_dir(state_dir) / "run"):
+        raise MyxoError(
+            "neither `myxo up` nor `myxo join` runs here; what `myxo install` wrote is stopped by "
+            "`systemctl stop 'myxo-*'`"
+        )
+    typer.echo("everything stopped")
 
 
 @install_app.command("up")
