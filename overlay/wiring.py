@@ -158,9 +158,10 @@ async def open_host_and_udp(
         except AddressTaken as exc:
             if exact:
                 raise
-            log.warning("port.moved", what="overlay", reason=str(exc))
             anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
             host = await stack.enter_async_context(open_host(identity, anywhere, gate=gate))
+            _, used = host.bound_addresses()[0]
+            log.warning("port.moved", what="p2p", used=used, because=str(exc))
         sockets = bind_beside(host.bound_addresses())
         for sock in sockets:
             stack.enter_context(sock)
