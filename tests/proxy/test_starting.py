@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import trio.testing
 
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
+    OFFER_PROTOCOL,
     AllocateReply,
     AllocateRequest,
     AllocationRefusal,
+    Offer,
+    OfferRequest,
 )
 from overlay.calls import CallRefused, serve_calls
 from overlay.identity import Identity
@@ -24,6 +28,7 @@ from overlay.settings import NodeSettings
 from overlay.spec import ServiceSpec
 from proxy.errors import NeverReady, NothingFeasible
 from proxy.limits import RttLimits
+from proxy.offers import FIRST_S
 from proxy.starting import Started, Starter
 
 HELLO = ServiceName("hello")
@@ -44,6 +49,14 @@ class Played:
     node: Node
     answer: Answer
     asked: list[AllocateRequest] = field(default_factory=list)
+    offer: Offer | None = None
+
+    async def offered(self, _: PeerId, request: OfferRequest) -> Offer:
+        assert request.service == HELLO
+        if self.offer is None:
+            await trio.sleep_forever()
+            raise AssertionError
+        return self.offer
 
     async def allocate(self, _: PeerId, request: AllocateRequest) -> AllocateReply:
         self.asked.append(request)
@@ -95,7 +108,7 @@ async def field_of(tmp_path: Path, count: int) -> AsyncIterator[Field]:
             while len(proxy.view.peers(Role.ALLOCATOR)) < count:
                 await proxy.changed()
             nursery = await stack.enter_async_context(trio.open_nursery())
-            starter = Starter(proxy.view, proxy.calls, nursery, proxy.take)
+            starter = Starter(proxy.view, proxy.calls, nursery, proxy.take, Random(1))
             yield Field(proxy, starter, nursery, played)
             nursery.cancel_scope.cancel()
 
@@ -109,6 +122,7 @@ async def played_allocator(tmp_path: Path, bootstrap: str, number: int) -> Async
         played.answer = played.ready
         made.append(played)
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, played.allocate)
+        serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, played.offered)
 
     room = ROOM.model_copy(update={"cpu_millicores": 1000 - number})
     record = {"room": room, "runtimes": ("process",), "host": f"host{number}"}
@@ -217,6 +231,30 @@ async def test_allocators_are_asked_in_turn_until_one_has_room(tmp_path: Path) -
         started = await start(ground, REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
         assert len(first.asked) == 1
+
+
+async def test_of_machines_that_are_as_good_the_one_with_the_best_offer_is_asked(
+    tmp_path: Path,
+) -> None:
+    async with field_of(tmp_path, 2) as ground:
+        first, second = ground.allocators
+        first.offer = Offer(room=ROOM, ahead=5)
+        second.offer = Offer(room=ROOM)
+        started = await start(ground, REVISION, NO_LIMITS)
+        assert started.owner == second.node.peer_id
+        assert first.asked == []
+
+
+async def test_a_machine_that_does_not_answer_the_question_does_not_hold_up_the_start(
+    tmp_path: Path,
+) -> None:
+    async with field_of(tmp_path, 2) as ground:
+        first, second = ground.allocators
+        first.offer = None  # it is asked and says nothing
+        second.offer = Offer(room=ROOM, ready=True)
+        with trio.fail_after(FIRST_S * 10):
+            started = await start(ground, REVISION, NO_LIMITS)
+        assert started.owner == second.node.peer_id
 
 
 async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) -> None:
