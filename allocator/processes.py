@@ -9,7 +9,7 @@ by the environment that all of it inherits, and by its session.
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ STOP_LOOKS = 200
 STOP_LOOK_S = 0.001
 """A process stops as it leaves the kernel; one that waits for a disk may take some time to."""
 
+_MARK = f"{INSTANCE_VARIABLE}=".encode()
 _PROC = Path("/proc")
 _STATE_FIELD, _SESSION_FIELD, _START_FIELD = 0, 3, 19
 """Positions after the name's closing bracket of proc(5) stat's fields 3, 6 and 22."""
@@ -79,22 +80,30 @@ def members(instance: str, session: int | None = None) -> Iterator[ProcessKey]:
     Give `session` only while its leader is known not to have been replaced: while it runs, or is
     a zombie that was not waited for.
     """
-    mark = f"{INSTANCE_VARIABLE}={instance}".encode()
+    sessions = {} if session is None else {session: instance}
+    return (key for whose, key in inhabitants(sessions) if whose == instance)
+
+
+def inhabitants(sessions: Mapping[int, str]) -> Iterator[tuple[str, ProcessKey]]:
+    """Yield every process of any instance, with the instance; see `members` for sessions."""
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
         fields = _stat(int(entry.name))
         try:
-            inherited = mark in (entry / "environ").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # gone meanwhile, or another user's
         key = process_key(int(entry.name))
-        if (
-            fields is not None
-            and key is not None
-            and (inherited or int(fields[_SESSION_FIELD]) == session)
-        ):
-            yield key
+        if fields is None or key is None:
+            continue
+        marks = [
+            word[len(_MARK) :].decode(errors="replace")
+            for word in environment
+            if word.startswith(_MARK)
+        ]
+        for instance in {*marks[:1], sessions.get(int(fields[_SESSION_FIELD]), "")} - {""}:
+            yield instance, key
 
 
 def signal_members(instance: str, number: signal.Signals, session: int | None = None) -> list[int]:

@@ -15,6 +15,7 @@ import trio
 
 from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
+from allocator.cgroups import delegated
 from allocator.containers import BRIDGE, Ownership
 from allocator.docker import DockerRuntime
 from allocator.errors import AllocatorError, RuntimeDown
@@ -102,7 +103,7 @@ async def _open_runtimes(
         runtimes["docker"] = DockerRuntime(Ownership(node.keys.network_id, node.peer_id))
     if settings.runtime in {"auto", "process"}:
         directory = settings.state_dir / "instances" / node.peer_id
-        runtimes["process"] = ProcessRuntime(directory)
+        runtimes["process"] = ProcessRuntime(directory, delegated())
     async with trio.open_nursery() as nursery:
         scopes = [await nursery.start(_hold, runtime.run) for runtime in runtimes.values()]
         try:
