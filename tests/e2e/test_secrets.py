@@ -22,7 +22,7 @@ def get(url: str) -> httpx.Response:
 
 
 def outside_of_instances(engine: docker.DockerClient, service: str) -> str:
-    """Return what the engine shows of a service's containers, less what their programs are given."""
+    """Return what the engine shows of containers, less what their programs are given."""
     shown = []
     for container in engine.containers.list(
         all=True, ignore_removed=True, filters={"name": f"myxo-{service}"}
@@ -51,11 +51,11 @@ def metrics(network: Any) -> str:
 
 
 def status(network: Any) -> str:
-    command = [Path(sys.executable).parent / "myxo", "status", "--json"]
-    done = subprocess.run(
-        command, env=network.daemons.environment, capture_output=True, text=True, check=True
+    program = str(Path(sys.executable).parent / "myxo")
+    shown: bytes = subprocess.check_output(
+        [program, "status", "--json"], env=network.daemons.environment
     )
-    return done.stdout
+    return shown.decode()
 
 
 def test_a_secret_is_in_no_label_log_status_metric_or_error(
