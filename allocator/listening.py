@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from allocator.processes import inhabitants
+from allocator.processes import look
 
 _LISTEN = "0A"
 _LOCAL, _STATE, _INODE = 1, 3, 9
@@ -29,9 +29,13 @@ def exposed(sessions: Mapping[int, str], proc: Path = Path("/proc")) -> dict[str
     """
     sockets = {i: where for i, where in _listening(proc).items() if not where[0].is_loopback}
     found: dict[str, set[str]] = {}
-    for instance, key in inhabitants(sessions) if sockets else ():
-        for inode in _sockets_of(proc / str(key.pid)) & sockets.keys():
-            found.setdefault(instance, set()).add(_shown(*sockets[inode]))
+    if not sockets:
+        return {}
+    seen = look()
+    for session, instance in sessions.items():
+        for key in seen.members(instance, session):
+            for inode in _sockets_of(proc / str(key.pid)) & sockets.keys():
+                found.setdefault(instance, set()).add(_shown(*sockets[inode]))
     return {instance: tuple(sorted(places)) for instance, places in found.items()}
 
 
