@@ -2,7 +2,11 @@
 
 The caller of an allocation ranked this machine from a view that may be a moment old; the decision
 is made here, last, from what is really there. It is pure: what is known comes in, `Admitted` or
-`Refusal` comes out, and the ledger changes only by `reserve` and `release`.
+`Refusal` comes out, and the ledger changes only by `reserve`, `rest`, `wake` and `release`.
+
+A paused instance gives its promise back, and keeps the memory that it was measured to use. That
+memory counts as room all the same, because the instance goes when the room is needed (`shortage`
+says how much then), except where the network keeps it.
 
 Who may run what at all is decided in `policy.py`.
 """
@@ -13,6 +17,7 @@ from math import ceil
 
 from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, within
 from allocator.runtime import Capacity
+from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId
 from overlay.pacing import Buckets
@@ -61,9 +66,17 @@ class Reservation:
     memory_mib: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a paused instance holds."""
+
+    memory_mib: int
+    reclaimable: bool
+
+
 @dataclass(slots=True)
 class Ledger:
-    """Every promise that was made and not taken back.
+    """Every promise that was made and not taken back, and what paused instances hold.
 
     Attributes:
         limits: what there is to promise.
@@ -73,12 +86,28 @@ class Ledger:
     limits: Limits
     quota: Callable[[PeerId], Quota] = lambda _: Quota()
     _reservations: dict[InstanceId, Reservation] = field(default_factory=dict)
+    _rests: dict[InstanceId, Rest] = field(default_factory=dict)
 
     def reserve(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
         """Promise `instance` what its spec asks for, if there is room."""
         decision = self.room_for(author, spec)
         if isinstance(decision, Admitted):
             self.hold(instance, author, spec)
+        return decision
+
+    def rest(self, instance: InstanceId, memory_mib: int, *, reclaimable: bool) -> None:
+        """Take back what a paused instance was promised; it holds `memory_mib`."""
+        self._reservations.pop(instance, None)
+        self._rests[instance] = Rest(memory_mib, reclaimable)
+
+    def wake(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
+        """Promise a paused instance again what its spec asks for, if there is room."""
+        if instance in self._reservations:
+            return Admitted()
+        rest = self._rests.pop(instance, None)
+        decision = self.reserve(instance, author, spec)
+        if isinstance(decision, Refusal) and rest is not None:
+            self._rests[instance] = rest
         return decision
 
     def room_for(self, author: PeerId, spec: ServiceSpec) -> Decision:
@@ -112,20 +141,37 @@ class Ledger:
 
     def hold(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> None:
         """Enter what an instance uses that runs already, room or not."""
+        self._rests.pop(instance, None)
         self._reservations[instance] = Reservation(author, spec.cpu_millicores, spec.memory_mib)
 
     def release(self, instance: InstanceId) -> None:
         """Take the promise back; nothing happens if there is none."""
         self._reservations.pop(instance, None)
+        self._rests.pop(instance, None)
 
     def room(self) -> Room:
-        """Return what is left, never below zero."""
+        """Return what is left, never below zero; what can be had back counts as left."""
         held = self._reservations.values()
+        kept = [r.memory_mib for r in self._rests.values() if not r.reclaimable]
+        memory_mib = sum(r.memory_mib for r in held) + sum(kept)
         return Room(
             cpu_millicores=max(0, self.limits.cpu_millicores - sum(r.cpu_millicores for r in held)),
-            memory_mib=max(0, self.limits.memory_mib - sum(r.memory_mib for r in held)),
-            instances=max(0, self.limits.instances - len(held)),
+            memory_mib=max(0, self.limits.memory_mib - memory_mib),
+            instances=max(0, self.limits.instances - len(held) - len(kept)),
         )
+
+    def shortage(self) -> Shortage:
+        """Return what paused instances must give back so that all promises can be kept."""
+        held, rests = self._reservations.values(), self._rests.values()
+        memory_mib = sum(r.memory_mib for r in held) + sum(r.memory_mib for r in rests)
+        return Shortage(
+            memory_mib=max(0, memory_mib - self.limits.memory_mib),
+            instances=max(0, len(held) + len(rests) - self.limits.instances),
+        )
+
+    def resting_mib(self) -> int:
+        """Return the memory of paused instances."""
+        return sum(r.memory_mib for r in self._rests.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,20 @@ def allocator(
         int | None,
         typer.Option(metavar="N", help="Most instances at once.", rich_help_panel=_HERE),
     ] = None,
+    standby_instances: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Most paused instances; 0 pauses none.", rich_help_panel=_HERE
+        ),
+    ] = None,
+    standby_memory_mib: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="MiB that paused instances may hold; 0 is a quarter of all.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -128,6 +142,8 @@ def allocator(
             "cpu_millicores": cpu_millicores,
             "memory_mib": memory_mib,
             "max_instances": max_instances,
+            "standby_instances": standby_instances,
+            "standby_memory_mib": standby_memory_mib,
             "policy": policy,
             "allow_any": allow_any,
         },

@@ -20,6 +20,23 @@ MAX_SERVICES = 10_000
 RevisionKey = tuple[ServiceName, int]
 
 
+@dataclass(frozen=True, slots=True)
+class CrashLoop:
+    """A revision that failed lately.
+
+    Attributes:
+        failures: within the window, at most `FAILURES`.
+        reason: of the last one.
+        wait_s: until the next start; 0 if one may start now.
+    """
+
+    service: ServiceName
+    revision: int
+    failures: int
+    reason: str
+    wait_s: float
+
+
 @dataclass(slots=True)
 class CrashGuard:
     """Remembers the recent failures of each revision."""
@@ -32,19 +49,34 @@ class CrashGuard:
             self._failures.pop(next(iter(self._failures)))
         self._failures.setdefault(key, deque(maxlen=FAILURES)).append((now, reason))
 
-    def forget(self, key: RevisionKey) -> None:
-        """Take in that the revision works, or is gone."""
-        self._failures.pop(key, None)
+    def forget(self, service: ServiceName, below: int | None) -> None:
+        """Forget the revisions of a service below `below`, or all: nobody will start them again."""
+        for key in [k for k in self._failures if k[0] == service]:
+            if below is None or key[1] < below:
+                del self._failures[key]
 
     def refusal(self, key: RevisionKey, now: float) -> str | None:
         """Return why no instance of this revision may start at `now`; None if one may."""
-        failures = self._failures.get(key)
-        if failures is None or len(failures) < FAILURES:
-            return None
-        wait_s = failures[0][0] + WINDOW_S - now
+        wait_s = self._wait_s(key, now)
         if wait_s <= 0:
             return None
         return (
             f"{key[0]} failed {FAILURES} times within {WINDOW_S:g} s and is not started for "
-            f"another {wait_s:.0f} s; the last time: {failures[-1][1]}"
+            f"another {wait_s:.0f} s; the last time: {self._failures[key][-1][1]}"
         )
+
+    def loops(self, now: float) -> list[CrashLoop]:
+        """Return what failed within the window, for people."""
+        found = []
+        for key, failures in self._failures.items():
+            recent = [reason for at, reason in failures if now - at < WINDOW_S]
+            if recent:
+                wait_s = max(0.0, self._wait_s(key, now))
+                found.append(CrashLoop(*key, len(recent), recent[-1], wait_s))
+        return found
+
+    def _wait_s(self, key: RevisionKey, now: float) -> float:
+        failures = self._failures.get(key)
+        if failures is None or len(failures) < FAILURES:
+            return 0.0
+        return failures[0][0] + WINDOW_S - now

@@ -167,7 +167,7 @@ class Gateway:
         """Close idle connections that are old, and those to instances that are gone."""
         while True:
             await trio.sleep(SWEEP_S)
-            there = self._instances.load()
+            there = self._instances.use.load()
             for instance in self._pools.keys() - there.keys():
                 await self._pools.pop(instance).pool.aclose()
             for pool in list(self._pools.values()):
@@ -277,8 +277,10 @@ class Gateway:
         Raises:
             InstanceGone: it did not get there; the client is not answered yet.
         """
-        named = get(head.headers, b"myxo-instance") or b""
-        with self._instances.use(InstanceId(named.decode("latin-1"))) as instance:
+        named = InstanceId((get(head.headers, b"myxo-instance") or b"").decode("latin-1"))
+        if self._instances.use.rests(named):  # whoever sent it has not heard of that yet
+            await self._instances.awake(named)
+        with self._instances.use.request(named) as instance:
             try:
                 try:
                     await self._exchange(client, head, instance, fresh=False)

@@ -10,6 +10,7 @@ import trio
 from allocator.crashes import RevisionKey
 from allocator.errors import AllocatorError
 from allocator.lifecycle import State
+from allocator.resting import Kept, Standing
 from allocator.runtime import Runtime
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
@@ -56,6 +57,14 @@ class Instance:
         in_flight: requests that came by the gateway.
         holders: who dials it directly, with the requests in flight that they last told of.
         last_active: when the last request ended that is known of, on trio's clock.
+        flight: the start or the waking that is under way, or was the last one.
+        start_s: what its start took, less what a paused one need not do; None if that is unknown.
+        started_at: when it got ready for the first time.
+        paused_at: when it was paused last.
+        memory_mib: what it was last measured to use.
+        surplus: the load does not need it.
+        pausable_at: when it may be paused at the earliest.
+        unwanted: why it must go; empty if it need not.
     """
 
     id: InstanceId
@@ -70,6 +79,14 @@ class Instance:
     record: Signed | None = None
     in_flight: int = 0
     holders: dict[Holder, int] = field(default_factory=dict)
+    flight: "Flight | None" = None
+    start_s: float | None = None
+    started_at: float = 0.0
+    paused_at: float = 0.0
+    memory_mib: int = 0
+    surplus: bool = False
+    kept: Kept = Kept.NOT
+    pausable_at: float = 0.0
     unwanted: str = ""
     _change: trio.Event = field(default_factory=trio.Event)
 
@@ -83,6 +100,27 @@ class Instance:
         """Requests in flight by every road."""
         return self.in_flight + sum(self.holders.values())
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits until it is ready."""
+        return self.flight is not None and not self.flight.landed.is_set()
+
+    @property
+    def standing(self) -> Standing:
+        """What decides whether it rests."""
+        return Standing(
+            state=self.state,
+            wanted=self.wanted,
+            load=self.load,
+            idle_since=self.last_active,
+            idle_pause_s=self.spec.idle_pause_s,
+            idle_stop_s=self.spec.idle_stop_s,
+            surplus=self.surplus,
+            kept=self.kept,
+            pausable_at=self.pausable_at,
+            unwanted=self.unwanted,
+        )
+
     def notify(self) -> None:
         """Wake whoever waits for `changed`."""
         self._change.set()
@@ -95,10 +133,11 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A start that is under way, and everybody who waits for it."""
+    """A start or a waking that is under way, and everybody who waits for it."""
 
     instance: Instance
     begun: float
+    wakes: bool = False
     phases: dict[str, float] = field(default_factory=dict)
     landed: trio.Event = field(default_factory=trio.Event)
     error: AllocatorError | None = None

@@ -1,18 +1,19 @@
-"""The instances of this machine: started once however many ask, found, used and counted.
+"""The instances of this machine: started once however many ask, woken, found, and put away.
 
     allocate ──► a ready instance with room ────────────► answered at once
         │
-        └──────► the flight of this revision, joined or begun ──► answered when it is ready
+        └──────► the flight of this revision, joined or begun ──► answered when it is ready:
+                 it wakes a paused instance if there is one, else it starts one
 
 Each instance has one task, which lives its life (`life.py`). All decisions about shared state are
 made between two awaits, so that there are no locks.
 """
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import structlog
@@ -27,14 +28,29 @@ from allocator.admission import (
     check_revision,
     check_runnable,
 )
-from allocator.crashes import CrashGuard, RevisionKey
-from allocator.errors import AllocatorError, InstanceGone, LaunchFailed, Refused, RuntimeDown
-from allocator.instance import Flight, Holder, Instance, Publisher
+from allocator.adoption import adopt_all
+from allocator.crashes import CrashGuard, CrashLoop, RevisionKey
+from allocator.demand import Demand
+from allocator.errors import (
+    AllocatorError,
+    Exited,
+    InstanceGone,
+    LaunchFailed,
+    NotReady,
+    Refused,
+    RuntimeDown,
+)
+from allocator.instance import Flight, Instance, Publisher
+from allocator.leftovers import Leftovers
 from allocator.life import Life, ReadyWait
 from allocator.lifecycle import State
 from allocator.metrics import AllocatorMetrics
+from allocator.pool import Pool
 from allocator.readiness import wait_ready
+from allocator.resting import Why
 from allocator.runtime import Running, Runtime
+from allocator.standby import Bounds
+from allocator.use import Use
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import Room
@@ -42,8 +58,7 @@ from overlay.revision import SignedRevision
 from overlay.signed import Signed
 from overlay.spec import ServiceSpec
 
-ENGINE_RETRY_S = 2.0
-"""Between attempts to do what an engine that was down left undone."""
+UNBOUNDED = Bounds(memory_mib=2**31, instances=2**31)
 
 log = structlog.get_logger()
 
@@ -65,6 +80,7 @@ class Instances:
         policy: what may run here.
         publisher: tells the network.
         metrics: counts.
+        standby: what paused instances may have; no instance is paused where that is none.
         known: returns the newest revision of a name that this machine has heard of.
         elsewhere: returns how many instances of a service other machines have.
         room_changed: called with what is left after each change.
@@ -80,6 +96,7 @@ class Instances:
         publisher: Publisher,
         metrics: AllocatorMetrics,
         *,
+        standby: Bounds = UNBOUNDED,
         known: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
         elsewhere: Callable[[ServiceName], int] = lambda _: 0,
         room_changed: Callable[[Room], None] = lambda _: None,
@@ -93,22 +110,29 @@ class Instances:
         self._known = known
         self._elsewhere = elsewhere
         self._room_changed = room_changed
+        self._pauses = standby.instances > 0
         self._crashes = CrashGuard()
         self._instances: dict[InstanceId, Instance] = {}
         self._flights: dict[RevisionKey, Flight] = {}
-        self._leftovers: dict[InstanceId, Runtime] = {}
-        self._leftover = trio.Event()
+        self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
+        self.use = Use(self._instances, metrics)
         self._life = Life(
             publisher,
             ledger,
             metrics,
             self._crashes,
+            self.use,
             ready=ready,
             room_changed=room_changed,
-            not_removed=self._keep_leftover,
+            rests=self._hold_bounds,
+            not_removed=self._leftovers.keep,
             proxy_port=proxy_port,
         )
+        self._demand = Demand(self._instances, self.use)
+        self._pool = Pool(self._instances, ledger, self.use, standby, lambda: self._life.resume_s)
+        metrics.standby(ledger.resting_mib)
+        metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))
 
     def set_proxy_port(self, port: int) -> None:
         """Tell instances that are started from now on where this machine's proxy is."""
@@ -141,28 +165,60 @@ class Instances:
             if found is not None and found.record is not None:
                 self._metrics.allocated("found")
                 return Allocated(found.record, {})
-            return await self._by_flight(given, spec, request_id)
+            return await self._by_flight(given, spec, exclude, request_id)
         except AllocatorError as exc:
             self._metrics.allocated(exc.code.value)
             raise
 
+    async def awake(self, instance: InstanceId) -> None:
+        """Return when a paused instance is ready again.
+
+        Raises:
+            InstanceGone: it is not there, or cannot be woken.
+        """
+        found = self._instances.get(instance)
+        if found is None:
+            raise InstanceGone(f"there is no instance {instance[:80]} here")
+        try:
+            if found.state is not State.READY:
+                await self._landed(self._wake(found))
+        except AllocatorError as exc:
+            raise InstanceGone(f"the instance {found.id} cannot be woken: {exc}") from exc
+
     async def _by_flight(
-        self, given: SignedRevision, spec: ServiceSpec, request_id: str
+        self, given: SignedRevision, spec: ServiceSpec, exclude: Collection[str], request_id: str
     ) -> Allocated:
         begun = trio.current_time()
         key = given.revision.name, given.revision.number
         flight = self._flights.get(key)
         joined = flight is not None and not flight.landed.is_set()
         if flight is None or not joined:
-            flight = self._take_off(given, spec, request_id)
+            resting = self._resting(key, exclude)
+            flight = (
+                self._take_off(given, spec, request_id) if resting is None else self._wake(resting)
+            )
+        try:
+            record = await self._landed(flight)
+        except (Exited, LaunchFailed, NotReady):
+            if not flight.wakes:
+                raise
+            return await self._by_flight(given, spec, {*exclude, flight.instance.id}, request_id)
+        self._metrics.allocated("joined" if joined else "woken" if flight.wakes else "ready")
+        queue_s = max(0.0, flight.begun - begun)
+        return Allocated(record, {"queue": queue_s} | flight.phases)
+
+    async def _landed(self, flight: Flight) -> Signed:
+        """Wait for a flight's end; return the instance's record.
+
+        Raises:
+            AllocatorError: it is not ready.
+        """
         await flight.landed.wait()
         if flight.error is not None:
             raise flight.error
         if flight.instance.record is None:
             raise LaunchFailed("the instance ended before it could be used")
-        self._metrics.allocated("joined" if joined else "ready")
-        queue_s = max(0.0, flight.begun - begun)
-        return Allocated(flight.instance.record, {"queue": queue_s} | flight.phases)
+        return flight.instance.record
 
     def _checked(self, given: SignedRevision, caller: PeerId | None) -> ServiceSpec:
         revision = given.revision
@@ -181,10 +237,43 @@ class Instances:
             for i in self._instances.values()
             if i.key == key
             and i.state is State.READY
+            and not i.unwanted
             and i.id not in exclude
             and i.load < i.spec.concurrency
         ]
         return min(usable, key=lambda i: i.load, default=None)
+
+    def _resting(self, key: RevisionKey, exclude: Collection[str]) -> Instance | None:
+        """Return the instance to wake: one that is not frozen yet, else the one last in use."""
+        found = [
+            i
+            for i in self._instances.values()
+            if i.key == key
+            and i.state in {State.PAUSING, State.PAUSED}
+            and not i.unwanted
+            and i.id not in exclude
+        ]
+        return max(found, key=lambda i: (i.state is State.PAUSING, i.last_active), default=None)
+
+    def _wake(self, instance: Instance) -> Flight:
+        """Begin to wake a resting instance, or join in; its promise is entered at once.
+
+        Raises:
+            Refused: there is no room for it to run.
+            InstanceGone: it is not resting.
+        """
+        if instance.wanted and instance.flight is not None:
+            return instance.flight
+        if instance.state not in {State.PAUSING, State.PAUSED} or instance.unwanted:
+            raise InstanceGone(f"the instance {instance.id} is {instance.state}")
+        _insist(self._ledger.wake(instance.id, instance.author, instance.spec))
+        self._demand.exceeds(instance)
+        self._pool.make_room()
+        self._room_changed(self._ledger.room())
+        flight = Flight(instance, trio.current_time(), wakes=True)
+        instance.flight = self._flights[instance.key] = flight
+        instance.notify()
+        return flight
 
     def _take_off(self, given: SignedRevision, spec: ServiceSpec, request_id: str) -> Flight:
         """Admit a new instance, or raise; begin its life."""
@@ -204,34 +293,37 @@ class Instances:
             spec=spec,
             runtime=runtime,
             last_active=now,
+            pausable_at=self._pausable_at(),
         )
         _insist(self._ledger.room_for(given.owner, spec))
         _insist(self._policy.pace(given.owner, now))
         _insist(self._ledger.reserve(instance.id, given.owner, spec))
-        self._instances[instance.id] = instance
-        self._metrics.moved(None, instance.state)
-        self._room_changed(self._ledger.room())
-        flight = self._flights[instance.key] = Flight(instance, now)
+        self._demand.exceeds(instance)
+        self._pool.make_room()
+        instance.flight = flight = self._flights[instance.key] = Flight(instance, now)
         log.info(
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
         )
-        nursery.start_soon(self._live, instance, flight)
+        self._begin(nursery, instance, partial(self._life.start, instance, flight))
         return flight
 
-    async def _live(self, instance: Instance, flight: Flight | None) -> None:
-        begin = (
-            partial(self._life.resume, instance)
-            if flight is None
-            else partial(self._life.start, instance, flight)
-        )
+    def _begin(
+        self, nursery: trio.Nursery, instance: Instance, begin: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._instances[instance.id] = instance
+        self._metrics.moved(None, instance.state)
+        self._room_changed(self._ledger.room())
+        nursery.start_soon(self._live, instance, begin)
+
+    async def _live(self, instance: Instance, begin: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._life.live(instance, begin, flight)
+            await self._life.live(instance, begin)
         except Exception:  # a bug that one instance meets must not end all others
             log.exception("instance.life_failed", service=instance.service, id=instance.id)
         finally:
             del self._instances[instance.id]
-            if self._flights.get(instance.key) is flight and flight is not None:
-                del self._flights[instance.key]
+            if self._flights.get(instance.key) is instance.flight:
+                self._flights.pop(instance.key, None)
 
     def _runtime(self, spec: ServiceSpec) -> Runtime:
         runtime = self._runtimes.get(spec.runtime)
@@ -255,85 +347,17 @@ class Instances:
                 f"{service} has its {spec.max_instances} instances already (max_instances)",
             )
 
-    # use
-
-    @contextmanager
-    def use(self, instance: InstanceId) -> Iterator[Instance]:
-        """Count a request that goes to `instance` for as long as the block lasts.
-
-        Raises:
-            InstanceGone: it is not there, not ready, or draining.
-        """
-        found = self._usable(instance)
-        found.in_flight += 1
-        self._metrics.in_flight(1)
-        try:
-            yield found
-        finally:
-            found.in_flight -= 1
-            self._metrics.in_flight(-1)
-            self._rested(found)
-
-    def lease(self, instance: InstanceId, holder: Holder) -> str:
-        """Let `holder` dial an instance directly; return its address.
-
-        Raises:
-            InstanceGone: it is not there, not ready, or draining.
-        """
-        found = self._usable(instance)
-        found.holders.setdefault(holder, 0)
-        found.last_active = trio.current_time()
-        return found.address
-
-    def report(self, instance: InstanceId, holder: Holder, in_flight: int, served: int) -> None:
-        """Take in what a holder has in flight, and how much it served since it last told."""
-        found = self._instances.get(instance)
-        if found is None or holder not in found.holders:
-            return
-        self._metrics.in_flight(in_flight - found.holders[holder])
-        found.holders[holder] = in_flight
-        if in_flight or served:
-            self._rested(found)
-
-    def released(self, instance: InstanceId, holder: Holder) -> None:
-        """Take in that a holder has nothing in flight and will not dial any more."""
-        found = self._instances.get(instance)
-        if found is not None and holder in found.holders:
-            self._metrics.in_flight(-found.holders.pop(holder))
-            self._rested(found)
-
-    def release_all(self, holder: Holder) -> None:
-        """Take in that a holder is gone, and its leases with it."""
-        for instance in list(self._instances):
-            self.released(instance, holder)
-
-    def _usable(self, instance: InstanceId) -> Instance:
-        found = self._instances.get(instance)
-        if found is None:
-            raise InstanceGone(f"there is no instance {instance[:80]} here")
-        if found.state is not State.READY:
-            raise InstanceGone(f"the instance {found.id} is {found.state}")
-        return found
-
-    def _rested(self, instance: Instance) -> None:
-        instance.last_active = trio.current_time()
-        if not instance.load:
-            instance.notify()
-
     # ends
 
     def drain_outdated(self, service: ServiceName, newest: int | None) -> None:
         """Drain the instances of `service` below revision `newest`, or all if there is none."""
+        self._crashes.forget(service, newest)
         for instance in self._instances.values():
             if instance.service == service and (newest is None or instance.revision < newest):
-                instance.unwanted = "the service was changed or deleted"
+                instance.unwanted = Why.OUTDATED
                 instance.notify()
 
     # view
-
-    def load(self) -> dict[InstanceId, int]:
-        """Return the requests in flight by instance."""
-        return {i.id: i.load for i in self._instances.values()}
 
     def services(self) -> set[ServiceName]:
         """Return the services that have instances here."""
@@ -343,23 +367,29 @@ class Instances:
         """Return what is left."""
         return self._ledger.room()
 
-    def status(self) -> list[dict[str, Any]]:
-        """Return every instance as JSON-ready values."""
-        return [
-            {
-                "id": i.id,
-                "service": i.service,
-                "revision": i.revision,
-                "state": i.state.value,
-                "runtime": i.runtime.name,
-                "address": i.address,
-                "in_flight": i.load,
-                "leases": len(i.holders),
-                "cpu_millicores": i.spec.cpu_millicores,
-                "memory_mib": i.spec.memory_mib,
-            }
-            for i in self._instances.values()
-        ]
+    def status(self) -> dict[str, Any]:
+        """Return what is here, what rests, what failed and what went, as JSON-ready values."""
+        now = trio.current_time()
+        return {
+            "own_instances": [_shown(i, now) for i in self._all()],
+            "standby": self._pool.status(),
+            "crash_loops": [asdict(loop) for loop in self._loops()],
+            "put_away": [
+                {
+                    "id": g.instance,
+                    "service": g.service,
+                    "ago_s": round(now - g.at, 1),
+                    "why": g.why,
+                }
+                for g in self._life.gone
+            ],
+        }
+
+    def _loops(self) -> list[CrashLoop]:
+        return self._crashes.loops(trio.current_time())
+
+    def _all(self) -> Iterable[Instance]:
+        return self._instances.values()
 
     # the whole
 
@@ -370,65 +400,40 @@ class Instances:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for runtime in self._runtimes.values():
-                if not await self._adopt(runtime):
-                    nursery.start_soon(self._adopt_later, runtime)
-            nursery.start_soon(self._retry_removals)
+            await nursery.start(adopt_all, self._runtimes.values(), self._adopt)
+            nursery.start_soon(self._leftovers.run)
+            nursery.start_soon(self._demand.run)
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # nothing starts from now on
 
-    async def _adopt(self, runtime: Runtime) -> bool:
-        try:
-            found = await runtime.adopt()
-        except RuntimeDown:
-            return False
-        for running in found:
-            self._adopt_one(running, runtime)
-        return True
-
-    async def _adopt_later(self, runtime: Runtime) -> None:
-        """Adopt when an engine that was down at the start has come back."""
-        adopted = False
-        while not adopted:
-            await trio.sleep(ENGINE_RETRY_S)
-            adopted = await self._adopt(runtime)
-
-    def _adopt_one(self, running: Running, runtime: Runtime) -> None:
-        if running.id in self._instances:
+    def _adopt(self, found: Running, runtime: Runtime) -> None:
+        if found.id in self._instances:
             return
         instance = Instance(
-            id=running.id,
-            service=running.service,
-            revision=running.revision,
-            author=running.author,
-            spec=running.spec,
+            id=found.id,
+            service=found.service,
+            revision=found.revision,
+            author=found.author,
+            spec=found.spec,
             runtime=runtime,
             last_active=trio.current_time(),
-            address=running.address,
+            address=found.address,
+            paused_at=trio.current_time(),
+            pausable_at=self._pausable_at(),
         )
-        self._instances[instance.id] = instance
         self._ledger.hold(instance.id, instance.author, instance.spec)
-        self._metrics.moved(None, instance.state)
-        self._room_changed(self._ledger.room())
-        log.info("instance.adopted", service=instance.service, id=instance.id)
-        self._nursery_now().start_soon(self._live, instance, None)
+        log.info("instance.adopted", service=instance.service, id=instance.id, paused=found.paused)
+        adopt = self._life.adopt_paused if found.paused else self._life.adopt
+        self._begin(self._nursery_now(), instance, partial(adopt, instance))
 
-    async def _retry_removals(self) -> None:
-        """Remove what could not be removed while the engine was down."""
-        while True:
-            await self._leftover.wait()
-            self._leftover = trio.Event()
-            for instance, runtime in list(self._leftovers.items()):
-                try:
-                    await runtime.remove(instance, grace_s=0)
-                except RuntimeDown:
-                    self._leftover.set()
-                else:
-                    del self._leftovers[instance]
-            await trio.sleep(ENGINE_RETRY_S)
+    def _hold_bounds(self) -> None:
+        self._pool.hold_bounds()
 
-    def _keep_leftover(self, instance: Instance) -> None:
-        self._leftovers[instance.id] = instance.runtime
-        self._leftover.set()
+    def _pausable_at(self) -> float:
+        return 0.0 if self._pauses else inf
 
     def _nursery_now(self) -> trio.Nursery:
         if self._nursery is None:
@@ -439,3 +444,21 @@ class Instances:
 def _insist(decision: Decision) -> None:
     if isinstance(decision, Refusal):
         raise Refused(decision.code, decision.text)
+
+
+def _shown(instance: Instance, now: float) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "service": instance.service,
+        "revision": instance.revision,
+        "state": instance.state.value,
+        "runtime": instance.runtime.name,
+        "address": instance.address,
+        "in_flight": instance.load,
+        "leases": len(instance.holders),
+        "idle_s": 0.0 if instance.load else round(now - instance.last_active, 1),
+        "kept": instance.kept.value,
+        "cpu_millicores": instance.spec.cpu_millicores,
+        "memory_mib": instance.spec.memory_mib,
+        "used_memory_mib": instance.memory_mib or None,
+    }

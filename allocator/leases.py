@@ -61,7 +61,7 @@ class LeaseDesk:
         except* (PeerUnreachable, MalformedMessage, ValidationError) as group:
             log.debug("lease.connection_ended", error=str(group.exceptions[0]))
         finally:
-            self._instances.release_all(holder)
+            self._instances.use.release_all(holder)
             self._ports.pop(holder, None)
             self._choose_proxy()
 
@@ -78,9 +78,9 @@ class LeaseDesk:
             case Acquire(instance=instance):
                 holder.post(self._acquire(instance, holder))
             case Report(instance=instance, in_flight=in_flight, served=served):
-                self._instances.report(instance, holder, in_flight, served)
+                self._instances.use.report(instance, holder, in_flight, served)
             case Released(instance=instance):
-                self._instances.released(instance, holder)
+                self._instances.use.released(instance, holder)
         return holder.keeps_up
 
     def _choose_proxy(self) -> None:
@@ -90,7 +90,7 @@ class LeaseDesk:
 
     def _acquire(self, instance: InstanceId, holder: "_ProxyHolder") -> Granted | Refused:
         try:
-            address = self._instances.lease(instance, holder)
+            address = self._instances.use.lease(instance, holder)
         except InstanceGone as exc:
             return Refused(instance=instance, reason=str(exc))
         return Granted(instance=instance, address=address)

@@ -80,6 +80,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.PAUSING, Event.FROZEN): State.PAUSED,
     (State.PAUSED, Event.RESUME): State.RESUMING,
     (State.RESUMING, Event.ACCEPTS): State.READY,
+    (State.RESUMING, Event.FROZEN): State.PAUSED,
     (State.READY, Event.DRAIN): State.DRAINING,
     (State.PAUSING, Event.DRAIN): State.DRAINING,
     (State.PAUSED, Event.DRAIN): State.DRAINING,

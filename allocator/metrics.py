@@ -1,6 +1,6 @@
 """What an allocator counts for Prometheus."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -37,6 +37,22 @@ class AllocatorMetrics:
             "Instances that ended by themselves, or never became ready.",
             registry=registry,
         )
+        self._put_away = Counter(
+            "myxo_allocator_put_away",
+            "Instances that were paused or stopped on purpose, by why.",
+            ["how", "why"],
+            registry=registry,
+        )
+        self._standby = Gauge(
+            "myxo_allocator_standby_bytes",
+            "Memory of paused instances, as it was measured.",
+            registry=registry,
+        )
+        self._crash_loops = Gauge(
+            "myxo_allocator_crash_loops",
+            "Revisions that fail again and again and are not started for a while.",
+            registry=registry,
+        )
         self._served = Counter(
             "myxo_allocator_gateway_requests",
             "Requests that came by the gateway, by result: served, refused or failed.",
@@ -67,6 +83,18 @@ class AllocatorMetrics:
     def crashed(self) -> None:
         """Count an instance that ended by itself."""
         self._crashes.inc()
+
+    def put_away(self, how: str, why: str) -> None:
+        """Count an instance that was paused or stopped on purpose."""
+        self._put_away.labels(how, why).inc()
+
+    def standby(self, memory: Callable[[], int]) -> None:
+        """Show what `memory` returns, in MiB, as the memory of paused instances."""
+        self._standby.set_function(lambda: memory() * 1024 * 1024)
+
+    def crash_loops(self, count: Callable[[], int]) -> None:
+        """Show what `count` returns."""
+        self._crash_loops.set_function(count)
 
     def gateway(self, result: str) -> None:
         """Count a request that came by the gateway."""

@@ -26,6 +26,7 @@ from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.settings import AllocatorSettings
+from allocator.standby import Bounds
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
@@ -156,6 +157,10 @@ class _Daemon:
             policy,
             node,
             self.metrics,
+            standby=Bounds(
+                memory_mib=settings.standby_memory_mib or self.limits.memory_mib // 4,
+                instances=settings.standby_instances,
+            ),
             known=self.definitions.get,
             elsewhere=self._elsewhere,
             room_changed=lambda _: self._room_change.set(),
@@ -178,7 +183,7 @@ class _Daemon:
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
         await nursery.start(gateway.serve, listener)
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
-        node.load = self.instances.load
+        node.load = self.instances.use.load
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
@@ -309,8 +314,7 @@ class _Daemon:
                 "memory_mib": self.limits.memory_mib,
                 "instances": self.limits.instances,
             },
-            "own_instances": self.instances.status(),
-        }
+        } | self.instances.status()
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -38,6 +38,13 @@ class AllocatorSettings(NodeSettings):
     max_instances_per_owner: int = Field(0, ge=0)
     """Most instances of services of one owner key; 0 is no bound."""
 
+    standby_instances: int = Field(64, ge=0, le=1000)
+    """Most paused instances at once, less those that the network keeps; 0 pauses none."""
+
+    standby_memory_mib: int = Field(0, ge=0)
+    """MiB that they may hold; 0 is a quarter of what instances may reserve. The least valuable go
+    first, and any that is in a start's way."""
+
     policy: Path | None = None
     """The operator's rules: who may have what run here. Without it `policy.toml` in the
     configuration directory, where there is one."""

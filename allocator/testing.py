@@ -67,6 +67,7 @@ class FakeMachine:
         starts: how often each service was started.
         absent: digests of images that are not there.
         pullable: those of them that a pull brings.
+        hangs: instances that accept no connection; `testing_instances.py` looks at them.
         problem: why the runtime is down; empty if it is not.
         unpausable: why no instance can be paused; empty if each can.
         create_s, start_s, pull_s, pause_s, resume_s, remove_s: how long these take, in seconds.
@@ -79,6 +80,7 @@ class FakeMachine:
     removed: list[InstanceId] = field(default_factory=list)
     absent: set[Digest] = field(default_factory=set)
     pullable: set[Digest] = field(default_factory=set)
+    hangs: set[InstanceId] = field(default_factory=set)
     problem: str = ""
     create_s: float = 0.0
     start_s: float = 0.0
@@ -154,7 +156,7 @@ class FakeRuntime:
         self._machine.starts.append(found.launch)
         found.started = True
         found.awake.set()
-        found.address = f"{_LOOPBACK}:1"
+        found.address = f"{_LOOPBACK}:{len(self._machine.starts)}"
         command = found.launch.spec.command or ""
         if command.startswith("exit"):
             _, code, *text = command.split(" ", 2)
@@ -247,11 +249,13 @@ class FakePublisher:
 
     Attributes:
         said: (instance id, state) in order; None is withdrawn.
+        records: what was signed.
     """
 
     def __init__(self) -> None:
         self.identity = Identity.generate()
         self.said: list[tuple[InstanceId, InstanceState | None]] = []
+        self.records: list[InstanceRecord] = []
 
     def set_instance(
         self,
@@ -276,6 +280,7 @@ class FakePublisher:
             concurrency=concurrency,
             resume_s=resume_s,
         )
+        self.records.append(record)
         return sign_record(self.identity, record)
 
     def withdraw_instance(self, instance: InstanceId) -> None:

@@ -58,6 +58,9 @@ def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
         *_changing(daemons),
         _peers(daemons),
         _instances(daemons),
+        *_standby(daemons),
+        *_crash_loops(daemons),
+        *_put_away(daemons),
         *_policies(daemons),
         *_limits(daemons),
     ]
@@ -153,6 +156,45 @@ def _instances(daemons: list[dict[str, Any]]) -> Table:
                 table, name, str(i["revision"]), i["id"], i["host"], i["state"], str(i["in_flight"])
             )
     return table
+
+
+def _standby(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return what paused instances hold of this machine, if there are any."""
+    table = _table("Paused on this machine", ("host", "instances", "MiB", "at most"))
+    for d in daemons:
+        if (standby := d.get("standby")) and standby["instances"]:
+            most = f"{standby['most_instances']} instances, {standby['most_memory_mib']} MiB"
+            _add(table, d["host"], str(standby["instances"]), str(standby["memory_mib"]), most)
+    return [table] if table.row_count else []
+
+
+def _crash_loops(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return what failed lately on this machine, and when it may start again."""
+    columns = ("host", "service", "revision", "failures", "next try", "the last time")
+    table = _table("Failed lately on this machine", columns)
+    for d in daemons:
+        for loop in d.get("crash_loops", []):
+            wait_s = loop["wait_s"]
+            _add(
+                table,
+                d["host"],
+                loop["service"],
+                str(loop["revision"]),
+                str(loop["failures"]),
+                f"in {wait_s:.0f} s" if wait_s > 0 else "when it is asked for",
+                loop["reason"],
+            )
+    return [table] if table.row_count else []
+
+
+def _put_away(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which instances of this machine are gone lately, and why."""
+    table = _table("Gone lately from this machine", ("host", "service", "instance", "ago", "why"))
+    for d in daemons:
+        for gone in reversed(d.get("put_away", [])):
+            ago = f"{gone['ago_s']:.0f} s"
+            _add(table, d["host"], gone["service"], gone["id"], ago, gone["why"])
+    return [table] if table.row_count else []
 
 
 def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:

@@ -1,5 +1,6 @@
-"""Labs for tests, as many as one wants, that end with a block."""
+"""Labs for tests, as many as one wants, that end with a block; and how to wait for what they do."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -8,6 +9,21 @@ from bench.netlab.lab import Lab, open_lab
 from bench.netlab.plan import make_plan
 
 MakeLab = Callable[..., Lab]
+
+_LOOK_AGAIN_S = 0.05
+
+
+def within(seconds: float, condition: Callable[[], bool], what: Callable[[], object]) -> None:
+    """Return when `condition` holds; what it looks at tells nobody that it changed.
+
+    Raises:
+        AssertionError: it does not hold in time; with what `what` returns then.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(what())
+        time.sleep(_LOOK_AGAIN_S)
 
 
 @contextmanager

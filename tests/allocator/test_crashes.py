@@ -1,4 +1,4 @@
-from allocator.crashes import FAILURES, WINDOW_S, CrashGuard
+from allocator.crashes import FAILURES, WINDOW_S, CrashGuard, CrashLoop
 from overlay.names import ServiceName
 
 KEY = (ServiceName("hello"), 1)
@@ -31,5 +31,26 @@ def test_few_failures_are_no_reason_to_refuse() -> None:
         guard.failed(KEY, now=n, reason="")
     assert guard.refusal(KEY, now=FAILURES) is None
     guard.failed(KEY, now=FAILURES, reason="")
-    guard.forget(KEY)
-    assert guard.refusal(KEY, now=FAILURES) is None
+
+
+def test_a_revision_that_nobody_starts_any_more_is_forgotten() -> None:
+    guard = CrashGuard()
+    newer = (KEY[0], 2)
+    for key in (KEY, newer):
+        for n in range(FAILURES):
+            guard.failed(key, now=n, reason="")
+    guard.forget(KEY[0], below=2)
+    assert [(loop.service, loop.revision) for loop in guard.loops(now=FAILURES)] == [newer]
+    guard.forget(KEY[0], below=None)
+    assert guard.loops(now=FAILURES) == []
+
+
+def test_what_fails_is_shown_with_its_count_its_last_reason_and_its_next_try() -> None:
+    guard = CrashGuard()
+    guard.failed(KEY, now=0, reason="first")
+    guard.failed(KEY, now=5, reason="second")
+    assert guard.loops(now=5) == [CrashLoop(*KEY, 2, "second", 0)]
+    for n in range(FAILURES - 2):
+        guard.failed(KEY, now=10 + n, reason="last")
+    assert guard.loops(now=20) == [CrashLoop(*KEY, FAILURES, "last", WINDOW_S - 20)]
+    assert guard.loops(now=12 + WINDOW_S) == []

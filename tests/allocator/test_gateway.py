@@ -179,7 +179,7 @@ async def test_a_connection_carries_one_request_after_the_other(lab: Lab) -> Non
         for _ in range(5):
             await caller.ask(instance)
             assert (await caller.answer())[0] == 200
-        while lab.instances.load() != {instance: 0}:
+        while lab.instances.use.load() != {instance: 0}:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
 
@@ -311,7 +311,7 @@ async def test_a_carried_request_reaches_the_instance_and_is_counted_as_any(lab:
         await caller.ask("nothing")
         status, headers, _body = await caller.answer()
         assert (status, headers["myxo-refused"]) == (421, "gone")
-        while lab.instances.load() != {instance: 0}:
+        while lab.instances.use.load() != {instance: 0}:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
 
@@ -348,11 +348,11 @@ async def test_a_request_whose_connection_is_cut_is_in_flight_no_more(
     async with lab.carry() as (caller, host):
         await caller.line()
         await caller.ask(instance)
-        while lab.instances.load() != {instance: 1}:
+        while lab.instances.use.load() != {instance: 1}:
             await trio.testing.wait_all_tasks_blocked(0.001)
         for peer in host.connected():
             await host.disconnect(peer)
-        while lab.instances.load() != {instance: 0}:
+        while lab.instances.use.load() != {instance: 0}:
             await trio.testing.wait_all_tasks_blocked(0.001)
     nursery.cancel_scope.cancel()
 
@@ -367,3 +367,19 @@ async def test_what_is_not_http_is_answered_and_ends_one_connection_only(lab: La
         await caller.line()
         await caller.ask(instance)
         assert (await caller.answer())[0] == 200
+
+
+async def test_a_request_that_comes_to_a_paused_instance_wakes_it(lab: Lab) -> None:
+    spec = SPEC.model_copy(update={"idle_pause_s": 0.01})
+    given = SignedRevision.sign(OWNER, Revision(name=ServiceName("rests"), number=1, spec=spec))
+    with trio.fail_after(10):
+        await lab.instances.allocate(given)
+        ((instance, found),) = lab.machine.instances.items()
+        async with lab.call() as caller:
+            await caller.line()
+            while not found.paused:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            await caller.ask(instance)
+            status, _, body = await caller.answer()
+    assert status == 200
+    assert "SERVICE_PORT" in body

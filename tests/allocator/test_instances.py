@@ -1,16 +1,10 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
 import trio.testing
-from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
-from allocator.admission import Ledger, Limits, Policy
 from allocator.crashes import FAILURES
 from allocator.errors import (
     AllocatorError,
@@ -21,97 +15,31 @@ from allocator.errors import (
     Refused,
     RuntimeDown,
 )
-from allocator.instances import Allocated, Instances
-from allocator.metrics import AllocatorMetrics
-from allocator.readiness import Outcome
-from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
+from allocator.instances import Instances
+from allocator.testing import FakeRuntime, open_fake_machine
+from allocator.testing_instances import (
+    HELLO,
+    IMAGE,
+    OWNER,
+    FakeHolder,
+    Lab,
+    id_of,
+    record_of,
+    revision,
+)
 from overlay.allocation import AllocationRefusal
-from overlay.identity import Identity
-from overlay.names import Digest, InstanceId, ServiceName
-from overlay.records import InstanceRecord, InstanceState, verified_record
+from overlay.names import InstanceId
+from overlay.records import InstanceState
 from overlay.revision import Revision, SignedRevision
-from overlay.spec import Image, ServiceSpec
+from overlay.spec import ServiceSpec
 
-OWNER = Identity.generate()
-HELLO = ServiceName("hello")
-IMAGE = Image(reference="hello", config_digest=Digest("sha256:" + "0" * 64))
 READY, DRAINING = InstanceState.READY, InstanceState.DRAINING
-
-
-def revision(number: int = 1, name: str = HELLO, **fields: Any) -> SignedRevision:
-    spec = ServiceSpec(image=IMAGE, **fields)
-    return SignedRevision.sign(OWNER, Revision(name=ServiceName(name), number=number, spec=spec))
-
-
-async def ready_unless_it_hangs(
-    machine: FakeMachine,
-    address: str,
-    health: str | None,
-    timeout_s: float,
-    exited: Callable[[], Awaitable[None]],
-) -> Outcome:
-    """Readiness in virtual time: an instance is ready 50 ms after its start, unless it hangs."""
-    del address, health
-    hangs = machine.starts[-1].spec.command == "hang"
-    with trio.move_on_after(timeout_s if hangs else min(timeout_s, 0.05)):
-        await exited()
-        return Outcome.EXITED
-    return Outcome.TIMED_OUT if hangs else Outcome.READY
-
-
-@dataclass
-class Lab:
-    machine: FakeMachine
-    publisher: FakePublisher = field(default_factory=FakePublisher)
-    limits: Limits = field(default_factory=lambda: Limits(4000, 4096, 10))
-    elsewhere: int = 0
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Instances]:
-        self.registry = CollectorRegistry()
-        instances = Instances(
-            {"docker": FakeRuntime(self.machine)},
-            Ledger(self.limits),
-            Policy(open_network=False, allow_any=False, allowed=frozenset),
-            self.publisher,
-            AllocatorMetrics(self.registry),
-            elsewhere=lambda _: self.elsewhere,
-            ready=partial(ready_unless_it_hangs, self.machine),
-        )
-        async with trio.open_nursery() as nursery:
-            await nursery.start(instances.run)
-            yield instances
-            nursery.cancel_scope.cancel()
-
-    def states(self, instance: InstanceId) -> list[InstanceState | None]:
-        return [state for who, state in self.publisher.said if who == instance]
-
-
-class FakeHolder:
-    """A proxy that answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[InstanceId] = []
-
-    def release(self, instance: InstanceId) -> None:
-        self.asked.append(instance)
 
 
 @pytest.fixture
 async def lab() -> AsyncIterator[Lab]:
     async with open_fake_machine(listens=False) as machine:
         yield Lab(machine)
-
-
-def record_of(allocated: Allocated) -> InstanceRecord:
-    record = verified_record(allocated.record, 2.0).record
-    assert isinstance(record, InstanceRecord)
-    return record
-
-
-def id_of(allocated: Allocated) -> InstanceId:
-    return record_of(allocated).id
 
 
 async def refused_with(instances: Instances, given: SignedRevision) -> AllocatorError:
@@ -190,7 +118,7 @@ async def test_an_excluded_instance_is_not_handed_out_and_another_one_starts(
 async def test_a_full_instance_is_not_handed_out(lab: Lab, autojump_clock: MockClock) -> None:
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(concurrency=1)))
-        with instances.use(first):
+        with instances.use.request(first):
             second = id_of(await instances.allocate(revision(concurrency=1)))
         assert first != second
 
@@ -325,7 +253,7 @@ async def test_a_crash_withdraws_the_instance_at_once_and_the_next_call_starts_a
         lab.machine.instances[first].crash()
         await trio.testing.wait_all_tasks_blocked()
         assert lab.states(first)[-1] is None
-        with pytest.raises(InstanceGone), instances.use(first):
+        with pytest.raises(InstanceGone), instances.use.request(first):
             pass
         assert id_of(await instances.allocate(revision())) != first
 
@@ -334,7 +262,7 @@ async def test_a_crash_tells_whoever_holds_a_lease(lab: Lab, autojump_clock: Moc
     holder = FakeHolder()
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision()))
-        instances.lease(first, holder)
+        instances.use.lease(first, holder)
         lab.machine.instances[first].crash()
         await trio.testing.wait_all_tasks_blocked()
         assert holder.asked == [first]
@@ -346,7 +274,7 @@ async def test_an_idle_instance_stops_exactly_after_its_time(
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(idle_stop_s=10)))
         await trio.sleep(4)
-        with instances.use(first):
+        with instances.use.request(first):
             await trio.sleep(30)
         await trio.sleep(9.9)
         assert first in lab.machine.instances
@@ -362,7 +290,7 @@ async def test_requests_that_come_and_go_keep_an_instance(
         first = id_of(await instances.allocate(revision(idle_stop_s=10)))
         for _ in range(20):
             await trio.sleep(9)
-            with instances.use(first):
+            with instances.use.request(first):
                 pass
         assert first in lab.machine.instances
 
@@ -372,11 +300,11 @@ async def test_a_request_in_flight_holds_an_outdated_instance_until_it_ends(
 ) -> None:
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(1)))
-        with instances.use(first):
+        with instances.use.request(first):
             instances.drain_outdated(HELLO, 2)
             await trio.sleep(1000)
             assert first in lab.machine.instances
-            with pytest.raises(InstanceGone, match="draining"), instances.use(first):
+            with pytest.raises(InstanceGone, match="draining"), instances.use.request(first):
                 pass
         await trio.testing.wait_all_tasks_blocked()
         assert first not in lab.machine.instances
@@ -402,13 +330,13 @@ async def test_a_lease_keeps_an_instance_until_it_is_given_back(
     holder = FakeHolder()
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(idle_stop_s=10)))
-        assert instances.lease(first, holder) == lab.machine.instances[first].address
+        assert instances.use.lease(first, holder) == lab.machine.instances[first].address
         await trio.sleep(100)
         assert holder.asked == [first]
         assert first in lab.machine.instances
         with pytest.raises(InstanceGone):
-            instances.lease(first, FakeHolder())
-        instances.released(first, holder)
+            instances.use.lease(first, FakeHolder())
+        instances.use.released(first, holder)
         await trio.testing.wait_all_tasks_blocked()
         assert first not in lab.machine.instances
 
@@ -419,12 +347,12 @@ async def test_what_a_lease_holder_reports_counts_as_use(
     holder = FakeHolder()
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(idle_stop_s=10)))
-        instances.lease(first, holder)
-        instances.report(first, holder, in_flight=2, served=0)
+        instances.use.lease(first, holder)
+        instances.use.report(first, holder, in_flight=2, served=0)
         await trio.sleep(100)
-        assert instances.load() == {first: 2}
+        assert instances.use.load() == {first: 2}
         assert holder.asked == []
-        instances.report(first, holder, in_flight=0, served=2)
+        instances.use.report(first, holder, in_flight=0, served=2)
         await trio.sleep(9.9)
         assert holder.asked == []
         await trio.sleep(0.2)
@@ -437,10 +365,10 @@ async def test_a_lease_holder_that_is_gone_holds_nothing(
     holder = FakeHolder()
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision(idle_stop_s=10)))
-        instances.lease(first, holder)
-        instances.report(first, holder, in_flight=5, served=0)
-        instances.release_all(holder)
-        assert instances.load() == {first: 0}
+        instances.use.lease(first, holder)
+        instances.use.report(first, holder, in_flight=5, served=0)
+        instances.use.release_all(holder)
+        assert instances.use.load() == {first: 0}
         await trio.sleep(10.1)
         assert first not in lab.machine.instances
 
@@ -454,7 +382,7 @@ async def test_no_request_is_cut_at_the_moment_an_idle_instance_stops(
         begun = trio.current_time()
         await trio.sleep_until(begun + 10 + offset)
         try:
-            with instances.use(first):
+            with instances.use.request(first):
                 await trio.sleep(5)
                 assert first in lab.machine.instances
         except InstanceGone:
@@ -481,7 +409,7 @@ async def test_a_clean_stop_waits_for_requests_only_so_long(
 ) -> None:
     async with lab.open() as instances:
         first = id_of(await instances.allocate(revision()))
-        instances.use(first).__enter__()
+        instances.use.request(first).__enter__()
         begun = trio.current_time()
     assert trio.current_time() - begun < 5
     assert not lab.machine.instances
@@ -545,7 +473,7 @@ async def test_the_metrics_follow_the_instances(lab: Lab, autojump_clock: MockCl
         assert value("myxo_allocator_allocations_total", {"result": "found"}) == 1
         assert value("myxo_allocator_instances", {"state": "ready"}) == 1
         assert value("myxo_allocator_instances", {"state": "starting"}) == 0
-        with instances.use(first):
+        with instances.use.request(first):
             assert value("myxo_allocator_in_flight_requests") == 1
         assert value("myxo_allocator_in_flight_requests") == 0
         await trio.sleep(20)

@@ -106,7 +106,7 @@ async def test_a_lease_gives_the_address_and_counts_what_is_reported(lab: Lab) -
         await proxy.send(Report(instance=instance, in_flight=3))
         await proxy.send(Acquire(instance=instance))
         await heard(proxy)
-        assert lab.instances.load() == {instance: 3}
+        assert lab.instances.use.load() == {instance: 3}
 
 
 async def test_there_is_no_lease_on_what_is_not_there(lab: Lab) -> None:

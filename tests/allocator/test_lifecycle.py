@@ -42,17 +42,42 @@ def test_whatever_happens_an_end_is_final_and_only_the_tables_lines_are_taken(
                 apply(state, event)
 
 
+def test_an_idle_instance_is_paused_and_resumed_as_often_as_it_takes() -> None:
+    state = State.READY
+    for event, expected in [
+        (Event.PAUSE, State.PAUSING),
+        (Event.FROZEN, State.PAUSED),
+        (Event.RESUME, State.RESUMING),
+        (Event.ACCEPTS, State.READY),
+    ] * 2:
+        state = apply(state, event)
+        assert state is expected
+
+
+def test_one_that_is_asked_for_while_it_is_pausing_is_ready_again() -> None:
+    assert apply(apply(State.READY, Event.PAUSE), Event.WANTED) is State.READY
+
+
 @given(st.lists(st.sampled_from(Event)))
-def test_an_instance_is_offered_only_while_it_is_ready_and_never_again_after(
-    events: list[Event],
-) -> None:
-    seen = [published(state := State.REQUESTED)]
+def test_after_it_drains_or_ends_an_instance_is_offered_never_again(events: list[Event]) -> None:
+    state, over = State.REQUESTED, False
     for event in events:
         if (state, event) in TRANSITIONS:
             state = apply(state, event)
-            seen.append(published(state))
-    runs = [s for i, s in enumerate(seen) if i == 0 or seen[i - 1] is not s]
-    assert runs.count(InstanceState.READY) <= 1
+            over |= state in ENDS | {State.DRAINING}
+            assert not (over and published(state) is InstanceState.READY)
+
+
+@given(st.lists(st.sampled_from(Event)))
+def test_a_frozen_instance_is_offered_only_after_it_was_resumed(events: list[Event]) -> None:
+    state, frozen = State.REQUESTED, False
+    for event in events:
+        if (state, event) not in TRANSITIONS:
+            continue
+        state = apply(state, event)
+        frozen |= event in {Event.FROZEN, Event.ADOPTED_PAUSED}
+        frozen &= state is not State.RESUMING
+        assert not (frozen and published(state) is InstanceState.READY)
 
 
 @pytest.mark.parametrize("state", [s for s in State if s not in ENDS])

@@ -22,7 +22,7 @@ import pytest
 
 from bench.netlab.hosts import Host
 from bench.netlab.lab import Lab
-from bench.netlab.testing import labs
+from bench.netlab.testing import labs, within
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -64,14 +64,6 @@ REFUSED = "it refuses this peer, which is banned"
 
 GONE_TIMEOUT_S = 10.0
 """A machine that vanished is known to be dead 3 s later; the rest is for a busy machine's tests."""
-
-
-def within(seconds: float, condition: Callable[[], bool], what: Callable[[], object]) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 def say(what: str, figure: object) -> None:

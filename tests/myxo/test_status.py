@@ -54,3 +54,32 @@ async def test_what_a_peer_says_of_itself_is_shown_as_it_is(
         peer["host"] = "[/red]"
     print_status(daemons[:1], as_json=False)
     assert "[/red]" in capsys.readouterr().out
+
+
+async def test_what_rests_what_fails_and_what_is_gone_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemons = await read(tmp_path)
+    daemons[0] |= {
+        "standby": {
+            "instances": 3,
+            "memory_mib": 41,
+            "most_instances": 64,
+            "most_memory_mib": 512,
+        },
+        "crash_loops": [
+            {
+                "service": "broken",
+                "revision": 7,
+                "failures": 5,
+                "reason": "it ended with exit code 3",
+                "wait_s": 12.2,
+            }
+        ],
+        "put_away": [{"id": "abc", "service": "old", "ago_s": 4.2, "why": "room_needed"}],
+    }
+    print_status(daemons, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 41 64 instances, 512 MiB" in shown
+    assert "broken 7 5 in 12 s it ended with exit code 3" in shown
+    assert "old abc 4 s room_needed" in shown
