@@ -19,6 +19,7 @@ from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, wi
 from allocator.runtime import Capacity
 from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
+from overlay.labels import Called, unmet
 from overlay.names import InstanceId, PeerId
 from overlay.pacing import Buckets
 from overlay.records import Room
@@ -251,6 +252,14 @@ def check_platform(spec: ServiceSpec, capacity: Capacity) -> Decision:
         AllocationRefusal.PLATFORM,
         f"the image is for {', '.join(spec.image.platforms)}; this machine is {capacity.platform}",
     )
+
+
+def check_constraints(spec: ServiceSpec | None, called: Called) -> Decision:
+    """Return whether a machine with these labels is one that the service may run on."""
+    reasons = [] if spec is None else list(unmet(spec.constraints, called))
+    if not reasons:
+        return Admitted()
+    return Refusal(AllocationRefusal.CONSTRAINT, "; ".join(reasons))
 
 
 def check_runnable(spec: ServiceSpec) -> Decision:

@@ -110,6 +110,14 @@ def allocator(
             rich_help_panel=_HERE,
         ),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What services can ask for of the machine; may be repeated.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     allow_any: Annotated[
         bool | None,
         typer.Option(
@@ -145,6 +153,7 @@ def allocator(
             "standby_instances": standby_instances,
             "standby_memory_mib": standby_memory_mib,
             "policy": policy,
+            "labels": label,
             "allow_any": allow_any,
         },
         config,

@@ -11,6 +11,7 @@ made between two awaits, so that there are no locks.
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
@@ -47,7 +48,7 @@ from allocator.lifecycle import State
 from allocator.metrics import AllocatorMetrics
 from allocator.pool import Pool
 from allocator.readiness import wait_ready
-from allocator.resting import Why
+from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
 from allocator.standby import Bounds
 from allocator.use import Use
@@ -59,6 +60,8 @@ from overlay.signed import Signed
 from overlay.spec import ServiceSpec
 
 UNBOUNDED = Bounds(memory_mib=2**31, instances=2**31)
+
+_USABLE = frozenset({State.READY, State.PAUSING, State.PAUSED, State.RESUMING})
 
 log = structlog.get_logger()
 
@@ -169,6 +172,14 @@ class Instances:
         except AllocatorError as exc:
             self._metrics.allocated(exc.code.value)
             raise
+
+    async def start_another(self, given: SignedRevision) -> Allocated:
+        """Start one more instance of `given`, whatever there is, or join a start of one.
+
+        Raises:
+            AllocatorError: as `allocate`.
+        """
+        return await self.allocate(given, exclude=set(self._instances), request_id="min_instances")
 
     async def awake(self, instance: InstanceId) -> None:
         """Return when a paused instance is ready again.
@@ -346,6 +357,29 @@ class Instances:
                 AllocationRefusal.NO_ROOM,
                 f"{service} has its {spec.max_instances} instances already (max_instances)",
             )
+
+    # what the network keeps
+
+    def keep(self, service: ServiceName, revision: int, count: int, how: Kept) -> None:
+        """Keep `count` instances of a revision as `how` says, and no others of the service."""
+        here = [i for i in self._all() if i.service == service and not i.unwanted]
+        kept = sorted(
+            (i for i in here if i.revision == revision and i.state in _USABLE),
+            key=lambda i: (i.kept is Kept.NOT, (i.state is State.READY) is (how is Kept.PAUSED)),
+        )[:count]
+        for instance in here:
+            self._set_kept(instance, how if instance in kept else Kept.NOT)
+
+    def _set_kept(self, instance: Instance, how: Kept) -> None:
+        if instance.kept is not how:
+            instance.kept = how
+            if instance.state is State.PAUSED and not instance.wanted:
+                self._ledger.rest(instance.id, instance.memory_mib, reclaimable=how is Kept.NOT)
+                self._room_changed(self._ledger.room())
+            instance.notify()
+        if how is Kept.RUNNING and instance.state is State.PAUSED:
+            with suppress(AllocatorError):  # tried again at the next look
+                self._wake(instance)
 
     # ends
 

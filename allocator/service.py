@@ -13,13 +13,14 @@ from typing import Any
 import structlog
 import trio
 
-from allocator.admission import Ledger, Limits, Policy
+from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
 from allocator.containers import BRIDGE, Ownership
 from allocator.docker import DockerRuntime
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
 from allocator.instances import Instances
+from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.policy_file import PolicyFile
@@ -38,11 +39,12 @@ from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
+from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
-from overlay.records import Role
+from overlay.records import PeerRecord, Role
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
 
@@ -190,6 +192,10 @@ class _Daemon:
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
+        keeper = Keeper(
+            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
+        )
+        nursery.start_soon(keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -205,6 +211,9 @@ class _Daemon:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         await self._learn(given.revision, peer)
+        unmet = check_constraints(given.revision.spec, self.node.record.called)
+        if isinstance(unmet, Refusal):
+            raise CallRefused(unmet.code, unmet.text)
         try:
             allocated = await self.instances.allocate(
                 given, request.exclude, request.request_id, caller=peer
@@ -273,6 +282,7 @@ class _Daemon:
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
             images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            labels=parse_labels(self.settings.labels),
         )
 
     def _capacity(self) -> Capacity:
@@ -289,6 +299,10 @@ class _Daemon:
 
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
+
+    def _allocators(self) -> dict[PeerId, PeerRecord]:
+        others = self.node.view.peers(Role.ALLOCATOR)
+        return {self.node.peer_id: self.node.record} | {p.peer_id: p.record for p in others}
 
     def _elsewhere(self, service: ServiceName) -> int:
         instances = self.node.view.instances(service)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from overlay.labels import parse_labels
 from overlay.settings import NodeSettings
 
 
@@ -49,8 +50,18 @@ class AllocatorSettings(NodeSettings):
     """The operator's rules: who may have what run here. Without it `policy.toml` in the
     configuration directory, where there is one."""
 
+    labels: tuple[str, ...] = ()
+    """`NAME=VALUE`s that services can ask for in `constraints` and `prefer`. `host`, `platform` and
+    `runtime` are there by themselves."""
+
     allow_any: bool = False
     """In an open network, run everybody's images; in one with a passphrase that is so anyway."""
 
     proxy_port: int = Field(4200, ge=1, le=65535)
     """Where instances are told to find the proxy until one of this machine says where it is."""
+
+    @field_validator("labels")
+    @classmethod
+    def _are_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        parse_labels(labels)
+        return labels

@@ -24,6 +24,7 @@ from overlay.records import PeerRecord, Role, Room, Version
 from overlay.rtt import with_sample
 from overlay.spec import ServiceSpec
 from overlay.view import RTT_FRESH_S, Distance, PeerView
+from proxy.limits import RttLimits
 from proxy.placement import rank
 from proxy.starting import MAX_ALLOCATORS_ASKED
 
@@ -237,10 +238,10 @@ def _place(
 ) -> tuple[int | None, int]:
     """Return the machine that took an instance, and how many were asked."""
     views = [network.view(m, free, knows(caller, m)) for m, free in enumerate(machines.heard)]
-    ranking = rank(views, _SPEC, starting=frozenset())
-    asked = ranking.candidates[:MAX_ALLOCATORS_ASKED]
-    for count, candidate in enumerate(asked, 1):
-        machine = int(candidate.peer_id.rpartition("-")[2])
+    ranking = rank(views, _SPEC, RttLimits(), {})
+    asked = ranking.sites[:MAX_ALLOCATORS_ASKED]
+    for count, site in enumerate(asked, 1):
+        machine = int(site.allocator.peer_id.rpartition("-")[2])
         if machines.take(machine, now, now + rng.expovariate(1 / LIFE_S)):
             return machine, count
     return None, len(asked)

@@ -22,6 +22,7 @@ class AllocationRefusal(StrEnum):
     IMAGE_MISSING = "image_missing"
     RUNTIME_MISSING = "runtime_missing"
     PLATFORM = "platform"
+    CONSTRAINT = "constraint"
     BAD_REVISION = "bad_revision"
     NOT_READY = "not_ready"
     FAILED = "failed"

@@ -28,6 +28,7 @@ from pydantic import (
 from overlay.addresses import MAX_PORT
 from overlay.errors import RecordRefused, SignatureInvalid
 from overlay.identity import Identity
+from overlay.labels import Called, Labels
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.signed import Base64, Purpose, Signed, sign
 from overlay.spec import MOST
@@ -131,6 +132,7 @@ class PeerRecord(BaseModel):
         runtimes: the runtimes that an allocator can start services with.
         platform: `os/architecture`.
         images: config digests of images held, the most useful first.
+        labels: what an allocator's operator calls the machine.
         datagram_key: the X25519 key of this process that datagrams to it are sealed for.
         datagram_port: the UDP port that it receives them on, at each of its addresses; 0: none.
         floor: records of its instances with a lower counter, or from an earlier epoch, are void.
@@ -152,6 +154,7 @@ class PeerRecord(BaseModel):
     runtimes: tuple[_Short, ...] = Field((), max_length=8)
     platform: _Short = ""
     images: tuple[Digest, ...] = Field((), max_length=MAX_IMAGES)
+    labels: Labels = Field(default_factory=dict)
     datagram_key: _Key = b""
     datagram_port: int = Field(0, ge=0, le=MAX_PORT)
     floor: int = Field(0, ge=0, le=MAX_COUNTER)
@@ -167,6 +170,16 @@ class PeerRecord(BaseModel):
     def id(self) -> str:
         """The record's id among its owner's: an owner has one peer record."""
         return ""
+
+    @property
+    def called(self) -> Called:
+        """What the machine is called, by label; what it says of itself beats the operator."""
+        given = {label: frozenset({value}) for label, value in self.labels.items()}
+        return given | {
+            "host": frozenset({self.host}),
+            "platform": frozenset({self.platform}),
+            "runtime": frozenset(self.runtimes),
+        }
 
 
 class InstanceRecord(BaseModel):

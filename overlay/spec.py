@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from overlay.labels import Constraints
 from overlay.names import Digest
 
 DEFAULT_CONCURRENCY = 100
@@ -55,6 +56,8 @@ class ServiceSpec(BaseModel):
         port: where the service listens inside its container; the process runtime chooses one.
         soft_rtt_ms: over it a better instance is looked for; None is no wish.
         hard_rtt_ms: over it an instance is not used at all; None is no limit.
+        constraints: for some labels, the values that a machine must have one of, or not have.
+        prefer: the same as a wish: a machine that does not meet it is used where no other is near.
         cpu_millicores: reserved and enforced; 0 is no requirement.
         memory_mib: reserved and enforced, in MiB; 0 is no requirement.
         concurrency: requests that one instance serves at once before another is started.
@@ -79,6 +82,8 @@ class ServiceSpec(BaseModel):
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
+    constraints: Constraints = Field(default_factory=dict)
+    prefer: Constraints = Field(default_factory=dict)
     cpu_millicores: int = Field(0, ge=0, le=MOST)
     memory_mib: int = Field(0, ge=0, le=MOST)
     concurrency: int = Field(DEFAULT_CONCURRENCY, ge=1, le=MOST)

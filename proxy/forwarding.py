@@ -38,9 +38,10 @@ from proxy.errors import (
     UpstreamLost,
     UpstreamTooSlow,
 )
+from proxy.limits import RttLimits, limits_of
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
-from proxy.selection import feasible, has_room, pick
+from proxy.selection import feasible, pick, preferred
 from proxy.starting import Starter
 from proxy.timing import Timing
 from proxy.upstreams import Upstreams
@@ -167,29 +168,35 @@ class Forwarder:
             raise ServiceUnknown(route.service, ())
         return revision, spec
 
+    def limits(self, spec: ServiceSpec, call: Call) -> RttLimits:
+        """Return what binds a request for a service, by who makes it."""
+        known = self._definitions.get(call.chain[-1]) if call.chain else None
+        return limits_of(spec, None if known is None else known.revision.spec)
+
     def select(
-        self, revision: SignedRevision, spec: ServiceSpec, *, full_too: bool
+        self, revision: SignedRevision, limits: RttLimits, *, full_too: bool
     ) -> InstanceView | None:
         """Return the instance to use now; one at its concurrency only if `full_too`."""
         instances = self._view.instances(revision.revision.name)
         usable = feasible(
             self._upstreams.candidates(instances, trio.current_time()),
             revision=revision.revision.number,
-            hard_rtt_s=spec.hard_rtt_s,
+            limits=limits,
         )
-        candidates = [c for c in usable if has_room(c)] or (usable if full_too else [])
+        candidates = preferred(usable, limits) or (usable if full_too else [])
         chosen = pick(candidates, self._random)
         return None if chosen is None else chosen.instance
 
     async def start(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         exclude: frozenset[tuple[PeerId, InstanceId]],
         timing: Timing,
     ) -> InstanceView | None:
         """Have an instance started and return it; None if it is gone again already."""
         started = await self._starter.start(
-            revision, exclude=exclude, request_id=os.urandom(8).hex()
+            revision, limits, exclude=exclude, request_id=os.urandom(8).hex()
         )
         timing.add(started.phases)
         wanted = started.owner, started.instance
@@ -284,6 +291,7 @@ class _Attempts:
         call: Call,
     ) -> None:
         self._call = call
+        self._limits = forwarder.limits(spec, call)
         self._forwarder = forwarder
         self._client = client
         self._head = head
@@ -323,11 +331,11 @@ class _Attempts:
     async def _instance(self) -> InstanceView:
         """Return an instance to try: one with room, else a new one, else a full one."""
         select = self._forwarder.select
-        chosen = select(self._revision, self._spec, full_too=self._starts >= MAX_STARTS)
+        chosen = select(self._revision, self._limits, full_too=self._starts >= MAX_STARTS)
         self._timing.mark("select")
         if chosen is not None:
             return chosen
-        full = select(self._revision, self._spec, full_too=True)
+        full = select(self._revision, self._limits, full_too=True)
         try:
             started = None if self._starts >= MAX_STARTS else await self._start()
         except RequestRefused:
@@ -342,13 +350,14 @@ class _Attempts:
         self._starts += 1
         start, excluded = self._forwarder.start, frozenset(self._excluded)
         try:
-            return await start(self._revision, excluded, self._timing)
+            return await start(self._revision, self._limits, excluded, self._timing)
         except RevisionOutdated:
             news = await self._forwarder.newer(self._revision)
             if news is None:
                 raise
         self._revision, self._spec = news
-        return await start(self._revision, excluded, self._timing)
+        self._limits = self._forwarder.limits(self._spec, self._call)
+        return await start(self._revision, self._limits, excluded, self._timing)
 
     def _give_up_on(self, instance: InstanceView) -> None:
         self._excluded.add(instance.key)

@@ -16,9 +16,7 @@ from random import Random
 
 from overlay.records import InstanceState
 from overlay.view import InstanceView
-
-UNKNOWN_RTT_S = 1.0
-"""A peer that no probe has measured yet ranks behind everything measured on Earth."""
+from proxy.limits import UNKNOWN_RTT_S, RttLimits
 
 NEAR_ENOUGH = 2.0
 """Candidates whose expected latency is within this factor of the best are equals."""
@@ -44,14 +42,28 @@ class Candidate:
 
 
 def feasible(
-    candidates: Iterable[Candidate], *, revision: int, hard_rtt_s: float | None
+    candidates: Iterable[Candidate], *, revision: int, limits: RttLimits
 ) -> list[Candidate]:
     """Return the candidates that may serve a request.
 
     Instances of a suspect machine are left out while there is any other.
     """
-    usable = [c for c in candidates if _usable(c, revision, hard_rtt_s)]
+    hard_s = limits.hard_s
+    usable = [c for c in candidates if _usable(c, revision, hard_s)]
     return [c for c in usable if not c.instance.suspect] or usable
+
+
+def preferred(candidates: Sequence[Candidate], limits: RttLimits) -> Sequence[Candidate]:
+    """Return those of the feasible candidates to pick from.
+
+    One with room comes before a full one, and of those with room one within the soft limit before
+    one over it. Nothing is returned where all are full: a new instance may be better.
+    """
+    free = [c for c in candidates if has_room(c)]
+    soft_s = limits.soft_s
+    if soft_s is None:
+        return free
+    return [c for c in free if rtt_s(c.instance) <= soft_s] or free
 
 
 def has_room(candidate: Candidate) -> bool:
@@ -61,7 +73,7 @@ def has_room(candidate: Candidate) -> bool:
 
 def expected_latency_s(candidate: Candidate) -> float:
     """Return the latency to expect, in seconds."""
-    return _rtt_s(candidate.instance) + candidate.service_time_s * (1 + candidate.in_flight)
+    return rtt_s(candidate.instance) + candidate.service_time_s * (1 + candidate.in_flight)
 
 
 def pick(candidates: Sequence[Candidate], random: Random) -> Candidate | None:
@@ -79,17 +91,18 @@ def _busy(candidate: Candidate) -> tuple[int, float]:
     return candidate.in_flight, expected_latency_s(candidate)
 
 
-def _usable(candidate: Candidate, revision: int, hard_rtt_s: float | None) -> bool:
+def _usable(candidate: Candidate, revision: int, hard_s: float | None) -> bool:
     record = candidate.instance.record
     return (
         record.state is InstanceState.READY
         and record.revision == revision
         and not candidate.failed
-        and (hard_rtt_s is None or _rtt_s(candidate.instance) <= hard_rtt_s)
+        and (hard_s is None or rtt_s(candidate.instance) <= hard_s)
     )
 
 
-def _rtt_s(instance: InstanceView) -> float:
+def rtt_s(instance: InstanceView) -> float:
+    """Return the RTT to an instance in seconds; one that is not known is a long one."""
     if instance.local:
         return 0.0
     return UNKNOWN_RTT_S if instance.rtt_s is None else instance.rtt_s

@@ -23,7 +23,7 @@ from overlay.allocation import (
 from overlay.calls import Caller, CallRefused
 from overlay.errors import MyxoError, RecordRefused
 from overlay.names import InstanceId, PeerId, ServiceName
-from overlay.records import InstanceRecord, InstanceState, Role, verified_record
+from overlay.records import InstanceRecord, Role, verified_record
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
 from overlay.spec import ServiceSpec
@@ -35,7 +35,9 @@ from proxy.errors import (
     RevisionOutdated,
     ServiceUnknown,
 )
-from proxy.placement import rank
+from proxy.limits import RttLimits
+from proxy.placement import Ranking, rank, survey
+from proxy.start_times import StartTimes
 
 MAX_ALLOCATORS_ASKED = 8
 """Each refusal costs a round trip; after the eight best the answer is no."""
@@ -65,6 +67,10 @@ class _Flight:
     waiting: int = 0
 
 
+_FlightKey = tuple[ServiceName, int, RttLimits]
+"""A start under one caller's limits may be too far away for another."""
+
+
 class Starter:
     """Starts instances for a proxy.
 
@@ -86,11 +92,13 @@ class Starter:
         self._calls = calls
         self._nursery = nursery
         self._apply = apply
-        self._flights: dict[tuple[ServiceName, int], _Flight] = {}
+        self._times = StartTimes()
+        self._flights: dict[_FlightKey, _Flight] = {}
 
     async def start(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         *,
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
@@ -99,6 +107,7 @@ class Starter:
 
         Args:
             revision: what to start.
+            limits: how far away it may be.
             exclude: instances that the caller found unusable.
             request_id: of the request that waits, for logs.
 
@@ -107,7 +116,7 @@ class Starter:
             NeverReady: one was started and did not get ready.
             RevisionOutdated: an allocator has heard of a newer one.
         """
-        key = revision.revision.name, revision.revision.number
+        key = revision.revision.name, revision.revision.number, limits
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
@@ -123,16 +132,27 @@ class Starter:
             return flight.outcome
         raise flight.outcome or NothingFeasible(key[0], ["the proxy is stopping"])
 
+    def ranking(self, revision: SignedRevision, limits: RttLimits) -> Ranking:
+        """Return which allocators would be asked now, best first, and what each would cost."""
+        name, number = revision.revision.name, revision.revision.number
+        return rank(
+            self._view.peers(Role.ALLOCATOR),
+            _spec_of(revision),
+            limits,
+            survey(self._view.instances(name), number),
+            self._times.of(name),
+        )
+
     async def _fly(
         self,
-        key: tuple[ServiceName, int],
+        key: _FlightKey,
         flight: _Flight,
         revision: SignedRevision,
         exclude: frozenset[tuple[PeerId, InstanceId]],
         request_id: str,
     ) -> None:
         try:
-            flight.outcome = await self._ask_in_turn(revision, exclude, request_id)
+            flight.outcome = await self._ask_in_turn(revision, key[2], exclude, request_id)
         except RequestRefused as exc:
             flight.outcome = exc
         finally:
@@ -142,13 +162,15 @@ class Starter:
     async def _ask_in_turn(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         exclude: frozenset[tuple[PeerId, InstanceId]],
         request_id: str,
     ) -> Started:
         name, spec = revision.revision.name, _spec_of(revision)
-        ranking = rank(self._view.peers(Role.ALLOCATOR), spec, starting=self._starting_at(revision))
+        ranking = self.ranking(revision, limits)
         reasons = list(ranking.excluded)
-        for allocator in ranking.candidates[:MAX_ALLOCATORS_ASKED]:
+        for site in ranking.sites[:MAX_ALLOCATORS_ASKED]:
+            allocator = site.allocator
             request = AllocateRequest(
                 revision=revision.signed,
                 exclude=tuple(i for owner, i in exclude if owner == allocator.peer_id),
@@ -178,16 +200,9 @@ class Starter:
         if held.owner != allocator.peer_id or not isinstance(held.record, InstanceRecord):
             raise RecordRefused("owner", "it answered with what is no instance of its own")
         self._apply(reply.instance)
+        self._times.observe(held.record.service, reply.phases)
         log.info("instance.started", service=held.record.service, host=allocator.record.host)
         return Started(held.owner, held.record.id, reply.phases)
-
-    def _starting_at(self, revision: SignedRevision) -> frozenset[PeerId]:
-        name, number = revision.revision.name, revision.revision.number
-        return frozenset(
-            i.owner
-            for i in self._view.instances(name)
-            if i.record.state is InstanceState.STARTING and i.record.revision == number
-        )
 
 
 def _log_of(refused: CallRefused) -> str:

@@ -14,6 +14,14 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
 
+from overlay.labels import (
+    ALLOWED_NAME,
+    ALLOWED_VALUE,
+    MAX_LABELS,
+    MAX_VALUES,
+    is_label,
+    is_wanted,
+)
 from overlay.spec import MOST_KEPT
 from registry.errors import ConfInvalid
 
@@ -290,6 +298,27 @@ def _environment(place: _Place) -> dict[str, str]:
     return found
 
 
+def _constraints(place: _Place) -> dict[str, tuple[str, ...]]:
+    allowed = (
+        'an object of a value or a list of values by label, such as {"zone": ["a", "b"]} or '
+        f'{{"disk": "!hdd"}}; labels of {ALLOWED_NAME}, values of {ALLOWED_VALUE}; at most '
+        f"{MAX_LABELS} labels of {MAX_VALUES} values"
+    )
+    if not isinstance(place.value, dict) or len(place.value) > MAX_LABELS:
+        place.refuse(allowed)
+    found = {}
+    for label in place.value:
+        inner = place.at(label)
+        values = [v.value for v in inner.items("")] if isinstance(inner.value, list) else None
+        wanted = [inner.value] if values is None else values
+        if not is_label(label) or not 0 < len(wanted) <= MAX_VALUES:
+            inner.refuse(allowed)
+        if not all(isinstance(value, str) and is_wanted(value) for value in wanted):
+            inner.refuse(allowed)
+        found[label] = tuple(wanted)
+    return found
+
+
 def _cap_drop(place: _Place) -> str:
     if place.value not in ("all", "none"):
         place.refuse('"all" (drops every capability) or "none" (drops the dangerous ones only)')
@@ -327,6 +356,8 @@ _FIELDS: dict[str, _Field[Any]] = {
         _number("whole millicores, 1000 is one core, 0 no requirement", 0, _MOST, whole=True)
     ),
     "MemoryReq": _Field(_number("whole MiB, 0 is no requirement", 0, _MOST, whole=True)),
+    "constraints": _Field(_constraints),
+    "prefer": _Field(_constraints),
     "DockerConf": _Field(_docker),
     "image": _Field(_image_reference),
     "port": _Field(_number("a port from 1 to 65535", 1, 65535, whole=True)),
@@ -356,6 +387,8 @@ _SPEC_FIELDS = {
     **{
         name: name
         for name in (
+            "constraints",
+            "prefer",
             "port",
             "env",
             "concurrency",

@@ -9,6 +9,7 @@ from allocator.admission import (
     Limits,
     Policy,
     Refusal,
+    check_constraints,
     check_platform,
     check_revision,
     check_runnable,
@@ -189,6 +190,17 @@ def test_an_image_for_another_processor_is_refused() -> None:
     decision = refusal(check_platform(CONTAINER, arm))
     assert decision.text == "the image is for linux/amd64; this machine is linux/arm64"
     assert check_platform(PROCESS, arm) == Admitted()
+
+
+def test_a_machine_without_a_wanted_label_refuses_and_names_it() -> None:
+    wanted = PROCESS.model_copy(update={"constraints": {"zone": ("a",)}})
+    decision = refusal(check_constraints(wanted, {"zone": frozenset({"b"})}))
+    assert (decision.code, decision.text) == (
+        AllocationRefusal.CONSTRAINT,
+        "its zone is b, the service wants a",
+    )
+    assert check_constraints(wanted, {"zone": frozenset({"a"})}) == Admitted()
+    assert check_constraints(None, {}) == Admitted()
 
 
 def test_a_spec_needs_exactly_one_thing_to_run() -> None:

@@ -34,6 +34,7 @@ from proxy.caller import Caller
 from proxy.chains import MAX_VISITS
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.limits import RttLimits
 from proxy.roads import Roads
 from proxy.starting import Started, Starter
 from proxy.testing import PlayedAllocator, played_allocator
@@ -82,11 +83,12 @@ class ScriptedStarter(Starter):
     async def start(
         self,
         revision: SignedRevision,
+        limits: RttLimits,
         *,
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
     ) -> Started:
-        del request_id
+        del request_id, limits
         await trio.lowlevel.checkpoint()
         self.calls.append(exclude)
         if not self.script:
@@ -544,6 +546,24 @@ async def test_without_a_registry_an_unknown_name_is_503(ground: Ground) -> None
     ground.definitions.reachable = False
     assert (await ground.get("/helo"))[0] == 503
     await ground.run_instance("i1")
+    assert (await ground.get())[0] == 200
+
+
+async def test_a_services_own_hard_limit_binds_what_it_sends(ground: Ground) -> None:
+    async def serve(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await wire.send(answer(b"far"))
+
+    await open_gateway(ground, serve)  # another machine, whose distance is not known
+    ground.publish("far", "", owner=THERE)
+    strict = ServiceSpec(process="serve", hard_rtt_ms=1)
+    ground.definitions.define(strict, "strict")
+    ground.definitions.define(ServiceSpec(process="serve"), "easy")
+    for name, status in (("easy", 200), ("strict", 503)):
+        ground.caller = Caller(ServiceName(name), InstanceId("i"))
+        assert (await ground.get())[0] == status
+    ground.caller = None
     assert (await ground.get())[0] == 200
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, Version
 from overlay.view import InstanceView
-from proxy.selection import Candidate, expected_latency_s, feasible, has_room, pick
+from proxy.limits import RttLimits
+from proxy.selection import Candidate, expected_latency_s, feasible, has_room, pick, preferred
 
 
 def candidate(
@@ -37,7 +38,7 @@ def candidate(
 
 
 def usable(*candidates: Candidate, hard_rtt_s: float | None = None) -> list[str]:
-    found = feasible(candidates, revision=1, hard_rtt_s=hard_rtt_s)
+    found = feasible(candidates, revision=1, limits=RttLimits(None, hard_rtt_s))
     return [c.instance.record.id for c in found]
 
 
@@ -75,6 +76,27 @@ def test_the_hard_limit_excludes_what_is_over_it_or_not_measured_but_nothing_loc
 def test_a_suspect_is_used_only_where_there_is_no_other() -> None:
     assert usable(candidate("bad", suspect=True), candidate("good")) == ["good"]
     assert usable(candidate("bad", suspect=True)) == ["bad"]
+
+
+def preferred_names(*candidates: Candidate, soft_s: float | None) -> list[str]:
+    found = preferred(candidates, RttLimits(soft_s, None))
+    return [c.instance.record.id for c in found]
+
+
+def test_within_the_soft_limit_comes_before_over_it_as_long_as_there_is_room() -> None:
+    near, far = candidate("near", rtt_s=0.004), candidate("far", rtt_s=0.006)
+    assert preferred_names(near, far, soft_s=0.005) == ["near"]
+    assert preferred_names(near, far, soft_s=None) == ["near", "far"]
+    full = candidate("near", rtt_s=0.004, concurrency=1, in_flight=1)
+    assert preferred_names(full, far, soft_s=0.005) == ["far"]
+
+
+def test_where_all_are_over_the_soft_limit_all_serve() -> None:
+    assert preferred_names(candidate("far", rtt_s=0.1), soft_s=0.005) == ["far"]
+
+
+def test_where_all_are_full_none_is_preferred() -> None:
+    assert preferred_names(candidate(concurrency=1, in_flight=1), soft_s=None) == []
 
 
 def test_an_instance_has_room_below_its_concurrency() -> None:

@@ -22,6 +22,7 @@ from overlay.revision import Revision, SignedRevision
 from overlay.settings import NodeSettings
 from overlay.spec import ServiceSpec
 from proxy.errors import NeverReady, NothingFeasible
+from proxy.limits import RttLimits
 from proxy.starting import Started, Starter
 
 HELLO = ServiceName("hello")
@@ -29,6 +30,7 @@ ALICE = Identity.from_seed(b"a" * 32)
 REVISION = SignedRevision.sign(
     ALICE, Revision(name=HELLO, number=1, spec=ServiceSpec(process="serve"))
 )
+NO_LIMITS = RttLimits()
 ROOM = Room(cpu_millicores=1000, memory_mib=1000, instances=10)
 
 Answer = Callable[[AllocateRequest], Awaitable[AllocateReply]]
@@ -121,7 +123,7 @@ async def refusing_room(request: AllocateRequest) -> AllocateReply:
 
 async def test_a_started_instance_is_in_the_view_at_once(tmp_path: Path) -> None:
     async with field_of(tmp_path, 1) as ground:
-        started = await ground.starter.start(REVISION, request_id="r1")
+        started = await ground.starter.start(REVISION, NO_LIMITS, request_id="r1")
         (allocator,) = ground.allocators
         assert started == Started(allocator.node.peer_id, InstanceId("i1"), {"start": 0.25})
         (instance,) = ground.proxy.view.instances(HELLO)
@@ -144,7 +146,7 @@ async def test_fifty_requests_at_once_make_one_call(tmp_path: Path) -> None:
         got: list[Started] = []
 
         async def start() -> None:
-            got.append(await ground.starter.start(REVISION))
+            got.append(await ground.starter.start(REVISION, NO_LIMITS))
 
         async with trio.open_nursery() as nursery:
             for _ in range(50):
@@ -158,9 +160,9 @@ async def test_fifty_requests_at_once_make_one_call(tmp_path: Path) -> None:
 
 async def test_a_start_after_a_start_is_a_flight_of_its_own(tmp_path: Path) -> None:
     async with field_of(tmp_path, 1) as ground:
-        first = await ground.starter.start(REVISION)
+        first = await ground.starter.start(REVISION, NO_LIMITS)
         second = await ground.starter.start(
-            REVISION, exclude=frozenset({(first.owner, first.instance)})
+            REVISION, NO_LIMITS, exclude=frozenset({(first.owner, first.instance)})
         )
         assert second.instance == "i2"
         assert ground.allocators[0].asked[1].exclude == ("i1",)
@@ -170,7 +172,7 @@ async def test_allocators_are_asked_in_turn_until_one_has_room(tmp_path: Path) -
     async with field_of(tmp_path, 2) as ground:
         first, second = ground.allocators
         first.answer = refusing_room
-        started = await ground.starter.start(REVISION)
+        started = await ground.starter.start(REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
         assert len(first.asked) == 1
 
@@ -184,7 +186,7 @@ async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) 
         while (record := ground.proxy.view.peer(last)) is None or "docker" not in record.runtimes:
             await ground.proxy.changed()
         with pytest.raises(NothingFeasible) as refused:
-            await ground.starter.start(REVISION)
+            await ground.starter.start(REVISION, NO_LIMITS)
         assert refused.value.status == 503
         assert sorted(refused.value.reasons) == [
             "host0: all memory is taken",
@@ -196,7 +198,7 @@ async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) 
 async def test_without_allocators_it_says_so(tmp_path: Path) -> None:
     async with field_of(tmp_path, 0) as ground:
         with pytest.raises(NothingFeasible, match="there is no allocator"):
-            await ground.starter.start(REVISION)
+            await ground.starter.start(REVISION, NO_LIMITS)
 
 
 async def test_one_that_never_gets_ready_ends_the_flight_with_its_log(tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ async def test_one_that_never_gets_ready_ends_the_flight_with_its_log(tmp_path: 
     async with field_of(tmp_path, 2) as ground:
         ground.allocators[0].answer = never_ready
         with pytest.raises(NeverReady, match="no such file") as refused:
-            await ground.starter.start(REVISION)
+            await ground.starter.start(REVISION, NO_LIMITS)
         assert refused.value.status == 504
         assert ground.allocators[1].asked == []
 
@@ -222,7 +224,7 @@ async def test_an_allocator_that_dies_during_the_call_is_followed_by_the_next(
             return await first.ready(request)
 
         first.answer = die
-        started = await ground.starter.start(REVISION)
+        started = await ground.starter.start(REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
 
 
@@ -234,7 +236,7 @@ async def test_an_allocator_that_answers_nonsense_is_followed_by_the_next(tmp_pa
             return AllocateReply.model_construct(instance="nothing", phases=3)  # type: ignore[arg-type]
 
         first.answer = nonsense
-        assert (await ground.starter.start(REVISION)).owner == second.node.peer_id
+        assert (await ground.starter.start(REVISION, NO_LIMITS)).owner == second.node.peer_id
 
 
 async def test_an_allocator_that_answers_with_anothers_instance_is_followed_by_the_next(
@@ -243,7 +245,7 @@ async def test_an_allocator_that_answers_with_anothers_instance_is_followed_by_t
     async with field_of(tmp_path, 2) as ground:
         first, second = ground.allocators
         first.answer = second.ready
-        assert (await ground.starter.start(REVISION)).owner == second.node.peer_id
+        assert (await ground.starter.start(REVISION, NO_LIMITS)).owner == second.node.peer_id
         assert len(second.asked) == 1
 
 
@@ -264,12 +266,12 @@ async def test_a_client_that_leaves_does_not_take_the_others_start_with_it(
         async def leave() -> None:
             with trio.CancelScope() as scope:
                 nursery.start_soon(stay, scope)
-                await ground.starter.start(REVISION)
+                await ground.starter.start(REVISION, NO_LIMITS)
             assert scope.cancelled_caught
 
         async def stay(other: trio.CancelScope) -> None:
             nursery.start_soon(cancel, other)
-            got.append(await ground.starter.start(REVISION))
+            got.append(await ground.starter.start(REVISION, NO_LIMITS))
 
         async def cancel(other: trio.CancelScope) -> None:
             while not allocator.asked:
@@ -301,4 +303,4 @@ async def test_those_who_wait_are_answered_when_the_proxy_stops(tmp_path: Path) 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
             with pytest.raises(NothingFeasible, match="stopping"):
-                await ground.starter.start(REVISION)
+                await ground.starter.start(REVISION, NO_LIMITS)

@@ -72,6 +72,8 @@ DockerConf:
 def test_the_optional_fields_go_into_the_spec() -> None:
     text = json.dumps(
         {
+            "constraints": {"zone": ["a", "!b"], "disk": "ssd"},
+            "prefer": {"host": "!old"},
             "port": 81,
             "env": {"MODE": "fast"},
             "concurrency": 5,
@@ -88,6 +90,8 @@ def test_the_optional_fields_go_into_the_spec() -> None:
         }
     )
     spec = ServiceSpec(process="true", **parse_conf(text, "c.json").spec)
+    assert spec.constraints == {"zone": ("a", "!b"), "disk": ("ssd",)}
+    assert spec.prefer == {"host": ("!old",)}
     assert (spec.port, spec.env, spec.concurrency) == (81, {"MODE": "fast"}, 5)
     assert (spec.max_instances, spec.idle_stop_s, spec.ready_timeout_s) == (3, 1.5, 20)
     assert (spec.min_instances, spec.min_state, spec.idle_pause_s) == (2, "paused", 0.5)
@@ -142,6 +146,11 @@ def test_an_image_to_run_as_it_is_may_be_named() -> None:
         ('{"DockerConf": {},\n"image": "x"}', ["line 2", "either image"]),
         ('{"port": 0}', ["port is 0", "1 to 65535"]),
         ('{"env": {"A": 1}}', ["env.A is 1"]),
+        ('{"constraints": ["a"]}', ["constraints", "by label"]),
+        ('{"constraints": {"zone": []}}', ["constraints.zone is []"]),
+        ('{"prefer": {"zone": ["a", 1]}}', ["prefer.zone", '"a", 1']),
+        ('{"prefer": {"-": "a"}}', ["prefer.-"]),
+        ('{"constraints": {"zone": "a b"}}', ["constraints.zone", '"a b"']),
         ('{"env": {"1A": "x"}}', ["env.1A"]),
         ('{"health": "ok"}', ["health", "/health"]),
         ('{"health": "/o k"}', ["health", "/health"]),

@@ -1,0 +1,262 @@
+"""Allocators that keep what services want kept, on fake machines that see each other."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from allocator.instances import Instances
+from allocator.keeper import Keeper
+from allocator.keeping import SETTLE_S, TAKEOVER_S, ranked
+from allocator.testing import FakeMachine, open_fake_machine
+from allocator.testing_instances import HELLO, Lab, revision
+from overlay.names import PeerId, ServiceName
+from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
+from overlay.revision import SignedRevision
+from overlay.view import InstanceView
+
+STATES = {
+    "ready": InstanceState.READY,
+    "paused": InstanceState.PAUSED,
+    "pausing": InstanceState.PAUSED,
+    "resuming": InstanceState.PAUSED,
+    "draining": InstanceState.DRAINING,
+}
+
+
+@dataclass
+class Defined:
+    """What services there are."""
+
+    services: dict[ServiceName, SignedRevision] = field(default_factory=dict)
+
+    def add(self, given: SignedRevision) -> None:
+        self.services[given.revision.name] = given
+
+    def get(self, name: ServiceName) -> SignedRevision | None:
+        return self.services.get(name)
+
+    def names(self) -> list[ServiceName]:
+        return list(self.services)
+
+
+@dataclass
+class Machine:
+    lab: Lab
+    instances: Instances
+    scope: trio.CancelScope
+
+    def states(self) -> list[str]:
+        return sorted(i["state"] for i in self.instances.status()["own_instances"])
+
+
+@dataclass
+class Network:
+    """Machines that see each other without delay."""
+
+    defined: Defined = field(default_factory=Defined)
+    machines: dict[PeerId, Machine] = field(default_factory=dict)
+
+    async def join(self, peer: PeerId, nursery: trio.Nursery, **machine: Any) -> Machine:
+        return await nursery.start(self._run, peer, machine)  # type: ignore[no-any-return]
+
+    async def _run(
+        self,
+        peer: PeerId,
+        settings: dict[str, Any],
+        *,
+        task_status: trio.TaskStatus[Machine] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            fake: FakeMachine = await stack.enter_async_context(open_fake_machine(listens=False))
+            for name, value in settings.items():
+                setattr(fake, name, value)
+            lab = Lab(fake)
+            scope = stack.enter_context(trio.CancelScope())
+            instances = await stack.enter_async_context(lab.open())
+            machine = self.machines[peer] = Machine(lab, instances, scope)
+            keeper = Keeper(peer, instances, self.defined, self.allocators, self.there)
+            try:
+                task_status.started(machine)
+                await keeper.run()
+            finally:
+                del self.machines[peer]
+
+    def allocators(self) -> dict[PeerId, PeerRecord]:
+        return {
+            peer: PeerRecord(
+                version=Version(epoch=1, counter=1),
+                role=Role.ALLOCATOR,
+                host=peer,
+                room=machine.instances.room(),
+                runtimes=("docker",),
+                platform="linux/amd64",
+            )
+            for peer, machine in self.machines.items()
+        }
+
+    def there(self, service: ServiceName) -> Iterable[InstanceView]:
+        for peer, machine in self.machines.items():
+            for row in machine.instances.status()["own_instances"]:
+                record = InstanceRecord(
+                    version=Version(epoch=1, counter=1),
+                    id=row["id"],
+                    service=row["service"],
+                    revision=row["revision"],
+                    state=STATES.get(row["state"], InstanceState.STARTING),
+                    concurrency=1,
+                )
+                if record.service == service:
+                    yield InstanceView(peer, record, 0.01, local=False, suspect=False)
+
+    def total(self) -> list[str]:
+        return sorted(state for m in self.machines.values() for state in m.states())
+
+    def starts(self) -> int:
+        return sum(len(m.lab.machine.starts) for m in self.machines.values())
+
+
+@asynccontextmanager
+async def network(*peers: str, **machine: Any) -> AsyncIterator[tuple[Network, trio.Nursery]]:
+    found = Network()
+    async with trio.open_nursery() as nursery:
+        for peer in peers:
+            await found.join(PeerId(peer), nursery, **machine)
+        yield found, nursery
+        nursery.cancel_scope.cancel()
+
+
+def kept(minimum: int, **fields: Any) -> SignedRevision:
+    return revision(min_instances=minimum, **({"idle_pause_s": 10, "idle_stop_s": 20} | fields))
+
+
+async def test_what_a_service_wants_is_started_unasked_and_never_put_away(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", "b", "c") as (net, _):
+        net.defined.add(kept(2))
+        await trio.sleep(SETTLE_S - 1)
+        assert net.total() == []
+        await trio.sleep(1000)
+        assert net.total() == ["ready", "ready"]
+        assert net.starts() == 2
+
+
+async def test_they_rest_if_the_service_says_so_and_are_kept_like_that(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", "b") as (net, _):
+        net.defined.add(kept(2, min_state="paused"))
+        await trio.sleep(1000)
+        assert net.total() == ["paused", "paused"]
+        assert net.starts() == 2
+
+
+async def test_a_kept_one_that_rests_gives_no_room_to_others(autojump_clock: MockClock) -> None:
+    async with network("a") as (net, _):
+        net.defined.add(kept(1, min_state="paused"))
+        await trio.sleep(100)
+        (machine,) = net.machines.values()
+        assert machine.instances.room().memory_mib == 4096 - 8
+        assert machine.instances.room().instances == 9
+
+
+async def test_what_is_wanted_running_is_woken(autojump_clock: MockClock) -> None:
+    async with network("a") as (net, _):
+        net.defined.add(kept(1, min_state="paused"))
+        await trio.sleep(100)
+        net.defined.add(kept(1))
+        await trio.sleep(2)
+        assert net.total() == ["ready"]
+        assert net.starts() == 1
+
+
+async def test_when_a_keeper_goes_another_takes_over_and_when_it_comes_back_there_is_one(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = ranked(HELLO, [PeerId("a"), PeerId("b")])
+    async with network("a", "b") as (net, nursery):
+        net.defined.add(kept(1))
+        await trio.sleep(20)
+        assert net.machines[first].states() == ["ready"]
+        net.machines[first].scope.cancel()
+        await trio.sleep(10)
+        assert net.machines[second].states() == ["ready"]
+        await net.join(first, nursery)
+        for _ in range(300):
+            await trio.sleep(0.1)
+            assert "ready" in net.total()
+        assert net.machines[first].states() == ["ready"]
+        assert net.machines[second].states() == []
+
+
+async def test_where_the_keeper_cannot_another_stands_in_after_a_while(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = ranked(HELLO, [PeerId("a"), PeerId("b")])
+    async with network("a", "b") as (net, _):
+        net.machines[first].lab.machine.problem = "no engine answers"
+        net.defined.add(kept(1))
+        await trio.sleep(TAKEOVER_S - 2)
+        assert net.total() == []
+        await trio.sleep(10)
+        assert net.machines[second].states() == ["ready"]
+
+
+async def test_a_deleted_service_and_one_that_wants_none_any_more_are_let_go(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.defined.add(kept(1))
+        await trio.sleep(20)
+        net.defined.add(kept(0))
+        await trio.sleep(22)
+        assert net.total() == []
+        net.defined.add(kept(1))
+        await trio.sleep(20)
+        net.defined.services.clear()
+        await trio.sleep(22)
+        assert net.total() == []
+
+
+async def test_a_newcomer_to_many_services_starts_few_at_once(autojump_clock: MockClock) -> None:
+    async with network("a", start_s=5.0) as (net, _):
+        for n in range(6):
+            net.defined.add(kept(1, name=f"service-{n}"))
+        await trio.sleep(SETTLE_S + 3)
+        assert net.total().count("starting") <= 2
+        await trio.sleep(60)
+        assert net.total() == ["ready"] * 6
+
+
+async def test_one_that_crashes_is_replaced_and_one_that_crashes_always_is_not_hammered(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.defined.add(kept(1))
+        await trio.sleep(20)
+        (machine,) = net.machines.values()
+        (found,) = machine.lab.machine.instances.values()
+        found.crash()
+        await trio.sleep(10)
+        assert net.total() == ["ready"]
+        net.defined.add(kept(1, name="broken", command="exit 3"))
+        before = net.starts()
+        await trio.sleep(600)
+        assert net.starts() - before <= 600 / 6 + 5
+
+
+@pytest.mark.parametrize("minimum", [1, 3])
+async def test_an_instance_that_requests_brought_counts(
+    autojump_clock: MockClock, minimum: int
+) -> None:
+    async with network("a") as (net, _):
+        (machine,) = net.machines.values()
+        await machine.instances.allocate(kept(minimum))
+        net.defined.add(kept(minimum))
+        await trio.sleep(100)
+        assert net.starts() == minimum
