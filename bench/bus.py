@@ -61,7 +61,7 @@ def measure(quick: bool) -> Report:
         spec = ServiceSpec(process=command, soft_rtt_ms=SOFT_MS, hard_rtt_ms=HARD_MS)
         _move(network, near=MACHINES[0])
         network.add({SERVICE: spec})
-        return _report(*_ride(network, quick))
+        return report(*_ride(network, quick))
 
 
 def _ride(network: LabNetwork, quick: bool) -> tuple[list[float | None], Ride]:
@@ -133,7 +133,8 @@ def _ask(network: LabNetwork, ride: Ride) -> None:
         ride.latencies_s.append(time.perf_counter() - began)
 
 
-def _report(switches: list[float | None], ride: Ride) -> Report:
+def report(switches: list[float | None], ride: Ride) -> Report:
+    """Return the figures of a ride."""
     done = [s for s in switches if s is not None]
     figures: dict[str, Any] = {
         "switches": len(switches),
