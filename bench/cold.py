@@ -41,19 +41,20 @@ class Plan:
 
     Attributes:
         starts: cold requests, each beside a bare start; for at most `starts_s` seconds.
-        swarms: how many of those have one of Swarm's beside them.
+        swarms: how many of those have one of Swarm's beside them, each `swarm_every`-th.
         paused: requests for what is paused; for at most `paused_s` seconds.
     """
 
     starts: int
     starts_s: float
     swarms: int
+    swarm_every: int
     paused: int
     paused_s: float
 
 
-FULL = Plan(starts=200, starts_s=330.0, swarms=15, paused=200, paused_s=90.0)
-QUICK = Plan(starts=50, starts_s=16.0, swarms=3, paused=50, paused_s=9.0)
+FULL = Plan(starts=200, starts_s=330.0, swarms=15, swarm_every=13, paused=200, paused_s=90.0)
+QUICK = Plan(starts=50, starts_s=14.0, swarms=3, swarm_every=3, paused=50, paused_s=6.0)
 
 WARM_UP = 2
 ALLOWED_FAILURES = 0.1
@@ -160,7 +161,6 @@ class _Bench:
         for name in names:
             await registrar.add(name, self._spec)
         end = trio.current_time() + plan.starts_s
-        every = max(1, plan.starts // plan.swarms)
         for i, name in enumerate(names):
             if trio.current_time() > end and i > 2 * WARM_UP:
                 break
@@ -174,9 +174,14 @@ class _Bench:
                 nursery.start_soon(trio.to_thread.run_sync, self._bare.remove)
                 await registrar.delete(name)
                 await _until_gone(self._client, name)
-            if self._swarm is not None and i % every == 0:
-                self._found.swarm.append(await trio.to_thread.run_sync(self._swarm.start))
-                await trio.to_thread.run_sync(self._swarm.remove)
+            if i % plan.swarm_every == 0 and len(self._found.swarm) < plan.swarms:
+                await self._scale()
+
+    async def _scale(self) -> None:
+        """Have Swarm start its service once."""
+        if self._swarm is not None:
+            self._found.swarm.append(await trio.to_thread.run_sync(self._swarm.start))
+            await trio.to_thread.run_sync(self._swarm.remove)
 
     async def _pair(self, name: ServiceName, *, bare_first: bool) -> tuple[float, Answer]:
         """Return the seconds of a bare start, and the answer to a cold request."""

@@ -69,7 +69,7 @@ def measure(quick: bool) -> Report:
             spec = ServiceSpec(image=backend.image(client), port=backend.PORT)
             bare = Bare(client, spec, machine.inside)
             starts, budget_s = (STARTS_QUICK, BUDGET_QUICK_S) if quick else (STARTS, BUDGET_S)
-            return _report([_at(network, bare, spec, rtt, starts, budget_s) for rtt in RTTS_S])
+            return report([_at(network, bare, spec, rtt, starts, budget_s) for rtt in RTTS_S])
 
 
 def _at(
@@ -90,7 +90,7 @@ def _at(
         url = network.url(name)
         answer = caller.inside(lambda url=url: ask(url))  # type: ignore[misc]
         if number >= WARM_UP:
-            _take(found, answer)
+            take(found, answer)
             found.bare.append(bare.start())
             bare.remove()
     network.delete(names)
@@ -99,14 +99,16 @@ def _at(
     return found
 
 
-def _take(found: Found, answer: Answer) -> None:
+def take(found: Found, answer: Answer) -> None:
+    """Take in an answer, which counts only if it waited for a start."""
     if answer.status == OK and "start" in answer.server_timing:
         found.cold.append(answer.first_byte_s)
     else:
         found.failed.append(f"{answer.status}: {answer.text}")
 
 
-def _report(found: list[Found]) -> Report:
+def report(found: list[Found]) -> Report:
+    """Return the figures of all distances."""
     figures: dict[str, Any] = {"starts": sum(len(at.cold) for at in found)}
     figures["failed"] = sum(len(at.failed) for at in found)
     figures["success"] = figures["starts"] / (figures["starts"] + figures["failed"])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.client import free_port
 from bench.errors import NetworkFailed
 from bench.registrar import Registrar
 from myxo.status import read_status
@@ -24,6 +23,7 @@ from overlay.node import open_node
 from overlay.notify import listening
 from overlay.records import Role
 from overlay.settings import NodeSettings, read_joined_network
+from overlay.testing_ports import free_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0

@@ -17,6 +17,7 @@ from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
 from myxo.watching import print_changes
+from myxo.why import as_text, read_why
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
@@ -318,6 +319,34 @@ def rtt(
     directory = NodeSettings.load({"state_dir": state_dir}).state_dir
     found = trio.run(distances.read_rtt, directory, one, other)
     typer.echo(json.dumps(found) if as_json else distances.as_text(found))
+
+
+@app.command()
+@refusing
+def why(
+    about: Annotated[
+        str,
+        typer.Argument(
+            metavar="[REQUEST_ID | SERVICE]", help="All of the last requests if left out."
+        ),
+    ] = "",
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in seconds.")] = False,
+) -> None:
+    """Show how this machine's proxy decided a request, and what it would decide now.
+
+    Which instances and machines there were, what each would have cost, what was refused and why,
+    what was chosen, and where the time went. A request has the id that it came with as
+    X-Request-Id, or one that its answer tells if it asks for it with X-Myxo-Explain: 1.
+
+    \b
+    Examples:
+      myxo why                       the last requests, a line each
+      myxo why hello-world-server    its last requests, and what would happen now
+    """
+    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    answers = trio.run(read_why, directory, about)
+    typer.echo(json.dumps(answers) if as_json else as_text(answers, about))
 
 
 @app.command()
