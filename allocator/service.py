@@ -15,6 +15,7 @@ import trio
 
 from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
+from allocator.cgroups import delegated
 from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
 from allocator.engine_containers import EngineContainers
@@ -106,7 +107,7 @@ async def _open_runtimes(
         )
     if settings.runtime in {"auto", "process"}:
         directory = settings.state_dir / "instances" / node.peer_id
-        runtimes["process"] = ProcessRuntime(directory)
+        runtimes["process"] = ProcessRuntime(directory, delegated())
     async with trio.open_nursery() as nursery:
         scopes = [await nursery.start(_hold, runtime.run) for runtime in runtimes.values()]
         try:
