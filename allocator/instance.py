@@ -133,11 +133,18 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A start or a waking that is under way, and everybody who waits for it."""
+    """A start or a waking that is under way, and everybody who waits for it.
+
+    Attributes:
+        caller: the peer that asked first; None is this machine itself.
+        waiting: how many wait.
+    """
 
     instance: Instance
     begun: float
     wakes: bool = False
+    caller: PeerId | None = None
+    waiting: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     landed: trio.Event = field(default_factory=trio.Event)
     error: AllocatorError | None = None
@@ -149,7 +156,11 @@ class Flight:
         try:
             yield
         finally:
-            self.phases[name] = self.phases.get(name, 0.0) + trio.current_time() - begun
+            self.add(name, trio.current_time() - begun)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time to a phase."""
+        self.phases[name] = self.phases.get(name, 0.0) + seconds
 
     def land(self, error: AllocatorError | None = None) -> None:
         """Tell everybody who waits that the instance is ready, or why not; only once."""

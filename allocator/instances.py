@@ -51,6 +51,7 @@ from allocator.readiness import wait_ready
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
 from allocator.standby import Bounds
+from allocator.turns import PARALLEL_STARTS_PER_CORE, Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -89,6 +90,7 @@ class Instances:
         room_changed: called with what is left after each change.
         ready: waits until an instance is ready.
         proxy_port: where instances find this machine's proxy.
+        parallel_starts: how many starts may be under way at once; the others wait their turn.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Instances:
         room_changed: Callable[[Room], None] = lambda _: None,
         ready: ReadyWait = wait_ready,
         proxy_port: int = 4200,
+        parallel_starts: int = PARALLEL_STARTS_PER_CORE,
     ) -> None:
         self._runtimes = runtimes
         self._ledger = ledger
@@ -120,12 +123,14 @@ class Instances:
         self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
         self.use = Use(self._instances, metrics)
+        self._turns = Turns(parallel_starts)
         self._life = Life(
             publisher,
             ledger,
             metrics,
             self._crashes,
             self.use,
+            self._turns,
             ready=ready,
             room_changed=room_changed,
             rests=self._hold_bounds,
@@ -134,6 +139,7 @@ class Instances:
         )
         self._demand = Demand(self._instances, self.use)
         self._pool = Pool(self._instances, ledger, self.use, standby, lambda: self._life.resume_s)
+        metrics.starts_waiting(lambda: self._turns.waiting)
         metrics.standby(ledger.resting_mib)
         metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))
 
@@ -168,7 +174,7 @@ class Instances:
             if found is not None and found.record is not None:
                 self._metrics.allocated("found")
                 return Allocated(found.record, {})
-            return await self._by_flight(given, spec, exclude, request_id)
+            return await self._by_flight(given, spec, exclude, request_id, caller)
         except AllocatorError as exc:
             self._metrics.allocated(exc.code.value)
             raise
@@ -197,26 +203,32 @@ class Instances:
             raise InstanceGone(f"the instance {found.id} cannot be woken: {exc}") from exc
 
     async def _by_flight(
-        self, given: SignedRevision, spec: ServiceSpec, exclude: Collection[str], request_id: str
+        self,
+        given: SignedRevision,
+        spec: ServiceSpec,
+        exclude: Collection[str],
+        request_id: str,
+        caller: PeerId | None,
     ) -> Allocated:
-        begun = trio.current_time()
         key = given.revision.name, given.revision.number
         flight = self._flights.get(key)
         joined = flight is not None and not flight.landed.is_set()
         if flight is None or not joined:
             resting = self._resting(key, exclude)
             flight = (
-                self._take_off(given, spec, request_id) if resting is None else self._wake(resting)
+                self._take_off(given, spec, request_id, caller)
+                if resting is None
+                else self._wake(resting)
             )
         try:
             record = await self._landed(flight)
         except (Exited, LaunchFailed, NotReady):
             if not flight.wakes:
                 raise
-            return await self._by_flight(given, spec, {*exclude, flight.instance.id}, request_id)
+            excluded = {*exclude, flight.instance.id}
+            return await self._by_flight(given, spec, excluded, request_id, caller)
         self._metrics.allocated("joined" if joined else "woken" if flight.wakes else "ready")
-        queue_s = max(0.0, flight.begun - begun)
-        return Allocated(record, {"queue": queue_s} | flight.phases)
+        return Allocated(record, {"queue": 0.0} | flight.phases)
 
     async def _landed(self, flight: Flight) -> Signed:
         """Wait for a flight's end; return the instance's record.
@@ -224,7 +236,13 @@ class Instances:
         Raises:
             AllocatorError: it is not ready.
         """
-        await flight.landed.wait()
+        flight.waiting += 1
+        try:
+            await flight.landed.wait()
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._turns.withdraw(flight.instance.id)
         if flight.error is not None:
             raise flight.error
         if flight.instance.record is None:
@@ -286,7 +304,13 @@ class Instances:
         instance.notify()
         return flight
 
-    def _take_off(self, given: SignedRevision, spec: ServiceSpec, request_id: str) -> Flight:
+    def _take_off(
+        self,
+        given: SignedRevision,
+        spec: ServiceSpec,
+        request_id: str,
+        caller: PeerId | None,
+    ) -> Flight:
         """Admit a new instance, or raise; begin its life."""
         nursery = self._nursery_now()
         revision = given.revision
@@ -311,7 +335,8 @@ class Instances:
         _insist(self._ledger.reserve(instance.id, given.owner, spec))
         self._demand.exceeds(instance)
         self._pool.make_room()
-        instance.flight = flight = self._flights[instance.key] = Flight(instance, now)
+        flight = Flight(instance, now, caller=caller)
+        instance.flight = self._flights[instance.key] = flight
         log.info(
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
         )

@@ -44,6 +44,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.readiness import Outcome
 from allocator.resting import Kept, Pause, Resume, Stop, Wait, Why, next_step
 from allocator.runtime import STOP_GRACE_S, Launch
+from allocator.turns import Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, ServiceName
@@ -97,6 +98,7 @@ class Life:
         metrics: counts.
         crashes: remembers failures.
         use: counts requests.
+        turns: lets so many start at once.
         ready: waits until an instance is ready.
         room_changed: called with what is left after each change.
         rests: called when one more instance is paused.
@@ -111,6 +113,7 @@ class Life:
         metrics: AllocatorMetrics,
         crashes: CrashGuard,
         use: Use,
+        turns: Turns,
         *,
         ready: ReadyWait,
         room_changed: Callable[[Room], None],
@@ -126,6 +129,7 @@ class Life:
         self._metrics = metrics
         self._crashes = crashes
         self._use = use
+        self._turns = turns
         self._ready = ready
         self._room_changed = room_changed
         self._rests = rests
@@ -160,20 +164,8 @@ class Life:
             proxy_port=self.proxy_port,
         )
         self._advance(instance, Event.ADMITTED)
-        await self._create(instance, launch, flight)
-        self._advance(instance, Event.CREATED)
-        with flight.phase("start"):
-            instance.address = await instance.runtime.start(instance.id)
-        with flight.phase("ready"):
-            await self._await_ready(instance, instance.spec.health, instance.spec.ready_timeout_s)
-        instance.started_at = trio.current_time()
-        instance.start_s = sum(flight.phases.get(p, 0.0) for p in ("create", "start", "ready"))
-        self._metrics.started(flight.phases)
-
-    async def _create(self, instance: Instance, launch: Launch, flight: Flight) -> None:
         try:
-            with flight.phase("create"):
-                await instance.runtime.create(launch)
+            await self._launch(instance, launch, flight)
         except ImageMissing:
             if launch.spec.image is None:
                 raise
@@ -181,8 +173,27 @@ class Life:
             with flight.phase("image"):
                 await instance.runtime.pull(launch.spec.image)
             self._advance(instance, Event.IMAGE_FETCHED)
+            await self._launch(instance, launch, flight)
+        with flight.phase("ready"):
+            await self._await_ready(instance, instance.spec.health, instance.spec.ready_timeout_s)
+        instance.started_at = trio.current_time()
+        instance.start_s = sum(flight.phases.get(p, 0.0) for p in ("create", "start", "ready"))
+        self._metrics.started(flight.phases)
+
+    async def _launch(self, instance: Instance, launch: Launch, flight: Flight) -> None:
+        """Create and start, when it is this start's turn; pulls and readiness take nobody's turn.
+
+        Raises:
+            AllocatorError: it is not started.
+        """
+        begun = trio.current_time()
+        async with self._turns.turn(instance.id, instance.author, flight.caller):
+            flight.add("queue", trio.current_time() - begun)
             with flight.phase("create"):
                 await instance.runtime.create(launch)
+            self._advance(instance, Event.CREATED)
+            with flight.phase("start"):
+                instance.address = await instance.runtime.start(instance.id)
 
     async def adopt(self, instance: Instance) -> None:
         """Take an instance of an earlier run back into use if it answers."""
@@ -390,6 +401,9 @@ class Life:
         instance.unwanted = str(error)
         self._withdraw(instance)
         self._advance(instance, Event.FAIL)
+        if isinstance(error, Refused):  # it had no turn; a flood of those must not fill the log
+            log.debug("instance.not_started", service=instance.service, error=str(error))
+            return
         if not isinstance(error, RuntimeDown):
             self._metrics.crashed()
             self._crashes.failed(instance.key, trio.current_time(), str(error))

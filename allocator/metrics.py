@@ -48,6 +48,11 @@ class AllocatorMetrics:
             "Memory of paused instances, as it was measured.",
             registry=registry,
         )
+        self._starts_waiting = Gauge(
+            "myxo_allocator_starts_waiting",
+            "Starts that wait for their turn.",
+            registry=registry,
+        )
         self._crash_loops = Gauge(
             "myxo_allocator_crash_loops",
             "Revisions that fail again and again and are not started for a while.",
@@ -91,6 +96,10 @@ class AllocatorMetrics:
     def standby(self, memory: Callable[[], int]) -> None:
         """Show what `memory` returns, in MiB, as the memory of paused instances."""
         self._standby.set_function(lambda: memory() * 1024 * 1024)
+
+    def starts_waiting(self, count: Callable[[], int]) -> None:
+        """Show what `count` returns."""
+        self._starts_waiting.set_function(count)
 
     def crash_loops(self, count: Callable[[], int]) -> None:
         """Show what `count` returns."""

@@ -28,6 +28,7 @@ from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
+from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
@@ -167,6 +168,7 @@ class _Daemon:
             elsewhere=self._elsewhere,
             room_changed=lambda _: self._room_change.set(),
             proxy_port=settings.proxy_port,
+            parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
 
     async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
@@ -329,6 +331,10 @@ class _Daemon:
                 "instances": self.limits.instances,
             },
         } | self.instances.status()
+
+
+def _starts_at_once(capacity: Capacity) -> int:
+    return PARALLEL_STARTS_PER_CORE * max(1, capacity.cpu_millicores // 1000)
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

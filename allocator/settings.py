@@ -46,6 +46,9 @@ class AllocatorSettings(NodeSettings):
     """MiB that they may hold; 0 is a quarter of what instances may reserve. The least valuable go
     first, and any that is in a start's way."""
 
+    parallel_starts: int = Field(0, ge=0, le=64)
+    """Starts that the engine is asked for at once, the others wait in turn; 0 is two a core."""
+
     policy: Path | None = None
     """The operator's rules: who may have what run here. Without it `policy.toml` in the
     configuration directory, where there is one."""

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from allocator.admission import Ledger, Limits, Policy
 from allocator.instances import UNBOUNDED, Allocated, Instances
 from allocator.metrics import AllocatorMetrics
+from allocator.policy import NO_RULES, Rules
 from allocator.readiness import Outcome
 from allocator.standby import Bounds
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime
@@ -29,10 +30,12 @@ READY_S = 0.05
 """From an instance's start until it is ready."""
 
 
-def revision(number: int = 1, name: str = HELLO, **fields: Any) -> SignedRevision:
+def revision(
+    number: int = 1, name: str = HELLO, *, owner: Identity = OWNER, **fields: Any
+) -> SignedRevision:
     """Return a signed revision; its instances are never paused unless `fields` say so."""
     spec = ServiceSpec(image=IMAGE, **({"idle_pause_s": 0} | fields))
-    return SignedRevision.sign(OWNER, Revision(name=ServiceName(name), number=number, spec=spec))
+    return SignedRevision.sign(owner, Revision(name=ServiceName(name), number=number, spec=spec))
 
 
 def record_of(allocated: Allocated) -> InstanceRecord:
@@ -66,6 +69,8 @@ class Lab:
     machine: FakeMachine
     publisher: FakePublisher = field(default_factory=FakePublisher)
     limits: Limits = field(default_factory=lambda: Limits(4000, 4096, 10))
+    rules: Rules = NO_RULES
+    parallel_starts: int = 16
     standby: Bounds = UNBOUNDED
     runtime: Callable[[FakeMachine], FakeRuntime] = FakeRuntime
     elsewhere: int = 0
@@ -76,15 +81,19 @@ class Lab:
     async def open(self) -> AsyncIterator[Instances]:
         """Run an allocator's instances; they are drained and removed at the end."""
         self.registry = CollectorRegistry()
-        self.ledger = Ledger(self.limits)
+        policy = Policy(
+            open_network=False, allow_any=False, allowed=frozenset, rules=lambda: self.rules
+        )
+        self.ledger = Ledger(self.limits, policy.quota)
         instances = Instances(
             {"docker": self.runtime(self.machine)},
             self.ledger,
-            Policy(open_network=False, allow_any=False, allowed=frozenset),
+            policy,
             self.publisher,
             AllocatorMetrics(self.registry),
             standby=self.standby,
             elsewhere=lambda _: self.elsewhere,
+            parallel_starts=self.parallel_starts,
             ready=partial(_ready_unless_it_hangs, self.machine),
         )
         async with trio.open_nursery() as nursery:

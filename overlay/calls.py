@@ -8,6 +8,7 @@ costs two round trips of negotiation. A reply is either `{"ok": …}` or `{"erro
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -167,13 +168,15 @@ def serve_calls(
 
     A handler returns a model, or an async generator whose items are sent as they come and end with
     the iteration. It refuses by raising `CallRefused`; every other `MyxoError` is sent as code
-    `failed`. A request that cannot be read is answered with code `malformed`.
+    `failed`. A request that cannot be read is answered with code `malformed`. A handler whose
+    caller has given up is cancelled.
     """
     adapter = request if isinstance(request, TypeAdapter) else TypeAdapter(request)
 
     async def serve(peer: PeerId, stream: FramedStream) -> None:
-        while (frame := await stream.receive()) is not None:
-            await _answer(peer, stream, frame)
+        frame = await stream.receive()
+        while frame is not None:
+            frame = await _attended(stream, partial(_answer, peer, stream, frame))
 
     async def _answer(peer: PeerId, stream: FramedStream, frame: bytes) -> None:
         try:
@@ -195,6 +198,35 @@ def serve_calls(
             await stream.send(_error("failed", str(exc)))
 
     host.handle(protocol, serve)
+
+
+async def _attended(stream: FramedStream, answer: Callable[[], Awaitable[None]]) -> bytes | None:
+    """Answer while the peer is there; return its next request, or None once it has gone.
+
+    Raises:
+        StreamCut, PeerUnreachable: the stream is lost.
+    """
+    following: list[bytes | None] = []
+    lost: MyxoError | None = None
+
+    async def listen() -> None:
+        try:
+            following.append(await stream.receive())
+        except (StreamCut, MalformedMessage):
+            following.append(None)
+        if following == [None]:
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        try:
+            await answer()
+        except (StreamCut, PeerUnreachable) as exc:  # raised outside, where nothing wraps it
+            lost = exc
+        nursery.cancel_scope.cancel()
+    if lost is not None:
+        raise lost
+    return following[0] if following else await stream.receive()
 
 
 async def _replies(stream: FramedStream, reply: type[M]) -> AsyncGenerator[M, None]:

@@ -39,8 +39,8 @@ TRIES = 3
 """Datagrams to each address before UDP is given up: at 5 % loss all are lost once in a thousand."""
 
 RETRY_FIRST_S = 10.0
-RETRY_MOST_S = 300.0
-"""A datagram every five minutes is no load, and UDP that was let in is soon found."""
+RETRY_MOST_S = 60.0
+"""A datagram a minute is no load, and who was cut off for an hour is found again in a minute."""
 
 
 STRANGER_S = 5.0

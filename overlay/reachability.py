@@ -364,7 +364,8 @@ class Reachability:
             missing = [h for h in self._helpers() if self._host.is_direct(h)][:WANTED]
             mapped = [h in self._mapped or await self._map(h) for h in missing]
             if all(mapped):
-                await change.wait()
+                with trio.move_on_after(MAP_RETRY_S):  # who can help may be known without a change
+                    await change.wait()
             else:
                 await trio.sleep(MAP_RETRY_S)
 

@@ -42,6 +42,10 @@ RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
 
 _MOST_DOUBLED = 10
 
+LOOK_EVERY_S = 2.0
+"""While relays are lacking. A peer may become one without a new connection: its record comes later
+than that, or it is found alive."""
+
 RENEW_LEAST_S, RENEW_MOST_S = 30.0, 1800.0
 """Between two renewals, whatever the relay's clock makes of the time that is left."""
 
@@ -188,9 +192,11 @@ class Reservations:
 
     def _next_due(self) -> float:
         renewals = (held.renew_at for held in self._held.values())
-        wanted = set(self._candidates()) if len(self._held) < WANTED else set()
+        if len(self._held) >= WANTED:
+            return min(renewals, default=inf)
+        wanted = set(self._candidates())
         retries = (one.retry_at for relay, one in self._failures.items() if relay in wanted)
-        return min((*renewals, *retries), default=inf)
+        return min((*renewals, *retries, trio.current_time() + LOOK_EVERY_S))
 
     async def _accept(self, connection: Connection, stream: MuxedBytes) -> None:
         """Take a circuit that a relay brings, and run what comes over it."""

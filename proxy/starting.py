@@ -3,7 +3,8 @@
 One flight a service revision: the first request without a usable instance opens it, all others
 join. A flight asks the allocators in rank order until one answers with a ready instance; its
 record goes straight into the view, so that nobody has to discover it a second time. The flight
-runs in the proxy's own nursery: a client that goes away does not take the others' start with it.
+runs in the proxy's own nursery: a client that goes away does not take the others' start with it,
+and only when all are gone the question is taken back, for the allocator to drop what has not begun.
 """
 
 import time
@@ -65,6 +66,7 @@ class _Flight:
     done: trio.Event = field(default_factory=trio.Event)
     outcome: Started | RequestRefused | None = None
     waiting: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 _FlightKey = tuple[ServiceName, int, RttLimits]
@@ -118,7 +120,7 @@ class Starter:
         """
         key = revision.revision.name, revision.revision.number, limits
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.scope.cancel_called:
             flight = self._flights[key] = _Flight()
             self._nursery.start_soon(self._fly, key, flight, revision, exclude, request_id)
         if flight.waiting >= MAX_WAITING:
@@ -128,6 +130,8 @@ class Starter:
             await flight.done.wait()
         finally:
             flight.waiting -= 1
+            if not flight.waiting:
+                flight.scope.cancel()
         if isinstance(flight.outcome, Started):
             return flight.outcome
         raise flight.outcome or NothingFeasible(key[0], ["the proxy is stopping"])
@@ -152,11 +156,13 @@ class Starter:
         request_id: str,
     ) -> None:
         try:
-            flight.outcome = await self._ask_in_turn(revision, key[2], exclude, request_id)
+            with flight.scope:
+                flight.outcome = await self._ask_in_turn(revision, key[2], exclude, request_id)
         except RequestRefused as exc:
             flight.outcome = exc
         finally:
-            del self._flights[key]
+            if self._flights.get(key) is flight:
+                del self._flights[key]
             flight.done.set()
 
     async def _ask_in_turn(

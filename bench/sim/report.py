@@ -24,7 +24,7 @@ SETTLED = 300
 """Samples after which estimates are quoted."""
 
 DOUBTERS, DOUBTERS_QUICK = 1000, 100
-DOUBT_S, DOUBT_QUICK_S = 60.0, 30.0
+DOUBT_S, DOUBT_QUICK_S = 30.0, 30.0
 """Peers and virtual seconds of the networks with slow peers."""
 
 VARIANTS: Mapping[str, tuple[bool, bool]] = {

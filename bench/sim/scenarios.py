@@ -20,6 +20,8 @@ WARM_UP_S = 5.0
 SETTLE_S = 90.0
 """Longer than any repair takes: `REPAIR_S` for each hop, `reconnect_interval_s` for each half."""
 
+ABSENCE_S = 3600.0
+
 STAYS_S = 5.0
 """What is so must still be so after this: longer than anybody takes to find out that it is not."""
 
@@ -162,6 +164,20 @@ def _cut(world: World) -> None:
     world.heal()
 
 
+def _absence(world: World) -> None:
+    """Cut some off for an hour, in which there is news on both sides; one of the rest restarts."""
+    away = _some(world, 0.1)
+    rest = [index for index in range(world.size) if index not in set(away)]
+    world.cut(away, 1)
+    for _ in range(6):
+        world.run(ABSENCE_S / 6 - 20)
+        _publish_some(world, away, 2, 10)
+        _publish_some(world, rest, 2, 10)
+    world.restart(rest[0])
+    world.run(5)
+    world.heal()
+
+
 def _flap(world: World) -> None:
     few = _some(world, 0.1)
     for _ in range(6):
@@ -223,6 +239,7 @@ SCENARIOS: dict[str, Scenario] = {
     "crash": Scenario("a tenth of the machines go, half of them without a word", _crash),
     "restart": Scenario("a tenth crash, and are started again within 10 s", _restart, False),
     "cut": Scenario("two halves do not reach each other for 45 s", _cut, False),
+    "absence": Scenario("a tenth is cut off for an hour", _absence, False),
     "flap": Scenario("a tenth is cut off again and again for some seconds", _flap, False),
     "slow": Scenario("a tenth stop for a second or so, again and again", _slow, False),
     "loss": Scenario("a twentieth of all datagrams is lost", _loss, False),

@@ -19,6 +19,10 @@ from overlay.rtt import with_sample
 FORWARD_KEPT = 2
 """Timeout ceilings for which a helper still passes on an answer that comes after its nack."""
 
+CUT_OFF_MOST = 32
+"""Members suspected at once because nobody at all was heard: all in a full mesh. More would have a
+large network refute for seconds, because one peer's line had failed for one."""
+
 Clock = Timers[Round | Forward | Suspicion]
 
 
@@ -29,6 +33,7 @@ class Prober:
         next_probe: when the next member's turn is.
         next_knock: when a dead peer is pinged.
         observing: nobody is probed in turn, nor accused.
+        heard_at: when somebody who is not vouched for was last heard.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Prober:
     ) -> None:
         self.next_probe = self.next_knock = inf
         self.observing = False
+        self.heard_at = -inf
         self._last_probe = -inf
         self._me = me
         self._beliefs = beliefs
@@ -151,6 +157,18 @@ class Prober:
         self._me.doubt(len(failed.waiting) if failed.helpers else 1)
         if failed.member.incarnation == failed.incarnation and not self.observing:
             self.suspect(failed.member, now, effects)
+            if failed.helpers and self.heard_at < failed.began:
+                self._suspect_everybody(now, effects)
+
+    def _suspect_everybody(self, now: float, effects: Effects) -> None:
+        """Take in that this peer is cut off: in a whole round nobody was heard, of all its members.
+
+        One after the other they would be found silent, ever more slowly: with each failure this
+        peer doubts itself more. Meanwhile it would send requests to where none can get.
+        """
+        for member in self._roster.some_alive(CUT_OFF_MOST):
+            if member.peer not in self._beliefs.vouched:
+                self._beliefs.suspect(member, self._me.peer, now, effects)
 
     def _end(self, ended: Round) -> None:
         self._rounds.close(ended)

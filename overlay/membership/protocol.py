@@ -24,6 +24,8 @@ Where this differs from the papers: whoever begins to suspect a peer begins anot
 at once, which tells it so; an indirect probe comes with a ping over a stream, as memberlist has it;
 and see `beliefs.py` and `Telling.told_of`.
 
+Who hears nobody at all for a round of probes is cut off itself, and suspects everybody at once.
+
 Two things are no evidence against a peer. Time in which this process itself did not run is taken
 out of everybody's silence. And a peer that is *vouched* for, since it is on the same machine and
 connected, is judged by its connection alone: a process that waits for a busy core is not gone.
@@ -186,6 +188,8 @@ class Membership:
                 ack = Ack(message.sequence, None)
                 self._telling.post(effects, source, ack, (self._goodbye,), reliable=reliable)
             return effects
+        if source not in self.vouched:
+            self._prober.heard_at = now
         if self._roster.get(source) is None:
             note_unknown(effects, source)
         heard = self._beliefs.hear(updates, now, effects)

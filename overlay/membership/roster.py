@@ -136,6 +136,10 @@ class Roster:
         some = self._some(self._there, 2 * count + 2)
         return [m for m in some if m.state is MemberState.ALIVE and m is not besides][:count]
 
+    def some_alive(self, count: int) -> list[Member]:
+        """Return up to `count` random members that nobody suspects."""
+        return self._some([m for m in self._there if m.state is MemberState.ALIVE], count)
+
     def audience(self, count: int, gone_since: float) -> list[Member]:
         """Return up to `count` random members, some of which may have died since `gone_since`."""
         first = bisect_left(self._dead, gone_since, key=lambda member: member.gone_at)

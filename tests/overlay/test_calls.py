@@ -106,6 +106,26 @@ async def test_calls_at_once_do_not_wait_for_each_other_and_few_streams_are_kept
     assert pair.kept == MAX_KEPT_STREAMS
 
 
+async def test_a_handler_ends_when_its_caller_has_given_up(pair: Pair) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def wait_forever(_: PeerId, __: Ask) -> Answer:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    serve_calls(pair.server, PROTOCOL, Ask, wait_forever)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.ask, "hang")
+        await begun.wait()
+        assert not ended.is_set()
+        nursery.cancel_scope.cancel()
+    await ended.wait()
+
+
 async def test_a_refusal_carries_code_text_and_details_and_keeps_the_stream(pair: Pair) -> None:
     with pytest.raises(CallRefused) as refused:
         await pair.ask("refuse")

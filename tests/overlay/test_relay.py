@@ -438,6 +438,19 @@ async def test_a_relay_that_is_not_connected_is_connected_to() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_who_turns_out_to_be_a_relay_after_it_was_connected_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reservations_module, "LOOK_EVERY_S", 0.05)
+    async with opened(2) as (behind, middle):
+        Relay(middle, middle.listen_addresses, time.time)
+        async with hidden_behind(behind, [middle]) as hidden:
+            hidden.relays.clear()  # its record is not there yet
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            hidden.relays.append(middle.peer_id)
+            await hidden.reachable_by([middle])
+
+
 async def test_a_relay_that_can_only_be_reached_through_another_leads_nobody_on() -> None:
     async with opened(3) as (behind, blind, middle):
         Relay(blind, lambda: [circuit(middle)], time.time)

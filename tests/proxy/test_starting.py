@@ -133,6 +133,42 @@ async def test_a_started_instance_is_in_the_view_at_once(tmp_path: Path) -> None
         assert SignedRevision.verified(request.revision) == REVISION
 
 
+async def test_a_question_is_taken_back_when_the_last_who_waits_has_gone_and_not_before(
+    tmp_path: Path,
+) -> None:
+    async with field_of(tmp_path, 1) as ground:
+        (allocator,) = ground.allocators
+        asked, over = trio.Event(), trio.Event()
+
+        async def waits(_: AllocateRequest) -> AllocateReply:
+            asked.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                over.set()
+            raise AssertionError
+
+        allocator.answer = waits
+        one, other = trio.CancelScope(), trio.CancelScope()
+
+        async def wait(scope: trio.CancelScope) -> None:
+            with scope:
+                await ground.starter.start(REVISION, NO_LIMITS)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, one)
+            nursery.start_soon(wait, other)
+            await asked.wait()
+            one.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not over.is_set()
+            other.cancel()
+            await over.wait()
+        allocator.answer = allocator.ready
+        started = await ground.starter.start(REVISION, NO_LIMITS)
+        assert started.instance == InstanceId("i2")
+
+
 async def test_fifty_requests_at_once_make_one_call(tmp_path: Path) -> None:
     async with field_of(tmp_path, 1) as ground:
         go = trio.Event()

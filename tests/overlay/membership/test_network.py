@@ -22,6 +22,20 @@ def everybody_agrees(network: VirtualNetwork, state: MemberState = ALIVE) -> boo
     return all(set(network.beliefs(peer)) <= {state} for peer in network.cores)
 
 
+@pytest.mark.parametrize("size", [5, 12, 24])
+def test_who_is_cut_off_finds_out_as_soon_as_the_others_do(size: int) -> None:
+    network = VirtualNetwork(size, LAN, size, delay=lines(size, 0.0005, 0.075))
+    network.run(5)
+    alone = network.peers[0]
+    network.cut.add(alone)
+    network.run(5)
+    beliefs = {network.cores[alone].state(peer) for peer in network.peers[1:]}
+    assert beliefs == {DEAD} == set(network.beliefs(alone))
+    network.cut.clear()
+    network.run(CALM_S)
+    assert everybody_agrees(network)
+
+
 @given(
     size=st.integers(3, 8),
     seed=st.integers(0, 2**32),

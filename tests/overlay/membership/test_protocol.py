@@ -293,6 +293,7 @@ def test_a_silent_one_is_suspect_told_so_by_another_probe_and_then_dead() -> Non
     late(me, A, 10.0)
     suspect_at = 10.0 + CEILING + rounds.INDIRECT_CEILING * CEILING
     assert me.tick(suspect_at - 0.001).changes == []
+    me.receive(B, Gossip(), (), suspect_at - 0.001)
     effects = me.tick(suspect_at)
     assert effects.changes == [Change(A, SUSPECT)]
     (told,) = [d for d in said(effects, Ping) if d.to == A]
@@ -301,6 +302,40 @@ def test_a_silent_one_is_suspect_told_so_by_another_probe_and_then_dead() -> Non
     assert dead_at == pytest.approx(suspect_at + 2.0)
     assert me.counters.suspicions == 2  # B does not answer either
     assert list(me.members()) == []
+
+
+def suspects_after_a_failed_round(me: Membership) -> set[PeerId]:
+    late(me, A, 10.0)
+    effects = me.tick(10.0 + CEILING + rounds.INDIRECT_CEILING * CEILING)
+    return {change.peer for change in effects.changes if change.state is SUSPECT}
+
+
+def test_who_hears_nobody_for_a_whole_round_is_cut_off_and_suspects_everybody() -> None:
+    assert suspects_after_a_failed_round(member_of(A, B, C, D)) == {A, B, C, D}
+
+
+def test_who_hears_anybody_suspects_only_the_silent_one() -> None:
+    me = member_of(A, B, C, D)
+    me.receive(C, Ping(1, ME), (), 10.001)
+    late(me, A, 10.0)
+    me.receive(D, Gossip(), (), 10.0 + CEILING + 0.001)
+    effects = me.tick(10.0 + CEILING + rounds.INDIRECT_CEILING * CEILING)
+    assert [change.peer for change in effects.changes] == [A]
+
+
+def test_a_neighbour_on_this_machine_is_heard_without_a_cable() -> None:
+    me = member_of(A, B, C)
+    me.vouched.add(B)
+    late(me, A, 10.0)
+    me.receive(B, Gossip(), (), 10.5)
+    effects = me.tick(10.0 + CEILING + rounds.INDIRECT_CEILING * CEILING)
+    assert {change.peer for change in effects.changes} == {A, C}, "and is not suspect itself"
+
+
+def test_however_large_the_network_not_all_are_suspect_at_once() -> None:
+    many = [PeerId(f"many{number}") for number in range(3 * prober.CUT_OFF_MOST)]
+    suspects = suspects_after_a_failed_round(member_of(A, *many))
+    assert len(suspects - {A}) == prober.CUT_OFF_MOST
 
 
 def test_an_answer_to_a_ping_after_the_suspicion_began_ends_it() -> None:

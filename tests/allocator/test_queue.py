@@ -1,0 +1,134 @@
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocator.queue import StartQueue, Ticket
+from overlay.names import PeerId
+
+ALICE, BOB, MAD = PeerId("alice"), PeerId("bob"), PeerId("mad")
+
+
+def drained(queue: StartQueue) -> list[PeerId]:
+    """Give every waiting start its turn, one after the other; return their owners in order."""
+    order = []
+    while (ticket := queue.next()) is not None:
+        order.append(ticket.owner)
+        queue.leave(ticket)
+    return order
+
+
+def test_no_more_go_than_there_are_slots() -> None:
+    queue = StartQueue(2)
+    for _ in range(5):
+        assert queue.join(Ticket(ALICE)) is None
+    first, second = queue.next(), queue.next()
+    assert first is not None
+    assert second is not None
+    assert queue.next() is None
+    queue.leave(first)
+    assert queue.next() is not None
+    assert (queue.under_way, queue.waiting) == (2, 2)
+
+
+def test_owners_take_turns_however_many_starts_one_of_them_has() -> None:
+    queue = StartQueue(1)
+    for _ in range(100):
+        queue.join(Ticket(MAD))
+    for owner in (ALICE, BOB, ALICE):
+        queue.join(Ticket(owner))
+    assert drained(queue)[:6] == [MAD, ALICE, BOB, MAD, ALICE, MAD]
+
+
+def test_callers_of_one_owners_services_take_turns_too() -> None:
+    queue = StartQueue(1)
+    for caller in (MAD, MAD, MAD, BOB):
+        queue.join(Ticket(ALICE, caller))
+    order = []
+    while (ticket := queue.next()) is not None:
+        order.append(ticket.caller)
+        queue.leave(ticket)
+    assert order == [MAD, BOB, MAD, MAD]
+
+
+def test_an_owner_with_a_start_under_way_comes_after_one_with_none() -> None:
+    queue = StartQueue(3)
+    for _ in range(3):
+        queue.join(Ticket(MAD))
+    assert queue.next() is not None
+    queue.join(Ticket(ALICE))
+    following = queue.next()
+    assert following is not None
+    assert following.owner == ALICE
+
+
+def test_the_longest_queue_gives_way_when_all_are_full() -> None:
+    queue = StartQueue(1, most=4)
+    flood = [Ticket(MAD) for _ in range(4)]
+    for ticket in flood:
+        assert queue.join(ticket) is None
+    more = Ticket(MAD)
+    assert queue.join(more) is more
+    assert queue.join(Ticket(ALICE)) is flood[3]
+    assert queue.join(Ticket(ALICE)) is flood[2]
+    third = Ticket(ALICE)
+    assert queue.join(third) is third
+    assert queue.waiting == 4
+
+
+def test_a_start_that_nobody_wants_any_more_leaves_no_trace() -> None:
+    queue = StartQueue(1)
+    ticket = Ticket(ALICE)
+    queue.join(ticket)
+    queue.leave(ticket)
+    queue.leave(ticket)
+    assert queue.next() is None
+    assert (queue.waiting, queue._owners) == (0, {})
+
+
+OWNERS = st.sampled_from([ALICE, BOB, MAD])
+EVENTS = st.lists(st.tuples(st.sampled_from(["join", "go", "end", "leave"]), OWNERS, OWNERS))
+
+
+@given(st.integers(1, 3), st.integers(1, 8), EVENTS)
+def test_bounds_hold_and_every_start_goes_displaced_or_leaves_exactly_once(
+    slots: int, most: int, events: list[tuple[str, PeerId, PeerId]]
+) -> None:
+    queue = StartQueue(slots, most)
+    waiting: list[Ticket] = []
+    under_way: list[Ticket] = []
+    for what, owner, caller in events:
+        if what == "join":
+            ticket = Ticket(owner, caller)
+            waiting.append(ticket)
+            displaced = queue.join(ticket)
+            if displaced is not None:
+                waiting.remove(displaced)
+        elif what == "go":
+            went = queue.next()
+            assert (went is not None) == (bool(waiting) and len(under_way) < slots)
+            if went is not None:
+                waiting.remove(went)
+                under_way.append(went)
+        elif what == "end" and under_way:
+            queue.leave(under_way.pop())
+        elif what == "leave" and waiting:
+            queue.leave(waiting.pop(len(waiting) // 2))
+        assert queue.waiting == len(waiting) <= most
+        assert queue.under_way == len(under_way) <= slots
+
+
+@given(st.lists(OWNERS, min_size=1, max_size=60))
+def test_nobody_waits_for_more_than_one_start_of_each_other_owner_per_own_start(
+    joins: list[PeerId],
+) -> None:
+    queue = StartQueue(1)
+    for owner in joins:
+        queue.join(Ticket(owner))
+    served: Counter[PeerId] = Counter()
+    left = Counter(joins)
+    for owner in drained(queue):
+        served[owner] += 1
+        for other in (ALICE, BOB, MAD):
+            if left[other] > served[other]:
+                assert served[owner] - served[other] <= 1
