@@ -87,6 +87,14 @@ def allocator(
         int | None,
         typer.Option(metavar="N", help="Most instances at once.", rich_help_panel=_HERE),
     ] = None,
+    sandboxes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Networks of containers that are made beforehand; 0 makes none.",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     standby_instances: Annotated[
         int | None,
         typer.Option(
@@ -150,6 +158,7 @@ def allocator(
             "cpu_millicores": cpu_millicores,
             "memory_mib": memory_mib,
             "max_instances": max_instances,
+            "sandboxes": sandboxes,
             "standby_instances": standby_instances,
             "standby_memory_mib": standby_memory_mib,
             "policy": policy,

@@ -15,14 +15,6 @@ from allocator.runtime import Launch, Running, instance_environment
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import ServiceSpec
 
-BRIDGE = "myxo0"
-"""The name of the engine's network and of its bridge on the machine."""
-
-BRIDGE_OPTIONS = {
-    "com.docker.network.bridge.name": BRIDGE,
-    "com.docker.network.bridge.enable_icc": "false",
-}
-
 DROPPED_CAPABILITIES = ("NET_RAW", "MKNOD", "AUDIT_WRITE", "SETFCAP")
 PIDS_LIMIT = 4096
 LOG_OPTIONS = {"max-size": "8m", "max-file": "2"}
@@ -35,7 +27,8 @@ SMALLEST_MEMORY_MIB = 6
 ALIVE = frozenset({"running", "paused"})
 """The states, in the engine's words, of a container that has not ended."""
 
-_LABEL = "myxo."
+LABEL = "myxo."
+_JOINING = "container:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +40,7 @@ class Ownership:
 
     def labels(self) -> dict[str, str]:
         """Return the labels that every container of this owner has."""
-        return {_LABEL + "network": self.network, _LABEL + "owner": self.owner}
+        return {LABEL + "network": self.network, LABEL + "owner": self.owner}
 
     def filters(self) -> list[str]:
         """Return the engine's label filters for this owner's containers."""
@@ -75,16 +68,16 @@ def container_config(launch: Launch, ownership: Ownership, proxy_ip: str) -> dic
         "command": None if spec.command is None else [spec.command],
         "labels": ownership.labels()
         | {
-            _LABEL + "service": launch.service,
-            _LABEL + "revision": str(launch.revision),
-            _LABEL + "instance": launch.id,
-            _LABEL + "author": launch.author,
-            _LABEL + "spec": public.model_dump_json(exclude_defaults=True),
+            LABEL + "service": launch.service,
+            LABEL + "revision": str(launch.revision),
+            LABEL + "instance": launch.id,
+            LABEL + "author": launch.author,
+            LABEL + "spec": public.model_dump_json(exclude_defaults=True),
         },
     } | shell
 
 
-def host_config(spec: ServiceSpec) -> dict[str, Any]:
+def host_config(spec: ServiceSpec, network_mode: str) -> dict[str, Any]:
     """Return the arguments of the SDK's `create_host_config`.
 
     There is no init process in front of the service: the engine's takes 20 to 30 ms of each start.
@@ -98,7 +91,7 @@ def host_config(spec: ServiceSpec) -> dict[str, Any]:
     if spec.read_only:
         limits |= {"read_only": True, "tmpfs": {"/tmp": "rw,nosuid,nodev,size=64m"}}  # noqa: S108
     return limits | {
-        "network_mode": BRIDGE,
+        "network_mode": network_mode,
         "cap_drop": ["ALL"] if spec.cap_drop_all else list(DROPPED_CAPABILITIES),
         "security_opt": ["no-new-privileges"],
         "pids_limit": PIDS_LIMIT,
@@ -106,22 +99,22 @@ def host_config(spec: ServiceSpec) -> dict[str, Any]:
     }
 
 
-def instance_of(container: Mapping[str, Any]) -> Running | None:
+def instance_of(container: Mapping[str, Any], address: str) -> Running | None:
     """Return the instance that a row of the engine's container list is, if it runs or is paused.
 
-    None is a container that has ended, was never started, or whose labels cannot be read.
+    None is a container that has ended, was never started, or whose labels cannot be read; or one
+    without an address, as its network is gone.
     """
     labels: Mapping[str, str] = container.get("Labels") or {}
-    address = address_of(container)
     if container.get("State") not in ALIVE or not address:
         return None
     try:
-        spec = ServiceSpec.model_validate_json(labels[_LABEL + "spec"])
+        spec = ServiceSpec.model_validate_json(labels[LABEL + "spec"])
         return Running(
-            id=InstanceId(labels[_LABEL + "instance"]),
-            service=ServiceName(labels[_LABEL + "service"]),
-            revision=int(labels[_LABEL + "revision"]),
-            author=PeerId(labels[_LABEL + "author"]),
+            id=InstanceId(labels[LABEL + "instance"]),
+            service=ServiceName(labels[LABEL + "service"]),
+            revision=int(labels[LABEL + "revision"]),
+            author=PeerId(labels[LABEL + "author"]),
             spec=spec,
             address=f"{address}:{spec.port}",
             paused=container.get("State") == "paused",
@@ -132,14 +125,19 @@ def instance_of(container: Mapping[str, Any]) -> Running | None:
 
 def instance_id(labels: Mapping[str, str]) -> InstanceId | None:
     """Return the instance that a container's labels name."""
-    text = labels.get(_LABEL + "instance")
+    text = labels.get(LABEL + "instance")
     return None if text is None else InstanceId(text)
 
 
-def address_of(container: Mapping[str, Any]) -> str:
-    """Return the container's address on the bridge; empty if it has none."""
-    networks = container.get("NetworkSettings", {}).get("Networks") or {}
-    return str((networks.get(BRIDGE) or {}).get("IPAddress") or "")
+def joining(container: str) -> str:
+    """Return the network mode of who is in the network of another container."""
+    return _JOINING + container
+
+
+def joined(container: Mapping[str, Any]) -> str | None:
+    """Return the id of the container whose network a row of the engine's list is in, if any."""
+    mode = str((container.get("HostConfig") or {}).get("NetworkMode") or "")
+    return mode.removeprefix(_JOINING) if mode.startswith(_JOINING) else None
 
 
 def memory_of(stats: Mapping[str, Any]) -> int:

@@ -8,9 +8,8 @@ the `docker` command; the API version is negotiated.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -21,21 +20,25 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from allocator.containers import (
     ALIVE,
-    BRIDGE,
-    BRIDGE_OPTIONS,
     MIB,
     Ownership,
-    address_of,
     container_config,
     container_name,
     host_config,
     instance_id,
-    instance_of,
     memory_of,
 )
-from allocator.engine import CUT, accepts_calls, close_stream, open_client, say
-from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown, Unmeasured, Unpausable
+from allocator.engine import CUT, accepts_calls, open_client, remove, say
+from allocator.errors import (
+    ImageMissing,
+    LaunchFailed,
+    RuntimeDown,
+    Unmeasured,
+    Unpausable,
+)
+from allocator.exits import follow_exits
 from allocator.images import follow_images
+from allocator.networks import BRIDGES, address_of, ensure_networks
 from allocator.runtime import (
     LOG_TAIL_LINES,
     Capacity,
@@ -45,19 +48,19 @@ from allocator.runtime import (
     Running,
     last_lines,
 )
-from overlay.names import Digest, InstanceId
-from overlay.spec import Image
+from allocator.sandbox_image import ARCHITECTURES
+from allocator.sandbox_pool import SandboxPlan, SandboxPool, network_mode
+from allocator.sandboxes import Sandbox, sandbox_id, sort_out
+from overlay.names import Digest, InstanceId, SandboxId, ServiceName
+from overlay.spec import Image, Network
 
 CALLS_AT_ONCE = 16
 """Threads in the SDK at once; the engine itself starts about as many containers in parallel."""
 
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MOST_S = 5.0
-REPLAY_S = 2
-"""How far back a fresh event stream reaches, so that nothing is lost while it is opened."""
 
-_FORBIDDEN, _CONFLICT = 403, 409
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+_LOOPBACK = "127.0.0.1"
 
 log = structlog.get_logger()
 
@@ -66,8 +69,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Container:
+    """One instance's container; `launch` is None for one that an earlier run started."""
+
+    service: ServiceName
     name: str
     port: int
+    launch: Launch | None = None
+    sandbox: Sandbox | None = None
     started: bool = False
     ended_unseen: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
@@ -78,25 +86,34 @@ class DockerRuntime:
 
     Args:
         ownership: whose containers these are.
+        plan: how network sandboxes are made; without, each instance's network is made as it starts.
     """
 
     name: Literal["docker", "process"] = "docker"
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership, plan: SandboxPlan | None = None) -> None:
         self._ownership = ownership
+        self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._call)
         self._client: docker.APIClient | None = None
         self._problem = "the Docker engine was not looked for yet"
         self._capacity: Capacity | None = None
-        self._bridge_address = ""
+        self._addresses: dict[Network, str] = {}
         self._images: tuple[Digest, ...] = ()
         self._containers: dict[InstanceId, _Container] = {}
         self._health_change = trio.Event()
         self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
 
     @property
-    def bridge_address(self) -> str:
-        """The machine's address on the containers' bridge; empty before the engine was reached."""
-        return self._bridge_address
+    def bridges(self) -> dict[str, str]:
+        """The machine's address on each of the containers' bridges; empty without an engine."""
+        return {BRIDGES[network]: address for network, address in self._addresses.items()}
+
+    def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
+        """Return the instance whose network `sandbox` holds, if there is one."""
+        for instance, entry in self._containers.items():
+            if entry.sandbox is not None and entry.sandbox.id == sandbox:
+                return entry.service, instance
+        return None
 
     def health(self) -> Health:
         """Return whether the engine answers, and which images it has."""
@@ -125,7 +142,7 @@ class DockerRuntime:
             while True:
                 try:
                     await self._connect()
-                    await self._follow_events(ready)
+                    await self._follow_exits(ready)
                     delay = RECONNECT_FIRST_S
                 except RuntimeDown as exc:
                     self._set_problem(str(exc))
@@ -137,6 +154,7 @@ class DockerRuntime:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
                 nursery.start_soon(follow_images, self._take_images)
+                nursery.start_soon(self.sandboxes.run)
                 await ready.wait()
                 task_status.started()
         finally:
@@ -144,10 +162,27 @@ class DockerRuntime:
                 self._client.close()
 
     async def create(self, launch: Launch) -> None:
-        """Create the container; see `Runtime.create`."""
-        config = container_config(launch, self._ownership, self._bridge_address)
-        limits = host_config(launch.spec)
-        entry = _Container(config["name"], launch.spec.port)
+        """Create the container, in a sandbox if there is one; see `Runtime.create`."""
+        with self.sandboxes.start_under_way():
+            sandbox = await self.sandboxes.take(launch)
+            if sandbox is not None:
+                try:
+                    return await self._create(launch, sandbox)
+                except ImageMissing:
+                    self.sandboxes.give_back(sandbox)
+                    raise
+                except LaunchFailed as exc:
+                    self._give_up_on(sandbox, exc)
+            return await self._create(launch, None)
+
+    async def _create(self, launch: Launch, sandbox: Sandbox | None) -> None:
+        network = launch.spec.network
+        served = sandbox is not None and self.sandboxes.is_handed_over(sandbox)
+        proxy_ip = _LOOPBACK if served else self._addresses.get(network, "")
+        config = container_config(launch, self._ownership, proxy_ip)
+        mode = BRIDGES[network] if sandbox is None else network_mode(sandbox)
+        limits = host_config(launch.spec, mode)
+        entry = _Container(launch.service, config["name"], launch.spec.port, launch, sandbox)
         self._containers[launch.id] = entry
 
         def create(client: docker.APIClient) -> None:
@@ -182,16 +217,23 @@ class DockerRuntime:
         entry = self._containers.get(instance)
         if entry is None:
             raise LaunchFailed(f"{instance} was not created")
+        with self.sandboxes.start_under_way():
+            return f"{await self._start(entry)}:{entry.port}"
+
+    async def _start(self, entry: _Container) -> str:
         entry.started = True
         try:
-            found = await self._call(lambda client: _start(client, entry.name))
-        except NotFound as exc:
-            if "network" not in str(exc.explanation):
-                raise LaunchFailed(f"the container is gone: {say(exc)}") from exc
-            found = await self._start_on_new_network(entry)
+            if entry.sandbox is not None:
+                await self._call(lambda client: client.start(entry.name))
+                return entry.sandbox.address
+            return await self._call(lambda client: _start(client, entry.name))
         except APIError as exc:
-            raise LaunchFailed(f"the engine did not start the container: {say(exc)}") from exc
-        return f"{address_of(found)}:{entry.port}"
+            lacking = say(exc)
+            if isinstance(exc, NotFound) and "network" in lacking:
+                return await self._start_on_new_network(entry)
+            if entry.sandbox is not None and _is_gone(entry.sandbox, lacking):
+                return await self._start_without_sandbox(entry, exc)
+            raise LaunchFailed(f"the engine did not start the container: {lacking}") from exc
 
     async def pause(self, instance: InstanceId) -> None:
         """Freeze the container's cgroup; see `Runtime.pause`."""
@@ -257,30 +299,35 @@ class DockerRuntime:
         if entry is None:
             return
         polite = entry.started and not entry.ended.is_set()
+
+        def remove_both(client: docker.APIClient) -> None:
+            remove(client, entry.name, grace_s if polite else 0)
+            if entry.sandbox is not None:
+                remove(client, entry.sandbox.container)
+
         try:
-            await self._call(
-                lambda client: _remove(client, entry.name, grace_s if polite else 0), abandon=True
-            )
+            await self._call(remove_both, abandon=True)
         except APIError as exc:
             raise RuntimeDown(f"the engine did not remove {entry.name}: {say(exc)}") from exc
         entry.ended.set()
         self._containers.pop(instance, None)
+        if entry.sandbox is not None:
+            self.sandboxes.forget(entry.sandbox)
 
     async def adopt(self) -> list[Running]:
         """Take over this owner's running and paused containers; remove its others."""
-        found = []
-        for container in await self._call(self._list):
-            if instance_id(container.get("Labels") or {}) in self._containers:
-                continue
-            running = instance_of(container)
-            if running is None:
-                await self._call(partial(_remove, name=container["Id"], grace_s=0))
-                continue
+        rows = await self._call(self._list)
+        found = sort_out(rows, self._containers.keys(), self.sandboxes.known)
+        for running, sandbox in found.running:
             name = container_name(running.service, running.id)
-            entry = _Container(name, running.spec.port, started=True)
-            self._containers[running.id] = entry
-            found.append(running)
-        return found
+            self._containers[running.id] = _Container(
+                running.service, name, running.spec.port, sandbox=sandbox, started=True
+            )
+            if sandbox is not None:
+                self.sandboxes.adopt(sandbox)
+        for container in found.nobodys:
+            await self._call(partial(remove, name=container))
+        return [running for running, _ in found.running]
 
     async def _connect(self) -> None:
         """Reach the engine and see to the network.
@@ -299,83 +346,73 @@ class DockerRuntime:
             )
         except (APIError, *CUT) as exc:
             raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
-        self._capacity, self._bridge_address = about
+        self._capacity, self._addresses = about
 
-    async def _follow_events(self, ready: trio.Event) -> None:
-        """Take in exits until the stream breaks."""
-        client = self._client
-        streams: list[Any] = []
+    async def _follow_exits(self, ready: trio.Event) -> None:
+        """Take in exits until the engine is lost.
 
-        def opened(stream: Any) -> None:
-            streams.append(stream)
+        Raises:
+            RuntimeDown: it is.
+        """
 
         async def settle() -> None:
-            await self._find_ended()
+            sandboxes = await self._find_ended()
             self._set_problem("")
+            self.sandboxes.keep_only(sandboxes)
             ready.set()
 
-        try:
-            async with trio.open_nursery() as nursery:
+        await follow_exits(self._client, self._ownership.filters(), settle, self._take_exit)
 
-                async def pump() -> None:
-                    await trio.to_thread.run_sync(
-                        self._pump_events, client, opened, settle, abandon_on_cancel=True
-                    )
-
-                nursery.start_soon(pump)
-        except* (APIError, *CUT) as group:
-            cause = group.exceptions[0]
-            raise RuntimeDown(f"the Docker engine was lost: {say(cause)}") from cause
-        finally:
-            for stream in streams:
-                close_stream(stream)
-        raise RuntimeDown("the Docker engine was lost: it ended its event stream")
-
-    def _pump_events(
-        self, client: docker.APIClient, opened: Callable[[Any], None], settle: Callable[[], Any]
-    ) -> None:
-        """Run in a thread: hand the engine's events to the trio side."""
-        stream = client.events(
-            decode=True,
-            since=_engine_now(client) - REPLAY_S,
-            filters={"type": "container", "event": ["die"], "label": self._ownership.filters()},
-        )
-        try:
-            trio.from_thread.run_sync(opened, stream)
-            trio.from_thread.run(settle)
-            for event in stream:
-                trio.from_thread.run_sync(self._take_event, event)
-        finally:
-            close_stream(stream)
-
-    def _take_event(self, event: Mapping[str, Any]) -> None:
-        instance = instance_id(event.get("Actor", {}).get("Attributes", {}))
+    def _take_exit(self, labels: Mapping[str, str]) -> None:
+        instance = instance_id(labels)
         entry = self._containers.get(instance) if instance is not None else None
         if entry is not None:
             entry.ended.set()
+        if (sandbox := sandbox_id(labels)) is not None:
+            self.sandboxes.ended(sandbox)
+            for other in self._containers.values():
+                if other.sandbox is not None and other.sandbox.id == sandbox:
+                    other.ended.set()
 
-    async def _find_ended(self) -> None:
-        """Mark what ended while no event stream stood."""
+    async def _find_ended(self) -> set[SandboxId | None]:
+        """Mark what ended while no event stream stood; return the sandboxes that run."""
         rows = await self._call(self._list, settling=True)
-        running = {
-            instance_id(row.get("Labels") or {}) for row in rows if row.get("State") in ALIVE
-        }
+        alive = [row.get("Labels") or {} for row in rows if row.get("State") in ALIVE]
+        running = {instance_id(labels) for labels in alive}
+        sandboxes = {sandbox_id(labels) for labels in alive} | {None}
         for instance, entry in self._containers.items():
-            if entry.started and instance not in running and not entry.ended.is_set():
+            sandbox = None if entry.sandbox is None else entry.sandbox.id
+            lives = instance in running and sandbox in sandboxes
+            if entry.started and not lives and not entry.ended.is_set():
                 entry.ended_unseen = True
                 entry.ended.set()
+        return sandboxes
 
     def _list(self, client: docker.APIClient) -> list[dict[str, Any]]:
         rows = client.containers(all=True, filters={"label": self._ownership.filters()})
         return list(rows)
 
-    async def _start_on_new_network(self, entry: _Container) -> dict[str, Any]:
+    async def _start_on_new_network(self, entry: _Container) -> str:
         """Start a container whose network was pruned away meanwhile."""
         try:
-            self._bridge_address = await self._call(_ensure_network)
+            self._addresses = await self._call(ensure_networks)
             return await self._call(lambda client: _start(client, entry.name))
         except APIError as exc:
             raise LaunchFailed(f"the engine did not start the container: {say(exc)}") from exc
+
+    async def _start_without_sandbox(self, entry: _Container, why: APIError) -> str:
+        """Start an instance whose sandbox died after it was taken; it has another container."""
+        launch = entry.launch
+        if launch is None or entry.sandbox is None:
+            raise LaunchFailed(f"the engine did not start the container: {say(why)}") from why
+        self._give_up_on(entry.sandbox, why)
+        await self._call(partial(remove, name=entry.name))
+        await self._create(launch, None)
+        return await self._start(self._containers[launch.id])
+
+    def _give_up_on(self, sandbox: Sandbox, why: Exception) -> None:
+        log.info("sandbox.unusable", sandbox=sandbox.id, error=say(why))
+        self.sandboxes.discard(sandbox)
 
     def _set_problem(self, problem: str) -> None:
         if problem == self._problem:
@@ -383,7 +420,7 @@ class DockerRuntime:
         if problem:
             log.warning("engine.down", problem=problem)
         else:
-            log.info("engine.up", bridge=self._bridge_address)
+            log.info("engine.up", bridges=self.bridges)
         self._problem = problem
         self._tell_health()
 
@@ -424,48 +461,15 @@ class DockerRuntime:
             raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
 
 
-def _survey(client: docker.APIClient) -> tuple[Capacity, str]:
+def _survey(client: docker.APIClient) -> tuple[Capacity, dict[Network, str]]:
     about = client.info()
     architecture = about.get("Architecture") or platform.machine()
     capacity = Capacity(
         cpu_millicores=int(about["NCPU"]) * 1000,
         memory_mib=int(about["MemTotal"]) // MIB,
-        platform=f"{about['OSType']}/{_ARCHITECTURES.get(architecture, architecture)}",
+        platform=f"{about['OSType']}/{ARCHITECTURES.get(architecture, architecture)}",
     )
-    return capacity, _ensure_network(client)
-
-
-def _engine_now(client: docker.APIClient) -> int:
-    """Return the engine's clock, which need not be this machine's."""
-    return int(datetime.fromisoformat(client.info()["SystemTime"]).timestamp())
-
-
-def _ensure_network(client: docker.APIClient) -> str:
-    """Create the bridge if it is not there; return the machine's address on it.
-
-    Two allocators may do this at once: the engine lets one win, because of the bridge's name.
-    """
-    try:
-        return _gateway(client.inspect_network(BRIDGE))
-    except NotFound:
-        pass
-    try:
-        client.create_network(
-            BRIDGE,
-            driver="bridge",
-            options=BRIDGE_OPTIONS,
-            labels={"myxo.bridge": "1"},
-            check_duplicate=True,
-        )
-    except APIError as exc:
-        if exc.status_code not in {_FORBIDDEN, _CONFLICT}:
-            raise
-    return _gateway(client.inspect_network(BRIDGE))
-
-
-def _gateway(network: Mapping[str, Any]) -> str:
-    configs: Sequence[Mapping[str, Any]] = network["IPAM"].get("Config") or ({},)
-    return str(configs[0].get("Gateway", "")).split("/")[0]
+    return capacity, ensure_networks(client)
 
 
 def _pull(client: docker.APIClient, reference: str) -> str:
@@ -480,10 +484,15 @@ def _lines(client: docker.APIClient, reference: str) -> Iterator[Mapping[str, An
     yield from client.pull(reference, stream=True, decode=True)
 
 
-def _start(client: docker.APIClient, name: str) -> dict[str, Any]:
+def _start(client: docker.APIClient, name: str) -> str:
+    """Return the container's address."""
     client.start(name)
-    found: dict[str, Any] = client.inspect_container(name)
-    return found
+    return address_of(client.inspect_container(name))
+
+
+def _is_gone(sandbox: Sandbox, said: str) -> bool:
+    """Whether the engine refused a start because the sandbox does not run."""
+    return "non running container" in said or sandbox.container in said
 
 
 def _pause(client: docker.APIClient, name: str) -> None:
@@ -511,18 +520,6 @@ def _post_mortem(client: docker.APIClient, name: str) -> PostMortem:
         oom_killed=bool(state.get("OOMKilled")),
         log=last_lines(text),
     )
-
-
-def _remove(client: docker.APIClient, name: str, grace_s: float) -> None:
-    try:
-        if grace_s > 0:
-            client.stop(name, timeout=max(1, round(grace_s)))
-        client.remove_container(name, force=True, v=True)
-    except NotFound:
-        return
-    except APIError as exc:
-        if exc.status_code != _CONFLICT:  # its removal is under way already
-            raise
 
 
 def _missing(image: Image | None, why: object) -> str:

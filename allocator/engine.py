@@ -9,7 +9,7 @@ import docker
 import requests.exceptions
 import urllib3.exceptions
 from docker.constants import DEFAULT_UNIX_SOCKET
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
 from allocator.errors import RuntimeDown
@@ -21,6 +21,9 @@ PING_TIMEOUT_S = 2.0
 
 CUT = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What the SDK raises when the engine goes away."""
+
+
+_CONFLICT = 409
 
 
 def close_stream(stream: Any) -> None:
@@ -78,3 +81,16 @@ def why_unreachable(exc: Exception) -> str:
 def say(exc: BaseException) -> str:
     """Return the engine's own words on what went wrong."""
     return str(getattr(exc, "explanation", None) or exc)
+
+
+def remove(client: docker.APIClient, name: str, grace_s: float = 0.0) -> None:
+    """Stop a container politely, if `grace_s` is over 0, and remove it if it is there; blocks."""
+    try:
+        if grace_s > 0:
+            client.stop(name, timeout=max(1, round(grace_s)))
+        client.remove_container(name, force=True, v=True)
+    except NotFound:
+        return
+    except APIError as exc:
+        if exc.status_code != _CONFLICT:  # its removal is under way already
+            raise

@@ -4,7 +4,8 @@ Each proxy has one connection to the allocator's Unix socket. A lease ends when 
 back, or with its connection.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 import trio
@@ -17,20 +18,53 @@ from overlay.errors import MalformedMessage, PeerUnreachable
 from overlay.leases import (
     FROM_PROXY,
     Acquire,
+    Bridge,
+    FromProxy,
     Granted,
+    HandedOver,
+    HandOverEnded,
     Hello,
+    Occupant,
     Refused,
     Release,
     Released,
     Report,
     Welcome,
+    WhoIsIn,
 )
-from overlay.names import InstanceId
+from overlay.names import InstanceId, SandboxId, ServiceName
 
 OUTBOX = 2048
 """Twice the instances that an allocator can have: a proxy that is this slow is cut off."""
 
+MAX_SANDBOXES = 4096
+"""Four times the instances that an allocator can have: who says it has more sockets is cut off."""
+
 log = structlog.get_logger()
+
+
+class Containers(Protocol):
+    """What proxies need to know of this machine's containers."""
+
+    def bridges(self) -> Sequence[Bridge]:
+        """Return where containers look for the proxy."""
+        ...
+
+    def socket(self) -> str:
+        """Return where the proxy is to meet sandboxes; empty if it is not."""
+        ...
+
+    def proxy_chosen(self, port: int) -> None:
+        """Take note of where containers find the proxy from now on."""
+        ...
+
+    def handed_over(self, sandbox: SandboxId, *, done: bool) -> None:
+        """Take note that a proxy answers on 127.0.0.1 in a sandbox, or does so no more."""
+        ...
+
+    def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
+        """Return who is in a sandbox."""
+        ...
 
 
 class LeaseDesk:
@@ -38,13 +72,13 @@ class LeaseDesk:
 
     Args:
         instances: what is leased.
-        bridge: returns address and interface of the containers' bridge; empty if there is none.
+        containers: where they look for the proxy.
     """
 
-    def __init__(self, instances: Instances, bridge: Callable[[], tuple[str, str]]) -> None:
+    def __init__(self, instances: Instances, containers: Containers) -> None:
         self._instances = instances
-        self._bridge = bridge
-        self._ports: dict[_ProxyHolder, int] = {}
+        self._containers = containers
+        self._proxies: list[_ProxyHolder] = []
 
     async def serve(self, connection: ControlConnection) -> None:
         """Serve one proxy until its connection ends; its leases end with it."""
@@ -62,31 +96,54 @@ class LeaseDesk:
             log.debug("lease.connection_ended", error=str(group.exceptions[0]))
         finally:
             self._instances.use.release_all(holder)
-            self._ports.pop(holder, None)
-            self._choose_proxy()
+            for sandbox in holder.sandboxes:
+                self._containers.handed_over(sandbox, done=False)
+            self._leave(holder)
 
-    def _take(self, message: Hello | Acquire | Report | Released, holder: "_ProxyHolder") -> bool:
+    def _take(self, message: FromProxy, holder: "_ProxyHolder") -> bool:
         """Act on one message; return whether the proxy keeps up."""
         match message:
             case Hello(proxy_port=port):
-                self._ports[holder] = port
-                self._choose_proxy()
-                address, interface = self._bridge()
-                holder.post(
-                    Welcome(bridge_address=address or None, bridge_interface=interface or None)
-                )
+                self._enter(holder, port)
             case Acquire(instance=instance):
                 holder.post(self._acquire(instance, holder))
             case Report(instance=instance, in_flight=in_flight, served=served):
                 self._instances.use.report(instance, holder, in_flight, served)
             case Released(instance=instance):
                 self._instances.use.released(instance, holder)
-        return holder.keeps_up
+            case HandedOver(sandbox=sandbox):
+                holder.sandboxes.add(sandbox)
+                self._containers.handed_over(sandbox, done=True)
+            case HandOverEnded(sandbox=sandbox):
+                holder.sandboxes.discard(sandbox)
+                self._containers.handed_over(sandbox, done=False)
+            case WhoIsIn(sandbox=sandbox):
+                service, instance_id = self._containers.occupant(sandbox) or (None, None)
+                holder.post(Occupant(sandbox=sandbox, service=service, instance=instance_id))
+        return holder.keeps_up and len(holder.sandboxes) <= MAX_SANDBOXES
 
-    def _choose_proxy(self) -> None:
+    def _enter(self, holder: "_ProxyHolder", port: int) -> None:
         """Send instances to the proxy that is here longest: others come and go beside it."""
-        if self._ports:
-            self._instances.set_proxy_port(next(iter(self._ports.values())))
+        if holder.port:
+            return
+        holder.port = port
+        self._proxies.append(holder)
+        self._welcome(holder)
+
+    def _leave(self, holder: "_ProxyHolder") -> None:
+        chosen = self._proxies[:1] == [holder]
+        if holder in self._proxies:
+            self._proxies.remove(holder)
+        if chosen and self._proxies:
+            self._welcome(self._proxies[0])
+
+    def _welcome(self, holder: "_ProxyHolder") -> None:
+        chosen = self._proxies[0] is holder
+        if chosen:
+            self._containers.proxy_chosen(holder.port)
+        bridges = tuple(self._containers.bridges())
+        socket = self._containers.socket() or None
+        holder.post(Welcome(bridges=bridges, sandboxes=socket, listen=chosen and bool(socket)))
 
     def _acquire(self, instance: InstanceId, holder: "_ProxyHolder") -> Granted | Refused:
         try:
@@ -102,6 +159,8 @@ class _ProxyHolder:
     def __init__(self, outbox: "trio.MemorySendChannel[BaseModel]") -> None:
         self._outbox = outbox
         self.keeps_up = True
+        self.port = 0
+        self.sandboxes: set[SandboxId] = set()
 
     def release(self, instance: InstanceId) -> None:
         self.post(Release(instance=instance))

@@ -15,8 +15,9 @@ import trio
 
 from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
-from allocator.containers import BRIDGE, Ownership
+from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
+from allocator.engine_containers import EngineContainers
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
 from allocator.instances import Instances
@@ -26,6 +27,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
+from allocator.sandbox_pool import SandboxPlan
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
 from allocator.turns import PARALLEL_STARTS_PER_CORE
@@ -99,7 +101,9 @@ async def _open_runtimes(
     """Yield the runtimes by name; they run until the block has ended, its cleanup included."""
     runtimes: dict[str, Runtime] = {}
     if settings.runtime in {"auto", "docker"}:
-        runtimes["docker"] = DockerRuntime(Ownership(node.keys.network_id, node.peer_id))
+        runtimes["docker"] = DockerRuntime(
+            Ownership(node.keys.network_id, node.peer_id), _sandbox_plan(settings, node.peer_id)
+        )
     if settings.runtime in {"auto", "process"}:
         directory = settings.state_dir / "instances" / node.peer_id
         runtimes["process"] = ProcessRuntime(directory)
@@ -189,7 +193,7 @@ class _Daemon:
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
         node.load = self.instances.use.load
         node.status = self._status
-        node.wants["lease"] = LeaseDesk(self.instances, self._bridge).serve
+        node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
         self._publish()
         nursery.start_soon(self._keep_published)
@@ -294,10 +298,10 @@ class _Daemon:
                 return runtime.capacity()
         return ProcessRuntime(self.settings.state_dir).capacity()
 
-    def _bridge(self) -> tuple[str, str]:
+    def _containers(self) -> EngineContainers:
         docker = self.runtimes.get("docker")
-        address = docker.bridge_address if isinstance(docker, DockerRuntime) else ""
-        return address, BRIDGE if address else ""
+        found = docker if isinstance(docker, DockerRuntime) else None
+        return EngineContainers(self.instances, found)
 
     def _is_member(self, pin: str) -> bool:
         return bool(pin) and self.node.view.by_certificate(pin) is not None
@@ -312,6 +316,7 @@ class _Daemon:
 
     def _status(self) -> dict[str, Any]:
         room = self.instances.room()
+        docker = self._containers().docker
         return {
             "gateway": list(self.gateways),
             "runtimes": [
@@ -323,6 +328,7 @@ class _Daemon:
                 }
                 for name, runtime in self.runtimes.items()
             ],
+            "sandboxes": {} if docker is None else docker.sandboxes.status(),
             "policy": self.policy.status(),
             "room": room.model_dump(),
             "capacity": {
@@ -331,6 +337,15 @@ class _Daemon:
                 "instances": self.limits.instances,
             },
         } | self.instances.status()
+
+
+def _sandbox_plan(settings: AllocatorSettings, peer: PeerId) -> SandboxPlan:
+    """Return how sandboxes are made; the directory's name is short, as a socket's path must be."""
+    return SandboxPlan(
+        size=settings.sandboxes,
+        directory=settings.state_dir / "sandboxes" / peer[-8:],
+        proxy_port=settings.proxy_port,
+    )
 
 
 def _starts_at_once(capacity: Capacity) -> int:

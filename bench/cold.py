@@ -62,6 +62,8 @@ ALLOWED_FAILURES = 0.1
 CONCURRENT = 50
 GONE_TIMEOUT_S = 20.0
 GONE_STEP_S = 0.02
+STOCKED_TIMEOUT_S = 20.0
+STOCKED_STEP_S = 0.1
 
 _LABEL = "myxo.service"
 
@@ -162,6 +164,8 @@ class _Bench:
         for i, name in enumerate(names):
             if trio.current_time() > end and i > 2 * WARM_UP:
                 break
+            await trio.to_thread.run_sync(self._bare.prepare)
+            await _until_stocked(self._running)
             bare_s, answer = await self._pair(name, bare_first=bool(i % 2))
             if i >= WARM_UP:
                 self._found.bare.append(bare_s)
@@ -204,6 +208,18 @@ class _Bench:
         )
         await registrar.delete(name)
         await _until_gone(self._client, name)
+
+
+async def _until_stocked(running: Network) -> None:
+    """Wait until the allocator has its sandboxes, so that both starts are in one."""
+    deadline = trio.current_time() + STOCKED_TIMEOUT_S
+    while True:
+        stock = next(d["sandboxes"] for d in await running.status() if "sandboxes" in d)
+        if not stock or stock["ready"] >= stock["wanted"] or stock["problem"]:
+            return
+        if trio.current_time() > deadline:
+            raise AnswerFailed(f"the allocator has not filled its stock of sandboxes: {stock}")
+        await trio.sleep(STOCKED_STEP_S)
 
 
 async def _until_gone(client: docker.APIClient, name: ServiceName) -> None:

@@ -86,6 +86,7 @@ def _at(
     for number, name in enumerate(names):
         if number > WARM_UP and time.monotonic() > end:
             break
+        bare.prepare()
         url = network.url(name)
         answer = caller.inside(lambda url=url: ask(url))  # type: ignore[misc]
         if number >= WARM_UP:

@@ -201,6 +201,8 @@ def _limits(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Return what a runtime of this machine does not enforce, or why it cannot be used."""
     table = _table("Limits of this machine's runtimes", ("host", "runtime", ""))
     for d in daemons:
+        if problem := d.get("sandboxes", {}).get("problem"):
+            _add(table, d["host"], "docker", problem)
         for runtime in d.get("runtimes", []):
             if not runtime["usable"]:
                 _add(table, d["host"], runtime["name"], runtime["problem"])

@@ -2,13 +2,21 @@
 
 A proxy that dials an instance directly holds a use-lease on it, one an instance however many
 requests; it reports what is in flight, and lets go when asked. The connection's end ends all.
+
+One proxy of a machine also answers on 127.0.0.1 inside of its containers: their network sandboxes
+hand it their listening sockets, and it asks who is in a sandbox that a request comes from.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from overlay.names import InstanceId
+from overlay.names import InstanceId, SandboxId, ServiceName
+
+MAX_BRIDGES = 16
+"""Containers are on two."""
+
+SandboxName = Annotated[SandboxId, StringConstraints(pattern=r"^[0-9a-z]{1,64}$")]
 
 
 class _Message(BaseModel):
@@ -22,12 +30,26 @@ class Hello(_Message):
     proxy_port: int
 
 
+class Bridge(_Message):
+    """A bridge of this machine on which its containers look for the proxy."""
+
+    interface: str
+    address: str
+
+
 class Welcome(_Message):
-    """The bridge on which this machine's containers look for the proxy, if there is one."""
+    """Where this machine's containers look for the proxy; may be said again.
+
+    Attributes:
+        bridges: addresses that every proxy listens on.
+        sandboxes: the path of the socket by which sandboxes hand over theirs.
+        listen: whether this proxy is the one that listens there.
+    """
 
     kind: Literal["welcome"] = "welcome"
-    bridge_address: str | None = None
-    bridge_interface: str | None = None
+    bridges: tuple[Bridge, ...] = Field((), max_length=MAX_BRIDGES)
+    sandboxes: str | None = None
+    listen: bool = False
 
 
 class Acquire(_Message):
@@ -77,8 +99,38 @@ class Released(_Message):
     instance: InstanceId
 
 
-FromProxy = Hello | Acquire | Report | Released
-FromAllocator = Welcome | Granted | Refused | Release
+class HandedOver(_Message):
+    """The proxy answers on 127.0.0.1 in a sandbox from now on."""
+
+    kind: Literal["handed_over"] = "handed_over"
+    sandbox: SandboxName
+
+
+class HandOverEnded(_Message):
+    """The sandbox is gone, or the proxy does not listen in it any more."""
+
+    kind: Literal["hand_over_ended"] = "hand_over_ended"
+    sandbox: SandboxName
+
+
+class WhoIsIn(_Message):
+    """The proxy asks which instance is in a sandbox."""
+
+    kind: Literal["who_is_in"] = "who_is_in"
+    sandbox: SandboxName
+
+
+class Occupant(_Message):
+    """Which instance is in a sandbox; neither name if there is none."""
+
+    kind: Literal["occupant"] = "occupant"
+    sandbox: SandboxName
+    service: ServiceName | None = None
+    instance: InstanceId | None = None
+
+
+FromProxy = Hello | Acquire | Report | Released | HandedOver | HandOverEnded | WhoIsIn
+FromAllocator = Welcome | Granted | Refused | Release | Occupant
 
 FROM_PROXY: TypeAdapter[FromProxy] = TypeAdapter(Annotated[FromProxy, Field(discriminator="kind")])
 FROM_ALLOCATOR: TypeAdapter[FromAllocator] = TypeAdapter(

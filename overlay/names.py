@@ -18,6 +18,9 @@ ServiceName = NewType("ServiceName", str)
 InstanceId = NewType("InstanceId", str)
 """An instance's id, unique on its machine."""
 
+SandboxId = NewType("SandboxId", str)
+"""A network sandbox's id, unique on its machine."""
+
 Digest = NewType("Digest", str)
 """`sha256:` and 64 hexadecimal digits."""
 

@@ -24,6 +24,9 @@ MOST = 2**31
 MOST_KEPT = 1000
 """Instances of one service that are kept: as many as an owner's records may name."""
 
+Network = Literal["outside", "none"]
+"""Where an instance's own connections may go: anywhere, or to its machine's proxy alone."""
+
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -71,6 +74,7 @@ class ServiceSpec(BaseModel):
         health: a path that must answer 2xx before the instance counts as ready; None: TCP only.
         read_only: the container's root file system is read-only.
         cap_drop_all: every capability is dropped, not only the dangerous ones.
+        network: `none` leaves a container no way out but through its machine's proxy.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -97,6 +101,7 @@ class ServiceSpec(BaseModel):
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=1024)] | None = None
     read_only: bool = False
     cap_drop_all: bool = False
+    network: Network = "outside"
 
     @property
     def runtime(self) -> Literal["docker", "process"]:

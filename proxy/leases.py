@@ -7,7 +7,8 @@ never on the request's path.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -20,14 +21,19 @@ from overlay.leases import (
     FROM_ALLOCATOR,
     Acquire,
     Granted,
+    HandedOver,
+    HandOverEnded,
     Hello,
+    Occupant,
     Refused,
     Release,
     Released,
     Report,
     Welcome,
+    WhoIsIn,
 )
-from overlay.names import InstanceId
+from overlay.names import InstanceId, SandboxId
+from proxy.caller import Caller
 
 REPORT_PERIOD_S = 0.5
 """How stale the allocator's idea of load and idleness may be; idle times are seconds to hours."""
@@ -61,22 +67,33 @@ class Lease:
     let_go: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Who is in a sandbox, and everybody who waits for the answer."""
+
+    caller: Caller | None = None
+    answered: trio.Event = field(default_factory=trio.Event)
+
+
 class LeaseHolder:
     """Holds leases with one allocator while `run` runs.
 
     Args:
         path: the allocator's control socket.
         proxy_port: where this machine's instances find the proxy.
-        welcomed: called with the allocator's word on the containers' bridge.
+        welcomed: called with this and the allocator's word on where containers look for the proxy.
     """
 
-    def __init__(self, path: Path, proxy_port: int, welcomed: Callable[[Welcome], None]) -> None:
+    def __init__(
+        self, path: Path, proxy_port: int, welcomed: Callable[["LeaseHolder", Welcome], None]
+    ) -> None:
         self._path = path
         self._proxy_port = proxy_port
         self._welcomed = welcomed
         self._connection: ControlConnection | None = None
         self._leases: dict[InstanceId, Lease] = {}
         self._waiting: dict[InstanceId, trio.Event] = {}
+        self._questions: dict[SandboxId, _Question] = {}
 
     def get(self, instance: InstanceId) -> Lease | None:
         """Return the usable lease on `instance` that is held already."""
@@ -94,6 +111,26 @@ class LeaseHolder:
         with trio.move_on_after(ACQUIRE_TIMEOUT_S):
             await waiting.wait()
         return self.get(instance)  # what was granted may have been taken back already
+
+    async def tell(self, message: HandedOver | HandOverEnded) -> None:
+        """Tell the allocator of a sandbox, if it is there."""
+        if self._connection is not None:
+            with suppress(PeerUnreachable):
+                await self._connection.send(message)
+
+    async def who_is_in(self, sandbox: SandboxId) -> Caller | None:
+        """Return the instance in `sandbox`; None where the allocator does not say."""
+        if self._connection is None:
+            return None
+        question = self._questions.get(sandbox)
+        if question is None:
+            question = self._questions[sandbox] = _Question()
+            with suppress(PeerUnreachable):
+                await self._connection.send(WhoIsIn(sandbox=sandbox))
+        with trio.move_on_after(ACQUIRE_TIMEOUT_S):
+            await question.answered.wait()
+        self._questions.pop(sandbox, None)
+        return question.caller
 
     def begin(self, lease: Lease) -> None:
         """Count a request that is about to be sent."""
@@ -128,13 +165,15 @@ class LeaseHolder:
             while (line := await connection.receive()) is not None:
                 match FROM_ALLOCATOR.validate_json(line):
                     case Welcome() as welcome:
-                        self._welcomed(welcome)
+                        self._welcomed(self, welcome)
                     case Granted(instance=instance, address=address):
                         self._answer(instance, Lease(instance, address))
                     case Refused(instance=instance):
                         self._answer(instance, None)
                     case Release(instance=instance):
                         await self._release(instance)
+                    case Occupant() as occupant:
+                        self._answer_who(occupant)
             nursery.cancel_scope.cancel()
 
     async def _ask(self, connection: ControlConnection, instance: InstanceId) -> None:
@@ -156,6 +195,8 @@ class LeaseHolder:
         self._leases.clear()
         for instance in list(self._waiting):
             self._answer(instance, None)
+        for question in self._questions.values():
+            question.answered.set()
 
     def _answer(self, instance: InstanceId, lease: Lease | None) -> None:
         if lease is not None:
@@ -163,6 +204,14 @@ class LeaseHolder:
         waiting = self._waiting.pop(instance, None)
         if waiting is not None:
             waiting.set()
+
+    def _answer_who(self, occupant: Occupant) -> None:
+        question = self._questions.get(occupant.sandbox)
+        if question is None:
+            return
+        if occupant.service is not None and occupant.instance is not None:
+            question.caller = Caller(occupant.service, occupant.instance)
+        question.answered.set()
 
     async def _release(self, instance: InstanceId) -> None:
         lease = self._leases.get(instance)

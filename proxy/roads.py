@@ -94,7 +94,7 @@ class Roads:
         nursery: runs the connections to local allocators.
         proxy_port: where this machine's instances find the proxy.
         carry: opens connections over the overlay.
-        welcomed: called with each local allocator's word on the containers' bridge.
+        welcomed: called with each local allocator's word on where containers look for the proxy.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Roads:
         nursery: trio.Nursery,
         proxy_port: int,
         carry: Carry,
-        welcomed: Callable[[Welcome], None],
+        welcomed: Callable[[LeaseHolder, Welcome], None],
     ) -> None:
         self._view = view
         self._tls = tls

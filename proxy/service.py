@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from random import Random
 from time import perf_counter
 
@@ -20,11 +21,14 @@ from overlay.listeners import listen
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
+from proxy.caller import Caller
 from proxy.errors import RequestRefused
 from proxy.forwarding import Forwarder
+from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
 from proxy.routing import Route
+from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
 from proxy.upstreams import Upstreams
@@ -97,6 +101,7 @@ class _Server:
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(node.view, node.tls, nursery, settings.port, carry, self._welcomed)
         self._bridges: set[str] = set()
+        self._doors: dict[Path, SandboxDoor] = {}
         self._clients = 0
         self._metrics.connections.set_function(lambda: self._clients)
         self._idle: set[trio.CancelScope] = set()
@@ -158,12 +163,29 @@ class _Server:
             await trio.sleep(SWEEP_S)
             await self._roads.sweep()
 
-    def _welcomed(self, welcome: Welcome) -> None:
-        """Listen where this machine's containers look for the proxy, once for each bridge."""
-        address, interface = welcome.bridge_address, welcome.bridge_interface
-        if address and interface and address not in self._bridges:
-            self._bridges.add(address)
-            self._nursery.start_soon(self._serve_bridge, address, interface)
+    def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
+        """Listen where this machine's containers look for the proxy, once for each place."""
+        for bridge in welcome.bridges:
+            if bridge.address not in self._bridges:
+                self._bridges.add(bridge.address)
+                self._nursery.start_soon(self._serve_bridge, bridge.address, bridge.interface)
+        if welcome.sandboxes is None or self._connections is None:
+            return
+        path = Path(welcome.sandboxes)
+        door = self._doors.get(path)
+        if door is not None:
+            self._nursery.start_soon(door.announce, holder)
+        elif welcome.listen:
+            door = SandboxDoor(path, holder, self._serve_client, self._connections)
+            self._doors[path] = door
+            self._nursery.start_soon(self._serve_sandboxes, path, door)
+
+    async def _serve_sandboxes(self, path: Path, door: SandboxDoor) -> None:
+        try:
+            await door.run()
+        except AddressTaken as exc:
+            log.warning("proxy.sandboxes_unserved", error=str(exc))
+            del self._doors[path]
 
     async def _serve_bridge(self, address: str, interface: str) -> None:
         """Serve the bridge only: a neighbour that routes to its address must not get in."""
@@ -180,12 +202,12 @@ class _Server:
             self._serve_client, [listener], handler_nursery=self._connections
         )
 
-    async def _serve_client(self, stream: trio.SocketStream) -> None:
+    async def _serve_client(self, stream: trio.SocketStream, caller: Caller | None = None) -> None:
         client = ServerConnection(stream)
         self._clients += 1
         try:
             if self._clients <= MAX_CLIENTS:
-                await self._serve_requests(client)
+                await self._serve_requests(client, caller)
         except (ClientGone, ResponseCut) as exc:
             log.debug("client.lost", reason=str(exc))
             await client.abort()
@@ -196,14 +218,14 @@ class _Server:
             self._clients -= 1
             await client.aclose()
 
-    async def _serve_requests(self, client: ServerConnection) -> None:
+    async def _serve_requests(self, client: ServerConnection, caller: Caller | None) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
-            await self._serve_in_turn(client)
+            await self._serve_in_turn(client, caller)
         except BadRequest as exc:
             await client.refuse(exc)
 
-    async def _serve_in_turn(self, client: ServerConnection) -> None:
+    async def _serve_in_turn(self, client: ServerConnection, caller: Caller | None) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -212,9 +234,9 @@ class _Server:
                 head = await self._next_head(client, scope)
                 if head is None or scope.cancel_called:
                     break
-                await self._answer(client, head)
+                await self._answer(client, head, caller)
         if head is not None:  # it came in the moment in which the wait for it was cancelled
-            await self._answer(client, head)
+            await self._answer(client, head, caller)
 
     async def _next_head(
         self, client: ServerConnection, scope: trio.CancelScope
@@ -228,11 +250,13 @@ class _Server:
         finally:
             self._idle.discard(scope)
 
-    async def _answer(self, client: ServerConnection, head: RequestHead) -> None:
+    async def _answer(
+        self, client: ServerConnection, head: RequestHead, caller: Caller | None
+    ) -> None:
         started = perf_counter()
         routed: list[Route] = []
         try:
-            exchanged = await self._forwarder.forward(client, head, routed.append)
+            exchanged = await self._forwarder.forward(client, head, routed.append, caller)
             status = exchanged.status
         except RequestRefused as exc:
             status = exc.status

@@ -331,6 +331,12 @@ def _min_state(place: _Place) -> str:
     return str(place.value)
 
 
+def _network(place: _Place) -> str:
+    if place.value not in ("outside", "none"):
+        place.refuse('"outside", or "none" (only other services, through the proxy)')
+    return str(place.value)
+
+
 def _path(place: _Place) -> str:
     allowed = 'a path that answers 2xx when the service is ready, such as "/health"'
     value = _text(allowed, 1024)(place)
@@ -379,6 +385,7 @@ _FIELDS: dict[str, _Field[Any]] = {
     "health": _Field(_path),
     "read_only": _Field(_flag),
     "cap_drop": _Field(_cap_drop),
+    "network": _Field(_network),
 }
 
 _SPEC_FIELDS = {
@@ -401,6 +408,7 @@ _SPEC_FIELDS = {
             "idempotent",
             "health",
             "read_only",
+            "network",
         )
     },
 }

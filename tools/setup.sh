@@ -100,14 +100,14 @@ install_packages() {
 }
 
 stamp=.venv/$purpose.stamp
-wanted=$(cat "$lock" pyproject.toml tools/setup.sh | sha256sum)
+wanted=$(cat "$lock" pyproject.toml hatch_build.py allocator/sandbox.c tools/setup.sh | sha256sum)
 
 python=$(find_python)
 missing=$(missing_packages "$python" | tr '\n' ' ')
 # shellcheck disable=SC2086  # the names are meant to be split
 [ -z "${missing% }" ] || install_packages $missing
 
-if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && [ -x "allocator/sandbox-$(uname -m)" ] && .venv/bin/python -c '' 2>/dev/null; then
   exit 0
 fi
 
@@ -116,7 +116,7 @@ fi
 echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
 $pip install --require-hashes --use-pep517 -r "$lock"
-$pip install --no-deps --no-build-isolation -e .
+$pip install --no-deps --no-build-isolation -e .  # compiles allocator/sandbox.c, too
 # trio-typing, which libp2p requires, brings stubs of trio 0.20 that shadow trio's own types.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs
 echo "$wanted" > $stamp

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from overlay.names import Digest
 from overlay.spec import Image
 
 TAG = "myxo-test-instance:1"
+SANDBOX = Path(__file__).parents[2] / "allocator" / "sandbox.c"
 BUSYBOX = Path("/bin/busybox")
 DOCKERFILE = b"""FROM scratch
 COPY busybox /bin/busybox
@@ -53,6 +55,15 @@ def image(engine: docker.APIClient) -> Image:
             pass
         found = engine.inspect_image(TAG)
     return Image(reference=TAG, config_digest=Digest(found["Id"]))
+
+
+@pytest.fixture(scope="session")
+def sandbox_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of network sandboxes, compiled from this checkout's source."""
+    program = tmp_path_factory.mktemp("sandbox") / "sandbox"
+    command = ["cc", "-static", "-Os", "-o", str(program), str(SANDBOX)]
+    subprocess.run(command, check=True)
+    return program
 
 
 def _context() -> io.BytesIO:

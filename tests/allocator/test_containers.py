@@ -9,9 +9,10 @@ import docker
 import pytest
 import trio
 
-from allocator.containers import BRIDGE, Ownership, container_name
+from allocator.containers import Ownership, container_name
 from allocator.docker import DockerRuntime
 from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
+from allocator.networks import BRIDGE
 from allocator.readiness import Outcome, wait_ready
 from allocator.runtime import Launch
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
@@ -115,7 +116,7 @@ async def test_traffic_between_containers_is_off(
     network = engine.inspect_network(BRIDGE)
     assert network["Options"]["com.docker.network.bridge.enable_icc"] == "false"
     assert network["Options"]["com.docker.network.bridge.name"] == BRIDGE
-    assert runtime.bridge_address == network["IPAM"]["Config"][0]["Gateway"]
+    assert runtime.bridges[BRIDGE] == network["IPAM"]["Config"][0]["Gateway"]
 
 
 async def test_an_image_that_is_nowhere_is_missing_with_a_reason(runtime: DockerRuntime) -> None:

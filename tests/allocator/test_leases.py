@@ -1,7 +1,7 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,26 @@ from overlay.identity import Identity
 from overlay.leases import (
     FROM_ALLOCATOR,
     Acquire,
+    Bridge,
     FromAllocator,
     Granted,
+    HandedOver,
+    HandOverEnded,
     Hello,
+    Occupant,
     Refused,
     Release,
     Released,
     Report,
     Welcome,
+    WhoIsIn,
 )
-from overlay.names import Digest, InstanceId, ServiceName
+from overlay.names import Digest, InstanceId, SandboxId, ServiceName
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import Image, ServiceSpec
 
+BRIDGE = Bridge(interface="myxo0", address="172.18.0.1")
+S1 = SandboxId("s1")
 OWNER = Identity.generate()
 IMAGE = Image(reference="hello", config_digest=Digest("sha256:" + "0" * 64))
 
@@ -42,10 +49,35 @@ def revision(number: int = 1) -> SignedRevision:
 
 
 @dataclass
+class FakeContainers:
+    """Sandboxes that are only known by name."""
+
+    instances: Instances
+    taken: set[SandboxId] = field(default_factory=set)
+    occupants: dict[SandboxId, tuple[ServiceName, InstanceId]] = field(default_factory=dict)
+
+    def bridges(self) -> list[Bridge]:
+        return [BRIDGE]
+
+    def socket(self) -> str:
+        return "/somewhere/proxy"
+
+    def proxy_chosen(self, port: int) -> None:
+        self.instances.set_proxy_port(port)
+
+    def handed_over(self, sandbox: SandboxId, *, done: bool) -> None:
+        (self.taken.add if done else self.taken.discard)(sandbox)
+
+    def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
+        return self.occupants.get(sandbox)
+
+
+@dataclass
 class Lab:
     machine: FakeMachine
     instances: Instances
     path: Path
+    containers: "FakeContainers"
 
     @asynccontextmanager
     async def proxy(self, port: int = 4200) -> AsyncIterator[ControlConnection]:
@@ -81,10 +113,11 @@ async def lab() -> AsyncIterator[Lab]:
             AllocatorMetrics(CollectorRegistry()),
         )
         await nursery.start(instances.run)
-        desk = LeaseDesk(instances, lambda: ("172.18.0.1", "myxo0"))
+        containers = FakeContainers(instances)
+        desk = LeaseDesk(instances, containers)
         await nursery.start(serve_control, path, dict, {"lease": desk.serve})
         with trio.fail_after(20):
-            yield Lab(machine, instances, path)
+            yield Lab(machine, instances, path, containers)
         nursery.cancel_scope.cancel()
 
 
@@ -92,7 +125,7 @@ async def test_a_proxy_is_told_the_bridge_and_instances_are_told_the_proxy(lab: 
     async with open_control(lab.path, "lease") as connection:
         await connection.send(Hello(proxy_port=4711))
         welcome = await heard(connection)
-    assert welcome == Welcome(bridge_address="172.18.0.1", bridge_interface="myxo0")
+    assert welcome == Welcome(bridges=(BRIDGE,), sandboxes="/somewhere/proxy", listen=True)
     instance = await lab.start()
     assert lab.machine.instances[instance].launch.proxy_port == 4711
 
@@ -146,8 +179,56 @@ async def test_a_proxy_that_dies_loses_its_leases(lab: Lab) -> None:
 
 async def test_nonsense_ends_only_the_connection_that_sent_it(lab: Lab) -> None:
     instance = await lab.start()
-    async with lab.proxy() as bad, lab.proxy() as good:
+    async with lab.proxy() as good, lab.proxy() as bad:
         await bad.send({"kind": "nonsense"})
         assert await bad.receive() is None
         await good.send(Acquire(instance=instance))
         assert isinstance(await heard(good), Granted)
+
+
+async def test_one_proxy_meets_the_sandboxes_and_the_next_does_when_it_is_gone(lab: Lab) -> None:
+    async with open_control(lab.path, "lease") as second:
+        async with open_control(lab.path, "lease") as first:
+            await first.send(Hello(proxy_port=4711))
+            assert isinstance(welcome := await heard(first), Welcome)
+            assert welcome.listen
+            await second.send(Hello(proxy_port=4712))
+            assert isinstance(welcome := await heard(second), Welcome)
+            assert not welcome.listen
+            assert welcome.sandboxes == "/somewhere/proxy"
+        assert isinstance(welcome := await heard(second), Welcome)
+        assert welcome.listen
+    instance = await lab.start()
+    assert lab.machine.instances[instance].launch.proxy_port == 4712
+
+
+async def test_a_proxy_tells_in_which_sandboxes_it_answers_until_its_connection_ends(
+    lab: Lab,
+) -> None:
+    async with lab.proxy() as proxy:
+        for name in ("s1", "s2", "s3"):
+            await proxy.send(HandedOver(sandbox=SandboxId(name)))
+        await proxy.send(HandOverEnded(sandbox=SandboxId("s2")), WhoIsIn(sandbox=S1))
+        assert await heard(proxy) == Occupant(sandbox=S1)
+        assert lab.containers.taken == {"s1", "s3"}
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert lab.containers.taken == set()
+
+
+async def test_a_proxy_is_told_who_is_in_a_sandbox(lab: Lab) -> None:
+    lab.containers.occupants[S1] = ServiceName("web"), InstanceId("i1")
+    async with lab.proxy() as proxy:
+        await proxy.send(WhoIsIn(sandbox=S1))
+        answer = Occupant(sandbox=S1, service=ServiceName("web"), instance=InstanceId("i1"))
+        assert await heard(proxy) == answer
+
+
+async def test_a_proxy_that_claims_endless_sandboxes_is_cut_off(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allocator.leases.MAX_SANDBOXES", 2)
+    async with lab.proxy() as proxy:
+        for name in ("s1", "s2", "s3"):
+            await proxy.send(HandedOver(sandbox=SandboxId(name)))
+        assert await proxy.receive() is None
+    assert lab.containers.taken == set()

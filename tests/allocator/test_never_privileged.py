@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from allocator.containers import Ownership, container_config, host_config
+from allocator.networks import BRIDGES
 from allocator.runtime import Launch
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
@@ -85,7 +86,7 @@ def test_no_field_of_a_definition_asks_for_a_privilege(
             continue
         wanted[name] = value
     spec = ServiceSpec.model_validate(wanted)
-    host = host_config(spec)
+    host = host_config(spec, BRIDGES[spec.network])
     assert host.keys() & NEVER == set()
     assert "host" not in str(host.get("network_mode"))
     assert host["security_opt"] == ["no-new-privileges"]

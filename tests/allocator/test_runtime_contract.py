@@ -17,6 +17,7 @@ from allocator.errors import LaunchFailed, Unmeasured, Unpausable
 from allocator.process import ProcessRuntime
 from allocator.readiness import Outcome, wait_ready
 from allocator.runtime import Launch, Runtime
+from allocator.sandbox_pool import SandboxPlan
 from allocator.testing import FakeRuntime, open_fake_machine
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
@@ -48,6 +49,8 @@ class Lab:
         runtime = self.make(owner)
         async with trio.open_nursery() as nursery:
             await nursery.start(runtime.run)
+            if isinstance(runtime, DockerRuntime):
+                await runtime.sandboxes.stocked()
             yield runtime
             nursery.cancel_scope.cancel()
 
@@ -69,7 +72,10 @@ def launch(spec: ServiceSpec) -> Launch:
     )
 
 
-@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.docker)])
+DOCKER = [pytest.param(name, marks=pytest.mark.docker) for name in ("docker", "docker-sandboxed")]
+
+
+@pytest.fixture(params=["fake", "process", *DOCKER])
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
     match request.param:
         case "fake":
@@ -82,10 +88,15 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
         case _:
             network = secrets.token_hex(4)
             image: Image = request.getfixturevalue("image")
-            lab = Lab(
-                lambda owner: DockerRuntime(Ownership(network, PeerId(owner))),
-                *_docker_specs(image),
-            )
+
+            def make(owner: str) -> DockerRuntime:
+                plan = None
+                if request.param == "docker-sandboxed":
+                    program = request.getfixturevalue("sandbox_program")
+                    plan = SandboxPlan(1, tmp_path / owner / "s", program=program)
+                return DockerRuntime(Ownership(network, PeerId(owner)), plan)
+
+            lab = Lab(make, *_docker_specs(image))
             yield lab
             await lab.sweep("me", "other")
 

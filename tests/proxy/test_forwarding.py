@@ -250,7 +250,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             take_peer(view, HERE, machine="here", control=str(tmp_path / "s"))
             welcomed = trio.Event()
             tls = open_tls(KEYS, PROXY.peer_id)
-            roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda _: welcomed.set())
+            roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
             definitions, starter, upstreams = KnownDefinitions(), ScriptedStarter(), Upstreams(view)

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from overlay.leases import Acquire, Granted, Hello, Release, Released, Report, Welcome
+from overlay.leases import Acquire, Bridge, Granted, Hello, Release, Released, Report, Welcome
 from overlay.names import InstanceId
 from proxy import leases
 from proxy.leases import Lease, LeaseHolder
@@ -22,7 +22,7 @@ async def held(path: Path) -> AsyncIterator[tuple[PlayedAllocator, LeaseHolder]]
     welcomed = trio.Event()
     with trio.fail_after(15):
         async with played_allocator(path / "s") as allocator, trio.open_nursery() as nursery:
-            holder = LeaseHolder(path / "s", 4200, lambda _: welcomed.set())
+            holder = LeaseHolder(path / "s", 4200, lambda *_: welcomed.set())
             allocator.addresses[I1] = AT
             nursery.start_soon(holder.run)
             assert await allocator.heard() == Hello(proxy_port=4200)
@@ -75,7 +75,7 @@ async def test_what_is_refused_is_no_lease(tmp_path: Path) -> None:
 
 
 async def test_without_an_allocator_there_is_no_lease(tmp_path: Path) -> None:
-    assert await LeaseHolder(tmp_path / "none", 4200, lambda _: None).acquire(I1) is None
+    assert await LeaseHolder(tmp_path / "none", 4200, lambda *_: None).acquire(I1) is None
 
 
 async def test_an_idle_lease_is_handed_back_at_once(tmp_path: Path) -> None:
@@ -245,16 +245,16 @@ async def test_the_allocators_word_on_the_bridge_reaches_the_proxy(tmp_path: Pat
     welcomes: list[Welcome] = []
     came = trio.Event()
 
-    def welcomed(welcome: Welcome) -> None:
+    def welcomed(_: LeaseHolder, welcome: Welcome) -> None:
         welcomes.append(welcome)
-        if welcome.bridge_address:
+        if welcome.bridges:
             came.set()
 
     with trio.fail_after(10):
         async with played_allocator(tmp_path / "s") as allocator, trio.open_nursery() as nursery:
             nursery.start_soon(LeaseHolder(tmp_path / "s", 4200, welcomed).run)
             assert await allocator.heard() == Hello(proxy_port=4200)
-            await allocator.say(Welcome(bridge_address="10.9.0.1", bridge_interface="myxo0"))
+            await allocator.say(Welcome(bridges=(Bridge(interface="myxo0", address="10.9.0.1"),)))
             await came.wait()
-            assert welcomes[-1] == Welcome(bridge_address="10.9.0.1", bridge_interface="myxo0")
+            assert welcomes[-1] == Welcome(bridges=(Bridge(interface="myxo0", address="10.9.0.1"),))
             nursery.cancel_scope.cancel()

@@ -87,6 +87,7 @@ def test_the_optional_fields_go_into_the_spec() -> None:
             "health": "/ok",
             "read_only": False,
             "cap_drop": "all",
+            "network": "none",
         }
     )
     spec = ServiceSpec(process="true", **parse_conf(text, "c.json").spec)
@@ -96,7 +97,7 @@ def test_the_optional_fields_go_into_the_spec() -> None:
     assert (spec.max_instances, spec.idle_stop_s, spec.ready_timeout_s) == (3, 1.5, 20)
     assert (spec.min_instances, spec.min_state, spec.idle_pause_s) == (2, "paused", 0.5)
     assert (spec.idempotent, spec.health) == (True, "/ok")
-    assert (spec.read_only, spec.cap_drop_all) == (False, True)
+    assert (spec.read_only, spec.cap_drop_all, spec.network) == (False, True, "none")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,7 @@ def test_the_optional_fields_go_into_the_spec() -> None:
     [
         ('{"min_instances": 3, "max_instances": 2}', "at most max_instances, which is 2"),
         ('{"min_state": "frozen"}', '"running", or "paused"'),
+        ('{"network": "host"}', '"outside", or "none"'),
         ('{"min_state": "paused", "idle_pause_s": 0}', "never paused"),
     ],
 )
