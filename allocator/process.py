@@ -23,17 +23,16 @@ import trio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from allocator.errors import ImageMissing, LaunchFailed, Unmeasured, Unpausable
+from allocator.process_table import ProcessTable
 from allocator.processes import (
     INSTANCE_VARIABLE,
     ProcessKey,
     is_stopped,
-    members,
     memory_mib,
     open_pidfd,
     process_key,
-    signal_members,
-    signal_one,
-    stop_all,
+    signal_each,
+    tell_each,
     used_mib,
 )
 from allocator.runtime import (
@@ -60,6 +59,10 @@ OPEN_FILES = 65_536
 LOG_LIMIT = 8 * 1024 * 1024
 LOG_CHECK_S = 5.0
 KILL_TIMEOUT_S = 2.0
+
+STOP_LOOKS = 100
+STOP_LOOK_S = 0.001
+"""A process stops as it leaves the kernel; one that waits for a disk may take some time to."""
 
 _SIGNALLED = 128
 """What shells add to a signal's number to make an exit code of it."""
@@ -120,6 +123,7 @@ class ProcessRuntime:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._processes: dict[InstanceId, _Process] = {}
+        self._table = ProcessTable()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -191,14 +195,25 @@ class ProcessRuntime:
         return f"{LOOPBACK}:{process.launch.port}"
 
     async def pause(self, instance: InstanceId) -> None:
-        """Stop every process of the instance."""
+        """Stop every process of the instance.
+
+        A stop takes effect a moment after the signal, and until then a process may start another
+        one. So whoever is found running is signalled again until a look finds all stopped; then
+        nobody is left to start anything.
+        """
         process = self._processes.get(instance)
         if process is None or process.pidfd is None or process.ended.is_set():
             raise Unpausable(f"{instance} does not run")
-        stopped = await trio.to_thread.run_sync(stop_all, instance, process.launch.pid)
-        if stopped is None:
-            raise Unpausable(f"a process of {instance} does not stop")
-        process.stopped = tuple(stopped)
+        for _ in range(STOP_LOOKS):
+            found = await self._members(process)
+            running = [key for key in found if not is_stopped(key)]
+            if not running:
+                process.stopped = tuple(found)
+                return
+            tell_each(running, signal.SIGSTOP)
+            await trio.sleep(STOP_LOOK_S)
+        tell_each(await self._members(process), signal.SIGCONT)
+        raise Unpausable(f"a process of {instance} does not stop")
 
     async def resume(self, instance: InstanceId) -> None:
         """Continue what was stopped; there can be no more than that, so nobody is looked for."""
@@ -206,8 +221,7 @@ class ProcessRuntime:
         if process is None or process.ended.is_set():
             raise LaunchFailed(f"{instance} does not run")
         await trio.lowlevel.checkpoint()
-        for key in process.stopped:
-            signal_one(key, signal.SIGCONT)
+        tell_each(process.stopped, signal.SIGCONT)
         process.stopped = ()
 
     async def memory_mib(self, instance: InstanceId) -> int:
@@ -215,7 +229,7 @@ class ProcessRuntime:
         process = self._processes.get(instance)
         if process is None or process.pidfd is None or process.ended.is_set():
             raise Unmeasured(f"{instance} does not run")
-        return await trio.to_thread.run_sync(_used_mib, instance, process.launch.pid)
+        return await trio.to_thread.run_sync(used_mib, await self._members(process))
 
     async def exited(self, instance: InstanceId) -> None:
         """Return when the command has ended."""
@@ -256,7 +270,7 @@ class ProcessRuntime:
             if pidfd is None:
                 await self.remove(state.id, grace_s=0)
                 continue
-            process.stopped = _still_stopped(state)
+            process.stopped = await self._still_stopped(process)
             self._watch(process)
             found.append(_running(state, paused=bool(process.stopped)))
         return found
@@ -311,7 +325,7 @@ class ProcessRuntime:
         await trio.lowlevel.wait_readable(process.pidfd)
         is_child, exit_code = _wait_for(process.pidfd, os.WNOWAIT)
         process.exit_code = exit_code
-        await _kill_all(process.launch.id, process.launch.pid if is_child else None)
+        await self._kill_all(process.launch.id, process.launch.pid if is_child else None)
         if is_child:
             _wait_for(process.pidfd, 0)
         process.ended.set()
@@ -321,15 +335,38 @@ class ProcessRuntime:
         state = process.launch
         runs = process.pidfd is not None and not process.ended.is_set()
         if runs and grace_s > 0:
-            for number in (signal.SIGTERM, signal.SIGCONT):  # one that is stopped hears nothing
-                for fd in signal_members(state.id, number, state.pid):
-                    os.close(fd)
+            found = await self._members(process)
+            tell_each(found, signal.SIGTERM)
+            tell_each(found, signal.SIGCONT)  # one that is stopped hears nothing
             with trio.move_on_after(grace_s):
                 await process.ended.wait()
         with trio.move_on_after(KILL_TIMEOUT_S):
-            await _kill_all(state.id, state.pid if runs else None)
+            await self._kill_all(state.id, state.pid if runs else None)
             if runs:
                 await process.ended.wait()
+
+    async def _kill_all(self, instance: InstanceId, session: int | None) -> None:
+        """Kill every process of an instance until there is none; see `Look.members`."""
+        while found := await self._table.members(instance, session):
+            ending = signal_each(found, signal.SIGKILL)
+            try:
+                for fd in ending:
+                    await trio.lowlevel.wait_readable(fd)
+            finally:
+                for fd in ending:
+                    os.close(fd)
+
+    async def _members(self, process: _Process) -> list[ProcessKey]:
+        """Return the processes of an instance that runs."""
+        return await self._table.members(process.launch.id, process.launch.pid)
+
+    async def _still_stopped(self, process: _Process) -> tuple[ProcessKey, ...]:
+        """Return an adopted instance's processes if it is paused; end a pause that was cut."""
+        found = tuple(await self._members(process))
+        if all(is_stopped(key) for key in found):
+            return found
+        tell_each(found, signal.SIGCONT)
+        return ()
 
     def _choose_port(self) -> int:
         used = {p.launch.port for p in self._processes.values()}
@@ -374,20 +411,6 @@ class ProcessRuntime:
         written.replace(path)
 
 
-def _still_stopped(state: _StateFile) -> tuple[ProcessKey, ...]:
-    """Return the processes of an adopted instance if it is paused; end a pause that was cut."""
-    found = tuple(members(state.id, state.pid))
-    if all(is_stopped(key) for key in found):
-        return found
-    for key in found:
-        signal_one(key, signal.SIGCONT)
-    return ()
-
-
-def _used_mib(instance: InstanceId, session: int) -> int:
-    return used_mib(list(members(instance, session)))
-
-
 def _running(state: _StateFile, *, paused: bool) -> Running:
     return Running(
         id=state.id,
@@ -406,17 +429,6 @@ def _read(path: Path) -> _StateFile | None:
     except (OSError, ValidationError) as exc:
         log.warning("instance.state_unreadable", path=str(path), error=str(exc))
         return None
-
-
-async def _kill_all(instance: InstanceId, session: int | None) -> None:
-    """Kill every process of an instance until there is none; see `members` for `session`."""
-    while ending := signal_members(instance, signal.SIGKILL, session):
-        try:
-            for fd in ending:
-                await trio.lowlevel.wait_readable(fd)
-        finally:
-            for fd in ending:
-                os.close(fd)
 
 
 def _wait_for(pidfd: int, options: int) -> tuple[bool, int | None]:

@@ -12,11 +12,12 @@ from typing import Annotated, ClassVar
 import trio
 import typer
 
-from myxo import banning, distances, keys, policies, rotating
+from myxo import banning, distances, keys, policies, rotating, running
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
 from myxo.watching import print_changes
+from myxo.why import as_text, read_why
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
@@ -207,6 +208,24 @@ def join(
     run_daemon(functools.partial(run, part, ready=_print_joined), log_level=log_level or "warning")
 
 
+@app.command()
+@refusing
+def down(state_dir: options.StateDir = None) -> None:
+    """Stop what `myxo up` or `myxo join` runs on this machine, as Ctrl-C does in its terminal.
+
+    Keys and definitions stay: `myxo up` starts the same network again.
+
+    \b
+    Example: myxo down
+    """
+    if not running.stop(_state_dir(state_dir) / "run"):
+        raise MyxoError(
+            "neither `myxo up` nor `myxo join` runs here; what `myxo install` wrote is stopped by "
+            "`systemctl stop 'myxo-*'`"
+        )
+    typer.echo("everything stopped")
+
+
 @install_app.command("up")
 @refusing
 def install_up(
@@ -300,6 +319,34 @@ def rtt(
     directory = NodeSettings.load({"state_dir": state_dir}).state_dir
     found = trio.run(distances.read_rtt, directory, one, other)
     typer.echo(json.dumps(found) if as_json else distances.as_text(found))
+
+
+@app.command()
+@refusing
+def why(
+    about: Annotated[
+        str,
+        typer.Argument(
+            metavar="[REQUEST_ID | SERVICE]", help="All of the last requests if left out."
+        ),
+    ] = "",
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in seconds.")] = False,
+) -> None:
+    """Show how this machine's proxy decided a request, and what it would decide now.
+
+    Which instances and machines there were, what each would have cost, what was refused and why,
+    what was chosen, and where the time went. A request has the id that it came with as
+    X-Request-Id, or one that its answer tells if it asks for it with X-Myxo-Explain: 1.
+
+    \b
+    Examples:
+      myxo why                       the last requests, a line each
+      myxo why hello-world-server    its last requests, and what would happen now
+    """
+    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    answers = trio.run(read_why, directory, about)
+    typer.echo(json.dumps(answers) if as_json else as_text(answers, about))
 
 
 @app.command()

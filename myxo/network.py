@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from myxo.running import held
 from myxo.supervisor import Daemon, supervised
 from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, to_multiaddr
@@ -157,23 +158,26 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     if read_joined_network(part.state_dir) and _answers(part.state_dir):
         raise MyxoError(
             f"this machine is in a network already (state in {part.state_dir}); stop that one "
-            "first, or choose another --state-dir, --proxy-port and, to found, --p2p-listen-addr"
+            "first (`myxo down`), or choose another --state-dir, --proxy-port and, to found, "
+            "--p2p-listen-addr"
         )
     founds = any(daemon.name == "bootstrap" for daemon in part.daemons)
     if not founds and not _was_there_before(part):
         await _knock(part.bootstraps)
-    try:
-        async with supervised(part.state_dir / "run") as supervisor:
-            await supervisor.start(part.daemons)
-            write_joined_network(
-                part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin
-            )
-            ready(part)
-            notify("READY=1")
-            await trio.sleep_forever()
-    finally:
-        forget_joined_network(part.state_dir)
-        shutil.rmtree(part.state_dir / "run", ignore_errors=True)
+    run_dir = part.state_dir / "run"
+    with held(run_dir):
+        try:
+            async with supervised(run_dir) as supervisor:
+                await supervisor.start(part.daemons)
+                write_joined_network(
+                    part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin
+                )
+                ready(part)
+                notify("READY=1")
+                await trio.sleep_forever()
+        finally:
+            forget_joined_network(part.state_dir)
+            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _was_there_before(part: Part) -> bool:

@@ -13,7 +13,8 @@ from typing import Protocol
 import structlog
 import trio
 
-from overlay.errors import MyxoError, PassphraseRefused, PeerUnreachable
+from overlay.entrances import REDIAL_FIRST_S, REDIAL_MOST_S, Entrances
+from overlay.errors import MyxoError
 from overlay.framing import FramedStream
 from overlay.gossip import GOSSIP_PROTOCOL
 from overlay.host import Connected, ConnectionEvent, Moved
@@ -23,15 +24,6 @@ from overlay.neighbours import FULL_MESH, choose
 from overlay.outbox import Outbox
 from overlay.reach import DIAL_TIMEOUT_S, Reach
 from overlay.view import View
-
-REDIAL_FIRST_S = 0.2
-REDIAL_MOST_S = 10.0
-
-REDIAL_WARN_S = 3.0
-"""Daemons that are started together find each other within this time; nobody needs to know."""
-
-REMEMBERED_AFTER_S = 2.0
-"""How long the bootstrap nodes have to answer before peers of an earlier time are tried."""
 
 COURTESY_S = 0.5
 """A newcomer dials everybody at once; those who are there wait so long for it before they dial it
@@ -99,22 +91,26 @@ class Links:
         met: Callable[[PeerId], None],
         lost: Callable[[PeerId], None],
     ) -> None:
-        self.bootstraps = tuple(bootstraps)
-        self.joined = trio.Event()
         self._host = host
         self._view = view
         self._reach = reach
         self._rng = rng
-        self._remembered = tuple(remembered)
         self._greet = greet
         self._met = met
         self._lost = lost
         self._outboxes: dict[PeerId, Outbox] = {}
+        self.entrances = Entrances(
+            bootstraps,
+            remembered,
+            dial=lambda address: host.connect(None, address, timeout_s=DIAL_TIMEOUT_S),
+            dial_any=reach.connect_any,
+            is_kept=self._is_kept,
+            is_alone=lambda: not self._outboxes,
+        )
         self._chosen: frozenset[PeerId] = frozenset()
         self._chosen_by: set[PeerId] = set()
         self._dialling: set[PeerId] = set()
         self._respoken: set[PeerId] = set()
-        self._refused: set[str] = set()
         self._settled = False
         self._rechoose = trio.Event()
         self._speaking = 0
@@ -132,9 +128,7 @@ class Links:
             self._nursery = nursery
             nursery.start_soon(self._watch_connections)
             nursery.start_soon(self._keep_neighbours)
-            for address in self.bootstraps:
-                nursery.start_soon(self._keep_bootstrap, address)
-            nursery.start_soon(self._try_remembered)
+            nursery.start_soon(self.entrances.run)
 
     # for who speaks
 
@@ -243,46 +237,10 @@ class Links:
                 self._lost(event.peer)
                 self._rechoose.set()
 
-    async def _keep_bootstrap(self, address: str) -> None:
-        """Stay connected to one bootstrap, or in a large network know that it is alive."""
-        peer: PeerId | None = None
-        delay = REDIAL_FIRST_S
-        warned = False
-        while True:
-            if peer is not None and self._is_kept(peer):
-                await trio.sleep(REDIAL_FIRST_S)
-                continue
-            try:
-                peer = await self._host.connect(None, address, timeout_s=DIAL_TIMEOUT_S)
-                if warned:
-                    log.warning("bootstrap.back", address=address)
-                delay, warned = REDIAL_FIRST_S, False
-            except PassphraseRefused:
-                self._refused.add(address)  # one that joined later may not know an older passphrase
-                if not self.joined.is_set() and self._refused.issuperset(self.bootstraps):
-                    raise
-            except PeerUnreachable as exc:
-                due = delay >= REDIAL_WARN_S and not warned
-                warned = warned or due
-                tell = log.warning if due else log.debug
-                tell("bootstrap.unreachable", address=address, error=str(exc))
-            await trio.sleep(delay)
-            delay = min(delay * 2, REDIAL_MOST_S)
-
     def _is_kept(self, peer: PeerId) -> bool:
+        """Whether a bootstrap is connected, or in a large network known to be alive."""
         alive = self._view.membership.state(peer) is MemberState.ALIVE
         return self.is_connected(peer) or (alive and self.is_large())
-
-    async def _try_remembered(self) -> None:
-        """Find the network by the peers that were there before, if no bootstrap answers."""
-        if self.bootstraps:
-            with trio.move_on_after(REMEMBERED_AFTER_S):
-                await self.joined.wait()
-        delay = REDIAL_FIRST_S
-        while self._remembered and not self._outboxes:
-            await self._reach.connect_any(self._remembered)
-            await trio.sleep(delay)
-            delay = min(delay * 2, REDIAL_MOST_S)
 
     async def _keep_neighbours(self) -> None:
         """Choose neighbours anew whenever the members change, and see that they are connected."""

@@ -52,15 +52,19 @@ async def listen_near(host: str, port: int, *, what: str, exact: bool) -> trio.S
         AddressTaken: the port was asked for (`exact`), or none near it is free.
     """
     last = port if exact or port == 0 else min(port + PORTS_TO_TRY - 1, _LAST_PORT)
+    first: AddressTaken | None = None
     for candidate in range(port, last + 1):
         try:
             listener = await listen(host, candidate, what=what)
-        except AddressTaken:
+        except AddressTaken as exc:
             if candidate == last:
                 raise
+            first = first or exc
             continue
-        if candidate != port:
-            log.warning("port.moved", what=what, wanted=port, used=candidate)
+        if first is not None:
+            log.warning(
+                "port.moved", what=what, used=candidate, instead_of=port, because=str(first)
+            )
         return listener
     raise AddressTaken(f"no port from {port} on is free for {what}")
 

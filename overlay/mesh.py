@@ -158,10 +158,10 @@ class Mesh:
             nursery.start_soon(self._probing.run)
             nursery.start_soon(self._repair)
             nursery.start_soon(self._keep_house)
-            if not self._links.bootstraps:
-                self._links.joined.set()
+            if not self._links.entrances.bootstraps:
+                self._links.entrances.joined.set()
             else:
-                await self._links.joined.wait()
+                await self._links.entrances.joined.wait()
                 self._links.reconsider()
                 with trio.move_on_after(GREETING_S):
                     while self._links.unmeasured():
@@ -226,11 +226,12 @@ class Mesh:
                 self._links.told_choice(peer, chosen=message.chosen)
                 self._answer(peer, repair.answer_digest(self._view, message.digest))
                 self._links.post(peer, frame(Synced()))
-                if not self._links.joined.is_set():  # what answered the first may have been lost
+                if not self._links.entrances.joined.is_set():
+                    # what answered the first greeting may have been lost
                     self._answer(peer, self._greeting(peer))
                 self._probing.probe(peer)
             case Synced():
-                self._links.joined.set()
+                self._links.entrances.joined.set()
                 self._wake()
             case Records():
                 self._take_records(peer, message.records)

@@ -12,7 +12,6 @@ end it says goodbye, so that nobody has to find out.
 
 import functools
 import random
-import socket
 import time
 from collections.abc import (
     AsyncIterator,
@@ -23,40 +22,29 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from overlay.addresses import InvalidAddress, is_circuit, parse_address
 from overlay.advertising import advertised_hosts, machine_id, system_hostname, to_multiaddr
 from overlay.announcements import Announcements, essentials
-from overlay.announcing import Announcer
 from overlay.calls import Caller
 from overlay.compaction import Compaction
 from overlay.control import ControlConnection, serve_control
 from overlay.distances import serve_distances, serve_pair
-from overlay.errors import AddressTaken, MyxoError, SettingsInvalid, SignatureInvalid
-from overlay.gate import Gate
-from overlay.host import Host, open_host
-from overlay.identity import Identity, public_key_of
-from overlay.listeners import listen_near, port_of
+from overlay.errors import MyxoError, SettingsInvalid
+from overlay.host import Host
+from overlay.identity import Identity
 from overlay.mesh import Mesh
-from overlay.metrics import (
-    DatagramMetrics,
-    MembershipMetrics,
-    PeerMetrics,
-    RecordMetrics,
-    serve_metrics,
-)
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node_status import node_status
 from overlay.passphrase import NetworkKeys
-from overlay.probing import Probing, open_membership
+from overlay.probing import open_membership
 from overlay.reach import Reach
 from overlay.records import (
     InstanceRecord,
@@ -66,20 +54,25 @@ from overlay.records import (
     Version,
     sign_record,
 )
-from overlay.remembered import Remembered
-from overlay.roster import KeptRoster
 from overlay.sealing import Sealer
 from overlay.settings import NodeSettings, split_address
 from overlay.signed import Signed
 from overlay.spreading import Spreading
 from overlay.state_dir import next_epoch, open_state_dir, own_identity
 from overlay.tls import PeerTls, open_tls
-from overlay.traversal import Traversal
-from overlay.trust import Trust, open_trust
-from overlay.trust_desk import TrustDesk
-from overlay.udp import bind_beside, bound_port
+from overlay.trust import Trust
+from overlay.udp import bound_port
 from overlay.view import View
 from overlay.watching import Watcher
+from overlay.wiring import (
+    mesh_of,
+    open_host_and_udp,
+    remembered_by,
+    serve_node_metrics,
+    serve_trust,
+    traversal_of,
+    trust_of,
+)
 
 LEAVE_TIMEOUT_S = 1.0
 
@@ -91,8 +84,6 @@ INTRODUCTION_S = 5.0
 """How long a peer that joins waits to hear from one other who is banned and which network this is.
 It has just been told all records, so this takes a round trip or two; who goes on without files what
 it keeps under a wrong name, if the passphrase was ever changed."""
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -212,19 +203,19 @@ class Node:
             RecordRefused: see `View.apply`.
         """
         if self.view.apply(signed, time.time()) is not None:
-            self._signal()
+            self.signal()
 
-    def _shut_out(self, peer: PeerId) -> None:
+    def shut_out(self, peer: PeerId) -> None:
         """Forget a peer that was banned; the gate keeps it out."""
         record = self.view.peer(peer)
         if self._mesh is not None:
             self._mesh.drop(peer)
         self.calls.forget(peer)
-        self._signal()
+        self.signal()
         for each in self.banned:
             each(peer, record)
 
-    def _follow_trust(self) -> None:
+    def follow_trust(self) -> None:
         """Bring everything that was made from a passphrase, or under the gate, in step with it."""
         if self.keys != self.trust.keys or self._authorities != self.trust.trusted_authorities():
             self.keys, self._authorities = self.trust.keys, self.trust.trusted_authorities()
@@ -241,7 +232,7 @@ class Node:
     def _publish(self, record: PeerRecord | InstanceRecord) -> Signed:
         signed = sign_record(self.identity, record)
         self.view.apply(signed, time.time())
-        self._signal()
+        self.signal()
         if self._mesh is not None:
             self._mesh.push([signed])
         return signed
@@ -256,7 +247,7 @@ class Node:
                 self._publish(view.record.model_copy(update={"version": self._next_version()}))
         self.set_peer(floor=floor)
 
-    def _own_forms(self) -> Iterator[Signed]:
+    def own_forms(self) -> Iterator[Signed]:
         """Yield this node's own record, then what of it is sure to fit a datagram."""
         yield from self.view.signed([(self.peer_id, "peer", "")])
         yield sign_record(self.identity, essentials(self.record))
@@ -270,7 +261,8 @@ class Node:
         self._counter += 1
         return Version(epoch=self.epoch, counter=self._counter)
 
-    def _signal(self) -> None:
+    def signal(self) -> None:
+        """Wake whoever waits for a change of the view."""
         self._change.set()
         self._change = trio.Event()
 
@@ -340,12 +332,12 @@ async def _hold_node(
     if role is not Role.CLIENT:
         open_state_dir(settings.state_dir)
     identity = own_identity(settings, role, name)
-    trust = _trust(settings, role, identity)
+    trust = trust_of(settings, role, identity)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
     with trio.CancelScope() as scope:
         async with (
-            _open_host(settings, identity, listens, trust) as (host, sockets),
+            open_host_and_udp(settings, identity, listens, trust) as (host, sockets),
             trio.open_nursery() as nursery,
         ):
             epoch = next_epoch(settings, role, identity.peer_id)
@@ -393,84 +385,24 @@ async def _hold_node(
             serve_distances(reach, view)
             if prepare is not None:
                 prepare(node)
-            remembered = _remembered(settings, role, node)
-            node._mesh = _mesh_of(node, settings, sealer, sockets, rng, remembered)  # noqa: SLF001
-            await _serve_trust(node, settings, role, nursery)
-            await _serve_metrics(node, settings, default_metrics_addr, nursery)
+            remembered = remembered_by(settings, role, node)
+            node._mesh = mesh_of(node, settings, sealer, sockets, rng, remembered)  # noqa: SLF001
+            await serve_trust(node, settings, role, nursery)
+            await serve_node_metrics(node, settings, default_metrics_addr, nursery)
             if role is not Role.CLIENT:
                 await nursery.start(serve_control, control, node._status, node.wants)  # noqa: SLF001
             await nursery.start(node._mesh.run)  # noqa: SLF001
             if remembered is not None:
                 nursery.start_soon(remembered.keep, view, rng)
             if role is not Role.CLIENT:
-                nursery.start_soon(_traversal_of(node, settings, rng).run)
+                nursery.start_soon(traversal_of(node, settings, rng).run)
             if settings.bootstraps and settings.admin:
                 with trio.move_on_after(INTRODUCTION_S):
                     await trust.introduced.wait()
             trust.introduced.set()
-            node._follow_trust()  # noqa: SLF001
+            node.follow_trust()
             scope.shield = True
             task_status.started((node, scope))
-
-
-def _mesh_of(
-    node: Node,
-    settings: NodeSettings,
-    sealer: Sealer,
-    sockets: list[socket.socket],
-    rng: random.Random,
-    remembered: Remembered | None,
-) -> Mesh:
-    bootstraps = [b for b in settings.bootstraps if not b.endswith(f"/p2p/{node.peer_id}")]
-    seen_by_itself = node.role is not Role.CLIENT and settings.reachable != "no"
-    announcer = Announcer(
-        node.announcements,
-        bootstraps if seen_by_itself else (),
-        own=node._own_forms,  # noqa: SLF001
-        knows=lambda peer: node.view.peer(peer) is not None,
-    )
-    probing = Probing(
-        node.view,
-        sealer,
-        sockets,
-        node.reach,
-        announcer,
-        load=lambda: node.load(),  # noqa: PLW0108  (the hook may be replaced later)
-    )
-    node.metrics.register(
-        DatagramMetrics(probing.udp.counts, sealer.dropped, node.announcements.unheeded)
-    )
-    return Mesh(
-        node.host,
-        node.view,
-        node.role,
-        bootstraps,
-        probing,
-        node.reach,
-        rng,
-        remembered=() if remembered is None else remembered.addresses(),
-        changed=node._signal,  # noqa: SLF001
-        disconnected=node.calls.forget,
-    )
-
-
-def _traversal_of(node: Node, settings: NodeSettings, rng: random.Random) -> Traversal:
-    announced = bool(settings.announce) and settings.reachable == "auto"
-    return Traversal(
-        node.host,
-        node.view,
-        node.role,
-        "yes" if announced else settings.reachable,
-        connect=node.reach.connect,
-        publish=lambda addresses: node.set_peer(addresses=addresses),
-        random=rng,
-    )
-
-
-def _remembered(settings: NodeSettings, role: Role, node: Node) -> Remembered | None:
-    if settings.ephemeral or role is Role.CLIENT:
-        return None
-    return Remembered(settings.state_dir, node.keys.network_id, node.peer_id)
 
 
 def _addresses(view: View, peer: PeerId) -> Sequence[str]:
@@ -480,60 +412,6 @@ def _addresses(view: View, peer: PeerId) -> Sequence[str]:
     if record.machine == view.machine:
         return sorted(record.addresses, key=is_circuit)  # the way to a neighbour is not outside
     return record.addresses
-
-
-def _trust(settings: NodeSettings, role: Role, identity: Identity) -> Trust:
-    admin = PeerId(settings.admin) if settings.admin else None
-    try:
-        if admin is not None:
-            public_key_of(admin)
-    except SignatureInvalid as exc:
-        raise SettingsInvalid(f"--admin: {exc}") from exc
-    durable = role is not Role.CLIENT and not settings.ephemeral
-    return open_trust(identity.peer_id, admin, settings.psk, settings.state_dir, durable=durable)
-
-
-async def _serve_trust(
-    node: Node, settings: NodeSettings, role: Role, nursery: trio.Nursery
-) -> None:
-    """Have the admin's statements take effect here, come in, and go out."""
-    trust = node.trust
-    trust.banned = node._shut_out  # noqa: SLF001
-    trust.changed = node._follow_trust  # noqa: SLF001
-    await nursery.start(node.spreading.run)
-    if role is Role.CLIENT:
-        return
-    file = f"{node.keys.network_id}-{node.peer_id}.json"
-    path = None if settings.ephemeral else settings.state_dir / "roster" / file
-    roster = KeptRoster(path, node.view)
-    nursery.start_soon(roster.run)
-    desk = TrustDesk(node.peer_id, trust, node.spreading, node.view, roster.all)
-    node.wants["bans"] = desk.serve_bans
-    node.wants["rotate"] = desk.serve_rotate
-
-
-@asynccontextmanager
-async def _open_host(
-    settings: NodeSettings, identity: Identity, listens: list[str], gate: Gate
-) -> AsyncIterator[tuple[Host, list[socket.socket]]]:
-    """Open the host, and UDP beside it.
-
-    A default port that is taken gives way to any free one, a given one never.
-    """
-    exact = "p2p_listen_addr" in settings.model_fields_set or settings.fixed_p2p_port
-    async with AsyncExitStack() as stack:
-        try:
-            host = await stack.enter_async_context(open_host(identity, listens, gate=gate))
-        except AddressTaken as exc:
-            if exact:
-                raise
-            log.warning("port.moved", what="overlay", reason=str(exc))
-            anywhere = [a.rsplit("/", 1)[0] + "/0" for a in listens]
-            host = await stack.enter_async_context(open_host(identity, anywhere, gate=gate))
-        sockets = bind_beside(host.bound_addresses())
-        for sock in sockets:
-            stack.enter_context(sock)
-        yield host, sockets
 
 
 async def _watch(node: Node, connection: ControlConnection) -> None:
@@ -571,23 +449,3 @@ def _first_record(
         control=str(control),
         **extra,
     )
-
-
-async def _serve_metrics(
-    node: Node, settings: NodeSettings, default_addr: str, nursery: trio.Nursery
-) -> None:
-    wanted = settings.prom_listen_addr or default_addr
-    if not wanted:
-        return
-    host, port = split_address(wanted, "0.0.0.0")  # noqa: S104
-    exact = bool(settings.prom_listen_addr)
-    listener = await listen_near(host, port, what="metrics", exact=exact)
-    node.metrics_port = port_of(listener)
-    ProcessCollector(registry=node.metrics)
-    for collector in (
-        PeerMetrics(node.view),
-        MembershipMetrics(node.view.membership),
-        RecordMetrics(node.view.records),
-    ):
-        node.metrics.register(collector)
-    nursery.start_soon(serve_metrics, node.metrics, listener)

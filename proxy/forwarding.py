@@ -9,10 +9,8 @@ Everything that ends a request otherwise is a `RequestRefused` with its status a
 what was wrong and what to do.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from random import Random
 
 import structlog
 import trio
@@ -23,37 +21,33 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
-from overlay.names import InstanceId, PeerId
+from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
 from proxy.caller import Caller
 from proxy.chains import HEADER, Call, Chains, render
+from proxy.choosing import Chooser
+from proxy.decisions import Decision, Decisions, Failure
 from proxy.errors import (
     DefinitionUnavailable,
-    NothingFeasible,
     RequestRefused,
     RevisionOutdated,
     ServiceUnknown,
     UpstreamLost,
     UpstreamTooSlow,
 )
+from proxy.explaining import explained
 from proxy.limits import RttLimits, limits_of
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
-from proxy.selection import feasible, pick, preferred
-from proxy.starting import Starter
 from proxy.timing import Timing
-from proxy.upstreams import Upstreams
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
 
 NEWS_TIMEOUT_S = 2.0
 """A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
-
-MAX_STARTS = 2
-"""Instances that one request may have started: a second where the first died under it."""
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
@@ -78,10 +72,9 @@ class Forwarder:
         view: which instances there are.
         definitions: what services are.
         roads: how instances are reached.
-        starter: starts instances where none can be used.
-        upstreams: what is known of each instance.
+        chooser: chooses among them, and has more started.
+        decisions: where it is kept what was decided.
         machine_names: names under which this machine may be addressed.
-        random: draws among equal instances.
     """
 
     def __init__(
@@ -89,20 +82,18 @@ class Forwarder:
         view: View,
         definitions: Definitions,
         roads: Roads,
-        starter: Starter,
-        upstreams: Upstreams,
+        chooser: Chooser,
+        decisions: Decisions,
         *,
         machine_names: frozenset[str],
-        random: Random,
     ) -> None:
         self._view = view
         self._definitions = definitions
         self._roads = roads
-        self._starter = starter
-        self._upstreams = upstreams
+        self.chooser = chooser
+        self.decisions = decisions
         self._machine_names = machine_names
         self._chains = Chains()
-        self._random = random
 
     async def forward(
         self,
@@ -130,8 +121,10 @@ class Forwarder:
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
-            attempts = _Attempts(self, client, head, route, revision, spec, timing, call)
-            return await attempts.run()
+            asks = call.chain[-1] if call.chain else None
+            limits = self.limits(spec, asks)
+            decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            return await _Attempts(self, client, head, route, decision, call).run()
         finally:
             self._chains.called(call)
 
@@ -168,40 +161,10 @@ class Forwarder:
             raise ServiceUnknown(route.service, ())
         return revision, spec
 
-    def limits(self, spec: ServiceSpec, call: Call) -> RttLimits:
-        """Return what binds a request for a service, by who makes it."""
-        known = self._definitions.get(call.chain[-1]) if call.chain else None
+    def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
+        """Return what binds a request for a service, by the service that makes it, if one does."""
+        known = None if caller is None else self._definitions.get(caller)
         return limits_of(spec, None if known is None else known.revision.spec)
-
-    def select(
-        self, revision: SignedRevision, limits: RttLimits, *, full_too: bool
-    ) -> InstanceView | None:
-        """Return the instance to use now; one at its concurrency only if `full_too`."""
-        instances = self._view.instances(revision.revision.name)
-        usable = feasible(
-            self._upstreams.candidates(instances, trio.current_time()),
-            revision=revision.revision.number,
-            limits=limits,
-        )
-        candidates = preferred(usable, limits) or (usable if full_too else [])
-        chosen = pick(candidates, self._random)
-        return None if chosen is None else chosen.instance
-
-    async def start(
-        self,
-        revision: SignedRevision,
-        limits: RttLimits,
-        exclude: frozenset[tuple[PeerId, InstanceId]],
-        timing: Timing,
-    ) -> InstanceView | None:
-        """Have an instance started and return it; None if it is gone again already."""
-        started = await self._starter.start(
-            revision, limits, exclude=exclude, request_id=os.urandom(8).hex()
-        )
-        timing.add(started.phases)
-        wanted = started.owner, started.instance
-        found = self._view.instances(revision.revision.name)
-        return next((i for i in found if i.key == wanted), None)
 
     async def send(
         self,
@@ -209,27 +172,27 @@ class Forwarder:
         head: RequestHead,
         route: Route,
         instance: InstanceView,
-        road: Road,
-        timing: Timing,
+        decision: Decision,
         call: Call,
         *,
         fresh: bool,
     ) -> Exchanged:
-        """Forward the request to `instance` over `road`.
+        """Forward the request to `instance`.
 
         Raises:
             UpstreamFailed, GoneFromGateway, PeerUnreachable: the client is still unanswered.
         """
+        road = await self._roads.to(instance)
+        decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            return self._edited(response, instance, road, timing)
+            return self._edited(response, instance, road, decision)
 
         fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
         if call.chain:
             fields.append((HEADER, render(call.chain)))
         service_time_s: float | None = None
         visit = self._chains.enter(instance.record.id, call) if road.lease is not None else None
-        self._upstreams.begin(instance)
         road.begin()
         try:
             with _ended_with(road) as scope:
@@ -249,19 +212,10 @@ class Forwarder:
         finally:
             if visit is not None:
                 self._chains.leave(visit)
-            self._upstreams.end(instance, service_time_s)
             await road.end(service_time_s or 0.0)
 
-    def lost(self, instance: InstanceView) -> None:
-        """Take note that `instance` failed, for every request of this proxy."""
-        self._upstreams.failed(instance, trio.current_time())
-
-    async def road_to(self, instance: InstanceView) -> Road:
-        """Return the best road to `instance`."""
-        return await self._roads.to(instance)
-
     def _edited(
-        self, response: ResponseHead, instance: InstanceView, road: Road, timing: Timing
+        self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
     ) -> Sequence[Field]:
         fields = end_to_end(response)
         if road.lease is None:
@@ -271,8 +225,11 @@ class Forwarder:
             if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
                 self._view.set_load(instance.owner, {instance.record.id: int(load)})
         fields = [f for f in fields if not _is_ours(f[0])]
-        timing.mark("forward")
-        fields.append((b"Server-Timing", timing.header()))
+        decision.timing.mark("forward")
+        decision.status = response.status
+        fields.append((b"Server-Timing", decision.timing.header()))
+        if decision.explained:
+            fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields
 
 
@@ -285,83 +242,74 @@ class _Attempts:
         client: ServerConnection,
         head: RequestHead,
         route: Route,
-        revision: SignedRevision,
-        spec: ServiceSpec,
-        timing: Timing,
+        decision: Decision,
         call: Call,
     ) -> None:
-        self._call = call
-        self._limits = forwarder.limits(spec, call)
         self._forwarder = forwarder
         self._client = client
         self._head = head
         self._route = route
-        self._revision = revision
-        self._spec = spec
-        self._timing = timing
-        self._starts = 0
-        self._excluded: set[tuple[PeerId, InstanceId]] = set()
+        self._decision = decision
+        self._call = call
         self._fresh = False
 
     async def run(self) -> Exchanged:
+        try:
+            return await self._in_turn()
+        except RequestRefused as exc:
+            self._decision.status, self._decision.refusal = exc.status, str(exc)
+            raise
+
+    async def _in_turn(self) -> Exchanged:
         failure: Exception | None = None
+        chooser = self._forwarder.chooser
         for _ in range(MAX_ATTEMPTS):
             instance = await self._instance()
+            service_time_s: float | None = None
             try:
-                road = await self._forwarder.road_to(instance)
-                return await self._forwarder.send(
-                    self._client,
-                    self._head,
-                    self._route,
-                    instance,
-                    road,
-                    self._timing,
-                    self._call,
-                    fresh=self._fresh,
-                )
+                exchanged = await self._send(instance)
             except (GoneFromGateway, PeerUnreachable) as exc:
                 failure = exc
-                self._give_up_on(instance)
+                self._give_up_on(instance, exc)
                 self._check_replayable(instance, exc)
             except UpstreamFailed as exc:
                 failure = exc
                 self._after_failure(instance, exc)
+            else:
+                service_time_s = exchanged.total_s
+                return exchanged
+            finally:
+                chooser.done(instance, service_time_s)
         raise UpstreamLost(f"{self._route.service} failed {MAX_ATTEMPTS} times: {failure}")
 
-    async def _instance(self) -> InstanceView:
-        """Return an instance to try: one with room, else a new one, else a full one."""
-        select = self._forwarder.select
-        chosen = select(self._revision, self._limits, full_too=self._starts >= MAX_STARTS)
-        self._timing.mark("select")
-        if chosen is not None:
-            return chosen
-        full = select(self._revision, self._limits, full_too=True)
-        try:
-            started = None if self._starts >= MAX_STARTS else await self._start()
-        except RequestRefused:
-            if full is None:
-                raise
-            started = None
-        if started is None and full is None:
-            raise NothingFeasible(self._route.service, ["its instances end as soon as they start"])
-        return started or full  # type: ignore[return-value]  # one of them is there
+    async def _send(self, instance: InstanceView) -> Exchanged:
+        return await self._forwarder.send(
+            self._client,
+            self._head,
+            self._route,
+            instance,
+            self._decision,
+            self._call,
+            fresh=self._fresh,
+        )
 
-    async def _start(self) -> InstanceView | None:
-        self._starts += 1
-        start, excluded = self._forwarder.start, frozenset(self._excluded)
+    async def _instance(self) -> InstanceView:
+        """Return an instance to try, of a newer revision if an allocator has heard of one."""
+        decision = self._decision
         try:
-            return await start(self._revision, self._limits, excluded, self._timing)
+            return await self._forwarder.chooser.choose(decision)
         except RevisionOutdated:
-            news = await self._forwarder.newer(self._revision)
+            news = await self._forwarder.newer(decision.revision)
             if news is None:
                 raise
-        self._revision, self._spec = news
-        self._limits = self._forwarder.limits(self._spec, self._call)
-        return await start(self._revision, self._limits, excluded, self._timing)
+        decision.revision, decision.spec = news
+        decision.limits = self._forwarder.limits(decision.spec, decision.caller)
+        decision.starts = 0
+        return await self._forwarder.chooser.choose(decision)
 
-    def _give_up_on(self, instance: InstanceView) -> None:
-        self._excluded.add(instance.key)
-        self._forwarder.lost(instance)
+    def _give_up_on(self, instance: InstanceView, exc: Exception) -> None:
+        self._forwarder.decisions.note(self._decision, Failure(instance, str(exc)))
+        self._forwarder.chooser.lost(self._decision, instance)
 
     def _after_failure(self, instance: InstanceView, exc: UpstreamFailed) -> None:
         """Prepare another attempt, or say why there must not be one.
@@ -373,11 +321,11 @@ class _Attempts:
         if exc.reused:
             self._fresh = True  # the server closed a kept connection; the instance may be well
         else:
-            self._give_up_on(instance)
+            self._give_up_on(instance, exc)
         where = f"{self._route.service} (instance {instance.record.id})"
         if exc.timed_out:
             raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        repeatable = self._head.method in _IDEMPOTENT or self._spec.idempotent
+        repeatable = self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
         if exc.maybe_processed and not repeatable:
             raise UpstreamLost(
                 f"{where} failed after it was sent the request: {exc.reason}; "

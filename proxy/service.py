@@ -22,7 +22,11 @@ from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
 from proxy.caller import Caller
+from proxy.choosing import Chooser
+from proxy.crowd import Crowd
+from proxy.decisions import Decisions
 from proxy.errors import RequestRefused
+from proxy.explaining import Explainer
 from proxy.forwarding import Forwarder
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
@@ -107,15 +111,21 @@ class _Server:
         self._idle: set[trio.CancelScope] = set()
         self._connections: trio.Nursery | None = None
         self._stopping = trio.Event()
+        self._crowd, decisions = Crowd(), Decisions()
+        starter = Starter(node.view, node.calls, nursery, node.take, self._crowd.news)
+        random = Random()  # noqa: S311  (draws among equal instances, hides nothing)
         self._forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
-            Starter(node.view, node.calls, nursery, node.take),
-            self._upstreams,
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
-            random=Random(),  # noqa: S311  (draws among equal instances, hides nothing)
         )
+        explainer = Explainer(
+            decisions, node.view, definitions, self._upstreams, starter, trio.current_time
+        )
+        node.wants["why"] = explainer.serve
 
     async def serve(
         self,
@@ -156,6 +166,7 @@ class _Server:
             seen = self._node.view.generation
             await self._roads.follow()
             self._upstreams.prune()
+            self._crowd.news()
 
     async def sweep(self) -> None:
         """Drop idle upstream connections now and then."""

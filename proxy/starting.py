@@ -29,6 +29,7 @@ from overlay.revision import SignedRevision
 from overlay.signed import Signed
 from overlay.spec import ServiceSpec
 from overlay.view import PeerView, View
+from proxy.decisions import Plan
 from proxy.errors import (
     NeverReady,
     NothingFeasible,
@@ -37,7 +38,7 @@ from proxy.errors import (
     ServiceUnknown,
 )
 from proxy.limits import RttLimits
-from proxy.placement import Ranking, rank, survey
+from proxy.placement import Ranking, Site, rank, survey
 from proxy.start_times import StartTimes
 
 MAX_ALLOCATORS_ASKED = 8
@@ -61,12 +62,48 @@ class Started:
     phases: dict[str, float]
 
 
-@dataclass(slots=True)
-class _Flight:
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A start under way, or ended.
+
+    Attributes:
+        service: what is started.
+        plan: where it was tried, for explanations.
+        done: set when it has ended.
+        outcome: what came of it; None while it is under way, and where the proxy stopped.
+        waiting: requests that cannot be answered before it ends.
+        kept: it goes on when nobody waits for it.
+        scope: ends it when nobody does.
+    """
+
+    service: ServiceName
+    plan: Plan
     done: trio.Event = field(default_factory=trio.Event)
     outcome: Started | RequestRefused | None = None
     waiting: int = 0
+    kept: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def landed(self) -> Started:
+        """Wait for the end; return the instance.
+
+        Raises:
+            NothingFeasible, NeverReady, RevisionOutdated: as `Starter.begin` says.
+        """
+        if self.waiting >= MAX_WAITING:
+            raise NothingFeasible(
+                self.service, [f"{MAX_WAITING} requests are waiting for it already"]
+            )
+        self.waiting += 1
+        try:
+            await self.done.wait()
+        finally:
+            self.waiting -= 1
+            if not self.waiting and not self.kept:
+                self.scope.cancel()
+        if isinstance(self.outcome, Started):
+            return self.outcome
+        raise self.outcome or NothingFeasible(self.service, ["the proxy is stopping"])
 
 
 _FlightKey = tuple[ServiceName, int, RttLimits]
@@ -81,6 +118,7 @@ class Starter:
         calls: makes the allocate calls.
         nursery: outlives the requests.
         apply: takes an instance's signed record into the view.
+        landed: told when a start of a service has ended, whatever came of it.
     """
 
     def __init__(
@@ -89,52 +127,50 @@ class Starter:
         calls: Caller,
         nursery: trio.Nursery,
         apply: Callable[[Signed], None],
+        landed: Callable[[ServiceName], None] = lambda _: None,
     ) -> None:
+        self._landed = landed
         self._view = view
         self._calls = calls
         self._nursery = nursery
         self._apply = apply
         self._times = StartTimes()
-        self._flights: dict[_FlightKey, _Flight] = {}
+        self._flights: dict[_FlightKey, Flight] = {}
 
-    async def start(
+    def begin(
         self,
         revision: SignedRevision,
         limits: RttLimits,
         *,
+        why: str,
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
-    ) -> Started:
-        """Return a ready instance of `revision`, started or found by the best allocator.
+        accept: Callable[[Site], bool] | None = None,
+        keep: bool = False,
+    ) -> Flight:
+        """Join the flight of `revision` under `limits`, or begin it.
+
+        It ends with an instance, or with `NothingFeasible` (no allocator would start one; says why
+        for each), `NeverReady` (one was started and did not get ready) or `RevisionOutdated` (an
+        allocator has heard of a newer one).
 
         Args:
             revision: what to start.
             limits: how far away it may be.
+            why: what makes it necessary.
             exclude: instances that the caller found unusable.
             request_id: of the request that waits, for logs.
-
-        Raises:
-            NothingFeasible: no allocator would start one; says why for each.
-            NeverReady: one was started and did not get ready.
-            RevisionOutdated: an allocator has heard of a newer one.
+            accept: which of the feasible machines will do; all if None.
+            keep: go on with it although nobody waits for it.
         """
         key = revision.revision.name, revision.revision.number, limits
         flight = self._flights.get(key)
         if flight is None or flight.scope.cancel_called:
-            flight = self._flights[key] = _Flight()
-            self._nursery.start_soon(self._fly, key, flight, revision, exclude, request_id)
-        if flight.waiting >= MAX_WAITING:
-            raise NothingFeasible(key[0], [f"{MAX_WAITING} requests are waiting for it already"])
-        flight.waiting += 1
-        try:
-            await flight.done.wait()
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                flight.scope.cancel()
-        if isinstance(flight.outcome, Started):
-            return flight.outcome
-        raise flight.outcome or NothingFeasible(key[0], ["the proxy is stopping"])
+            flight = self._flights[key] = Flight(key[0], Plan(why))
+            asking = _Asking(revision, limits, exclude, request_id, accept, flight.plan)
+            self._nursery.start_soon(self._fly, key, flight, asking)
+        flight.kept |= keep
+        return flight
 
     def ranking(self, revision: SignedRevision, limits: RttLimits) -> Ranking:
         """Return which allocators would be asked now, best first, and what each would cost."""
@@ -150,50 +186,43 @@ class Starter:
     async def _fly(
         self,
         key: _FlightKey,
-        flight: _Flight,
-        revision: SignedRevision,
-        exclude: frozenset[tuple[PeerId, InstanceId]],
-        request_id: str,
+        flight: Flight,
+        asking: "_Asking",
     ) -> None:
         try:
             with flight.scope:
-                flight.outcome = await self._ask_in_turn(revision, key[2], exclude, request_id)
+                flight.outcome = await self._ask_in_turn(asking)
         except RequestRefused as exc:
             flight.outcome = exc
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
             flight.done.set()
+            self._landed(flight.service)
 
-    async def _ask_in_turn(
-        self,
-        revision: SignedRevision,
-        limits: RttLimits,
-        exclude: frozenset[tuple[PeerId, InstanceId]],
-        request_id: str,
-    ) -> Started:
+    async def _ask_in_turn(self, asking: "_Asking") -> Started:
+        revision, plan = asking.revision, asking.plan
         name, spec = revision.revision.name, _spec_of(revision)
-        ranking = self.ranking(revision, limits)
-        reasons = list(ranking.excluded)
-        for site in ranking.sites[:MAX_ALLOCATORS_ASKED]:
+        plan.ranking = self.ranking(revision, asking.limits)
+        sites = [s for s in plan.ranking.sites if asking.accept is None or asking.accept(s)]
+        for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
-            request = AllocateRequest(
-                revision=revision.signed,
-                exclude=tuple(i for owner, i in exclude if owner == allocator.peer_id),
-                request_id=request_id,
-            )
+            host = allocator.record.host
             try:
-                return await self._ask(allocator, request, spec)
+                started = await self._ask(allocator, asking.request(allocator.peer_id), spec)
             except CallRefused as exc:
+                plan.refused.append(f"{host}: {exc.text}{_log_of(exc)}")
                 if exc.code == AllocationRefusal.NOT_READY:
                     tail = str(exc.details.get("log", ""))
                     raise NeverReady(name, exc.text, tail) from exc
                 if exc.code == AllocationRefusal.BAD_REVISION:
-                    raise RevisionOutdated(f"{allocator.record.host}: {exc.text}") from exc
-                reasons.append(f"{allocator.record.host}: {exc.text}{_log_of(exc)}")
+                    raise RevisionOutdated(f"{host}: {exc.text}") from exc
             except MyxoError as exc:
-                reasons.append(f"{allocator.record.host}: {exc}")
-        raise NothingFeasible(name, reasons)
+                plan.refused.append(f"{host}: {exc}")
+            else:
+                plan.chosen = allocator.peer_id
+                return started
+        raise NothingFeasible(name, [*plan.ranking.excluded, *plan.refused])
 
     async def _ask(
         self, allocator: PeerView, request: AllocateRequest, spec: ServiceSpec
@@ -215,6 +244,25 @@ def _log_of(refused: CallRefused) -> str:
     """Return the end of the log that came with a refusal, ready to stand below its reason."""
     log_tail = str(refused.details.get("log", ""))
     return f"; the end of its log:\n{indent(log_tail, ' ' * 4)}" if log_tail else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What one flight asks of allocators."""
+
+    revision: SignedRevision
+    limits: RttLimits
+    exclude: frozenset[tuple[PeerId, InstanceId]]
+    request_id: str
+    accept: Callable[[Site], bool] | None
+    plan: Plan
+
+    def request(self, allocator: PeerId) -> AllocateRequest:
+        return AllocateRequest(
+            revision=self.revision.signed,
+            exclude=tuple(i for owner, i in self.exclude if owner == allocator),
+            request_id=self.request_id,
+        )
 
 
 def _spec_of(revision: SignedRevision) -> ServiceSpec:

@@ -35,6 +35,10 @@ class Timing:
         self._phases.extend(named[:MAX_FOREIGN_PHASES])
         self._last = perf_counter()
 
+    def phases(self) -> list[tuple[str, float]]:
+        """Return the phases and their seconds, in order."""
+        return list(self._phases)
+
     def header(self) -> bytes:
         """Return the value of the Server-Timing field; durations are milliseconds."""
         return ", ".join(f"{p};dur={s * 1000:.3f}" for p, s in self._phases).encode()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import trio
 import typer
 
 from overlay import options
@@ -169,6 +170,9 @@ def registry_service(
 
 
 # registry-cli
+
+WONDER_S = 2.0
+"""It takes half a second to join a network that is there."""
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The service's name.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -363,13 +367,27 @@ def _run(context: typer.Context, command: Callable[[RegistryClient], Awaitable[N
 
     async def main() -> None:
         nonlocal done
-        async with open_client(settings) as registry:
-            await command(registry)
-            done = True
+        async with trio.open_nursery() as nursery:
+            waiting = trio.CancelScope()
+            nursery.start_soon(_tell_that_it_waits, settings, waiting)
+            async with open_client(settings) as registry:
+                waiting.cancel()
+                await command(registry)
+                done = True
 
     run_daemon(main, log_level=settings.log_level)
     if not done:
         raise typer.Exit(FAILED)
+
+
+async def _tell_that_it_waits(settings: CliSettings, waiting: trio.CancelScope) -> None:
+    """Say for whom this command waits, unless it is found before a person wonders."""
+    with waiting:
+        await trio.sleep(WONDER_S)
+        _say(
+            f"waiting for the registry of the network at {', '.join(settings.bootstraps)}, "
+            f"{settings.timeout_s:g} s at most"
+        )
 
 
 def _owner() -> Identity:

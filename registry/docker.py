@@ -6,6 +6,7 @@ engine is the one that the environment names (`DOCKER_HOST`, `DOCKER_TLS_VERIFY`
 """
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +76,10 @@ class Engine:
             lines = client.build(
                 fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, decode=True
             )
-            _follow(lines, progress, BuildFailed, f"the image {tag} could not be built")
+            try:
+                _follow(lines, progress, BuildFailed, f"the image {tag} could not be built")
+            except BuildFailed as exc:
+                raise BuildFailed(f"{exc}{_hint(str(exc))}") from exc
 
         await self._run(build)
 
@@ -118,7 +122,7 @@ class Engine:
             except (ImageNotFound, docker.errors.APIError) as exc:
                 raise ImageNotFound(
                     f"the image {reference} is not on this machine and could not be pulled: "
-                    f"{_explanation(exc)}"
+                    f"{_explanation(exc)}{REACHING}"
                 ) from exc
 
         await self._run(pull)
@@ -134,6 +138,19 @@ class Engine:
 
 
 DOCKER_HUB = "Docker Hub"
+
+REACHING = (
+    ". See that its name is right and that this machine reaches its registry, or take an image "
+    "that `docker images` lists"
+)
+
+
+def _hint(failure: str) -> str:
+    """Return what to do about a build that failed, where its first step says so."""
+    found = re.search(r"\(at: Step \d+/\d+ : FROM (\S+)\)$", failure)
+    if found is None:
+        return ""
+    return f"; {found[1]}, which DockerConf.From names, is not on this machine{REACHING}"
 
 
 def registry_of(reference: str) -> str | None:

@@ -7,7 +7,7 @@ import sys
 from bench.machine import machine, machine_line
 from bench.sim.checks import CheckFailed
 from bench.sim.latency import MATRICES
-from bench.sim.report import report
+from bench.sim.report import PARTS, SIZES, report
 from bench.sim.scenarios import SCENARIOS, play
 
 PEERS, PEERS_QUICK = 1000, 100
@@ -32,6 +32,8 @@ def main() -> None:
         "--matrix", choices=MATRICES, default="geographic", help="latencies of the scenario"
     )
     parser.add_argument("--quick", action="store_true", help="fewer samples, below 50 s")
+    parser.add_argument("--full", action="store_true", help="the networks of the page's tables")
+    parser.add_argument("--only", choices=PARTS, help="of the figures, these")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     fallback = PEERS_QUICK if options.quick else PEERS
@@ -70,7 +72,9 @@ def _play(options: argparse.Namespace, peers: int) -> None:
 def _measure(options: argparse.Namespace, peers: int) -> None:
     if not options.json:
         print(machine_line())
-    found = report([peers], options.seed, quick=options.quick)
+    sizes = SIZES if options.full else [peers]
+    only = PARTS if options.only is None else [options.only]
+    found = report(sizes, options.seed, quick=options.quick, only=only)
     if options.json:
         about = {"bench": "sim", "quick": options.quick, "machine": machine()}
         print(json.dumps(about | dict(found.figures)))

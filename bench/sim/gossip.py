@@ -23,8 +23,8 @@ from bench.sim.streams import (
 from bench.sim.table import peer_key
 from overlay.datagrams import updates_room
 from overlay.digest import Key, Stamp, bucket_of, empty_buckets
+from overlay.entrances import REDIAL_FIRST_S, REDIAL_MOST_S
 from overlay.gossip import BUCKETS_PER_COMPARISON
-from overlay.links import REDIAL_FIRST_S, REDIAL_MOST_S
 from overlay.membership import Alive, Gossip
 from overlay.mesh import GREETING_S, REPAIR_S
 from overlay.names import PeerId

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from bench.sim.network import Network
 from bench.sim.streams import Connection, Farewell, StreamMessage
-from overlay.links import COURTESY_S, RECHOOSE_S, REDIAL_FIRST_S, REDIAL_MOST_S
+from overlay.entrances import REDIAL_FIRST_S, REDIAL_MOST_S
+from overlay.links import COURTESY_S, RECHOOSE_S
 from overlay.membership import Change, MemberState
 from overlay.names import PeerId
 from overlay.neighbours import FAR, FULL_MESH, choose

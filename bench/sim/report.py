@@ -15,7 +15,9 @@ from bench.stats import quantile, table
 SIZES, SIZES_QUICK = (8, 100, 1000, 4000), (8, 100)
 """Of the networks in the page's tables."""
 
-NETWORK, NETWORK_QUICK = Plan(10.0, 20, 5), Plan(5.0, 10, 3)
+NETWORK, SHORT = Plan(10.0, 20, 5), Plan(5.0, 10, 3)
+SHORT_FROM = 4000
+"""Peers from which on a network is observed for the shorter time: a virtual second takes 6 s."""
 
 SAMPLES, SAMPLES_QUICK = (100, 300, 1000), (300,)
 """RTTs that a peer measures before its estimates are judged: some 20, 60 and 200 s of probing."""
@@ -24,16 +26,17 @@ SETTLED = 300
 """Samples after which estimates are quoted."""
 
 DOUBTERS, DOUBTERS_QUICK = 1000, 100
-DOUBT_S, DOUBT_QUICK_S = 30.0, 30.0
+DOUBT_S = 30.0
 """Peers and virtual seconds of the networks with slow peers."""
 
 VARIANTS: Mapping[str, tuple[bool, bool]] = {
     "as it is": (True, True),
     "without self-doubt": (False, True),
-    "without noticing own stalls": (True, False),
-    "without both": (False, False),
 }
 """Self-doubt, and whether a process notices that it did not run."""
+
+PARTS = ("estimates", "networks", "mistakes")
+"""What the tables are about; each can be measured alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,15 @@ def measure(quick: bool) -> Report:
     return report(SIZES_QUICK if quick else SIZES, seed=1, quick=quick)
 
 
-def report(sizes: Sequence[int], seed: int, *, quick: bool) -> Report:
-    """Return all figures; by key those of the largest of the networks."""
-    parts = (
-        _estimates(seed, quick=quick),
-        _networks(sizes, seed, quick=quick),
-        _mistakes(min(max(sizes), DOUBTERS_QUICK if quick else DOUBTERS), seed, quick=quick),
-    )
+def report(sizes: Sequence[int], seed: int, *, quick: bool, only: Sequence[str] = PARTS) -> Report:
+    """Return all figures of the parts asked for; by key those of the largest of the networks."""
+    doubters = min(max(sizes), DOUBTERS_QUICK if quick else DOUBTERS)
+    measures = {
+        "estimates": lambda: _estimates(seed, quick=quick),
+        "networks": lambda: _networks(sizes, seed, quick=quick),
+        "mistakes": lambda: _mistakes(doubters, seed),
+    }
+    parts = [measures[part]() for part in PARTS if part in only]
     figures = {key: value for part in parts for key, value in part.figures.items()}
     return Report({"seed": seed} | figures, "\n\n".join(part.text for part in parts))
 
@@ -78,7 +83,9 @@ def _estimates(seed: int, *, quick: bool) -> _Part:
 
 
 def _networks(sizes: Sequence[int], seed: int, *, quick: bool) -> _Part:
-    runs = [network(size, seed, NETWORK_QUICK if quick else NETWORK) for size in sizes]
+    runs = [
+        network(size, seed, SHORT if quick or size >= SHORT_FROM else NETWORK) for size in sizes
+    ]
     columns = [
         "peers",
         "bytes/s sent, median (most)",
@@ -124,10 +131,9 @@ def _row(run: Measured) -> list[str]:
     ]
 
 
-def _mistakes(peers: int, seed: int, *, quick: bool) -> _Part:
-    seconds = DOUBT_QUICK_S if quick else DOUBT_S
+def _mistakes(peers: int, seed: int) -> _Part:
     found = {
-        name: mistakes(peers, seed, seconds, self_doubt=doubt, notices_stalls=notices)
+        name: mistakes(peers, seed, DOUBT_S, self_doubt=doubt, notices_stalls=notices)
         for name, (doubt, notices) in VARIANTS.items()
     }
     columns = [

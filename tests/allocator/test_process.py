@@ -12,7 +12,14 @@ import trio
 import trio.testing
 
 from allocator.process import ProcessRuntime
-from allocator.processes import ProcessKey, members, open_pidfd, process_key
+from allocator.processes import (
+    ProcessKey,
+    is_stopped,
+    look,
+    open_pidfd,
+    process_key,
+    tell_each,
+)
 from allocator.runtime import Launch
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import ServiceSpec
@@ -47,7 +54,7 @@ async def spoke(directory: Path, instance: InstanceId) -> None:
 
 
 def pids(instance: InstanceId) -> list[int]:
-    return sorted(key.pid for key in members(instance))
+    return sorted(key.pid for key in look().members(instance))
 
 
 async def test_everything_that_an_instance_started_ends_with_it(tmp_path: Path) -> None:
@@ -56,7 +63,7 @@ async def test_everything_that_an_instance_started_ends_with_it(tmp_path: Path) 
         instance = await started(runtime, command)
         await spoke(tmp_path, instance)
         session = runtime._processes[instance].launch.pid
-        before = [key.pid for key in members(instance, session)]
+        before = [key.pid for key in look().members(instance, session)]
         assert len(before) >= 3
         await runtime.remove(instance, grace_s=1)
         assert not pids(instance)
@@ -89,7 +96,7 @@ async def test_a_process_id_that_was_used_again_is_not_touched(tmp_path: Path) -
         instance = await started(first, "exec sleep 1000")
     path = tmp_path / f"{instance}.json"
     state = first._processes[instance].launch
-    (actual,) = members(instance)
+    (actual,) = look().members(instance)
     path.write_text(state.model_copy(update={"start_time": 1}).model_dump_json())
     stranger = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})  # noqa: ASYNC221  (returns at once)
     try:
@@ -161,3 +168,31 @@ def test_a_pidfd_is_only_given_for_exactly_this_process() -> None:
     os.close(fd)
     assert open_pidfd(ProcessKey(me.pid, me.start_time + 1, me.boot)) is None
     assert open_pidfd(ProcessKey(me.pid, me.start_time, "another boot")) is None
+
+
+async def test_what_starts_processes_all_the_time_is_paused_as_a_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, "echo on; while :; do sleep 0.001 & wait; done")
+        await spoke(tmp_path, instance)
+        for _ in range(5):
+            await runtime.pause(instance)
+            found = look().members(instance)
+            assert found
+            assert all(is_stopped(key) for key in found)
+            await runtime.resume(instance)
+        assert not all(is_stopped(key) for key in look().members(instance))
+
+
+async def test_a_pause_that_was_cut_in_the_middle_is_undone_by_the_next_allocator(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, "echo on; sleep 1000 & sleep 1000 & wait")
+        await spoke(tmp_path, instance)
+        tell_each(look().members(instance)[:1], signal.SIGSTOP)
+    async with opened(tmp_path) as runtime:
+        (found,) = await runtime.adopt()
+        assert not found.paused
+        while any(is_stopped(key) for key in look().members(instance)):
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        await runtime.remove(instance, grace_s=0)

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
@@ -32,11 +33,16 @@ from overlay.tls import PeerTls, open_tls
 from overlay.view import View
 from proxy.caller import Caller
 from proxy.chains import MAX_VISITS
+from proxy.choosing import Chooser
+from proxy.crowd import Crowd
+from proxy.decisions import Decisions, Plan
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
 from proxy.limits import RttLimits
+from proxy.placement import Site
 from proxy.roads import Roads
-from proxy.starting import Started, Starter
+from proxy.selection import Candidate
+from proxy.starting import Flight, Started, Starter
 from proxy.testing import PlayedAllocator, played_allocator
 from proxy.upstreams import Upstreams
 
@@ -76,24 +82,47 @@ class KnownDefinitions:
 class ScriptedStarter(Starter):
     """Starts what the test says; by default nothing can be started."""
 
-    def __init__(self) -> None:
+    def __init__(self, nursery: trio.Nursery, landed: Callable[[ServiceName], None]) -> None:
         self.calls: list[frozenset[tuple[PeerId, InstanceId]]] = []
+        self.whys: list[str] = []
         self.script: list[Callable[[], Started]] = []
+        self.held: trio.Event | None = None
+        self.flights: dict[str, Flight] = {}
+        self._run = nursery
+        self._tell = landed
 
-    async def start(
+    def begin(
         self,
         revision: SignedRevision,
         limits: RttLimits,
         *,
+        why: str,
         exclude: frozenset[tuple[PeerId, InstanceId]] = frozenset(),
         request_id: str = "",
-    ) -> Started:
-        del request_id, limits
-        await trio.lowlevel.checkpoint()
-        self.calls.append(exclude)
-        if not self.script:
-            raise NothingFeasible(revision.revision.name, ["host: all memory is taken"])
-        return self.script.pop(0)()
+        accept: Callable[[Site], bool] | None = None,
+        keep: bool = False,
+    ) -> Flight:
+        del request_id, accept, limits, keep
+        name = revision.revision.name
+        if name not in self.flights:
+            self.calls.append(exclude)
+            self.whys.append(why)
+            self.flights[name] = Flight(name, Plan(why))
+            self._run.start_soon(self._land, self.flights[name])
+        return self.flights[name]
+
+    async def _land(self, flight: Flight) -> None:
+        if self.held is not None:
+            await self.held.wait()
+        try:
+            if not self.script:
+                raise NothingFeasible(flight.service, ["host: all memory is taken"])
+            flight.outcome = self.script.pop(0)()
+        except RequestRefused as exc:
+            flight.outcome = exc
+        del self.flights[flight.service]
+        flight.done.set()
+        self._tell(flight.service)
 
 
 @dataclass
@@ -108,6 +137,8 @@ class Ground:
     definitions: KnownDefinitions
     starter: ScriptedStarter
     upstreams: Upstreams
+    chooser: Chooser
+    crowd: Crowd
     client: Wire
     counter: int = 0
     caller: Caller | None = None
@@ -153,6 +184,7 @@ class Ground:
         *,
         owner: Identity = HERE,
         concurrency: int = 5,
+        revision: int = 1,
         withdrawn: bool = False,
     ) -> None:
         self.counter += 1
@@ -161,7 +193,7 @@ class Ground:
             version=Version(epoch=NOW, counter=self.counter),
             id=InstanceId(name),
             service=HELLO,
-            revision=1,
+            revision=revision,
             state=InstanceState.READY,
             address=address,
             concurrency=concurrency,
@@ -173,6 +205,19 @@ class Ground:
         """Send one request to the proxy and return status, fields and body of its answer."""
         await self.client.send(request.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
         return await self.answered()
+
+    async def alone(self, request: str) -> int:
+        """Send one request on a connection of its own and return the status of its answer."""
+        wire = Wire(await trio.open_tcp_stream(*self.address))
+        try:
+            await wire.send(request.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+            return int((await wire.head()).split()[1])
+        finally:
+            await wire.aclose()
+
+    def known(self) -> list[Candidate]:
+        """Return what the proxy knows of each instance."""
+        return self.upstreams.candidates(self.view.instances(HELLO), trio.current_time())
 
     async def answered(self) -> tuple[int, dict[str, str], bytes]:
         head = (await self.client.head()).decode().split("\r\n")
@@ -253,16 +298,18 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, starter, upstreams = KnownDefinitions(), ScriptedStarter(), Upstreams(view)
+            definitions, upstreams = KnownDefinitions(), Upstreams(view)
+            crowd, decisions = Crowd(), Decisions()
+            starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
+            chooser = Chooser(view, upstreams, starter, crowd, decisions, Random(1))
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
                 roads,
-                starter,
-                upstreams,
+                chooser,
+                decisions,
                 machine_names=frozenset(),
-                random=Random(1),
             )
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
@@ -281,6 +328,8 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 definitions,
                 starter,
                 upstreams,
+                chooser,
+                crowd,
                 Wire(stream),
                 address=address,
             )
@@ -491,6 +540,122 @@ async def test_full_instances_lead_to_a_start(ground: Ground) -> None:
     assert len(ground.starter.calls) == 1
 
 
+async def test_while_another_is_started_requests_go_to_what_gets_room_first(
+    ground: Ground,
+) -> None:
+    await ground.run_instance("full", concurrency=1)
+    (full,) = ground.view.instances(HELLO)
+    ground.upstreams.begin(full)
+    ground.starter.held = trio.Event()  # the start does not end before the request has
+    got: list[bytes] = []
+
+    async def ask() -> None:
+        got.append((await ground.get())[2])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        while not ground.starter.calls:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        ground.chooser.done(full, 0.001)
+    assert got == [b"full"]
+    ground.starter.held.set()
+
+
+async def test_a_short_wait_for_room_starts_nothing(ground: Ground) -> None:
+    await ground.run_instance("full", concurrency=1)
+    (full,) = ground.view.instances(HELLO)
+    ground.upstreams.begin(full)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ground.get)
+        while not ground.crowd.waiting(HELLO):
+            await trio.lowlevel.checkpoint()
+        ground.chooser.done(full, 0.001)
+    assert ground.starter.calls == []
+
+
+async def test_a_burst_over_the_concurrency_starts_no_more_than_is_needed(
+    ground: Ground,
+) -> None:
+    """Eleven requests over ten places make one start, and none of them fails."""
+    go = trio.Event()
+
+    async def slow(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await go.wait()
+            await wire.send(answer(b"ok"))
+
+    await ground.run_instance("i1", slow, concurrency=10)
+    port = await ground.listen(slow)
+
+    def started() -> Started:
+        ground.publish("i2", f"127.0.0.1:{port}", concurrency=10)
+        return Started(HERE.peer_id, InstanceId("i2"), {})
+
+    ground.starter.script += [started, started]
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append(await ground.alone("GET /hello/x HTTP/1.1\nHost: localhost"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(11):
+            nursery.start_soon(ask)
+        while sum(c.in_flight for c in ground.known()) < 11:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        go.set()
+    assert statuses == [200] * 11
+    assert len(ground.starter.calls) == 1
+    assert ground.starter.whys == ["all instances are full"]
+
+
+async def test_over_the_soft_limit_requests_are_served_while_a_better_instance_is_started(
+    ground: Ground,
+) -> None:
+    async def serve(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await wire.send(answer(b"far"))
+
+    await open_gateway(ground, serve)
+    ground.publish("far", "", owner=THERE)
+    ground.definitions.define(ServiceSpec(process="serve", soft_rtt_ms=5))
+    port = await ground.listen(ground.saying("near"))
+
+    def started() -> Started:
+        ground.publish("near", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("near"), {})
+
+    ground.starter.script.append(started)
+    ground.starter.held = trio.Event()
+    before = [(await ground.get())[2]]
+    while not ground.starter.calls:  # a breach must last before anything is started
+        await trio.sleep(0.05)
+        before.append((await ground.get())[2])
+    before.append((await ground.get())[2])
+    assert set(before) == {b"far"}
+    ground.starter.held.set()
+    while b"near" not in before:
+        before.append((await ground.get())[2])
+    assert (await ground.get())[2] == b"near"
+    assert ground.starter.whys == ["all instances are over the soft RTT limit"]
+
+
+async def test_a_client_that_asks_is_told_what_was_decided_and_others_are_not(
+    ground: Ground,
+) -> None:
+    await ground.run_instance("i1")
+    _, fields, _ = await ground.get()
+    assert not [name for name in fields if name.startswith("x-")]
+    _, fields, _ = await ground.ask(
+        "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Explain: 1\nX-Request-Id: mine"
+    )
+    assert (fields["x-request-id"], fields["x-myxo-instance"]) == ("mine", "i1")
+    assert (fields["x-myxo-host"], fields["x-myxo-road"]) == ("h", "direct")
+    _, fields, _ = await ground.ask("GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Explain: 1")
+    assert fields["x-request-id"] not in {"", "mine"}
+
+
 async def test_full_instances_serve_where_none_can_be_started(ground: Ground) -> None:
     await ground.run_instance("full", concurrency=1)
     (full,) = ground.view.instances(HELLO)
@@ -514,7 +679,7 @@ async def test_a_newer_revision_that_an_allocator_heard_of_first_is_started(
         raise RevisionOutdated("host: revision 2 is the newest")
 
     def started() -> Started:
-        ground.publish("new", f"127.0.0.1:{port}")
+        ground.publish("new", f"127.0.0.1:{port}", revision=2)
         return Started(HERE.peer_id, InstanceId("new"), {})
 
     ground.starter.script += [outdated, started]

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -117,13 +118,18 @@ async def played_allocator(tmp_path: Path, bootstrap: str, number: int) -> Async
         yield made[0]
 
 
+async def start(ground: Field, revision: SignedRevision, limits: RttLimits, **more: Any) -> Started:
+    """Begin or join a flight and wait for its end."""
+    return await ground.starter.begin(revision, limits, why="a test", **more).landed()
+
+
 async def refusing_room(request: AllocateRequest) -> AllocateReply:
     raise CallRefused(AllocationRefusal.NO_ROOM, "all memory is taken")
 
 
 async def test_a_started_instance_is_in_the_view_at_once(tmp_path: Path) -> None:
     async with field_of(tmp_path, 1) as ground:
-        started = await ground.starter.start(REVISION, NO_LIMITS, request_id="r1")
+        started = await start(ground, REVISION, NO_LIMITS, request_id="r1")
         (allocator,) = ground.allocators
         assert started == Started(allocator.node.peer_id, InstanceId("i1"), {"start": 0.25})
         (instance,) = ground.proxy.view.instances(HELLO)
@@ -153,7 +159,7 @@ async def test_a_question_is_taken_back_when_the_last_who_waits_has_gone_and_not
 
         async def wait(scope: trio.CancelScope) -> None:
             with scope:
-                await ground.starter.start(REVISION, NO_LIMITS)
+                await start(ground, REVISION, NO_LIMITS)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait, one)
@@ -165,7 +171,7 @@ async def test_a_question_is_taken_back_when_the_last_who_waits_has_gone_and_not
             other.cancel()
             await over.wait()
         allocator.answer = allocator.ready
-        started = await ground.starter.start(REVISION, NO_LIMITS)
+        started = await start(ground, REVISION, NO_LIMITS)
         assert started.instance == InstanceId("i2")
 
 
@@ -181,12 +187,12 @@ async def test_fifty_requests_at_once_make_one_call(tmp_path: Path) -> None:
         allocator.answer = slow
         got: list[Started] = []
 
-        async def start() -> None:
-            got.append(await ground.starter.start(REVISION, NO_LIMITS))
+        async def begin() -> None:
+            got.append(await start(ground, REVISION, NO_LIMITS))
 
         async with trio.open_nursery() as nursery:
             for _ in range(50):
-                nursery.start_soon(start)
+                nursery.start_soon(begin)
             while not allocator.asked:
                 await trio.testing.wait_all_tasks_blocked()
             go.set()
@@ -196,9 +202,9 @@ async def test_fifty_requests_at_once_make_one_call(tmp_path: Path) -> None:
 
 async def test_a_start_after_a_start_is_a_flight_of_its_own(tmp_path: Path) -> None:
     async with field_of(tmp_path, 1) as ground:
-        first = await ground.starter.start(REVISION, NO_LIMITS)
-        second = await ground.starter.start(
-            REVISION, NO_LIMITS, exclude=frozenset({(first.owner, first.instance)})
+        first = await start(ground, REVISION, NO_LIMITS)
+        second = await start(
+            ground, REVISION, NO_LIMITS, exclude=frozenset({(first.owner, first.instance)})
         )
         assert second.instance == "i2"
         assert ground.allocators[0].asked[1].exclude == ("i1",)
@@ -208,7 +214,7 @@ async def test_allocators_are_asked_in_turn_until_one_has_room(tmp_path: Path) -
     async with field_of(tmp_path, 2) as ground:
         first, second = ground.allocators
         first.answer = refusing_room
-        started = await ground.starter.start(REVISION, NO_LIMITS)
+        started = await start(ground, REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
         assert len(first.asked) == 1
 
@@ -222,7 +228,7 @@ async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) 
         while (record := ground.proxy.view.peer(last)) is None or "docker" not in record.runtimes:
             await ground.proxy.changed()
         with pytest.raises(NothingFeasible) as refused:
-            await ground.starter.start(REVISION, NO_LIMITS)
+            await start(ground, REVISION, NO_LIMITS)
         assert refused.value.status == 503
         assert sorted(refused.value.reasons) == [
             "host0: all memory is taken",
@@ -234,7 +240,7 @@ async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) 
 async def test_without_allocators_it_says_so(tmp_path: Path) -> None:
     async with field_of(tmp_path, 0) as ground:
         with pytest.raises(NothingFeasible, match="there is no allocator"):
-            await ground.starter.start(REVISION, NO_LIMITS)
+            await start(ground, REVISION, NO_LIMITS)
 
 
 async def test_one_that_never_gets_ready_ends_the_flight_with_its_log(tmp_path: Path) -> None:
@@ -244,7 +250,7 @@ async def test_one_that_never_gets_ready_ends_the_flight_with_its_log(tmp_path: 
     async with field_of(tmp_path, 2) as ground:
         ground.allocators[0].answer = never_ready
         with pytest.raises(NeverReady, match="no such file") as refused:
-            await ground.starter.start(REVISION, NO_LIMITS)
+            await start(ground, REVISION, NO_LIMITS)
         assert refused.value.status == 504
         assert ground.allocators[1].asked == []
 
@@ -260,7 +266,7 @@ async def test_an_allocator_that_dies_during_the_call_is_followed_by_the_next(
             return await first.ready(request)
 
         first.answer = die
-        started = await ground.starter.start(REVISION, NO_LIMITS)
+        started = await start(ground, REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
 
 
@@ -272,7 +278,7 @@ async def test_an_allocator_that_answers_nonsense_is_followed_by_the_next(tmp_pa
             return AllocateReply.model_construct(instance="nothing", phases=3)  # type: ignore[arg-type]
 
         first.answer = nonsense
-        assert (await ground.starter.start(REVISION, NO_LIMITS)).owner == second.node.peer_id
+        assert (await start(ground, REVISION, NO_LIMITS)).owner == second.node.peer_id
 
 
 async def test_an_allocator_that_answers_with_anothers_instance_is_followed_by_the_next(
@@ -281,7 +287,7 @@ async def test_an_allocator_that_answers_with_anothers_instance_is_followed_by_t
     async with field_of(tmp_path, 2) as ground:
         first, second = ground.allocators
         first.answer = second.ready
-        assert (await ground.starter.start(REVISION, NO_LIMITS)).owner == second.node.peer_id
+        assert (await start(ground, REVISION, NO_LIMITS)).owner == second.node.peer_id
         assert len(second.asked) == 1
 
 
@@ -302,12 +308,12 @@ async def test_a_client_that_leaves_does_not_take_the_others_start_with_it(
         async def leave() -> None:
             with trio.CancelScope() as scope:
                 nursery.start_soon(stay, scope)
-                await ground.starter.start(REVISION, NO_LIMITS)
+                await start(ground, REVISION, NO_LIMITS)
             assert scope.cancelled_caught
 
         async def stay(other: trio.CancelScope) -> None:
             nursery.start_soon(cancel, other)
-            got.append(await ground.starter.start(REVISION, NO_LIMITS))
+            got.append(await start(ground, REVISION, NO_LIMITS))
 
         async def cancel(other: trio.CancelScope) -> None:
             while not allocator.asked:
@@ -339,4 +345,4 @@ async def test_those_who_wait_are_answered_when_the_proxy_stops(tmp_path: Path) 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
             with pytest.raises(NothingFeasible, match="stopping"):
-                await ground.starter.start(REVISION, NO_LIMITS)
+                await start(ground, REVISION, NO_LIMITS)

@@ -259,6 +259,17 @@ def test_a_process_takes_what_the_configuration_of_an_image_says_besides(tmp_pat
         wanted(["hello"], image=None, process="exec hello", conf=conf, directory=tmp_path)
 
 
+@pytest.mark.slow
+async def test_who_is_waited_for_is_said(cli: Cli) -> None:
+    port = cli.bootstrap.split("/")[4]
+    nobody = cli.bootstrap.replace(f"/{port}/", "/1/")
+    done = await cli("-bootstrap", nobody, "list")
+    assert done.returncode == 1
+    waiting, failed = done.stderr.decode().splitlines()
+    assert waiting.startswith(f"waiting for the registry of the network at {nobody}")
+    assert failed.startswith("error: no bootstrap node answered")
+
+
 def test_what_runs_is_said_once(tmp_path: Path) -> None:
     conf = tmp_path / "service-conf.json"
     conf.write_text(json.dumps(HELLO_CONF))

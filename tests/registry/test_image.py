@@ -148,6 +148,15 @@ async def test_a_command_that_fails_says_which_step(base: str, tag: str, sources
 
 
 @pytest.mark.docker
+async def test_a_base_that_is_nowhere_to_be_had_says_what_to_do(tag: str, sources: Path) -> None:
+    nowhere = "localhost:1/no-such-base"
+    with pytest.raises(
+        BuildFailed, match=f"{nowhere}, which DockerConf.From names, .*docker images"
+    ):
+        await build_image(Engine(), _conf(nowhere), sources, tag, push=False, progress=_silent)
+
+
+@pytest.mark.docker
 async def test_a_pushed_image_has_its_repo_digest_and_can_be_pulled_back(
     client: Any, base: str, docker_registry: str, sources: Path
 ) -> None:

@@ -323,6 +323,15 @@ def test_who_hears_anybody_suspects_only_the_silent_one() -> None:
     assert [change.peer for change in effects.changes] == [A]
 
 
+def test_who_stood_still_itself_has_heard_whom_it_had_heard() -> None:
+    me = member_of(A, B, C)
+    late(me, A, 10.0)
+    me.receive(B, Gossip(), (), 10.001 + CEILING)
+    me.stood_still(5.0)
+    effects = me.tick(15.0 + CEILING + rounds.INDIRECT_CEILING * CEILING)
+    assert [change.peer for change in effects.changes] == [A]
+
+
 def test_a_neighbour_on_this_machine_is_heard_without_a_cable() -> None:
     me = member_of(A, B, C)
     me.vouched.add(B)

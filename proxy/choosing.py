@@ -1,0 +1,220 @@
+"""Which instance a request goes to: one that is there, one that gets room, or a new one.
+
+    select ──► an instance with room ─────────────────────────────► it; over the soft limit, a
+      │                                                             better one is started beside
+      ├──► all are full: wait a little for room; then have another
+      │    started and take whichever comes first ────────────────► it; at worst a full one
+      │
+      └──► none can be used: have one started and wait for it ────► it
+
+An instance counts a request from the moment in which it is chosen, so that those who are woken
+together do not all see the same room.
+"""
+
+from random import Random
+from time import perf_counter
+
+import trio
+
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.records import InstanceState
+from overlay.view import InstanceView, View
+from proxy.crowd import Crowd
+from proxy.decisions import Decision, Decisions, Waited
+from proxy.errors import NothingFeasible, RequestRefused
+from proxy.limits import RttLimits
+from proxy.moving import Breaches, is_clearly_better, is_over
+from proxy.placement import Site
+from proxy.selection import Candidate, feasible, pick, preferred, rtt_s
+from proxy.starting import Flight, Starter
+from proxy.upstreams import Upstreams
+
+READY = InstanceState.READY
+
+MAX_STARTS = 2
+"""Instances that one request may have started: a second where the first died or filled up."""
+
+QUEUE_TARGET_S = 0.02
+"""How long requests may wait for room before another instance is started. A start takes some 0.1 s;
+what is shorter than a fifth of that is over before one could help."""
+
+GROW_RETRY_S = 1.0
+"""After nobody would start another instance, those that wait do not ask again for so long."""
+
+
+class Chooser:
+    """Chooses instances for requests.
+
+    Args:
+        view: which instances there are.
+        upstreams: what is known of each.
+        starter: starts more.
+        crowd: who waits for room; `starter` and the view's changes are to tell it of news.
+        decisions: where it is noted what happened.
+        random: draws among equal instances.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        upstreams: Upstreams,
+        starter: Starter,
+        crowd: Crowd,
+        decisions: Decisions,
+        random: Random,
+    ) -> None:
+        self._view = view
+        self._upstreams = upstreams
+        self._starter = starter
+        self._crowd = crowd
+        self._decisions = decisions
+        self._random = random
+        self._breaches = Breaches()
+        self._grow_at: dict[ServiceName, float] = {}
+
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return the instance for a request; `done` is to be called when it has ended there.
+
+        Raises:
+            NothingFeasible, NeverReady, RevisionOutdated: none can be had; says why.
+        """
+        chosen = self._select(decision)
+        decision.timing.mark("select")
+        if chosen is None:
+            chosen = await self._choose_late(decision)
+        elif decision.limits.soft_s is not None or chosen.instance.suspect:
+            self._watch(decision, chosen.instance)
+        decision.chosen = instance = chosen.instance
+        self._upstreams.begin(instance)
+        return instance
+
+    def done(self, instance: InstanceView, service_time_s: float | None) -> None:
+        """Take in that a request has ended, and how long it took if it was answered."""
+        self._upstreams.end(instance, service_time_s)
+        self._crowd.freed(instance.record.service)
+
+    def lost(self, decision: Decision, instance: InstanceView) -> None:
+        """Take in that `instance` failed, for every request of this proxy."""
+        decision.excluded |= {instance.key}
+        self._upstreams.failed(instance, trio.current_time())
+
+    def _usable(self, decision: Decision) -> list[Candidate]:
+        revision = decision.revision.revision
+        instances = self._view.instances(revision.name)
+        decision.candidates = self._upstreams.candidates(instances, trio.current_time())
+        return feasible(decision.candidates, revision=revision.number, limits=decision.limits)
+
+    def _select(self, decision: Decision) -> Candidate | None:
+        """Return the best instance with room."""
+        return pick(preferred(self._usable(decision), decision.limits), self._random)
+
+    async def _choose_late(self, decision: Decision) -> Candidate:
+        while True:
+            full = pick(self._usable(decision), self._random)
+            chosen = await (self._first(decision) if full is None else self._room(decision, full))
+            if chosen is not None:
+                return chosen
+
+    async def _first(self, decision: Decision) -> Candidate | None:
+        """Have an instance started where none can be used; None if it must be looked again."""
+        if decision.starts >= MAX_STARTS:
+            raise NothingFeasible(decision.service, ["its instances end as soon as they start"])
+        flight = self._begin(decision, "no instance can be used", decision.excluded)
+        decision.timing.add((await flight.landed()).phases)
+        return self._select(decision)
+
+    async def _room(self, decision: Decision, full: Candidate) -> Candidate:
+        """Return what gets room first, a full instance or another; at worst `full` itself."""
+        began = perf_counter()
+        chosen: Candidate | None = None
+        with trio.move_on_after(QUEUE_TARGET_S):
+            while chosen is None and not self._crowd.full:
+                await self._crowd.wait(decision.service)
+                chosen = self._select(decision)
+        try:
+            while chosen is None and self._may_grow(decision):
+                chosen = await self._grown(decision)
+        except RequestRefused:
+            self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+        waited_s = perf_counter() - began
+        decision.timing.mark("queue")
+        self._decisions.note(decision, Waited(waited_s))
+        return chosen or pick(self._usable(decision), self._random) or full
+
+    def _may_grow(self, decision: Decision) -> bool:
+        at = self._grow_at.get(decision.service)
+        if at is not None and at <= trio.current_time():
+            del self._grow_at[decision.service]
+            at = None
+        return at is None and decision.starts < MAX_STARTS
+
+    async def _grown(self, decision: Decision) -> Candidate | None:
+        """Have another instance started; return what has room first, if anything has."""
+        full = {c.instance.key for c in decision.candidates if c.instance.record.state is READY}
+        flight = self._begin(
+            decision, "all instances are full", decision.excluded | full, keep=True
+        )
+        while not flight.done.is_set():
+            if self._crowd.full:
+                await flight.landed()
+            else:
+                await self._crowd.wait(decision.service)
+            if (chosen := self._select(decision)) is not None:
+                return chosen
+        await flight.landed()
+        return self._select(decision)
+
+    def _begin(
+        self,
+        decision: Decision,
+        why: str,
+        exclude: frozenset[tuple[PeerId, InstanceId]],
+        *,
+        keep: bool = False,
+    ) -> Flight:
+        decision.starts += 1
+        flight = self._starter.begin(
+            decision.revision,
+            decision.limits,
+            why=why,
+            exclude=exclude,
+            request_id=self._decisions.id_of(decision),
+            keep=keep,
+        )
+        self._decisions.note(decision, flight.plan)
+        return flight
+
+    def _watch(self, decision: Decision, instance: InstanceView) -> None:
+        """Have a better instance started, now and then, where this one is not good."""
+        soft_s, now = decision.limits.soft_s, trio.current_time()
+        over = soft_s is not None and self._is_over(instance, soft_s)
+        if not over and not instance.suspect:
+            self._breaches.ended(decision.service, now)
+            return
+        if not self._breaches.met(decision.service, now, suspect=instance.suspect):
+            return
+        limits, why, accept = decision.limits, "the only instance may be dead", None
+        if soft_s is not None and over and not instance.suspect:
+            current = self._view.distance(instance.owner)
+            limits, why = RttLimits(soft_s, soft_s), "all instances are over the soft RTT limit"
+
+            def accept(site: Site) -> bool:
+                return is_clearly_better(site, current, soft_s)
+
+        flight = self._starter.begin(
+            decision.revision,
+            limits,
+            why=why,
+            exclude=frozenset({instance.key}),
+            request_id=self._decisions.id_of(decision),
+            accept=accept,
+            keep=True,
+        )
+        self._decisions.note(decision, flight.plan)
+
+    def _is_over(self, instance: InstanceView, soft_s: float) -> bool:
+        if rtt_s(instance) <= soft_s:
+            return False
+        estimate = self._view.membership.rtt(instance.owner)
+        latest_s = None if estimate is None else estimate.latest
+        return is_over(self._view.distance(instance.owner), latest_s, soft_s)

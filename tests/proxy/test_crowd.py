@@ -1,0 +1,67 @@
+import trio
+import trio.testing
+
+from overlay.names import ServiceName
+from proxy.crowd import Crowd
+
+HELLO, OTHER = ServiceName("hello"), ServiceName("other")
+
+
+class Line:
+    """Waiters that note in which order they were woken."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.crowd = Crowd()
+        self.woken: list[str] = []
+        self._nursery = nursery
+
+    async def add(self, name: str, service: ServiceName = HELLO) -> trio.CancelScope:
+        scope = trio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await self.crowd.wait(service)
+                self.woken.append(name)
+
+        self._nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        return scope
+
+
+async def test_one_end_wakes_the_first_of_the_service(nursery: trio.Nursery) -> None:
+    line = Line(nursery)
+    for name in ("a", "b"):
+        await line.add(name)
+    await line.add("x", OTHER)
+    assert line.crowd.waiting(HELLO) == 2
+    line.crowd.freed(HELLO)
+    await trio.testing.wait_all_tasks_blocked()
+    assert line.woken == ["a"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_news_of_a_service_wakes_all_of_it_and_other_news_everybody(
+    nursery: trio.Nursery,
+) -> None:
+    line = Line(nursery)
+    for name, service in (("a", HELLO), ("b", HELLO), ("x", OTHER)):
+        await line.add(name, service)
+    line.crowd.news(HELLO)
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(line.woken) == ["a", "b"]
+    line.crowd.news()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(line.woken) == ["a", "b", "x"]
+    assert line.crowd == Crowd()
+
+
+async def test_who_gives_up_takes_nobodys_turn(nursery: trio.Nursery) -> None:
+    line = Line(nursery)
+    gone = await line.add("gone")
+    await line.add("next")
+    gone.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    line.crowd.freed(HELLO)
+    await trio.testing.wait_all_tasks_blocked()
+    assert line.woken == ["next"]
+    assert line.crowd == Crowd()
