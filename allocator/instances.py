@@ -342,6 +342,7 @@ class Instances:
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
         )
         self._begin(nursery, instance, partial(self._life.start, instance, flight))
+        nursery.start_soon(self._life.announce, instance)
         return flight
 
     def _begin(

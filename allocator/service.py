@@ -61,8 +61,9 @@ DEFAULT_METRICS_ADDR = ":9101"
 RESOLVE_TIMEOUT_S = 1.0
 """How long a registry is asked about a name that is new here; a start does not depend on it."""
 
-ROOM_PERIOD_S = 0.1
-"""What is left is told at most this often; a caller's view of it is only where it asks first."""
+ROOM_PERIOD_S = 0.25
+"""What is left is told so long after a change, when the start that made it is mostly over, as all
+peers work on it. A caller's view of it is only where it asks first."""
 
 log = structlog.get_logger()
 
@@ -302,9 +303,9 @@ class _Daemon:
     async def _keep_published(self) -> None:
         while True:
             await self._room_change.wait()
+            await trio.sleep(ROOM_PERIOD_S)
             self._room_change = trio.Event()
             self._publish()
-            await trio.sleep(ROOM_PERIOD_S)
 
     def _publish(self) -> None:
         self.node.set_peer(
