@@ -144,7 +144,7 @@ class PeerFetch:
             finally:
                 self._giving -= 1
         except (MyxoError, ImageWrong, OSError) as exc:
-            log.info("image.source_left", image=self.image, peer=peer, error=str(exc))
+            log.warning("image.source_left", image=self.image, peer=peer, error=str(exc))
             self._faults.append(f"{peer}: {exc}")
             if isinstance(exc, Refused):
                 self._refused = exc
@@ -195,7 +195,7 @@ class PeerFetch:
                     silent_since, delay_s = trio.current_time(), RETRY_FIRST_S
                 if trio.current_time() - silent_since > PATIENCE_S:
                     raise
-                log.info("image.cut", image=self.image, peer=peer, error=str(exc))
+                log.warning("image.cut", image=self.image, peer=peer, error=str(exc))
                 self._tell()
                 await trio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RETRY_MOST_S)

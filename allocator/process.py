@@ -2,8 +2,8 @@
 
 A command runs by a shell in a session of its own, so that it outlives its allocator, with a port of
 its own on loopback. A file per instance tells the next allocator what runs. There is no isolation
-from the machine, and only some limits hold; `health` names those that do not, and `admission.py`
-lets only allowed owners start such services.
+from the machine, and where no control group was delegated (`cgroups.py`) only some limits hold;
+`health` names those that do not, and `policy.py` lets only allowed owners start such services.
 """
 
 import os
@@ -22,7 +22,9 @@ import structlog
 import trio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from allocator.cgroups import WANTED, Cgroups
 from allocator.errors import ImageMissing, LaunchFailed, Unmeasured, Unpausable
+from allocator.listening import exposed
 from allocator.process_table import ProcessTable
 from allocator.processes import (
     INSTANCE_VARIABLE,
@@ -57,7 +59,7 @@ no attempt to connect can ever meet itself."""
 PORT_ATTEMPTS = 100
 OPEN_FILES = 65_536
 LOG_LIMIT = 8 * 1024 * 1024
-LOG_CHECK_S = 5.0
+LOOK_S = 5.0
 KILL_TIMEOUT_S = 2.0
 
 STOP_LOOKS = 100
@@ -69,13 +71,19 @@ _SIGNALLED = 128
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
-_UNENFORCED = (
-    "CpuReq: bound to whole cores by affinity, not to a share of them",
-    "MemoryReq: holds for each process of an instance, not for all of them together",
-    "isolation: instances see this user's files and the machine's network",
-)
+_WITHOUT = {
+    "cpu": "CpuReq: bound to whole cores by affinity, not to a share of them",
+    "memory": "MemoryReq: holds for each process of an instance, not for all of them together",
+    "pids": "the number of an instance's processes",
+}
+"""What is not enforced without a controller of cgroups."""
 
-_WRAPPER = 'ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"'
+_NEVER = "isolation: instances see this user's files and the machine's network"
+
+_WRAPPER = """
+[ -z "$4" ] || echo $$ > "$4" || exit 126
+ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"
+"""
 
 log = structlog.get_logger()
 
@@ -83,7 +91,7 @@ log = structlog.get_logger()
 class _StateFile(BaseModel):
     """What the next allocator must know; pid 0 is one that was not started yet."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     id: InstanceId
     service: ServiceName
@@ -108,6 +116,7 @@ class _Process:
     pidfd: int | None = None
     exit_code: int | None = None
     stopped: tuple[ProcessKey, ...] = ()
+    exposed: tuple[str, ...] = ()
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -116,12 +125,14 @@ class ProcessRuntime:
 
     Args:
         directory: holds a state file and a log for each instance; made if it does not exist.
+        cgroups: bound instances as a whole; None leaves it to rlimits and affinity.
     """
 
     name: Literal["docker", "process"] = "process"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cgroups: Cgroups | None = None) -> None:
         self._directory = directory
+        self._cgroups = cgroups
         self._processes: dict[InstanceId, _Process] = {}
         self._table = ProcessTable()
         self._nursery: trio.Nursery | None = None
@@ -132,7 +143,7 @@ class ProcessRuntime:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._bound_logs)
+                nursery.start_soon(self._look_after)
                 task_status.started()
         finally:
             self._nursery = None
@@ -141,7 +152,13 @@ class ProcessRuntime:
 
     def health(self) -> Health:
         """Return what is not enforced; processes can always be started."""
-        return Health(unenforced=_UNENFORCED)
+        missing = WANTED if self._cgroups is None else self._cgroups.unenforced()
+        outside = [
+            f"loopback: {p.launch.service} ({p.launch.id}) listens on {', '.join(p.exposed)}"
+            for p in self._processes.values()
+            if p.exposed
+        ]
+        return Health(unenforced=(*(_WITHOUT[name] for name in missing), _NEVER, *outside))
 
     async def health_changed(self) -> None:
         """Wait forever: it does not change."""
@@ -169,6 +186,11 @@ class ProcessRuntime:
             port=self._choose_port(),
         )
         cpus = self._choose_cpus(launch.spec)
+        if self._cgroups is not None:
+            try:
+                self._cgroups.make(launch.id, launch.spec)
+            except OSError as exc:
+                raise LaunchFailed(f"its control group cannot be made: {exc}") from exc
         self._processes[launch.id] = _Process(state, cpus, launch.proxy_port)
         self._write(state)
 
@@ -241,7 +263,8 @@ class ProcessRuntime:
         """Return exit code and log tail; a process adopted from an earlier run has no exit code."""
         process = self._processes.get(instance)
         exit_code = None if process is None else process.exit_code
-        return PostMortem(exit_code, log=_tail(self._log(instance)))
+        oom_killed = self._cgroups is not None and self._cgroups.oom_killed(instance)
+        return PostMortem(exit_code, oom_killed, log=_tail(self._log(instance)))
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """Stop everything that the instance started and forget it."""
@@ -250,6 +273,9 @@ class ProcessRuntime:
             await self._stop(process, grace_s)
             _close(process)
             del self._processes[instance]
+        if self._cgroups is not None:
+            self._cgroups.kill(instance)
+            await trio.to_thread.run_sync(self._cgroups.remove, instance)
         self._state(instance).unlink(missing_ok=True)
         self._log(instance).unlink(missing_ok=True)
 
@@ -280,7 +306,9 @@ class ProcessRuntime:
         spec = process.launch.spec
         before = os.sched_getaffinity(0)
         files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        arguments = [str(files), str(spec.memory_mib * 1024), str(spec.process)]
+        group = "" if self._cgroups is None else str(self._cgroups.entrance(process.launch.id))
+        data_kib = 0 if self._bounds("memory") else spec.memory_mib * 1024
+        arguments = [str(files), str(data_kib), str(spec.process), group]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             os.sched_setaffinity(0, process.cpus or before)
@@ -325,6 +353,8 @@ class ProcessRuntime:
         await trio.lowlevel.wait_readable(process.pidfd)
         is_child, exit_code = _wait_for(process.pidfd, os.WNOWAIT)
         process.exit_code = exit_code
+        if self._cgroups is not None:
+            self._cgroups.kill(process.launch.id)
         await self._kill_all(process.launch.id, process.launch.pid if is_child else None)
         if is_child:
             _wait_for(process.pidfd, 0)
@@ -380,22 +410,47 @@ class ProcessRuntime:
         """Return the least promised cores, as many as the spec's millicores need; none is any."""
         available = sorted(os.sched_getaffinity(0))
         count = -(-spec.cpu_millicores // 1000)
-        if not 0 < count < len(available):
+        if self._bounds("cpu") or not 0 < count < len(available):
             return frozenset()
         promised = Counter(cpu for p in self._processes.values() for cpu in p.cpus)
         return frozenset(sorted(available, key=lambda cpu: promised[cpu])[:count])
 
-    async def _bound_logs(self) -> None:
-        """Keep the end of logs that have grown over the limit; they are open for appending."""
+    def _bounds(self, controller: str) -> bool:
+        return self._cgroups is not None and controller in self._cgroups.controllers
+
+    async def _look_after(self) -> None:
+        """Bound logs, and find out who listens where it should not."""
         while True:
-            await trio.sleep(LOG_CHECK_S)
-            for instance in list(self._processes):
-                path = self._log(instance)
-                if path.exists() and path.stat().st_size > LOG_LIMIT:
-                    tail = _tail(path)
-                    os.truncate(path, 0)
-                    with path.open("a") as file:
-                        file.write(f"[the log before this was cut]\n{tail}\n")
+            await trio.sleep(LOOK_S)
+            self._bound_logs()
+            await self.find_exposed()
+
+    async def find_exposed(self) -> None:
+        """Note and log which instances listen on other addresses than loopback."""
+        running = {
+            p.launch.pid: p
+            for p in self._processes.values()
+            if p.pidfd is not None and not p.ended.is_set()
+        }
+        if not running:
+            return
+        sessions = {pid: process.launch.id for pid, process in running.items()}
+        found = await trio.to_thread.run_sync(exposed, sessions)
+        for process in running.values():
+            state, places = process.launch, found.get(process.launch.id, ())
+            if places and places != process.exposed:
+                log.warning("instance.exposed", service=state.service, id=state.id, on=places)
+            process.exposed = places
+
+    def _bound_logs(self) -> None:
+        """Keep the end of logs that have grown over the limit; they are open for appending."""
+        for instance in list(self._processes):
+            path = self._log(instance)
+            if path.exists() and path.stat().st_size > LOG_LIMIT:
+                tail = _tail(path)
+                os.truncate(path, 0)
+                with path.open("a") as file:
+                    file.write(f"[the log before this was cut]\n{tail}\n")
 
     def _state(self, instance: InstanceId) -> Path:
         return self._directory / f"{instance}.json"

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
+from allocator import listening
 from allocator.process import ProcessRuntime
 from allocator.processes import (
     ProcessKey,
@@ -196,3 +198,41 @@ async def test_a_pause_that_was_cut_in_the_middle_is_undone_by_the_next_allocato
         while any(is_stopped(key) for key in look().members(instance)):
             await trio.testing.wait_all_tasks_blocked(0.005)
         await runtime.remove(instance, grace_s=0)
+
+
+LISTENING = """exec python3 -c 'import socket, time
+s = socket.create_server(("%s", 0))
+print(s.getsockname()[1], flush=True)
+time.sleep(1000)'"""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_an_instance_that_listens_elsewhere_than_on_loopback_is_reported(
+    tmp_path: Path, host: str
+) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, LISTENING % host)
+        await spoke(tmp_path, instance)
+        port = (tmp_path / f"{instance}.log").read_text().strip()
+        with capture_logs() as logs:
+            await runtime.find_exposed()
+            await runtime.find_exposed()
+        said = [text for text in runtime.health().unenforced if text.startswith("loopback")]
+        if host == "127.0.0.1":
+            assert (said, logs) == ([], [])
+        else:
+            assert said == [f"loopback: x ({instance}) listens on 0.0.0.0:{port}"]
+            assert [entry["event"] for entry in logs] == ["instance.exposed"]
+        await runtime.remove(instance, grace_s=0)
+
+
+def test_addresses_of_both_families_are_read_as_the_kernel_writes_them() -> None:
+    words = {
+        "0100007F:1F90": ("127.0.0.1", 8080),
+        "00000000:0050": ("0.0.0.0", 80),
+        "00000000000000000000000001000000:0050": ("::1", 80),
+        "0000000000000000FFFF00000100007F:0050": ("127.0.0.1", 80),
+    }
+    for text, (host, port) in words.items():
+        found = listening._address(text)
+        assert (str(found[0]), found[1]) == (host, port)
