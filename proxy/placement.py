@@ -45,7 +45,7 @@ FETCH_S = 10.0
 does not say how large it is."""
 
 FETCH_RATE = 10e6
-"""Bytes a second; an image comes from a machine that has it or from a registry, over such a line."""
+"""Bytes a second: an image comes from a machine that has it, or a registry, over such a line."""
 
 CROWDED_S = 0.05
 """What a machine that is full costs more than one with much room: neighbours slow a service down,

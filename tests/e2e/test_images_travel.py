@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import socket
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
