@@ -9,7 +9,7 @@ demo:  ## a service that runs nowhere answers a curl
 	@.venv/bin/python demos/helloworld/demo.py
 
 test: setup  ## everything, on a real Docker engine and a real etcd
-	@tools/with-engine.sh $(PYTEST)
+	@tools/with-engine.sh tools/test.sh
 
 test-fast: setup  ## what takes seconds
 	@$(PYTEST) -m "not docker and not etcd and not netns and not slow"

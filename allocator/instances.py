@@ -51,6 +51,7 @@ from allocator.readiness import wait_ready
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
 from allocator.standby import Bounds
+from allocator.standing import Standing, standing
 from allocator.turns import PARALLEL_STARTS_PER_CORE, Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
@@ -341,6 +342,7 @@ class Instances:
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
         )
         self._begin(nursery, instance, partial(self._life.start, instance, flight))
+        nursery.start_soon(self._life.announce, instance)
         return flight
 
     def _begin(
@@ -421,6 +423,10 @@ class Instances:
     def services(self) -> set[ServiceName]:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
+
+    def standing(self, service: ServiceName, revision: int) -> Standing:
+        """Return what a start of a service would meet here."""
+        return standing(self._instances.values(), service, revision, self._life.resume_s)
 
     def room(self) -> Room:
         """Return what is left."""

@@ -2,8 +2,8 @@
 
 A command runs by a shell in a session of its own, so that it outlives its allocator, with a port of
 its own on loopback. A file per instance tells the next allocator what runs. There is no isolation
-from the machine, and only some limits hold; `health` names those that do not, and `admission.py`
-lets only allowed owners start such services.
+from the machine, and where no control group was delegated (`cgroups.py`) only some limits hold;
+`health` names those that do not, and `policy.py` lets only allowed owners start such services.
 """
 
 import os
@@ -22,18 +22,19 @@ import structlog
 import trio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from allocator.cgroups import WANTED, Cgroups
 from allocator.errors import ImageMissing, LaunchFailed, Unmeasured, Unpausable
+from allocator.listening import exposed
+from allocator.process_table import ProcessTable
 from allocator.processes import (
     INSTANCE_VARIABLE,
     ProcessKey,
     is_stopped,
-    members,
     memory_mib,
     open_pidfd,
     process_key,
-    signal_members,
-    signal_one,
-    stop_all,
+    signal_each,
+    tell_each,
     used_mib,
 )
 from allocator.runtime import (
@@ -58,21 +59,31 @@ no attempt to connect can ever meet itself."""
 PORT_ATTEMPTS = 100
 OPEN_FILES = 65_536
 LOG_LIMIT = 8 * 1024 * 1024
-LOG_CHECK_S = 5.0
+LOOK_S = 5.0
 KILL_TIMEOUT_S = 2.0
+
+STOP_LOOKS = 100
+STOP_LOOK_S = 0.001
+"""A process stops as it leaves the kernel; one that waits for a disk may take some time to."""
 
 _SIGNALLED = 128
 """What shells add to a signal's number to make an exit code of it."""
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
-_UNENFORCED = (
-    "CpuReq: bound to whole cores by affinity, not to a share of them",
-    "MemoryReq: holds for each process of an instance, not for all of them together",
-    "isolation: instances see this user's files and the machine's network",
-)
+_WITHOUT = {
+    "cpu": "CpuReq: bound to whole cores by affinity, not to a share of them",
+    "memory": "MemoryReq: holds for each process of an instance, not for all of them together",
+    "pids": "the number of an instance's processes",
+}
+"""What is not enforced without a controller of cgroups."""
 
-_WRAPPER = 'ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"'
+_NEVER = "isolation: instances see this user's files and the machine's network"
+
+_WRAPPER = """
+[ -z "$4" ] || echo $$ > "$4" || exit 126
+ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"
+"""
 
 log = structlog.get_logger()
 
@@ -80,7 +91,7 @@ log = structlog.get_logger()
 class _StateFile(BaseModel):
     """What the next allocator must know; pid 0 is one that was not started yet."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     id: InstanceId
     service: ServiceName
@@ -105,6 +116,7 @@ class _Process:
     pidfd: int | None = None
     exit_code: int | None = None
     stopped: tuple[ProcessKey, ...] = ()
+    exposed: tuple[str, ...] = ()
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -113,13 +125,16 @@ class ProcessRuntime:
 
     Args:
         directory: holds a state file and a log for each instance; made if it does not exist.
+        cgroups: bound instances as a whole; None leaves it to rlimits and affinity.
     """
 
     name: Literal["docker", "process"] = "process"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cgroups: Cgroups | None = None) -> None:
         self._directory = directory
+        self._cgroups = cgroups
         self._processes: dict[InstanceId, _Process] = {}
+        self._table = ProcessTable()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -128,7 +143,7 @@ class ProcessRuntime:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._bound_logs)
+                nursery.start_soon(self._look_after)
                 task_status.started()
         finally:
             self._nursery = None
@@ -137,7 +152,13 @@ class ProcessRuntime:
 
     def health(self) -> Health:
         """Return what is not enforced; processes can always be started."""
-        return Health(unenforced=_UNENFORCED)
+        missing = WANTED if self._cgroups is None else self._cgroups.unenforced()
+        outside = [
+            f"loopback: {p.launch.service} ({p.launch.id}) listens on {', '.join(p.exposed)}"
+            for p in self._processes.values()
+            if p.exposed
+        ]
+        return Health(unenforced=(*(_WITHOUT[name] for name in missing), _NEVER, *outside))
 
     async def health_changed(self) -> None:
         """Wait forever: it does not change."""
@@ -165,6 +186,11 @@ class ProcessRuntime:
             port=self._choose_port(),
         )
         cpus = self._choose_cpus(launch.spec)
+        if self._cgroups is not None:
+            try:
+                self._cgroups.make(launch.id, launch.spec)
+            except OSError as exc:
+                raise LaunchFailed(f"its control group cannot be made: {exc}") from exc
         self._processes[launch.id] = _Process(state, cpus, launch.proxy_port)
         self._write(state)
 
@@ -191,14 +217,25 @@ class ProcessRuntime:
         return f"{LOOPBACK}:{process.launch.port}"
 
     async def pause(self, instance: InstanceId) -> None:
-        """Stop every process of the instance."""
+        """Stop every process of the instance.
+
+        A stop takes effect a moment after the signal, and until then a process may start another
+        one. So whoever is found running is signalled again until a look finds all stopped; then
+        nobody is left to start anything.
+        """
         process = self._processes.get(instance)
         if process is None or process.pidfd is None or process.ended.is_set():
             raise Unpausable(f"{instance} does not run")
-        stopped = await trio.to_thread.run_sync(stop_all, instance, process.launch.pid)
-        if stopped is None:
-            raise Unpausable(f"a process of {instance} does not stop")
-        process.stopped = tuple(stopped)
+        for _ in range(STOP_LOOKS):
+            found = await self._members(process)
+            running = [key for key in found if not is_stopped(key)]
+            if not running:
+                process.stopped = tuple(found)
+                return
+            tell_each(running, signal.SIGSTOP)
+            await trio.sleep(STOP_LOOK_S)
+        tell_each(await self._members(process), signal.SIGCONT)
+        raise Unpausable(f"a process of {instance} does not stop")
 
     async def resume(self, instance: InstanceId) -> None:
         """Continue what was stopped; there can be no more than that, so nobody is looked for."""
@@ -206,8 +243,7 @@ class ProcessRuntime:
         if process is None or process.ended.is_set():
             raise LaunchFailed(f"{instance} does not run")
         await trio.lowlevel.checkpoint()
-        for key in process.stopped:
-            signal_one(key, signal.SIGCONT)
+        tell_each(process.stopped, signal.SIGCONT)
         process.stopped = ()
 
     async def memory_mib(self, instance: InstanceId) -> int:
@@ -215,7 +251,7 @@ class ProcessRuntime:
         process = self._processes.get(instance)
         if process is None or process.pidfd is None or process.ended.is_set():
             raise Unmeasured(f"{instance} does not run")
-        return await trio.to_thread.run_sync(_used_mib, instance, process.launch.pid)
+        return await trio.to_thread.run_sync(used_mib, await self._members(process))
 
     async def exited(self, instance: InstanceId) -> None:
         """Return when the command has ended."""
@@ -227,7 +263,8 @@ class ProcessRuntime:
         """Return exit code and log tail; a process adopted from an earlier run has no exit code."""
         process = self._processes.get(instance)
         exit_code = None if process is None else process.exit_code
-        return PostMortem(exit_code, log=_tail(self._log(instance)))
+        oom_killed = self._cgroups is not None and self._cgroups.oom_killed(instance)
+        return PostMortem(exit_code, oom_killed, log=_tail(self._log(instance)))
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """Stop everything that the instance started and forget it."""
@@ -236,6 +273,9 @@ class ProcessRuntime:
             await self._stop(process, grace_s)
             _close(process)
             del self._processes[instance]
+        if self._cgroups is not None:
+            self._cgroups.kill(instance)
+            await trio.to_thread.run_sync(self._cgroups.remove, instance)
         self._state(instance).unlink(missing_ok=True)
         self._log(instance).unlink(missing_ok=True)
 
@@ -256,7 +296,7 @@ class ProcessRuntime:
             if pidfd is None:
                 await self.remove(state.id, grace_s=0)
                 continue
-            process.stopped = _still_stopped(state)
+            process.stopped = await self._still_stopped(process)
             self._watch(process)
             found.append(_running(state, paused=bool(process.stopped)))
         return found
@@ -266,7 +306,9 @@ class ProcessRuntime:
         spec = process.launch.spec
         before = os.sched_getaffinity(0)
         files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        arguments = [str(files), str(spec.memory_mib * 1024), str(spec.process)]
+        group = "" if self._cgroups is None else str(self._cgroups.entrance(process.launch.id))
+        data_kib = 0 if self._bounds("memory") else spec.memory_mib * 1024
+        arguments = [str(files), str(data_kib), str(spec.process), group]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             os.sched_setaffinity(0, process.cpus or before)
@@ -311,7 +353,9 @@ class ProcessRuntime:
         await trio.lowlevel.wait_readable(process.pidfd)
         is_child, exit_code = _wait_for(process.pidfd, os.WNOWAIT)
         process.exit_code = exit_code
-        await _kill_all(process.launch.id, process.launch.pid if is_child else None)
+        if self._cgroups is not None:
+            self._cgroups.kill(process.launch.id)
+        await self._kill_all(process.launch.id, process.launch.pid if is_child else None)
         if is_child:
             _wait_for(process.pidfd, 0)
         process.ended.set()
@@ -321,15 +365,38 @@ class ProcessRuntime:
         state = process.launch
         runs = process.pidfd is not None and not process.ended.is_set()
         if runs and grace_s > 0:
-            for number in (signal.SIGTERM, signal.SIGCONT):  # one that is stopped hears nothing
-                for fd in signal_members(state.id, number, state.pid):
-                    os.close(fd)
+            found = await self._members(process)
+            tell_each(found, signal.SIGTERM)
+            tell_each(found, signal.SIGCONT)  # one that is stopped hears nothing
             with trio.move_on_after(grace_s):
                 await process.ended.wait()
         with trio.move_on_after(KILL_TIMEOUT_S):
-            await _kill_all(state.id, state.pid if runs else None)
+            await self._kill_all(state.id, state.pid if runs else None)
             if runs:
                 await process.ended.wait()
+
+    async def _kill_all(self, instance: InstanceId, session: int | None) -> None:
+        """Kill every process of an instance until there is none; see `Look.members`."""
+        while found := await self._table.members(instance, session):
+            ending = signal_each(found, signal.SIGKILL)
+            try:
+                for fd in ending:
+                    await trio.lowlevel.wait_readable(fd)
+            finally:
+                for fd in ending:
+                    os.close(fd)
+
+    async def _members(self, process: _Process) -> list[ProcessKey]:
+        """Return the processes of an instance that runs."""
+        return await self._table.members(process.launch.id, process.launch.pid)
+
+    async def _still_stopped(self, process: _Process) -> tuple[ProcessKey, ...]:
+        """Return an adopted instance's processes if it is paused; end a pause that was cut."""
+        found = tuple(await self._members(process))
+        if all(is_stopped(key) for key in found):
+            return found
+        tell_each(found, signal.SIGCONT)
+        return ()
 
     def _choose_port(self) -> int:
         used = {p.launch.port for p in self._processes.values()}
@@ -343,22 +410,47 @@ class ProcessRuntime:
         """Return the least promised cores, as many as the spec's millicores need; none is any."""
         available = sorted(os.sched_getaffinity(0))
         count = -(-spec.cpu_millicores // 1000)
-        if not 0 < count < len(available):
+        if self._bounds("cpu") or not 0 < count < len(available):
             return frozenset()
         promised = Counter(cpu for p in self._processes.values() for cpu in p.cpus)
         return frozenset(sorted(available, key=lambda cpu: promised[cpu])[:count])
 
-    async def _bound_logs(self) -> None:
-        """Keep the end of logs that have grown over the limit; they are open for appending."""
+    def _bounds(self, controller: str) -> bool:
+        return self._cgroups is not None and controller in self._cgroups.controllers
+
+    async def _look_after(self) -> None:
+        """Bound logs, and find out who listens where it should not."""
         while True:
-            await trio.sleep(LOG_CHECK_S)
-            for instance in list(self._processes):
-                path = self._log(instance)
-                if path.exists() and path.stat().st_size > LOG_LIMIT:
-                    tail = _tail(path)
-                    os.truncate(path, 0)
-                    with path.open("a") as file:
-                        file.write(f"[the log before this was cut]\n{tail}\n")
+            await trio.sleep(LOOK_S)
+            self._bound_logs()
+            await self.find_exposed()
+
+    async def find_exposed(self) -> None:
+        """Note and log which instances listen on other addresses than loopback."""
+        running = {
+            p.launch.pid: p
+            for p in self._processes.values()
+            if p.pidfd is not None and not p.ended.is_set()
+        }
+        if not running:
+            return
+        sessions = {pid: process.launch.id for pid, process in running.items()}
+        found = await trio.to_thread.run_sync(exposed, sessions)
+        for process in running.values():
+            state, places = process.launch, found.get(process.launch.id, ())
+            if places and places != process.exposed:
+                log.warning("instance.exposed", service=state.service, id=state.id, on=places)
+            process.exposed = places
+
+    def _bound_logs(self) -> None:
+        """Keep the end of logs that have grown over the limit; they are open for appending."""
+        for instance in list(self._processes):
+            path = self._log(instance)
+            if path.exists() and path.stat().st_size > LOG_LIMIT:
+                tail = _tail(path)
+                os.truncate(path, 0)
+                with path.open("a") as file:
+                    file.write(f"[the log before this was cut]\n{tail}\n")
 
     def _state(self, instance: InstanceId) -> Path:
         return self._directory / f"{instance}.json"
@@ -372,20 +464,6 @@ class ProcessRuntime:
         with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
             file.write(state.model_dump_json())
         written.replace(path)
-
-
-def _still_stopped(state: _StateFile) -> tuple[ProcessKey, ...]:
-    """Return the processes of an adopted instance if it is paused; end a pause that was cut."""
-    found = tuple(members(state.id, state.pid))
-    if all(is_stopped(key) for key in found):
-        return found
-    for key in found:
-        signal_one(key, signal.SIGCONT)
-    return ()
-
-
-def _used_mib(instance: InstanceId, session: int) -> int:
-    return used_mib(list(members(instance, session)))
 
 
 def _running(state: _StateFile, *, paused: bool) -> Running:
@@ -406,17 +484,6 @@ def _read(path: Path) -> _StateFile | None:
     except (OSError, ValidationError) as exc:
         log.warning("instance.state_unreadable", path=str(path), error=str(exc))
         return None
-
-
-async def _kill_all(instance: InstanceId, session: int | None) -> None:
-    """Kill every process of an instance until there is none; see `members` for `session`."""
-    while ending := signal_members(instance, signal.SIGKILL, session):
-        try:
-            for fd in ending:
-                await trio.lowlevel.wait_readable(fd)
-        finally:
-            for fd in ending:
-                os.close(fd)
 
 
 def _wait_for(pidfd: int, options: int) -> tuple[bool, int | None]:

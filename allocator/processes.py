@@ -8,20 +8,19 @@ by the environment that all of it inherits, and by its session.
 
 import os
 import signal
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 INSTANCE_VARIABLE = "MYXO_INSTANCE"
 
-STOP_LOOKS = 200
-STOP_LOOK_S = 0.001
-"""A process stops as it leaves the kernel; one that waits for a disk may take some time to."""
-
+_MARK = f"{INSTANCE_VARIABLE}=".encode()
 _PROC = Path("/proc")
 _STATE_FIELD, _SESSION_FIELD, _START_FIELD = 0, 3, 19
 """Positions after the name's closing bracket of proc(5) stat's fields 3, 6 and 22."""
+
+_ENDED = frozenset({"Z", "X"})
+_STOPPED = _ENDED | {"T", "t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def boot_id() -> str:
 def process_key(pid: int) -> ProcessKey | None:
     """Return the key of a process; None if there is none or it is a zombie."""
     fields = _stat(pid)
-    if fields is None or fields[_STATE_FIELD] in {"Z", "X"}:
+    if fields is None or fields[_STATE_FIELD] in _ENDED:
         return None
     return ProcessKey(pid, int(fields[_START_FIELD]), boot_id())
 
@@ -72,38 +71,64 @@ def open_pidfd(key: ProcessKey) -> int | None:
     return fd
 
 
-def members(instance: str, session: int | None = None) -> Iterator[ProcessKey]:
-    """Yield every process that inherited an instance's environment or belongs to `session`.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All processes of the machine that this user may know of, at one moment.
 
-    A program may write over its environment to change its title, and then only the session tells.
-    Give `session` only while its leader is known not to have been replaced: while it runs, or is
-    a zombie that was not waited for.
+    Attributes:
+        by_instance: those that inherited an instance's environment.
+        by_session: those of each session.
     """
-    mark = f"{INSTANCE_VARIABLE}={instance}".encode()
+
+    by_instance: Mapping[str, list[ProcessKey]]
+    by_session: Mapping[int, list[ProcessKey]]
+
+    def members(self, instance: str, session: int | None = None) -> list[ProcessKey]:
+        """Return every process that inherited an instance's environment or belongs to `session`.
+
+        A program may write over its environment to change its title, and then only the session
+        tells. Give `session` only while its leader is known not to have been replaced: while it
+        runs, or is a zombie that was not waited for.
+        """
+        of_session = [] if session is None else self.by_session.get(session, [])
+        return list(dict.fromkeys([*self.by_instance.get(instance, []), *of_session]))
+
+
+def look() -> Look:
+    """Return what runs; blocks for some milliseconds."""
+    by_instance: dict[str, list[ProcessKey]] = {}
+    by_session: dict[int, list[ProcessKey]] = {}
+    boot = boot_id()
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
         fields = _stat(int(entry.name))
+        if fields is None or fields[_STATE_FIELD] in _ENDED:
+            continue
+        key = ProcessKey(int(entry.name), int(fields[_START_FIELD]), boot)
         try:
-            inherited = mark in (entry / "environ").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes()
         except OSError:
             continue  # gone meanwhile, or another user's
-        key = process_key(int(entry.name))
-        if (
-            fields is not None
-            and key is not None
-            and (inherited or int(fields[_SESSION_FIELD]) == session)
-        ):
-            yield key
+        by_session.setdefault(int(fields[_SESSION_FIELD]), []).append(key)
+        if (instance := _inherited(environment)) is not None:
+            by_instance.setdefault(instance, []).append(key)
+    return Look(by_instance, by_session)
 
 
-def signal_members(instance: str, number: signal.Signals, session: int | None = None) -> list[int]:
-    """Signal every process of an instance (see `members`); return pidfds for the caller to close.
+def _inherited(environment: bytes) -> str | None:
+    """Return the instance that an environment names."""
+    found = [word for word in environment.split(b"\0") if word.startswith(_MARK)]
+    return found[0][len(_MARK) :].decode(errors="replace") if found else None
+
+
+def signal_each(keys: Iterable[ProcessKey], number: signal.Signals) -> list[int]:
+    """Signal each of the processes that is there; return pidfds for the caller to close.
 
     A pidfd becomes readable when its process has ended.
     """
     signalled = []
-    for key in members(instance, session):
+    for key in keys:
         fd = open_pidfd(key)
         if fd is None:
             continue
@@ -115,43 +140,16 @@ def signal_members(instance: str, number: signal.Signals, session: int | None = 
     return signalled
 
 
-def stop_all(instance: str, session: int | None = None) -> list[ProcessKey] | None:
-    """Stop every process of an instance by SIGSTOP; return them, or None if that does not succeed.
-
-    A stop takes effect a moment after the signal, and until then a process may start another one.
-    So whoever is found running is signalled again until a look finds all stopped; then nobody is
-    left to start anything. Blocks for some milliseconds.
-    """
-    for _ in range(STOP_LOOKS):
-        found = list(members(instance, session))
-        running = [key for key in found if not is_stopped(key)]
-        if not running:
-            return found
-        for key in running:
-            signal_one(key, signal.SIGSTOP)
-        time.sleep(STOP_LOOK_S)
-    for key in members(instance, session):
-        signal_one(key, signal.SIGCONT)
-    return None
+def tell_each(keys: Iterable[ProcessKey], number: signal.Signals) -> None:
+    """Signal each of the processes that is there, and do not wait for its end."""
+    for fd in signal_each(keys, number):
+        os.close(fd)
 
 
 def is_stopped(key: ProcessKey) -> bool:
     """Return whether the process is stopped by a signal, or gone."""
     fields = _stat(key.pid)
-    return fields is None or fields[_STATE_FIELD] in {"T", "t", "Z", "X"}
-
-
-def signal_one(key: ProcessKey, number: signal.Signals) -> None:
-    """Signal exactly this process; nothing happens if it is gone."""
-    fd = open_pidfd(key)
-    if fd is None:
-        return
-    try:
-        signal.pidfd_send_signal(fd, number)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(fd)
+    return fields is None or fields[_STATE_FIELD] in _STOPPED
 
 
 def used_mib(keys: Iterable[ProcessKey]) -> int:

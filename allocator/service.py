@@ -15,6 +15,7 @@ import trio
 
 from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
+from allocator.cgroups import delegated
 from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
 from allocator.engine_containers import EngineContainers
@@ -24,6 +25,7 @@ from allocator.instances import Instances
 from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
+from allocator.offers import Held
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.runtime import Capacity, Runtime
@@ -34,9 +36,12 @@ from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
+    OFFER_PROTOCOL,
     AllocateReply,
     AllocateRequest,
     AllocationRefusal,
+    Offer,
+    OfferRequest,
 )
 from overlay.calls import CallRefused, serve_calls
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
@@ -56,8 +61,9 @@ DEFAULT_METRICS_ADDR = ":9101"
 RESOLVE_TIMEOUT_S = 1.0
 """How long a registry is asked about a name that is new here; a start does not depend on it."""
 
-ROOM_PERIOD_S = 0.1
-"""What is left is told at most this often; a caller's view of it is only where it asks first."""
+ROOM_PERIOD_S = 0.25
+"""What is left is told so long after a change, when the start that made it is mostly over, as all
+peers work on it. A caller's view of it is only where it asks first."""
 
 log = structlog.get_logger()
 
@@ -106,7 +112,7 @@ async def _open_runtimes(
         )
     if settings.runtime in {"auto", "process"}:
         directory = settings.state_dir / "instances" / node.peer_id
-        runtimes["process"] = ProcessRuntime(directory)
+        runtimes["process"] = ProcessRuntime(directory, delegated())
     async with trio.open_nursery() as nursery:
         scopes = [await nursery.start(_hold, runtime.run) for runtime in runtimes.values()]
         try:
@@ -145,6 +151,7 @@ class _Daemon:
     instances: Instances = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
+    _held: Held = field(default_factory=Held)
     _room_change: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -195,6 +202,7 @@ class _Daemon:
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
+        serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self._offer)
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
@@ -216,6 +224,7 @@ class _Daemon:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
+        self._held.taken(peer, given.revision.name, given.revision.number)
         await self._learn(given.revision, peer)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
@@ -228,6 +237,23 @@ class _Daemon:
             details = {"log": exc.log} if exc.log else {}
             raise CallRefused(exc.code, str(exc), details) from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
+
+    async def _offer(self, peer: PeerId, request: OfferRequest) -> Offer:
+        """Say what a start would meet here."""
+        instances = self.instances
+        standing = instances.standing(request.service, request.revision)
+        before, room = 0, instances.room()
+        if not (standing.ready or standing.starting or standing.resume_s is not None):
+            room, before = self._held.offer(peer, request, room, trio.current_time())
+        images = self.node.record.images
+        return Offer(
+            room=room,
+            ahead=standing.ahead + before,
+            ready=standing.ready,
+            starting=standing.starting,
+            resume_s=standing.resume_s,
+            image=request.image is None or request.image in images,
+        )
 
     async def _learn(self, given: Revision, peer: PeerId) -> None:
         """Ask a registry about a name that is new here, so that nobody can take another's.
@@ -277,9 +303,9 @@ class _Daemon:
     async def _keep_published(self) -> None:
         while True:
             await self._room_change.wait()
+            await trio.sleep(ROOM_PERIOD_S)
             self._room_change = trio.Event()
             self._publish()
-            await trio.sleep(ROOM_PERIOD_S)
 
     def _publish(self) -> None:
         self.node.set_peer(

@@ -12,7 +12,8 @@ from overlay.allocation import AllocationRefusal
 from overlay.names import InstanceId, PeerId
 
 PARALLEL_STARTS_PER_CORE = 2
-"""A start waits for the kernel and the disk for half of its time."""
+"""On two cores 24 starts took 14 s one by one, 9 s by two, 6 to 11 s by four or eight, 9 to 10 s by
+sixteen, and each of them 0.6, 0.7, 0.9 to 1.9, 1.9 to 3.5 and 5.7 to 6.8 s."""
 
 MAX_WAIT_S = 30.0
 """Another machine, or another try, is better than waiting longer."""

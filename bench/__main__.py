@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import cold, distant, flood, many, nat, overlay, placement, up, warm
+from bench import bus, cold, distant, flood, many, nat, overlay, placement, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 from bench.sim import report as sim
@@ -19,6 +19,7 @@ ALL: dict[str, Measure] = {
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,
+    "bus": bus.measure,
     "distant": distant.measure,
     "many": many.measure,
     "overlay": overlay.measure,

@@ -12,9 +12,10 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.utils import kwargs_from_env
 
-from bench.client import ask, free_port
+from bench.client import ask
 from overlay.names import Digest
 from overlay.spec import Image
+from overlay.testing_ports import free_port
 
 IMAGE = "myxo-bench-answer"
 PORT = 8080

@@ -117,13 +117,6 @@ def ask_until_ok(url: str) -> tuple[Answer, int]:
     return answer, refused
 
 
-def free_port() -> int:
-    """Return a TCP port that is free on loopback right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
     """Return the latency of each request of a paced closed loop on one kept connection, in seconds.
 

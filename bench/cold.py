@@ -27,7 +27,7 @@ from bench.client import OK, TIMEOUT_S, Answer, AnswerFailed, ask
 from bench.command import Report, run
 from bench.crowd import Asked, ask_at_once
 from bench.netlab.errors import LabFailed
-from bench.network import Network, network, open_registrar
+from bench.network import Network, is_stocked, network, open_registrar
 from bench.registrar import Registrar
 from bench.stats import quantile, spread, table
 from bench.swarm import Swarm, open_swarm
@@ -41,19 +41,20 @@ class Plan:
 
     Attributes:
         starts: cold requests, each beside a bare start; for at most `starts_s` seconds.
-        swarms: how many of those have one of Swarm's beside them.
+        swarms: how many of those have one of Swarm's beside them, each `swarm_every`-th.
         paused: requests for what is paused; for at most `paused_s` seconds.
     """
 
     starts: int
     starts_s: float
     swarms: int
+    swarm_every: int
     paused: int
     paused_s: float
 
 
-FULL = Plan(starts=200, starts_s=330.0, swarms=15, paused=200, paused_s=90.0)
-QUICK = Plan(starts=50, starts_s=16.0, swarms=3, paused=50, paused_s=9.0)
+FULL = Plan(starts=200, starts_s=330.0, swarms=15, swarm_every=13, paused=200, paused_s=90.0)
+QUICK = Plan(starts=50, starts_s=14.0, swarms=3, swarm_every=3, paused=50, paused_s=6.0)
 
 WARM_UP = 2
 ALLOWED_FAILURES = 0.1
@@ -160,7 +161,6 @@ class _Bench:
         for name in names:
             await registrar.add(name, self._spec)
         end = trio.current_time() + plan.starts_s
-        every = max(1, plan.starts // plan.swarms)
         for i, name in enumerate(names):
             if trio.current_time() > end and i > 2 * WARM_UP:
                 break
@@ -174,9 +174,14 @@ class _Bench:
                 nursery.start_soon(trio.to_thread.run_sync, self._bare.remove)
                 await registrar.delete(name)
                 await _until_gone(self._client, name)
-            if self._swarm is not None and i % every == 0:
-                self._found.swarm.append(await trio.to_thread.run_sync(self._swarm.start))
-                await trio.to_thread.run_sync(self._swarm.remove)
+            if i % plan.swarm_every == 0 and len(self._found.swarm) < plan.swarms:
+                await self._scale()
+
+    async def _scale(self) -> None:
+        """Have Swarm start its service once."""
+        if self._swarm is not None:
+            self._found.swarm.append(await trio.to_thread.run_sync(self._swarm.start))
+            await trio.to_thread.run_sync(self._swarm.remove)
 
     async def _pair(self, name: ServiceName, *, bare_first: bool) -> tuple[float, Answer]:
         """Return the seconds of a bare start, and the answer to a cold request."""
@@ -213,12 +218,9 @@ class _Bench:
 async def _until_stocked(running: Network) -> None:
     """Wait until the allocator has its sandboxes, so that both starts are in one."""
     deadline = trio.current_time() + STOCKED_TIMEOUT_S
-    while True:
-        stock = next(d["sandboxes"] for d in await running.status() if "sandboxes" in d)
-        if not stock or stock["ready"] >= stock["wanted"] or stock["problem"]:
-            return
+    while not is_stocked(await running.status()):
         if trio.current_time() > deadline:
-            raise AnswerFailed(f"the allocator has not filled its stock of sandboxes: {stock}")
+            raise AnswerFailed("the allocator has not filled its stock of sandboxes")
         await trio.sleep(STOCKED_STEP_S)
 
 

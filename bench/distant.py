@@ -20,6 +20,7 @@ from bench.client import OK, Answer, AnswerFailed, ask
 from bench.command import Report, run
 from bench.lab_network import HUB, LabNetwork, lab_network
 from bench.netlab.plan import make_plan
+from bench.network import is_stocked
 from bench.stats import table
 from overlay.spec import ServiceSpec
 
@@ -33,6 +34,10 @@ BUDGET_S, BUDGET_QUICK_S = 40.0, 3.0
 
 WARM_UP = 1
 """The first request finds no connection to the gateway."""
+
+
+STOCKED_TIMEOUT_S = 20.0
+STOCKED_STEP_S = 0.1
 
 
 @dataclass(slots=True)
@@ -69,7 +74,7 @@ def measure(quick: bool) -> Report:
             spec = ServiceSpec(image=backend.image(client), port=backend.PORT)
             bare = Bare(client, spec, machine.inside)
             starts, budget_s = (STARTS_QUICK, BUDGET_QUICK_S) if quick else (STARTS, BUDGET_S)
-            return _report([_at(network, bare, spec, rtt, starts, budget_s) for rtt in RTTS_S])
+            return report([_at(network, bare, spec, rtt, starts, budget_s) for rtt in RTTS_S])
 
 
 def _at(
@@ -87,10 +92,11 @@ def _at(
         if number > WARM_UP and time.monotonic() > end:
             break
         bare.prepare()
+        _await_stock(network)
         url = network.url(name)
         answer = caller.inside(lambda url=url: ask(url))  # type: ignore[misc]
         if number >= WARM_UP:
-            _take(found, answer)
+            take(found, answer)
             found.bare.append(bare.start())
             bare.remove()
     network.delete(names)
@@ -99,14 +105,25 @@ def _at(
     return found
 
 
-def _take(found: Found, answer: Answer) -> None:
+def _await_stock(network: LabNetwork) -> None:
+    """Return when both starts find a sandbox."""
+    deadline = time.monotonic() + STOCKED_TIMEOUT_S
+    while not is_stocked(network.status(MACHINE)):
+        if time.monotonic() > deadline:
+            raise AnswerFailed("the allocator has not filled its stock of sandboxes")
+        time.sleep(STOCKED_STEP_S)
+
+
+def take(found: Found, answer: Answer) -> None:
+    """Take in an answer, which counts only if it waited for a start."""
     if answer.status == OK and "start" in answer.server_timing:
         found.cold.append(answer.first_byte_s)
     else:
         found.failed.append(f"{answer.status}: {answer.text}")
 
 
-def _report(found: list[Found]) -> Report:
+def report(found: list[Found]) -> Report:
+    """Return the figures of all distances."""
     figures: dict[str, Any] = {"starts": sum(len(at.cold) for at in found)}
     figures["failed"] = sum(len(at.failed) for at in found)
     figures["success"] = figures["starts"] / (figures["starts"] + figures["failed"])

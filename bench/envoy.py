@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.client import AnswerFailed, ask, free_port
+from bench.client import AnswerFailed, ask
+from overlay.testing_ports import free_port
 
 READY_TIMEOUT_S = 20.0
 

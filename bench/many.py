@@ -74,7 +74,7 @@ async def _measure(
         for name in names:
             await registrar.delete(name)
         await _until_gone(client, prefix)
-    return _report(took, empty, full)
+    return report(took, empty, full)
 
 
 async def _started(running: Network, names: list[ServiceName], budget_s: float) -> list[float]:
@@ -107,7 +107,8 @@ async def _until_gone(client: docker.APIClient, prefix: str) -> None:
         await trio.sleep(0.2)
 
 
-def _report(took: list[float], empty: Held, full: Held) -> Report:
+def report(took: list[float], empty: Held, full: Held) -> Report:
+    """Return the figures of so many starts."""
     first, last = median(took[:NEAR]), median(took[-NEAR:])
     figures: dict[str, Any] = {
         "services": len(took),

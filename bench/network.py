@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.client import free_port
 from bench.errors import NetworkFailed
 from bench.registrar import Registrar
 from myxo.status import read_status
@@ -24,6 +23,7 @@ from overlay.node import open_node
 from overlay.notify import listening
 from overlay.records import Role
 from overlay.settings import NodeSettings, read_joined_network
+from overlay.testing_ports import free_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
@@ -141,6 +141,18 @@ async def open_registrar(running: Network) -> AsyncIterator[Registrar]:
     )
     async with open_node(settings, Role.CLIENT) as node:
         yield Registrar(node, running.folder / "config" / "owner.key")
+
+
+def is_stocked(daemons: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the allocator among a machine's daemons has as many sandboxes as it is to have.
+
+    Args:
+        daemons: what each says of itself.
+    """
+    for daemon in daemons:
+        if stock := daemon.get("sandboxes"):
+            return bool(stock["ready"] >= stock["wanted"] or stock["problem"])
+    return True
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ a tenth of the places, whose neighbourhoods are full.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 
@@ -193,19 +194,25 @@ def placed(network: Network, knows: Knows, *, load: bool, rng: Random) -> Placed
     found = Placed()
     for caller, now, measured in _requests(network.size, load=load, rng=rng):
         machines.advance(now)
-        best = min(
-            (network.rtt_s(caller, m) for m, free in enumerate(machines.free) if free),
-            default=None,
-        )
-        chosen, asked = _place(network, knows, machines, caller, now, rng)
-        if not measured or best is None:
+        best = _best(network, machines, caller)
+        if best is None:
             continue
+        if not measured:  # how the room was taken is no part of what is measured
+            machines.take(best, now, now + rng.expovariate(1 / LIFE_S))
+            continue
+        chosen, asked = _place(network, knows, machines, caller, now, rng)
         found.asked.append(asked)
         if chosen is None:
             found.nowhere += 1
         else:
-            found.ratios.append(network.rtt_s(caller, chosen) / best)
+            found.ratios.append(network.rtt_s(caller, chosen) / network.rtt_s(caller, best))
     return found
+
+
+def _best(network: Network, machines: Machines, caller: int) -> int | None:
+    """Return the nearest machine that has room now."""
+    there = (machine for machine, free in enumerate(machines.free) if free)
+    return min(there, key=partial(network.rtt_s, caller), default=None)
 
 
 def _requests(size: Size, *, load: bool, rng: Random) -> Iterator[tuple[int, float, bool]]:

@@ -14,6 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,9 @@ from urllib.parse import urlsplit
 MAX_BODY_BYTES = 64 * 1024
 STACK_BYTES = 512 * 1024
 """A thread has 8 MiB otherwise, which counts against MemoryReq where a process is limited."""
+
+CHAIN = "X-Myxo-Chain"
+"""The services that a request came through; handed on, so that calls in a circle are noticed."""
 
 ASK_TIMEOUT_S = 60.0
 """Long enough for a service that has to be started first, and for those that it asks in turn."""
@@ -64,6 +68,9 @@ class Reply:
 
 Answer = Callable[[Request], Reply]
 
+_chain: ContextVar[str] = ContextVar("chain", default="")
+"""Of the request that this thread answers."""
+
 
 def as_json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> Reply:
     """Return a reply of JSON."""
@@ -91,9 +98,11 @@ def ask(service: str, path: str, value: Any = None) -> Any:
     """
     proxy = f"{os.environ.get('PROXY_IP', '127.0.0.1')}:{os.environ.get('PROXY_PORT', '4200')}"
     body = None if value is None else json.dumps(value).encode()
-    request = urllib.request.Request(
-        f"http://{proxy}/{service}{path}", body, {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json"}
+    if chain := _chain.get():
+        headers[CHAIN] = chain
+    url = f"http://{proxy}/{service}{path}"
+    request = urllib.request.Request(url, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=ASK_TIMEOUT_S) as reply:  # noqa: S310
             return json.load(reply)
@@ -121,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
+        _chain.set(self.headers.get(CHAIN, ""))
         try:
             reply = type(self).answer(self._request())
         except Refused as refused:

@@ -18,6 +18,9 @@ from overlay.passphrases import environment_line
 from overlay.settings import write_joined_network
 
 UNIT_DIR = Path("etc/systemd/system")
+DELEGATES_SUBGROUPS = 254
+"""The first systemd that starts a service in a leaf of the control group that it gives to it."""
+
 ENVIRONMENT_FILE = "myxo.env"
 """In the state directory; `overlay.passphrases.restate` knows it."""
 
@@ -78,11 +81,31 @@ Restart=always
 RestartSec=1
 TimeoutStopSec=10
 KillMode={"process" if daemon.name == "allocator" else "mixed"}
-LimitNOFILE=65536
+{_delegation(daemon)}LimitNOFILE=65536
 
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _delegation(daemon: Daemon) -> str:
+    """Return what gives an allocator a control group to divide among processes.
+
+    Without a leaf of its own for the daemon, as older systemds have none, a crashed allocator could
+    not be started again beside the instances that it left: a divided group takes no members.
+    """
+    if daemon.name != "allocator" or systemd_version() < DELEGATES_SUBGROUPS:
+        return ""
+    return "Delegate=cpu memory pids\nDelegateSubgroup=allocator\n"
+
+
+def systemd_version() -> int:
+    """Return the version of this machine's systemd; 0 if there is none."""
+    if not shutil.which("systemctl"):
+        return 0
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False)
+    number = said.stdout.split()[1:2]
+    return int(number[0]) if number and number[0].isdigit() else 0
 
 
 def _quoted(word: str) -> str:

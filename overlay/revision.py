@@ -34,7 +34,7 @@ class Revision(BaseModel):
         created_at: seconds since the epoch by the owner's clock, for people only.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     name: ServiceName
     number: int = Field(ge=1)

@@ -9,7 +9,7 @@ import base64
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from overlay.identity import Identity, verify
 from overlay.names import PeerId
@@ -39,10 +39,10 @@ Base64 = Annotated[
 class Signed(BaseModel):
     """A payload with its signer's id and signature."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     signer: PeerId
-    payload: Base64
+    payload: Base64 = Field(repr=False)
     signature: Base64
 
     def verify(self, purpose: Purpose) -> None:

@@ -52,6 +52,8 @@ class Image(BaseModel):
 class ServiceSpec(BaseModel):
     """One revision's definition of a service.
 
+    Environment and commands may hold secrets: no text that is made of a definition shows them.
+
     Attributes:
         image: for the container runtime; exactly one of `image` and `process` is set.
         process: a shell command for the process runtime.
@@ -77,13 +79,13 @@ class ServiceSpec(BaseModel):
         network: `none` leaves a container no way out but through its machine's proxy.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     image: Image | None = None
-    process: _Text | None = None
-    command: _Text | None = None
+    process: _Text | None = Field(None, repr=False)
+    command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
-    env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256)
+    env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
     constraints: Constraints = Field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,21 +11,11 @@ import trio
 
 from overlay.names import PeerId
 from overlay.revision import SignedRevision
+from overlay.testing_ports import free_ports
 from registry.store import Store
 
 OpenStore = Callable[[PeerId | None], AbstractAsyncContextManager[Store]]
 MakeRevision = Callable[..., SignedRevision]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 class EtcdProcess:

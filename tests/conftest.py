@@ -11,7 +11,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,16 +25,47 @@ from typing import NoReturn
 
 import docker
 import httpx
+import hypothesis
 import pytest
 import structlog
 from docker.errors import DockerException
 
 from overlay.notify import listening
+from overlay.testing_ports import free_port
 
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
 ETCD_READY = "serving client traffic"
 START_TIMEOUT_S = 30.0
+
+
+APART = frozenset({"bench", "bootstrap", "overlay", "proxy"})
+"""Folders whose tests meet others neither at this machine's engine nor at its well-known ports."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--half`, by which two runs beside each other do all tests; see tools/test.sh."""
+    parser.addoption(
+        "--half",
+        choices=["apart", "machine"],
+        help="only the tests on in-process or lab networks, or only those that need this machine",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the other half."""
+    half = config.getoption("--half")
+    if half is not None:
+        chosen = [item for item in items if _is_apart(item) == (half == "apart")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+
+def _is_apart(item: pytest.Item) -> bool:
+    """Whether a test is in one of those folders, or has all that it needs in namespaces."""
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    lab = folder == "e2e" and item.get_closest_marker("netns") is not None
+    return folder in APART or lab
 
 
 def pytest_configure() -> None:
@@ -44,6 +74,9 @@ def pytest_configure() -> None:
     A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
@@ -259,14 +292,6 @@ class Daemons:
                 daemon.process.kill()
                 daemon.process.wait()
                 pytest.fail(f"{daemon.log.name} did not stop:\n{daemon.printed()}")
-
-
-def free_port() -> int:
-    """Return a TCP port on 127.0.0.1 that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
 
 
 def await_line(process: subprocess.Popen[str], text: str) -> str:

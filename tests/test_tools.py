@@ -19,7 +19,9 @@ def test_a_recipe_is_explained_to_contributors(recipe: str) -> None:
     assert f"make {recipe}" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
-@pytest.mark.parametrize("script", [".ci/run", "tools/setup.sh", "tools/with-engine.sh"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", "tools/setup.sh", "tools/test.sh", "tools/with-engine.sh"]
+)
 def test_a_script_is_executable_and_well_formed(script: str) -> None:
     assert (ROOT / script).stat().st_mode & 0o111
     subprocess.run(["bash", "-n", ROOT / script], check=True)

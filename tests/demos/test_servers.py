@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +20,8 @@ DEMOS = Path(__file__).resolve().parents[2] / "demos"
 CALCULATOR = DEMOS / "calculator" / "calculatorserver" / "calculatorserver.py"
 HELLO = b"Hello, world\n"
 
+Serving = Callable[..., AbstractContextManager[str]]
+
 
 def load(path: Path) -> ModuleType:
     """Return a demo's script as a module."""
@@ -29,23 +31,6 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@contextmanager
-def serving(command: list[str]) -> Iterator[str]:
-    """Run a server on a free port and yield its URL once it accepts connections."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    process = subprocess.Popen([*command, str(port)])
-    try:
-        transport = httpx.HTTPTransport(retries=9)  # 0, 0.5, 1, 2, … s between them
-        with httpx.Client(transport=transport, timeout=10) as client:
-            client.get(f"http://127.0.0.1:{port}/")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        assert process.wait(10) == 0, "a server ends cleanly when it is told to"
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +44,13 @@ def hello_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hello(hello_program: Path) -> Iterator[str]:
+def hello(hello_program: Path, serving: Serving) -> Iterator[str]:
     with serving([str(hello_program)]) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def calculator() -> Iterator[str]:
+def calculator(serving: Serving) -> Iterator[str]:
     with serving([sys.executable, str(CALCULATOR)]) as url:
         yield url
 

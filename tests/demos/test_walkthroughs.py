@@ -1,12 +1,13 @@
 """The demos' scripts, as a new user starts them; the first is what `make demo` runs."""
 
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from overlay.testing_ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIMES = ["process", pytest.param("docker", marks=pytest.mark.docker)]
@@ -55,12 +56,3 @@ def run_demo(name: str, runtime: str, *flags: str) -> str:
     assert f"Runtime: {runtime}" in done.stdout
     assert "everything stopped in" in done.stdout
     return done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of 127.0.0.1 that were free just now."""
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports

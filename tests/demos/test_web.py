@@ -1,9 +1,14 @@
 """The web demo: what each of its services makes of a request, and the three of them together."""
 
 import re
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -61,6 +66,41 @@ def test_each_hop_says_how_near_it_must_be() -> None:
     soft = [spec["soft_rtt_ms"] for spec in specs]
     assert soft == sorted(set(soft)), "the front is nearest to whoever asks"
     assert all(spec["hard_rtt_ms"] >= spec["soft_rtt_ms"] for spec in specs)
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Notes the chain that a request says it came through, and answers with no rows."""
+
+    chains: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.chains.append(self.headers.get("X-Myxo-Chain"))
+        body = b'{"rows": [], "by": []}'
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_service_hands_on_the_chain_of_its_request_and_no_other(
+    serving: Callable[..., AbstractContextManager[str]],
+) -> None:
+    api = [sys.executable, "-m", "demos.web.api.server"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        place = {"PROXY_IP": "127.0.0.1", "PROXY_PORT": str(proxy.server_port)}
+        try:
+            with serving(api, **place) as url, httpx.Client(base_url=url, timeout=60) as client:
+                for headers in ({"X-Myxo-Chain": "web-front"}, {}):
+                    assert client.get("/sightings", headers=headers).status_code == HTTPStatus.OK
+        finally:
+            proxy.shutdown()
+            thread.join()
+    assert Proxy.chains == ["web-front", None]
 
 
 # the three together; the tests follow each other on one network

@@ -32,7 +32,8 @@ from overlay.notify import listening
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 40.0
 COMMAND_TIMEOUT_S = 60.0
-_numbers = itertools.count(os.getpid() % 4096)
+_names = (f"mx{os.getpid()}-{n}" for n in itertools.count())
+"""Of namespaces, which all runs on this machine share."""
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Host:
 def lan() -> Iterator["Lan"]:
     """Hosts on one Ethernet; `lan.host()` plugs in the next one."""
     with tempfile.TemporaryDirectory(prefix="myxo-lan-") as folder:
-        network = Lan(next(_numbers), Path(folder))
+        network = Lan(next(_names), Path(folder))
         try:
             network.create()
             yield network
@@ -160,14 +161,14 @@ def lab() -> Iterator[MakeLab]:
 class Lan:
     """A bridge with hosts on it."""
 
-    number: int
+    name: str
     folder: Path
     hosts: list[Host] = field(default_factory=list)
 
     @property
     def switch(self) -> str:
         """The namespace with the bridge; in one of its own no firewall of this machine sees it."""
-        return f"mx{self.number}-switch"
+        return f"{self.name}-switch"
 
     def create(self) -> None:
         """Make the bridge."""
@@ -178,7 +179,7 @@ class Lan:
     def host(self) -> Host:
         """Plug in another host."""
         position = len(self.hosts) + 1
-        name, port = f"mx{self.number}-{position}", f"port{position}"
+        name, port = f"{self.name}-{position}", f"port{position}"
         folder = self.folder / str(position)
         folder.mkdir()
         host = Host(name, f"10.77.0.{position}", folder, (self.switch, port))

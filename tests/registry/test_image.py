@@ -15,6 +15,7 @@ import docker.errors
 import pytest
 from docker.utils import kwargs_from_env
 
+from overlay.testing_ports import free_ports
 from registry.conf import DockerConf
 from registry.docker import Engine, registry_of
 from registry.errors import (
@@ -25,7 +26,6 @@ from registry.errors import (
     PushFailed,
 )
 from registry.image import build_image, repository_of, service_port, stock_image
-from registry.testing import free_ports
 
 SERVER = "#!/bin/sh\nexec httpd -f -p $1 -h /app\n"
 

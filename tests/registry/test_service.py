@@ -33,11 +33,12 @@ from overlay.registry_messages import (
 from overlay.revision import SignedRevision
 from overlay.settings import NodeSettings
 from overlay.signed import Signed
+from overlay.testing_ports import free_ports
 from registry.client import RegistryClient, next_revision
 from registry.errors import StoreMisused, StoreUnavailable
 from registry.service import run
 from registry.settings import RegistrySettings
-from registry.testing import EtcdProcess, MakeRevision, free_ports
+from registry.testing import EtcdProcess, MakeRevision
 
 HELLO = ServiceName("hello")
 LOOPBACK = "127.0.0.1:0"
@@ -168,7 +169,7 @@ async def test_a_name_newer_than_the_replica_is_asked_for_once_for_all(
         assert gets == 1
         with pytest.raises(UnknownService) as unknown:
             await definitions.resolve(ServiceName("helo"))
-        assert unknown.value.near == [HELLO]
+        assert list(unknown.value.near) == [HELLO]
 
 
 async def test_refusals_carry_their_reason(

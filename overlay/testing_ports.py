@@ -1,0 +1,41 @@
+"""Ports for what a test starts in a moment: free now, and given to nobody else meanwhile.
+
+Who asks the system for any port and gives it back to tell it to somebody else must hope that the
+system gives it to no third one in between, which on a busy machine it does now and then. So these
+come from below the range that Linux gives from, and below that of the process runtime.
+"""
+
+import secrets
+import socket
+from contextlib import suppress
+
+PORTS = range(10_000, 20_000)
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens now, neither by TCP nor by UDP."""
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many different ones."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = secrets.choice(PORTS)
+        if _is_free(port):
+            found.add(port)
+    return list(found)
+
+
+def _is_free(port: int) -> bool:
+    with (
+        suppress(OSError),
+        socket.socket() as stream,
+        socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+    ):
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stream.bind(("", port))
+        datagrams.bind(("", port))
+        return True
+    return False
