@@ -108,7 +108,7 @@ def _asking(network: LabNetwork) -> Iterator[Ride]:
             try:
                 _ask(network, ride)
             except (OSError, HTTPException) as exc:
-                ride.failures.append(repr(exc))
+                ride.failures.append(str(exc))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -126,9 +126,9 @@ def _ask(network: LabNetwork, ride: Ride) -> None:
         began = time.perf_counter()
         connection.request("GET", f"/{SERVICE}/")
         with connection.getresponse() as answer:
-            answer.read()
+            text = answer.read().decode(errors="replace")
             if answer.status != OK:
-                raise HTTPException(f"answered {answer.status}")
+                raise HTTPException(f"{answer.status}: {text}")
             ride.place = answer.headers["Host-Name"]
         ride.latencies_s.append(time.perf_counter() - began)
 
@@ -153,7 +153,9 @@ def report(switches: list[float | None], ride: Ride) -> Report:
         ["a request, ms: p50", f"{figures['latency_p50_ms']:.1f}"],
         ["p99", f"{figures['latency_p99_ms']:.1f}"],
     ]
-    return Report(figures, table(["a bus between two machines, 1 and 10 ms away", ""], rows))
+    text = table(["a bus between two machines, 1 and 10 ms away", ""], rows)
+    said = f"\n\nthe last that failed: {ride.failures[-1].strip()}" if ride.failures else ""
+    return Report(figures, text + said)
 
 
 if __name__ == "__main__":
