@@ -2,9 +2,10 @@
 
 The pipeline of a bus that PhysarumSM showed. A proxy rides on the bus; two machines stand at its
 way, one at 1 ms, the other at 9 ms (RTT). The service has a soft limit of 5 ms and a hard one of
-10 ms, so that there is always a machine that may serve it. Again and again the near machine becomes the far one and the other way round, while the proxy
-is asked all the time; the answers name the machine that they come from. The switch is timed from
-the change of the links, which is also the breach of the soft limit.
+10 ms, so that there is always a machine that may serve it. Again and again the near machine becomes
+the far one and the other way round, while the proxy is asked all the time; the answers name the
+machine that they come from. The switch is timed from the change of the links, which is also the
+breach of the soft limit.
 """
 
 import threading
