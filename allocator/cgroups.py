@@ -37,6 +37,10 @@ REMOVE_LOOKS = 50
 REMOVE_LOOK_S = 0.01
 """A killed process leaves its group a moment after it was reaped."""
 
+FREEZE_LOOKS = 200
+FREEZE_LOOK_S = 0.001
+"""A process freezes as it leaves the kernel; one that waits for a disk may take some time to."""
+
 _PREFIX = "myxo-"
 _ROOT = "0::"
 _SYSTEMD = Path("/run/systemd/system")
@@ -93,6 +97,34 @@ class Cgroups:
         """Kill every process of an instance; nothing happens if there is none."""
         with contextlib.suppress(OSError):
             (self.of(instance) / "cgroup.kill").write_text("1")
+
+    def can_freeze(self, instance: InstanceId) -> bool:
+        """Return whether an instance is in a group of its own that the kernel can freeze."""
+        return (self.of(instance) / "cgroup.freeze").exists()
+
+    def freeze(self, instance: InstanceId) -> bool:
+        """Freeze all of an instance; return whether it is, and undo it else. Blocks for a moment.
+
+        Raises:
+            OSError: it is in no such group.
+        """
+        group = self.of(instance)
+        (group / "cgroup.freeze").write_text("1")
+        for _ in range(FREEZE_LOOKS):
+            if _counter(group / "cgroup.events", "frozen"):
+                return True
+            time.sleep(FREEZE_LOOK_S)
+        self.thaw(instance)
+        return False
+
+    def thaw(self, instance: InstanceId) -> None:
+        """Let an instance run on; nothing happens if it is not frozen."""
+        with contextlib.suppress(OSError):
+            (self.of(instance) / "cgroup.freeze").write_text("0")
+
+    def is_frozen(self, instance: InstanceId) -> bool:
+        """Return whether an instance is frozen."""
+        return _counter(self.of(instance) / "cgroup.events", "frozen") > 0
 
     def oom_killed(self, instance: InstanceId) -> bool:
         """Return whether the kernel ended a process of the instance for its memory.

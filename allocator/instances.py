@@ -51,10 +51,11 @@ from allocator.readiness import wait_ready
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
 from allocator.standby import Bounds
+from allocator.standing import Standing, standing
 from allocator.turns import PARALLEL_STARTS_PER_CORE, Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
-from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
@@ -423,9 +424,17 @@ class Instances:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
 
+    def standing(self, service: ServiceName, revision: int) -> Standing:
+        """Return what a start of a service would meet here."""
+        return standing(self._instances.values(), service, revision, self._life.resume_s)
+
     def room(self) -> Room:
         """Return what is left."""
         return self._ledger.room()
+
+    def images(self) -> set[Digest]:
+        """Return the images that instances run from, or are about to."""
+        return {i.spec.image.config_digest for i in self._all() if i.spec.image is not None}
 
     def status(self) -> dict[str, Any]:
         """Return what is here, what rests, what failed and what went, as JSON-ready values."""

@@ -15,6 +15,7 @@ from allocator.errors import AllocatorError
 from allocator.instances import Instances
 from allocator.keeping import Duty, Holding, duty, is_short, ranked
 from allocator.resting import Kept
+from overlay.labels import unmet
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState, PeerRecord
 from overlay.revision import SignedRevision
@@ -181,4 +182,5 @@ def could_run(record: PeerRecord, spec: ServiceSpec) -> bool:
         and room.instances > 0
         and room.cpu_millicores >= spec.cpu_millicores
         and room.memory_mib >= spec.memory_mib
+        and next(unmet(spec.constraints, record.called), None) is None
     )

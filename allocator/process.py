@@ -217,15 +217,42 @@ class ProcessRuntime:
         return f"{LOOPBACK}:{process.launch.port}"
 
     async def pause(self, instance: InstanceId) -> None:
-        """Stop every process of the instance.
+        """Freeze the instance's group, or stop each of its processes where it has none."""
+        process = self._processes.get(instance)
+        if process is None or process.pidfd is None or process.ended.is_set():
+            raise Unpausable(f"{instance} does not run")
+        if self._cgroups is not None and self._cgroups.can_freeze(instance):
+            await self._freeze(self._cgroups, instance)
+        else:
+            await self._stop_all(process)
+
+    async def resume(self, instance: InstanceId) -> None:
+        """Thaw, or continue what was stopped: there is no more than that to be looked for."""
+        process = self._processes.get(instance)
+        if process is None or process.ended.is_set():
+            raise LaunchFailed(f"{instance} does not run")
+        await trio.lowlevel.checkpoint()
+        if self._cgroups is not None:
+            self._cgroups.thaw(instance)
+        tell_each(process.stopped, signal.SIGCONT)
+        process.stopped = ()
+
+    @staticmethod
+    async def _freeze(cgroups: Cgroups, instance: InstanceId) -> None:
+        try:
+            frozen = await trio.to_thread.run_sync(cgroups.freeze, instance)
+        except OSError as exc:
+            raise Unpausable(f"the group of {instance} cannot be frozen: {exc}") from exc
+        if not frozen:
+            raise Unpausable(f"a process of {instance} does not freeze")
+
+    async def _stop_all(self, process: _Process) -> None:
+        """Stop every process of the instance by a signal.
 
         A stop takes effect a moment after the signal, and until then a process may start another
         one. So whoever is found running is signalled again until a look finds all stopped; then
         nobody is left to start anything.
         """
-        process = self._processes.get(instance)
-        if process is None or process.pidfd is None or process.ended.is_set():
-            raise Unpausable(f"{instance} does not run")
         for _ in range(STOP_LOOKS):
             found = await self._members(process)
             running = [key for key in found if not is_stopped(key)]
@@ -235,16 +262,7 @@ class ProcessRuntime:
             tell_each(running, signal.SIGSTOP)
             await trio.sleep(STOP_LOOK_S)
         tell_each(await self._members(process), signal.SIGCONT)
-        raise Unpausable(f"a process of {instance} does not stop")
-
-    async def resume(self, instance: InstanceId) -> None:
-        """Continue what was stopped; there can be no more than that, so nobody is looked for."""
-        process = self._processes.get(instance)
-        if process is None or process.ended.is_set():
-            raise LaunchFailed(f"{instance} does not run")
-        await trio.lowlevel.checkpoint()
-        tell_each(process.stopped, signal.SIGCONT)
-        process.stopped = ()
+        raise Unpausable(f"a process of {process.launch.id} does not stop")
 
     async def memory_mib(self, instance: InstanceId) -> int:
         """Return what all processes of the instance use."""
@@ -298,7 +316,8 @@ class ProcessRuntime:
                 continue
             process.stopped = await self._still_stopped(process)
             self._watch(process)
-            found.append(_running(state, paused=bool(process.stopped)))
+            frozen = self._cgroups is not None and self._cgroups.is_frozen(state.id)
+            found.append(_running(state, paused=frozen or bool(process.stopped)))
         return found
 
     def _spawn(self, process: _Process) -> int:
@@ -367,7 +386,9 @@ class ProcessRuntime:
         if runs and grace_s > 0:
             found = await self._members(process)
             tell_each(found, signal.SIGTERM)
-            tell_each(found, signal.SIGCONT)  # one that is stopped hears nothing
+            tell_each(found, signal.SIGCONT)  # one that is stopped or frozen hears nothing
+            if self._cgroups is not None:
+                self._cgroups.thaw(state.id)
             with trio.move_on_after(grace_s):
                 await process.ended.wait()
         with trio.move_on_after(KILL_TIMEOUT_S):

@@ -27,7 +27,7 @@ from bench.client import OK, TIMEOUT_S, Answer, AnswerFailed, ask
 from bench.command import Report, run
 from bench.crowd import Asked, ask_at_once
 from bench.netlab.errors import LabFailed
-from bench.network import Network, network, open_registrar
+from bench.network import Network, is_stocked, network, open_registrar
 from bench.registrar import Registrar
 from bench.stats import quantile, spread, table
 from bench.swarm import Swarm, open_swarm
@@ -218,12 +218,9 @@ class _Bench:
 async def _until_stocked(running: Network) -> None:
     """Wait until the allocator has its sandboxes, so that both starts are in one."""
     deadline = trio.current_time() + STOCKED_TIMEOUT_S
-    while True:
-        stock = next(d["sandboxes"] for d in await running.status() if "sandboxes" in d)
-        if not stock or stock["ready"] >= stock["wanted"] or stock["problem"]:
-            return
+    while not is_stocked(await running.status()):
         if trio.current_time() > deadline:
-            raise AnswerFailed(f"the allocator has not filled its stock of sandboxes: {stock}")
+            raise AnswerFailed("the allocator has not filled its stock of sandboxes")
         await trio.sleep(STOCKED_STEP_S)
 
 

@@ -20,6 +20,7 @@ from bench.client import OK, Answer, AnswerFailed, ask
 from bench.command import Report, run
 from bench.lab_network import HUB, LabNetwork, lab_network
 from bench.netlab.plan import make_plan
+from bench.network import is_stocked
 from bench.stats import table
 from overlay.spec import ServiceSpec
 
@@ -33,6 +34,10 @@ BUDGET_S, BUDGET_QUICK_S = 40.0, 3.0
 
 WARM_UP = 1
 """The first request finds no connection to the gateway."""
+
+
+STOCKED_TIMEOUT_S = 20.0
+STOCKED_STEP_S = 0.1
 
 
 @dataclass(slots=True)
@@ -87,6 +92,7 @@ def _at(
         if number > WARM_UP and time.monotonic() > end:
             break
         bare.prepare()
+        _await_stock(network)
         url = network.url(name)
         answer = caller.inside(lambda url=url: ask(url))  # type: ignore[misc]
         if number >= WARM_UP:
@@ -97,6 +103,15 @@ def _at(
     if not found.cold:
         raise AnswerFailed(f"no cold start at {rtt_s * 1000:.0f} ms: {found.failed[-1]}")
     return found
+
+
+def _await_stock(network: LabNetwork) -> None:
+    """Return when both starts find a sandbox."""
+    deadline = time.monotonic() + STOCKED_TIMEOUT_S
+    while not is_stocked(network.status(MACHINE)):
+        if time.monotonic() > deadline:
+            raise AnswerFailed("the allocator has not filled its stock of sandboxes")
+        time.sleep(STOCKED_STEP_S)
 
 
 def take(found: Found, answer: Answer) -> None:

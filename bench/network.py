@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,18 @@ async def open_registrar(running: Network) -> AsyncIterator[Registrar]:
     )
     async with open_node(settings, Role.CLIENT) as node:
         yield Registrar(node, running.folder / "config" / "owner.key")
+
+
+def is_stocked(daemons: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the allocator among a machine's daemons has as many sandboxes as it is to have.
+
+    Args:
+        daemons: what each says of itself.
+    """
+    for daemon in daemons:
+        if stock := daemon.get("sandboxes"):
+            return bool(stock["ready"] >= stock["wanted"] or stock["problem"])
+    return True
 
 
 def _environment(folder: Path) -> dict[str, str]:

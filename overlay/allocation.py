@@ -6,12 +6,17 @@ discovery.
 """
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from overlay.names import Digest, ServiceName
+from overlay.records import Room
 from overlay.signed import Signed
+from overlay.spec import MOST
 
 ALLOCATE_PROTOCOL = "/myxo/allocate/1.0.0"
+OFFER_PROTOCOL = "/myxo/offer/1.0.0"
 
 
 class AllocationRefusal(StrEnum):
@@ -28,6 +33,47 @@ class AllocationRefusal(StrEnum):
     FAILED = "failed"
     DRAINING = "draining"
     BUSY = "busy"
+
+
+class OfferRequest(BaseModel):
+    """What would a start of this cost with you? Nothing is begun by asking.
+
+    What it needs is said and not shown: an offer binds nobody, and the start itself carries the
+    signed revision.
+
+    Attributes:
+        image: its config digest, where it is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    service: Annotated[ServiceName, StringConstraints(max_length=63)]
+    revision: int = Field(ge=1)
+    cpu_millicores: int = Field(0, ge=0, le=MOST)
+    memory_mib: int = Field(0, ge=0, le=MOST)
+    image: Digest | None = None
+
+
+class Offer(BaseModel):
+    """What an allocator has this moment.
+
+    Attributes:
+        room: not reserved, and not offered to others a moment ago.
+        ahead: starts under way or waiting here, and offers that may become some.
+        ready: an instance with room is there.
+        starting: one is being started.
+        resume_s: seconds until a paused one would answer; None: there is none.
+        image: the image is there, or none is needed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    room: Room
+    ahead: int = Field(0, ge=0, le=MOST)
+    ready: bool = False
+    starting: bool = False
+    resume_s: float | None = Field(None, ge=0, le=3600, allow_inf_nan=False)
+    image: bool = True
 
 
 class AllocateRequest(BaseModel):

@@ -8,6 +8,7 @@ none tells anything about another. An open network runs the same code with a pub
 import hashlib
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -50,8 +51,12 @@ class NetworkKeys:
         return self.psk is None
 
 
+@lru_cache(maxsize=8)
 def network_keys(passphrase: str | None) -> NetworkKeys:
-    """Return the keys of the network with this passphrase; None or empty means an open network."""
+    """Return the keys of the network with this passphrase; None or empty means an open network.
+
+    Made once in a process for each passphrase, since that takes a tenth of a second of a core.
+    """
     master = hashlib.scrypt(
         (passphrase or _OPEN_NETWORK).encode(),
         salt=_SALT,

@@ -20,7 +20,7 @@ from overlay.view import InstanceView, View
 from proxy.decisions import Decision, Decisions, Event, Failure, Plan, Waited
 from proxy.limits import RttLimits, limits_of
 from proxy.placement import Ranking
-from proxy.selection import Candidate, expected_latency_s, has_room, rtt_s
+from proxy.selection import Candidate, expected_latency_s, feasible, has_room, rtt_s
 from proxy.starting import Starter
 from proxy.upstreams import Upstreams
 
@@ -143,7 +143,7 @@ class Explainer:
             "service": name,
             "revision": number,
             "limits": _limits(limits),
-            "usable": sum(row["objection"] == "" for row in rows),
+            "usable": len(feasible(candidates, revision=number, limits=limits)),
             "candidates": rows,
             "ranking": self._ranking(self._starter.ranking(revision, limits)),
         }

@@ -20,13 +20,13 @@ Pure: the view in, candidates in order and reasons out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from overlay.labels import unmet
 from overlay.membership import MemberState
 from overlay.names import PeerId
 from overlay.records import InstanceState, PeerRecord, Room
-from overlay.spec import ServiceSpec
+from overlay.spec import Image, ServiceSpec
 from overlay.view import InstanceView, PeerView
 from proxy.limits import UNKNOWN_RTT_S, RttLimits
 
@@ -41,10 +41,11 @@ RESUME_S = 0.02
 """From paused to the first byte, as measured; used where the allocator does not say."""
 
 FETCH_S = 10.0
-"""An image of some 100 MB over 100 Mbit/s; used until one was observed."""
+"""An image of some 100 MB over 100 Mbit/s; used until one was observed, and for one whose revision
+does not say how large it is."""
 
-NOWHERE_S = 60.0
-"""An image in no registry and not listed: it is probably not there. Worth asking, last of all."""
+FETCH_RATE = 10e6
+"""Bytes a second: an image comes from a machine that has it, or a registry, over such a line."""
 
 CROWDED_S = 0.05
 """What a machine that is full costs more than one with much room: neighbours slow a service down,
@@ -182,6 +183,17 @@ def survey(instances: Iterable[InstanceView], revision: int) -> dict[PeerId, The
     return found
 
 
+def offered(
+    cost: Cost, spec: ServiceSpec, there: There, room: Room, times: Times, *, image: bool
+) -> Cost:
+    """Return a machine's cost anew by what it says of itself this moment."""
+    return replace(
+        cost,
+        start_s=_start_s(spec, there, times, image=image),
+        room_s=0.0 if there.starting else _room_s(room, spec),
+    )
+
+
 def rtt_s(allocator: PeerView) -> float:
     """Return the RTT to plan with: an estimate counts with its error, none with the worst."""
     distance = allocator.distance
@@ -239,7 +251,7 @@ def _cost(
     joins = there.starting and _within_soft(allocator, limits)
     return Cost(
         rtt_s=REQUESTS * rtt_s(allocator),
-        start_s=_start_s(record, spec, there, times),
+        start_s=_start_s(spec, there, times, image=_lists_image(record, spec)),
         room_s=0.0 if there.starting else _room_s(record.room, spec),
         spread_s=0.0 if there.starting else SPREAD_S * min(there.instances, MOST_SPREAD),
         duplicate_s=DUPLICATE_S if shared and not joins else 0.0,
@@ -258,15 +270,24 @@ def _within_soft(allocator: PeerView, limits: RttLimits) -> bool:
     return allocator.rtt_s is not None and allocator.rtt_s <= limits.soft_s
 
 
-def _start_s(record: PeerRecord, spec: ServiceSpec, there: There, times: Times) -> float:
+def _lists_image(record: PeerRecord, spec: ServiceSpec) -> bool:
+    return spec.image is None or spec.image.config_digest in record.images
+
+
+def _start_s(spec: ServiceSpec, there: There, times: Times, *, image: bool) -> float:
     """Return the seconds until an instance would answer there."""
     if there.resume_s is not None:
         return there.resume_s
     if there.starting:
         return times.start_s / 2  # on average half of it is over
-    if spec.image is None or spec.image.config_digest in record.images:
+    if image or spec.image is None:
         return times.start_s
-    return times.start_s + (NOWHERE_S if spec.image.repo_digest is None else times.fetch_s)
+    return times.start_s + _fetch_s(spec.image, times)
+
+
+def _fetch_s(image: Image, times: Times) -> float:
+    """Return the seconds until an image is there: by its size if that is known, else as usual."""
+    return times.fetch_s if image.size_bytes is None else image.size_bytes / FETCH_RATE
 
 
 def _room_s(room: Room | None, spec: ServiceSpec) -> float:

@@ -112,8 +112,8 @@ class _Server:
         self._connections: trio.Nursery | None = None
         self._stopping = trio.Event()
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(node.view, node.calls, nursery, node.take, self._crowd.news)
-        random = Random()  # noqa: S311  (draws among equal instances, hides nothing)
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        starter = Starter(node.view, node.calls, nursery, node.take, random, self._crowd.news)
         self._forwarder = Forwarder(
             node.view,
             definitions,

@@ -8,8 +8,9 @@ and only when all are gone the question is taken back, for the allocator to drop
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
 from textwrap import indent
 
 import structlog
@@ -38,8 +39,10 @@ from proxy.errors import (
     ServiceUnknown,
 )
 from proxy.limits import RttLimits
+from proxy.offers import contenders, in_words, order
 from proxy.placement import Ranking, Site, rank, survey
 from proxy.start_times import StartTimes
+from proxy.tender import invite
 
 MAX_ALLOCATORS_ASKED = 8
 """Each refusal costs a round trip; after the eight best the answer is no."""
@@ -118,6 +121,7 @@ class Starter:
         calls: makes the allocate calls.
         nursery: outlives the requests.
         apply: takes an instance's signed record into the view.
+        random: draws whom to ask among equal machines.
         landed: told when a start of a service has ended, whatever came of it.
     """
 
@@ -127,8 +131,10 @@ class Starter:
         calls: Caller,
         nursery: trio.Nursery,
         apply: Callable[[Signed], None],
+        random: Random,
         landed: Callable[[ServiceName], None] = lambda _: None,
     ) -> None:
+        self._random = random
         self._landed = landed
         self._view = view
         self._calls = calls
@@ -204,7 +210,7 @@ class Starter:
         revision, plan = asking.revision, asking.plan
         name, spec = revision.revision.name, _spec_of(revision)
         plan.ranking = self.ranking(revision, asking.limits)
-        sites = [s for s in plan.ranking.sites if asking.accept is None or asking.accept(s)]
+        sites = await self._in_order(asking, plan.ranking, spec)
         for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
             host = allocator.record.host
@@ -223,6 +229,20 @@ class Starter:
                 plan.chosen = allocator.peer_id
                 return started
         raise NothingFeasible(name, [*plan.ranking.excluded, *plan.refused])
+
+    async def _in_order(
+        self, asking: "_Asking", ranking: Ranking, spec: ServiceSpec
+    ) -> Sequence[Site]:
+        """Return the machines to ask for a start, by their offers where several are as good."""
+        if asking.accept is not None:
+            ranking = replace(ranking, sites=tuple(s for s in ranking.sites if asking.accept(s)))
+        asked = contenders(ranking, self._random)
+        if not asked:
+            return ranking.sites
+        times = self._times.of(asking.revision.revision.name)
+        offers = await invite(self._calls, asked, asking.revision, spec, times)
+        asking.plan.offers = {peer: in_words(offer) for peer, offer in offers.items()}
+        return order(ranking, {s.allocator.peer_id for s in asked}, offers, spec, times)
 
     async def _ask(
         self, allocator: PeerView, request: AllocateRequest, spec: ServiceSpec

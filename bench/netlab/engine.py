@@ -88,6 +88,10 @@ class Engine:
         self._await_answer(process, log)
         return process
 
+    def thaw(self) -> None:
+        """Let what is paused go on: a frozen process does not end, not even when it is killed."""
+        thaw(self.cgroup)
+
     def forget(self) -> None:
         """Remove what the engine of a host that is off has left in the kernel."""
         remove_cgroups(self.cgroup)
@@ -112,8 +116,18 @@ class Engine:
         return False
 
 
+def thaw(name: str) -> None:
+    """Let go on what is frozen in the control group `name` and below."""
+    for file, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        for top in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
+            for path in top.rglob(file):
+                with suppress(OSError):  # it was removed meanwhile
+                    path.write_text(word)
+
+
 def remove_cgroups(name: str) -> None:
-    """Remove the control group `name`, which no process is in, from each hierarchy."""
+    """Remove the control group `name`, which only dead processes are in, from each hierarchy."""
+    thaw(name)
     for top in CGROUPS.glob(f"*/{name}"):
         for folder, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):  # one that is busy says so at the next `clean` again

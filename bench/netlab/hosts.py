@@ -20,7 +20,7 @@ from overlay.notify import listening
 T = TypeVar("T")
 
 COMMAND_TIMEOUT_S = 60.0
-READY_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 90.0
 
 COMMANDS = Path(sys.executable).parent
 """Where the commands of this installation are; first on the path of every host."""
@@ -264,7 +264,7 @@ class Host:
             LabFailed: its processes do not end.
         """
         for namespaces in self.held:
-            namespaces.end(self._started)
+            namespaces.end(self._started, killed=self._thaw)
         for process in (*self._started, *self._holders):
             process.wait()
         self.held = ()
@@ -272,6 +272,10 @@ class Host:
         self._holders.clear()
         if self._engine:
             self._engine.forget()
+
+    def _thaw(self) -> None:
+        if self._engine:
+            self._engine.thaw()
 
     def reboot(self, *, away_s: float = 0.0) -> None:
         """Pull the plug and put it back after `away_s` seconds; its home router's, too, if any."""

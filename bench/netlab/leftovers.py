@@ -37,9 +37,9 @@ def _clean_folder(folder: Path) -> list[str]:
     known = state.read(folder)
     if known.router.alive if known else _age_s(folder) < MAKING_S:
         return []
-    for held in known.held.values() if known else ():
+    for name, held in known.held.items() if known else ():
         for namespaces in held:
-            namespaces.end()
+            namespaces.end(killed=Engine(folder / name / "engine").thaw)
     shutil.rmtree(folder, ignore_errors=True)
     return [str(folder)]
 

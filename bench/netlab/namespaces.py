@@ -146,11 +146,20 @@ class Namespaces:
 
         return self.inside(make)
 
-    def end(self, started: Sequence["subprocess.Popen[bytes]"] = ()) -> None:
+    def end(
+        self,
+        started: Sequence["subprocess.Popen[bytes]"] = (),
+        *,
+        killed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Kill every process inside, as a power cut does, and return when all are gone.
 
         The first process ends when all others have been reaped, so `started`, those started with
         `popen`, are reaped here.
+
+        Args:
+            started: children of this process that are inside.
+            killed: called when all were sent the signal, before they are waited for.
 
         Raises:
             LabFailed: some are still there after `END_TIMEOUT_S`.
@@ -165,6 +174,7 @@ class Namespaces:
             for first in children(self.pid):
                 with suppress(ProcessLookupError):
                     os.kill(first, signal.SIGKILL)
+            killed()
             for child in started:
                 child.wait(END_TIMEOUT_S)
             if not select.select([holder], [], [], END_TIMEOUT_S)[0]:

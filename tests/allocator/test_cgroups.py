@@ -195,3 +195,42 @@ async def test_health_names_what_the_group_does_not_bound(tmp_path: Path) -> Non
         "the number of an instance's processes",
         "isolation",
     ]
+
+
+async def test_a_pause_freezes_even_what_left_its_session_and_its_environment(
+    tmp_path: Path, group: Path
+) -> None:
+    cgroups = real(group)
+    beat = tmp_path / "beat"
+    beating = f"while :; do date +%N > {beat}; sleep 0.005; done"
+    async with running(tmp_path / "i", cgroups) as runtime:
+        instance = await started(runtime, f"env -i setsid sh -c '{beating}' & exec sleep 1000")
+        while not beat.exists():
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await runtime.pause(instance)
+        assert cgroups.is_frozen(instance)
+        then = beat.read_bytes()
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert beat.read_bytes() == then
+        await runtime.resume(instance)
+        while beat.read_bytes() in {then, b""}:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await runtime.remove(instance, grace_s=0)
+
+
+async def test_a_frozen_instance_is_adopted_as_paused_and_hears_that_it_shall_end(
+    tmp_path: Path, group: Path
+) -> None:
+    cgroups = real(group)
+    told = tmp_path / "told"
+    async with running(tmp_path / "i", cgroups) as first:
+        command = f"trap 'echo bye > {told}; exit 0' TERM; while :; do sleep 0.01; done"
+        instance = await started(first, command)
+        await inside(cgroups, instance, 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await first.pause(instance)
+    async with running(tmp_path / "i", cgroups) as second:
+        assert [found.paused for found in await second.adopt()] == [True]
+        await second.remove(instance, grace_s=10)
+        assert told.read_text() == "bye\n"
+        assert not cgroups.of(instance).exists()

@@ -260,3 +260,11 @@ async def test_an_instance_that_requests_brought_counts(
         net.defined.add(kept(minimum))
         await trio.sleep(100)
         assert net.starts() == minimum
+
+
+async def test_only_machines_that_may_run_it_keep_it(autojump_clock: MockClock) -> None:
+    async with network("a", "b", "c") as (net, _):
+        net.defined.add(kept(2, constraints={"host": ["b"]}))
+        await trio.sleep(100)
+        assert net.machines[PeerId("b")].states() == ["ready", "ready"]
+        assert net.starts() == 2

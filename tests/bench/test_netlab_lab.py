@@ -445,3 +445,17 @@ def test_each_host_can_have_an_engine_of_its_own(lab: MakeLab, tmp_path: Path) -
     finally:
         a.power_off()
     assert list(CGROUPS.glob(f"*/{Engine(a.folder / 'engine').cgroup}")) == []
+
+
+@needs_engine
+def test_a_host_with_a_paused_container_can_be_switched_off(lab: MakeLab, tmp_path: Path) -> None:
+    (host,) = lab(hosts=[{"name": "a", "engine": True}]).hosts
+    root = tmp_path / "image.tar"
+    subprocess.run(["tar", "-C", "/bin", "-cf", root, "busybox"], check=True)
+    host.run(["docker", "import", str(root), "busybox"])
+    host.run(["docker", "run", "-d", "--name", "paused", "busybox", "/busybox", "sleep", "1000"])
+    host.run(["docker", "pause", "paused"])
+    holder = host.held[0].holder
+    host.power_off()
+    assert not holder.alive
+    assert list(CGROUPS.glob(f"*/{Engine(host.folder / 'engine').cgroup}")) == []

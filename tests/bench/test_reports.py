@@ -1,5 +1,7 @@
 """What benchmarks say of what they measured, also where there was less than planned."""
 
+from typing import Any
+
 import pytest
 
 from bench import bus, distant, many
@@ -7,6 +9,7 @@ from bench.bus import Ride
 from bench.client import Answer
 from bench.distant import Found
 from bench.many import Held
+from bench.network import is_stocked
 
 
 def test_a_cold_start_far_away_is_compared_with_two_round_trips_more() -> None:
@@ -36,3 +39,14 @@ def test_the_last_starts_are_compared_with_the_first() -> None:
     figures = many.report([0.1] * 10 + [0.2] * 10, empty, full).figures
     assert figures["last_ratio_first"] == pytest.approx(2.0)
     assert figures["kib_per_service"] == pytest.approx(2.0 / 20 * 1024)
+
+
+def test_a_stock_is_full_when_it_has_what_is_wanted_or_can_have_none() -> None:
+    def daemons(ready: int, problem: str = "") -> list[dict[str, Any]]:
+        stock = {"ready": ready, "wanted": 2, "problem": problem}
+        return [{"role": "proxy"}, {"role": "allocator", "sandboxes": stock}]
+
+    assert not is_stocked(daemons(1))
+    assert is_stocked(daemons(2))
+    assert is_stocked(daemons(0, problem="no program"))
+    assert is_stocked([{"role": "allocator", "sandboxes": {}}])

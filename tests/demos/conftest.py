@@ -10,8 +10,8 @@ import httpx
 import pytest
 import trio
 
-from bench.client import free_port
 from bench.network import Network, network
+from overlay.testing_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,6 +8,7 @@ and see each other, over the links as they were at first, when it begins.
 import http.client
 import io
 import json
+import math
 import shlex
 import socket
 import subprocess
@@ -91,6 +92,12 @@ class Machine:
             if peer["state"] in {"alive", "here"}:
                 found.setdefault(peer["host"], set()).add(peer["role"])
         return found
+
+    def rtt_s(self, host: str) -> float:
+        """Return how far its proxy measured another host's allocator to be."""
+        found = [p for p in self.daemon("proxy")["peers"] if p["host"] == host]
+        rtts = [p["measured_rtt_s"] for p in found if p["role"] == "allocator"]
+        return math.inf if not rtts or rtts[0] is None else float(rtts[0])
 
     def knows(self, service: str) -> bool:
         """Whether its proxy knows of an instance of a service."""
@@ -180,6 +187,15 @@ class Three:
             self.report,
         )
 
+    def await_distances(self) -> None:
+        """Return when h3 is near h2, and far from h1, in its proxy's eyes."""
+        h3 = self["h3"]
+        within(
+            SEEN_TIMEOUT_S,
+            lambda: h3.rtt_s("h2") < SOFT_MS / 1000 < h3.rtt_s("h1"),
+            self.report,
+        )
+
     def mend(self) -> None:
         """Switch on what is off, and have all links as they were at first."""
         self.lab.heal()
@@ -190,15 +206,17 @@ class Three:
                 machine.host.power_on()
                 machine.boot()
         self.await_whole()
+        self.await_distances()
 
     def report(self) -> str:
         """Return what each machine that is on says, for when a test fails."""
         said = []
         for machine in self.on():
-            done = machine.host.run(["myxo", "status"], check=False)
+            seen = [machine.host.run(["myxo", w], check=False) for w in ("status", "why")]
             log = max(machine.host.folder.glob("*-myxo.log"), key=lambda path: path.stat().st_mtime)
             tail = "\n".join(log.read_text().splitlines()[-20:])
-            said.append(f"--- {machine.name}\n{done.stdout}{done.stderr}\n{tail}")
+            told = "\n".join(done.stdout + done.stderr for done in seen)
+            said.append(f"--- {machine.name}\n{told}\n{tail}")
         return "\n".join(said)
 
 
@@ -348,6 +366,13 @@ def test_a_service_starts_on_the_nearest_host_with_room(three: Three) -> None:
     assert three.host_of(three["h3"].ask(service)) == "h2"
 
 
+def test_a_caller_that_is_farther_than_the_wish_gets_an_instance_of_its_own(three: Three) -> None:
+    service = three.add_near_h3("wished", NetworkSoftReq={"RTT": SOFT_MS})
+    within(SEEN_TIMEOUT_S, lambda: three.host_of(three["h1"].ask(service)) == "h1", three.report)
+    assert three.where(service) == {"h1": 1, "h2": 1}
+    assert three.host_of(three["h3"].ask(service)) == "h2"
+
+
 def test_requests_in_flight_on_a_host_that_dies_are_answered_elsewhere(three: Three) -> None:
     service = three.add_near_h3("killed")
     with ThreadPoolExecutor(2) as threads:
@@ -402,3 +427,15 @@ def _pid(machine: Machine) -> int | None:
 def _owns(machine: Machine, service: str) -> bool:
     allocators = [d for d in machine.daemons() if d["role"] == "allocator"]
     return any(i["service"] == service for d in allocators for i in d.get("own_instances", []))
+
+
+def test_traffic_follows_a_client_that_moves_without_a_failed_request(
+    three: Three, calling: Callable[[str, str], Caller]
+) -> None:
+    service = three.add_near_h3("moving", NetworkSoftReq={"RTT": SOFT_MS})
+    caller = calling("h3", service)
+    caller.await_answers_from("h2")
+    three.lab.link("h3", "h2").set(delay_s=0.06)
+    three.lab.link("h3", "h1").set(delay_s=0.002)
+    caller.await_answers_from("h1")
+    assert caller.failed() == set(), three.report()

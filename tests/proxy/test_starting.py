@@ -1,7 +1,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import trio.testing
 
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
+    OFFER_PROTOCOL,
     AllocateReply,
     AllocateRequest,
     AllocationRefusal,
+    Offer,
+    OfferRequest,
 )
 from overlay.calls import CallRefused, serve_calls
 from overlay.identity import Identity
@@ -24,6 +28,8 @@ from overlay.settings import NodeSettings
 from overlay.spec import ServiceSpec
 from proxy.errors import NeverReady, NothingFeasible
 from proxy.limits import RttLimits
+from proxy.offers import FIRST_S
+from proxy.placement import Ranking
 from proxy.starting import Started, Starter
 
 HELLO = ServiceName("hello")
@@ -44,6 +50,14 @@ class Played:
     node: Node
     answer: Answer
     asked: list[AllocateRequest] = field(default_factory=list)
+    offer: Offer | None = field(default_factory=lambda: Offer(room=ROOM))
+
+    async def offered(self, _: PeerId, request: OfferRequest) -> Offer:
+        assert request.service == HELLO
+        if self.offer is None:
+            await trio.sleep_forever()
+            raise AssertionError
+        return self.offer
 
     async def allocate(self, _: PeerId, request: AllocateRequest) -> AllocateReply:
         self.asked.append(request)
@@ -59,6 +73,15 @@ class Played:
             concurrency=5,
         )
         return AllocateReply(instance=signed, phases={"start": 0.25})
+
+
+class FarStarter(Starter):
+    """Takes the allocators of this machine for those of other machines, as far away."""
+
+    def ranking(self, revision: SignedRevision, limits: RttLimits) -> Ranking:
+        ranking = super().ranking(revision, limits)
+        sites = (replace(s, allocator=replace(s.allocator, local=False)) for s in ranking.sites)
+        return replace(ranking, sites=tuple(sites))
 
 
 @dataclass
@@ -82,7 +105,7 @@ def settings(tmp_path: Path, *bootstraps: str) -> NodeSettings:
 
 
 @asynccontextmanager
-async def field_of(tmp_path: Path, count: int) -> AsyncIterator[Field]:
+async def field_of(tmp_path: Path, count: int, *, far: bool = False) -> AsyncIterator[Field]:
     """A proxy and `count` allocators; in the proxy's order, as the first has the most room."""
     with trio.fail_after(30):
         async with AsyncExitStack() as stack:
@@ -95,7 +118,9 @@ async def field_of(tmp_path: Path, count: int) -> AsyncIterator[Field]:
             while len(proxy.view.peers(Role.ALLOCATOR)) < count:
                 await proxy.changed()
             nursery = await stack.enter_async_context(trio.open_nursery())
-            starter = Starter(proxy.view, proxy.calls, nursery, proxy.take)
+            starter = (FarStarter if far else Starter)(
+                proxy.view, proxy.calls, nursery, proxy.take, Random(1)
+            )
             yield Field(proxy, starter, nursery, played)
             nursery.cancel_scope.cancel()
 
@@ -109,6 +134,7 @@ async def played_allocator(tmp_path: Path, bootstrap: str, number: int) -> Async
         played.answer = played.ready
         made.append(played)
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, played.allocate)
+        serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, played.offered)
 
     room = ROOM.model_copy(update={"cpu_millicores": 1000 - number})
     record = {"room": room, "runtimes": ("process",), "host": f"host{number}"}
@@ -217,6 +243,30 @@ async def test_allocators_are_asked_in_turn_until_one_has_room(tmp_path: Path) -
         started = await start(ground, REVISION, NO_LIMITS)
         assert started.owner == second.node.peer_id
         assert len(first.asked) == 1
+
+
+async def test_of_machines_that_are_as_good_the_one_with_the_best_offer_is_asked(
+    tmp_path: Path,
+) -> None:
+    async with field_of(tmp_path, 2, far=True) as ground:
+        first, second = ground.allocators
+        first.offer = Offer(room=ROOM, ahead=5)
+        second.offer = Offer(room=ROOM)
+        started = await start(ground, REVISION, NO_LIMITS)
+        assert started.owner == second.node.peer_id
+        assert first.asked == []
+
+
+async def test_a_machine_that_does_not_answer_the_question_does_not_hold_up_the_start(
+    tmp_path: Path,
+) -> None:
+    async with field_of(tmp_path, 2, far=True) as ground:
+        first, second = ground.allocators
+        first.offer = None  # it is asked and says nothing
+        second.offer = Offer(room=ROOM, ready=True)
+        with trio.fail_after(FIRST_S * 10):
+            started = await start(ground, REVISION, NO_LIMITS)
+        assert started.owner == second.node.peer_id
 
 
 async def test_where_nobody_would_start_it_every_reason_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What this machine has of one service this moment, as an offer tells it. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from allocator.instance import Instance
+from allocator.lifecycle import State
+from overlay.names import ServiceName
+
+_COMING = frozenset(
+    {State.REQUESTED, State.PULLING, State.CREATING, State.STARTING, State.RESUMING}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a start would meet.
+
+    Attributes:
+        ready: an instance with room is there.
+        starting: one is on its way.
+        resume_s: until a paused one would answer, in seconds; None: there is none.
+        ahead: instances of all services that are on their way here.
+    """
+
+    ready: bool
+    starting: bool
+    resume_s: float | None
+    ahead: int
+
+
+def standing(
+    instances: Iterable[Instance], service: ServiceName, revision: int, resume_s: float
+) -> Standing:
+    """Return what `instances`, all of a machine, have of a service; resuming takes `resume_s`."""
+    everything = list(instances)
+    mine = [i for i in everything if i.key == (service, revision) and not i.unwanted]
+    rests = any(i.state in {State.PAUSING, State.PAUSED} for i in mine)
+    return Standing(
+        ready=any(i.state is State.READY and i.load < i.spec.concurrency for i in mine),
+        starting=any(i.state in _COMING for i in mine),
+        resume_s=resume_s if rests else None,
+        ahead=sum(i.state in _COMING for i in everything),
+    )
