@@ -8,7 +8,7 @@ the `docker` command; the API version is negotiated.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import docker
 import structlog
 import trio
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 
 from allocator.containers import (
     ALIVE,
@@ -37,6 +37,8 @@ from allocator.errors import (
     Unpausable,
 )
 from allocator.exits import follow_exits
+from allocator.image_engine import DockerImages
+from allocator.image_fetch import pull_pushed
 from allocator.images import follow_images
 from allocator.networks import BRIDGES, address_of, ensure_networks
 from allocator.runtime import (
@@ -93,6 +95,10 @@ class DockerRuntime:
 
     def __init__(self, ownership: Ownership, plan: SandboxPlan | None = None) -> None:
         self._ownership = ownership
+        images = DockerImages()
+        self.fetch: Callable[[Image], Awaitable[None]] = partial(
+            pull_pushed, images, told=lambda _: None
+        )
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._call)
         self._client: docker.APIClient | None = None
         self._problem = "the Docker engine was not looked for yet"
@@ -198,19 +204,8 @@ class DockerRuntime:
             raise LaunchFailed(f"the engine did not create the container: {say(exc)}") from exc
 
     async def pull(self, image: Image) -> None:
-        """Pull the image by the digest it was pushed under; see `Runtime.pull`."""
-        reference = image.repo_digest
-        if reference is None:
-            raise ImageMissing(_missing(image, "and it was pushed to no registry"))
-        log.info("image.pull", image=image.reference, digest=reference)
-        try:
-            found = await self._call(lambda client: _pull(client, reference), abandon=True)
-        except (DockerException, ImageMissing) as exc:  # also for what is no image's name
-            raise ImageMissing(_missing(image, f"and cannot be pulled: {say(exc)}")) from exc
-        if found != image.config_digest:
-            raise ImageMissing(
-                f"{reference} is {found}, not {image.config_digest}, which the service names"
-            )
+        """Fetch the image by `fetch`; see `Runtime.pull`."""
+        await self.fetch(image)
 
     async def start(self, instance: InstanceId) -> str:
         """Start the container; return its address on the bridge. See `Runtime.start`."""
@@ -470,18 +465,6 @@ def _survey(client: docker.APIClient) -> tuple[Capacity, dict[Network, str]]:
         platform=f"{about['OSType']}/{ARCHITECTURES.get(architecture, architecture)}",
     )
     return capacity, ensure_networks(client)
-
-
-def _pull(client: docker.APIClient, reference: str) -> str:
-    """Return the config digest of what was pulled."""
-    for line in _lines(client, reference):
-        if "error" in line:
-            raise ImageMissing(str(line["error"]))
-    return str(client.inspect_image(reference)["Id"])
-
-
-def _lines(client: docker.APIClient, reference: str) -> Iterator[Mapping[str, Any]]:
-    yield from client.pull(reference, stream=True, decode=True)
 
 
 def _start(client: docker.APIClient, name: str) -> str:

@@ -32,12 +32,11 @@ from overlay.http.carried import CarriedStream
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import exchange
+from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
 from overlay.http.upstream import Pool
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
-
-ACCEPTED = b"MYXO/1 OK\r\n"
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MEMBER_WAIT_S = 2.0
@@ -56,6 +55,9 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
+
+Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
+"""Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
 
 log = structlog.get_logger()
 
@@ -87,6 +89,9 @@ class Gateway:
         is_peer: whether this peer is a living member.
         members_changed: returns when that may have changed.
         metrics: counts.
+
+    Attributes:
+        own: by the beginning of a target, who answers requests that name no instance.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Gateway:
         self._is_peer = is_peer
         self._members_changed = members_changed
         self._metrics = metrics
+        self.own: dict[bytes, Answer] = {}
         self._pools: dict[InstanceId, _InstancePool] = {}
         self._connections = 0
         self._holder: trio.Nursery | None = None
@@ -181,7 +187,7 @@ class Gateway:
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
-                    await self._serve_client(ServerConnection(tls))
+                    await self._serve_client(ServerConnection(tls), self._callers[scope])
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
@@ -197,7 +203,7 @@ class Gateway:
             stranger = "this peer is no member of this network"
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
-                await self._serve_client(ServerConnection(carried))
+                await self._serve_client(ServerConnection(carried), peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above
@@ -222,7 +228,7 @@ class Gateway:
     async def _say(self, refusal: str, stream: trio.abc.SendStream) -> bool:
         """Tell the caller whether it is accepted, which is returned."""
         if not refusal:
-            await stream.send_all(ACCEPTED)
+            await stream.send_all(ACCEPT_LINE)
             return True
         self._metrics.gateway("stranger")
         log.warning("gateway.refused", reason=refusal)
@@ -237,9 +243,9 @@ class Gateway:
                 await self._members_changed()
         return "" if is_known() else stranger
 
-    async def _serve_client(self, client: ServerConnection) -> None:
+    async def _serve_client(self, client: ServerConnection, caller: str) -> None:
         try:
-            while await self._serve_request(client):
+            while await self._serve_request(client, caller):
                 pass
         except (ClientGone, ResponseCut) as exc:
             self._metrics.gateway("cut")
@@ -248,19 +254,28 @@ class Gateway:
         finally:
             await client.aclose()
 
-    async def _serve_request(self, client: ServerConnection) -> bool:
+    async def _serve_request(self, client: ServerConnection, caller: str) -> bool:
         """Serve one request; return whether there may be another."""
         try:
             head = await self._next_head(client)
             if head is None:
                 return False
-            await self._forward(client, head)
+            own = self._own(head)
+            if own is not None:
+                await own(client, head, caller)
+            else:
+                await self._forward(client, head)
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
         except InstanceGone as exc:
             await self._refuse(client, str(exc))
         return not client.must_close
+
+    def _own(self, head: RequestHead) -> Answer | None:
+        if get(head.headers, b"myxo-instance") is not None:
+            return None
+        return next((o for begin, o in self.own.items() if head.target.startswith(begin)), None)
 
     async def _next_head(self, client: ServerConnection) -> RequestHead | None:
         with trio.CancelScope() as scope:

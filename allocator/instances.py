@@ -55,7 +55,7 @@ from allocator.standing import Standing, standing
 from allocator.turns import PARALLEL_STARTS_PER_CORE, Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
-from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
@@ -431,6 +431,10 @@ class Instances:
     def room(self) -> Room:
         """Return what is left."""
         return self._ledger.room()
+
+    def images(self) -> set[Digest]:
+        """Return the images that instances run from, or are about to."""
+        return {i.spec.image.config_digest for i in self._all() if i.spec.image is not None}
 
     def status(self) -> dict[str, Any]:
         """Return what is here, what rests, what failed and what went, as JSON-ready values."""

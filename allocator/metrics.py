@@ -58,6 +58,12 @@ class AllocatorMetrics:
             "Revisions that fail again and again and are not started for a while.",
             registry=registry,
         )
+        self._images = Counter(
+            "myxo_allocator_image_bytes",
+            "Bytes of images by way: from peers, from a registry, or sent to peers.",
+            ["way"],
+            registry=registry,
+        )
         self._served = Counter(
             "myxo_allocator_gateway_requests",
             "Requests that came by the gateway, by result: served, refused or failed.",
@@ -104,6 +110,10 @@ class AllocatorMetrics:
     def crash_loops(self, count: Callable[[], int]) -> None:
         """Show what `count` returns."""
         self._crash_loops.set_function(count)
+
+    def image_bytes(self, way: str, count: int) -> None:
+        """Count bytes of images that came or went."""
+        self._images.labels(way).inc(count)
 
     def gateway(self, result: str) -> None:
         """Count a request that came by the gateway."""

@@ -8,6 +8,7 @@ takes them down from the inside out.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,11 +17,17 @@ import trio
 from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
 from allocator.allowed import allowed_keys
 from allocator.cgroups import delegated
-from allocator.containers import Ownership
+from allocator.containers import MIB, Ownership
 from allocator.docker import DockerRuntime
 from allocator.engine_containers import EngineContainers
 from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
+from allocator.image_engine import DockerImages
+from allocator.image_fetch import ImageFetcher
+from allocator.image_messages import IMAGE_PROTOCOL, LAYERS_TARGET, ImageRequest
+from allocator.image_network import ImageNetwork
+from allocator.image_shelf import Shelf
+from allocator.image_source import ImageSource
 from allocator.instances import Instances
 from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
@@ -149,6 +156,7 @@ class _Daemon:
     policy: PolicyFile
     definitions: Definitions = field(init=False)
     instances: Instances = field(init=False)
+    images: "_Images | None" = field(init=False, default=None)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
     _held: Held = field(default_factory=Held)
@@ -187,6 +195,7 @@ class _Daemon:
         node = self.node
         await nursery.start(self.definitions.run)
         await nursery.start(self.instances.run)
+        await self._start_images(nursery)
         gateway = Gateway(
             self.instances,
             node.tls,
@@ -196,6 +205,8 @@ class _Daemon:
             self.metrics,
         )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
+        if self.images is not None:
+            gateway.own[LAYERS_TARGET] = self.images.source.serve
         await nursery.start(gateway.serve, listener)
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
         node.load = self.instances.use.load
@@ -213,6 +224,16 @@ class _Daemon:
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
+    async def _start_images(self, nursery: trio.Nursery) -> None:
+        """Fetch images from peers, and hand them on, where there is an engine."""
+        docker = self.runtimes.get("docker")
+        if not isinstance(docker, DockerRuntime):
+            return
+        self.images = images = _open_images(self)
+        docker.fetch = images.fetcher.fetch
+        serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
+        nursery.start_soon(images.shelf.run)
+
     async def _allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
         """Answer an allocate call.
 
@@ -226,6 +247,8 @@ class _Daemon:
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         self._held.taken(peer, given.revision.name, given.revision.number)
         await self._learn(given.revision, peer)
+        if self.images is not None:
+            self.images.network.heard(given)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
             raise CallRefused(unmet.code, unmet.text)
@@ -355,6 +378,7 @@ class _Daemon:
                 for name, runtime in self.runtimes.items()
             ],
             "sandboxes": {} if docker is None else docker.sandboxes.status(),
+            "images": {} if self.images is None else self.images.status(),
             "policy": self.policy.status(),
             "room": room.model_dump(),
             "capacity": {
@@ -376,6 +400,46 @@ def _sandbox_plan(settings: AllocatorSettings, peer: PeerId) -> SandboxPlan:
 
 def _starts_at_once(capacity: Capacity) -> int:
     return PARALLEL_STARTS_PER_CORE * max(1, capacity.cpu_millicores // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """What has to do with images."""
+
+    network: ImageNetwork
+    shelf: Shelf
+    fetcher: ImageFetcher
+    source: ImageSource
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "fetching": self.fetcher.status(),
+            "fetched_bytes": self.shelf.held_bytes,
+            "kept_for_others_bytes": self.source.kept_bytes,
+        }
+
+
+def _open_images(daemon: _Daemon) -> _Images:
+    settings, instances, metrics = daemon.settings, daemon.instances, daemon.metrics
+    folder = settings.state_dir / "images" / daemon.node.peer_id
+    engine = DockerImages()
+    network = ImageNetwork(daemon.node, daemon.definitions)
+    shelf = Shelf(
+        engine,
+        folder / "fetched.json",
+        settings.image_disk_mib * MIB,
+        in_use=instances.images,
+        registered=network.registered,
+    )
+    fetcher = ImageFetcher(engine, network, shelf, folder / "coming", metrics.image_bytes)
+    source = ImageSource(
+        engine,
+        network.named,
+        folder / "saved",
+        settings.image_cache_mib * MIB,
+        partial(metrics.image_bytes, "sent"),
+    )
+    return _Images(network, shelf, fetcher, source)
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -53,6 +53,14 @@ class AllocatorSettings(NodeSettings):
     parallel_starts: int = Field(0, ge=0, le=64)
     """Starts that the engine is asked for at once, the others wait in turn; 0 is two a core."""
 
+    image_disk_mib: int = Field(0, ge=0)
+    """MiB that images may have which were fetched for instances; 0 is no bound. Over it those go
+    first that were used least lately; nobody else's image is ever removed."""
+
+    image_cache_mib: int = Field(2048, ge=0)
+    """MiB of disk for copies of images that other machines fetch from this one; larger ones are not
+    handed on, with 0 none is."""
+
     policy: Path | None = None
     """The operator's rules: who may have what run here. Without it `policy.toml` in the
     configuration directory, where there is one."""

@@ -64,7 +64,7 @@ class Size:
     requests: int
 
 
-FULL = Size(machines=400, callers=100, samples=300, requests=4000)
+FULL = Size(machines=400, callers=100, samples=300, requests=2000)
 QUICK = Size(machines=200, callers=50, samples=150, requests=500)
 
 

@@ -58,6 +58,7 @@ def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
         *_changing(daemons),
         _peers(daemons),
         _instances(daemons),
+        *_images(daemons),
         *_standby(daemons),
         *_crash_loops(daemons),
         *_put_away(daemons),
@@ -91,6 +92,16 @@ def merged(daemons: list[dict[str, Any]]) -> dict[str, Any]:
         "instances": best["instances"],
         "services": services,
     }
+
+
+def _images(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return which images are on their way to this machine, and how far they are."""
+    table = _table("Images that are coming", ("host", "image", "MiB", "of", "MiB/s", "from"))
+    for d in daemons:
+        for one in d.get("images", {}).get("fetching", ()):
+            mib = [f"{one[key] / 2**20:.1f}" for key in ("bytes", "total_bytes", "bytes_per_s")]
+            _add(table, d["host"], one["image"], *mib, ", ".join(map(_short, one["from"])))
+    return [table] if table.row_count else []
 
 
 def _banned(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:

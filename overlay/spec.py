@@ -39,6 +39,7 @@ class Image(BaseModel):
         config_digest: sha256 of the OCI config: the image's identity on every engine.
         repo_digest: `NAME@sha256:…` where it was pushed; None for an image that is in no registry.
         platforms: `os/architecture` it runs on.
+        size_bytes: as the engine that it was added from counts it; None where nobody counted.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,6 +48,7 @@ class Image(BaseModel):
     config_digest: Digest
     repo_digest: _Text | None = None
     platforms: tuple[str, ...] = ("linux/amd64",)
+    size_bytes: int | None = Field(None, ge=0, le=2**53)
 
 
 class ServiceSpec(BaseModel):

@@ -26,7 +26,7 @@ from overlay.labels import unmet
 from overlay.membership import MemberState
 from overlay.names import PeerId
 from overlay.records import InstanceState, PeerRecord, Room
-from overlay.spec import ServiceSpec
+from overlay.spec import Image, ServiceSpec
 from overlay.view import InstanceView, PeerView
 from proxy.limits import UNKNOWN_RTT_S, RttLimits
 
@@ -41,10 +41,11 @@ RESUME_S = 0.02
 """From paused to the first byte, as measured; used where the allocator does not say."""
 
 FETCH_S = 10.0
-"""An image of some 100 MB over 100 Mbit/s; used until one was observed."""
+"""An image of some 100 MB over 100 Mbit/s; used until one was observed, and for one whose revision
+does not say how large it is."""
 
-NOWHERE_S = 60.0
-"""An image in no registry and not listed: it is probably not there. Worth asking, last of all."""
+FETCH_RATE = 10e6
+"""Bytes a second: an image comes from a machine that has it, or a registry, over such a line."""
 
 CROWDED_S = 0.05
 """What a machine that is full costs more than one with much room: neighbours slow a service down,
@@ -281,7 +282,12 @@ def _start_s(spec: ServiceSpec, there: There, times: Times, *, image: bool) -> f
         return times.start_s / 2  # on average half of it is over
     if image or spec.image is None:
         return times.start_s
-    return times.start_s + (NOWHERE_S if spec.image.repo_digest is None else times.fetch_s)
+    return times.start_s + _fetch_s(spec.image, times)
+
+
+def _fetch_s(image: Image, times: Times) -> float:
+    """Return the seconds until an image is there: by its size if that is known, else as usual."""
+    return times.fetch_s if image.size_bytes is None else image.size_bytes / FETCH_RATE
 
 
 def _room_s(room: Room | None, spec: ServiceSpec) -> float:

@@ -2,43 +2,31 @@
 
 A road is a pool of connections and what a request needs on it. On this machine an instance is
 dialled at its own address under a use-lease from its allocator. On another machine it is reached
-through that machine's gateway: TCP with mutual TLS 1.3, where both ends compare the other's
-certificate with the pin in its signed record, and the gateway says in one line that it accepts the
-caller. Nothing is sent before that line, so a refusal is always replayable.
-
-A machine that nobody can dial, or whose gateway's port is shut, has the same carried by the
-overlay, through a relay or a punched hole; see `overlay/http/carried.py`.
+through that machine's gateway, over TLS or carried by the overlay (`overlay/http/gateway.py`).
 
 A machine whose cable is cut sends no reset, and its kernel's peers would try for a quarter of an
 hour. So what is under way to a gateway ends when membership says that its machine is dead. (A
 TCP user timeout would do that too, and would also end a connection whose reader is merely slow.)
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from overlay.addresses import is_hidden
-from overlay.errors import PeerUnreachable, SettingsInvalid
+from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
+from overlay.http.gateway import Carry, GatewayShut, carry_gateway, dial_gateway, open_tcp
 from overlay.http.head import Field
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
-from overlay.records import PeerRecord, Role
-from overlay.settings import split_address
-from overlay.tls import PeerTls, pin_of
+from overlay.records import Role
+from overlay.tls import PeerTls
 from overlay.view import InstanceView, View
 from proxy.leases import Lease, LeaseHolder
-
-CONNECT_TIMEOUT_S = 3.0
-"""TCP and TLS to a gateway take three round trips; a second each is generous."""
-
-ACCEPT_LINE = b"MYXO/1 OK\r\n"
-MAX_ACCEPT_LINE = 512
 
 POOL_IDLE = 64
 """Idle connections kept to one target; a burst above it opens more and closes them afterwards."""
@@ -46,13 +34,6 @@ POOL_IDLE = 64
 SHUT_S = 60.0
 """How long a gateway that nobody can connect to is not tried again while the overlay leads there:
 each try would cost a request the time that it takes to fail."""
-
-Carry = Callable[[PeerId], Awaitable[trio.abc.Stream]]
-"""Opens a connection to a peer's gateway over the overlay; raises `PeerUnreachable`."""
-
-
-class GatewayShut(PeerUnreachable):
-    """No connection to a gateway's address can be made; nobody there said no."""
 
 
 @dataclass(slots=True)
@@ -198,7 +179,7 @@ class Roads:
             self._nursery.start_soon(known.pool.aclose)  # the lease holds until the next wait only
 
         async def dial() -> trio.abc.Stream:
-            return await _open_tcp(lease.address, "the instance")
+            return await open_tcp(lease.address, "the instance")
 
         road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
         lease.let_go = road.pool.aclose
@@ -222,7 +203,7 @@ class Roads:
 
     def _carried_pool(self, owner: PeerId) -> Pool:
         async def dial() -> trio.abc.Stream:
-            return await _open_carried(self._carry, owner)
+            return await carry_gateway(self._carry, owner)
 
         return Pool(dial, max_idle=POOL_IDLE, max_open=MAX_CARRIED)
 
@@ -235,34 +216,18 @@ class Roads:
             if record is None:
                 raise PeerUnreachable(f"{owner} is gone")
             if trio.current_time() < try_at:
-                return await _open_carried(self._carry, owner)
+                return await carry_gateway(self._carry, owner)
             try:
-                return await self._dial_gateway(record)
+                return await dial_gateway(record, self._tls)
             except GatewayShut as shut:
                 try:
-                    stream = await _open_carried(self._carry, owner)
+                    stream = await carry_gateway(self._carry, owner)
                 except PeerUnreachable:
                     raise shut from None
             try_at = trio.current_time() + SHUT_S
             return stream
 
         return Pool(dial, max_idle=POOL_IDLE)
-
-    async def _dial_gateway(self, record: PeerRecord) -> trio.abc.Stream:
-        """Connect to a gateway at any of its addresses.
-
-        Raises:
-            GatewayShut: none of them can be connected to.
-            PeerUnreachable: it has none, or who answers there does not accept this peer.
-        """
-        failures = [PeerUnreachable(f"{record.host} has no gateway")]
-        for address in record.gateway:
-            try:
-                return await _open_gateway(address, record.certificate, self._tls)
-            except PeerUnreachable as exc:
-                failures.append(exc)
-        answered = [one for one in failures[1:] if not isinstance(one, GatewayShut)]
-        raise (answered or failures)[-1]
 
 
 def _is_there(control: str) -> bool:
@@ -276,66 +241,3 @@ def _is_there(control: str) -> bool:
 async def _run_within(scope: trio.CancelScope, holder: LeaseHolder) -> None:
     with scope:
         await holder.run()
-
-
-async def _open_tcp(address: str, what: str) -> trio.SocketStream:
-    try:
-        host, port = split_address(address, "")
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            return await trio.open_tcp_stream(host, port)
-    except (OSError, ValueError, SettingsInvalid, trio.TooSlowError) as exc:
-        raise PeerUnreachable(f"{what} at {address} cannot be reached: {exc}") from exc
-
-
-async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream:
-    try:
-        tcp = await _open_tcp(address, "the gateway")
-    except PeerUnreachable as exc:
-        raise GatewayShut(str(exc)) from exc
-    stream = trio.SSLStream(tcp, tls.client_context, https_compatible=True)
-    async with _given_up_unless_met(stream, f"the gateway at {address}"):
-        await _meet(stream, address, pin)
-    return stream
-
-
-async def _open_carried(carry: Carry, owner: PeerId) -> trio.abc.Stream:
-    with trio.move_on_after(CONNECT_TIMEOUT_S):
-        stream = await carry(owner)
-        async with _given_up_unless_met(stream, "the gateway over the overlay"):
-            await _await_word(stream, "over the overlay")
-        return stream
-    raise PeerUnreachable(f"{owner} does not answer over the overlay")
-
-
-@asynccontextmanager
-async def _given_up_unless_met(stream: trio.abc.Stream, what: str) -> AsyncIterator[None]:
-    """Close the stream if the two did not get to know each other in time."""
-    try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            yield
-    except (trio.BrokenResourceError, trio.TooSlowError) as exc:
-        await trio.aclose_forcefully(stream)
-        raise PeerUnreachable(f"{what} does not answer: {exc!r}") from exc
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-
-
-async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: str) -> None:
-    """Check who is at the other end, then wait for its word that this peer may call."""
-    await stream.do_handshake()
-    if pin_of(stream) != pin:
-        raise PeerUnreachable(f"another peer than expected answers at {address}")
-    await _await_word(stream, f"at {address}")
-
-
-async def _await_word(stream: trio.abc.ReceiveStream, where: str) -> None:
-    line = b""
-    while not line.endswith(b"\r\n"):
-        data = await stream.receive_some(MAX_ACCEPT_LINE - len(line))
-        if not data or len(line) + len(data) >= MAX_ACCEPT_LINE:
-            raise PeerUnreachable(f"the gateway {where} closed without accepting this peer")
-        line += data
-    if line != ACCEPT_LINE:
-        text = line.decode("ascii", "replace").strip()
-        raise PeerUnreachable(f"the gateway {where} refused this peer: {text}")

@@ -118,13 +118,13 @@ async def spec_of(
     return ServiceSpec(image=image, **fields)
 
 
-def where_it_can_run(image: Image) -> str | None:
-    """Return a warning where not every machine can have the image."""
+def how_it_travels(image: Image) -> str | None:
+    """Return what is to be known about an image that no registry has."""
     if image.repo_digest is not None:
         return None
     return (
-        f"{image.reference} is in no registry: the service can run only on machines whose engine "
-        "has this very image; push it to a registry to run it everywhere"
+        f"{image.reference} is in no registry: machines that need it fetch it from those that have "
+        "it; keep this one on until another has it, or push it to a registry"
     )
 
 

@@ -17,7 +17,7 @@ from overlay.names import PeerId, ServiceName, service_name
 from overlay.revision import SignedRevision
 from overlay.settings import owner_key_path
 from overlay.spec import ServiceSpec
-from registry.adding import Wanted, spec_of, wanted, where_it_can_run
+from registry.adding import Wanted, how_it_travels, spec_of, wanted
 from registry.client import RegistryClient, next_revision, open_client
 from registry.docker import Engine
 from registry.service import run
@@ -261,7 +261,7 @@ def add(
             _show(newest, json_output, f"{want.name} is unchanged at revision ")
             return
         await registry.add(signed)
-        if spec.image is not None and (warning := where_it_can_run(spec.image)):
+        if spec.image is not None and (warning := how_it_travels(spec.image)):
             _say(f"note: {warning}")
         _show(signed, json_output, f"added {want.name}: {_how(want, signed)}, revision ")
 

@@ -40,12 +40,14 @@ class LocalImage:
         repo_digests: `NAME@sha256:…` in the registries that it was pushed to or pulled from.
         platform: `os/architecture`.
         exposed: the TCP ports of its EXPOSE lines.
+        size_bytes: as the engine counts it.
     """
 
     config_digest: Digest
     repo_digests: tuple[str, ...]
     platform: str
     exposed: tuple[int, ...]
+    size_bytes: int | None = None
 
 
 class Engine:
@@ -226,6 +228,7 @@ def _inspect(client: Any, reference: str) -> LocalImage | None:
         exposed=tuple(
             int(port.partition("/")[0]) for port in ports if port.partition("/")[2] in {"", "tcp"}
         ),
+        size_bytes=found.get("Size"),
     )
 
 

@@ -117,4 +117,5 @@ def _identity(found: LocalImage, reference: str, *, pushed: bool) -> Image:
         config_digest=found.config_digest,
         repo_digest=digests[0] if pushed and digests else None,
         platforms=(found.platform,),
+        size_bytes=found.size_bytes,
     )

@@ -36,7 +36,7 @@ from overlay.testing_ports import free_port
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
 ETCD_READY = "serving client traffic"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 APART = frozenset({"bench", "bootstrap", "overlay", "proxy"})

@@ -18,7 +18,8 @@ def test_a_constant_of_the_page_has_that_value(name: str, value: str) -> None:
     if where.endswith("Knobs.lan"):
         assert getattr(Knobs.lan(), constant) == float(value)
     else:
-        assert getattr(import_module(f"overlay.{where}"), constant) == float(value)
+        module = where if where.startswith("allocator.") else f"overlay.{where}"
+        assert getattr(import_module(module), constant) == float(value)
 
 
 def test_every_knob_that_shapes_detection_is_on_the_page() -> None:

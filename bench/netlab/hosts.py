@@ -20,7 +20,7 @@ from overlay.notify import listening
 T = TypeVar("T")
 
 COMMAND_TIMEOUT_S = 60.0
-READY_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 90.0
 
 COMMANDS = Path(sys.executable).parent
 """Where the commands of this installation are; first on the path of every host."""

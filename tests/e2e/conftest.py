@@ -30,7 +30,7 @@ from bench.netlab.testing import MakeLab, labs
 from overlay.notify import listening
 
 COMMANDS = Path(sys.executable).parent
-READY_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 60.0
 _names = (f"mx{os.getpid()}-{n}" for n in itertools.count())
 """Of namespaces, which all runs on this machine share."""

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from overlay.errors import PeerUnreachable
+from overlay.http import gateway as gateway_module
 from overlay.identity import Identity
 from overlay.leases import Hello, Release, Released
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -267,7 +268,7 @@ async def test_a_carried_gateway_that_does_not_accept_is_unreachable(
 async def test_a_carried_gateway_that_says_nothing_is_given_up_in_time(
     there: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roads_module, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(gateway_module, "CONNECT_TIMEOUT_S", 0.05)
     there.overlay.line = b"MYXO"
     say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
     road = await there.roads.to(there.instance)
@@ -279,13 +280,13 @@ async def test_a_gateway_whose_port_is_shut_is_reached_over_the_overlay_and_trie
     there: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
-    opened = roads_module._open_tcp
+    opened = gateway_module.open_tcp
 
     async def note(address: str, what: str) -> trio.SocketStream:
         tried.append(address)
         return await opened(address, what)
 
-    monkeypatch.setattr(roads_module, "_open_tcp", note)
+    monkeypatch.setattr(gateway_module, "open_tcp", note)
     road = await there.roads.to(there.instance)
     for _ in range(3):
         await (await road.pool.take(fresh=True)).abort()

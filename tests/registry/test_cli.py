@@ -155,7 +155,7 @@ async def test_the_first_readmes_line_builds_and_registers(
         done = await cli("-bootstrap", cli.bootstrap, "add", "-no-push", *arguments)
         assert done.returncode == 0, done.stderr.decode()
         assert "Step 1/" in done.stderr.decode()
-        assert "only on machines" in done.stderr.decode()
+        assert "fetch it from those that have it" in done.stderr.decode()
         shown = json.loads(await cli.ok("get", "hello-world-server", "--json"))
         spec = shown["spec"]
         assert spec["image"]["reference"] == tag

@@ -1,0 +1,106 @@
+"""The layers of one image while they come: files that grow, and are checked as they do."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import AsyncIterable
+from pathlib import Path
+
+import trio
+
+from allocator.image_archive import PIECE_BYTES
+from overlay.names import Digest
+
+KEPT_S = 3600.0
+"""What came before a fetch failed is used by the next try, if that comes within an hour."""
+
+
+class LayerFiles:
+    """The folder of one image's layers.
+
+    Args:
+        folder: of this image; what an earlier try left there is used again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def whole(self, layer: Digest) -> Path | None:
+        """Return the file of a layer that is complete and was checked."""
+        path = self._path(layer, "tar")
+        return path if path.exists() else None
+
+    def discard(self, layer: Digest) -> None:
+        """Throw away what there is of a layer."""
+        self._path(layer, "part").unlink(missing_ok=True)
+
+    async def open(self, layer: Digest) -> "GrowingLayer":
+        """Return a layer's file, to go on at its end."""
+        path = self._path(layer, "part")
+        return await trio.to_thread.run_sync(GrowingLayer, path, layer)
+
+    def _path(self, layer: Digest, suffix: str) -> Path:
+        return self._folder / f"{layer.removeprefix('sha256:')}.{suffix}"
+
+    async def remove(self) -> None:
+        """Remove the folder."""
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+
+class GrowingLayer:
+    """A part of a layer on disk, and the hash of its bytes; blocks while it is made.
+
+    Attributes:
+        size_bytes: what there is.
+    """
+
+    def __init__(self, path: Path, layer: Digest) -> None:
+        self._path = path
+        self._layer = layer
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+        path.touch(mode=0o600)
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                self._take(piece)
+
+    async def extend(self, pieces: AsyncIterable[bytes]) -> None:
+        """Append what comes; what came before a failure is kept."""
+        waiting: list[bytes] = []
+        count = 0
+        try:
+            async for piece in pieces:
+                waiting.append(piece)
+                count += len(piece)
+                if count >= PIECE_BYTES:
+                    await trio.to_thread.run_sync(self._append, waiting)
+                    waiting, count = [], 0
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._append, waiting)
+
+    def complete(self) -> bool:
+        """Return whether the bytes are those that the layer is named for; then they are kept."""
+        if f"sha256:{self._hash.hexdigest()}" != self._layer:
+            return False
+        self._path.rename(self._path.with_suffix(".tar"))
+        return True
+
+    def _append(self, pieces: list[bytes]) -> None:
+        with self._path.open("ab") as file:
+            for piece in pieces:
+                file.write(piece)
+                self._take(piece)
+
+    def _take(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        self.size_bytes += len(piece)
+
+
+def remove_old(folder: Path) -> None:
+    """Remove what tries that are long over left in `folder`; blocks."""
+    oldest = time.time() - KEPT_S
+    for each in folder.iterdir() if folder.exists() else ():
+        if each.stat().st_mtime < oldest:
+            shutil.rmtree(each, ignore_errors=True)
