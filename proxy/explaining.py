@@ -4,7 +4,7 @@ Everything here runs only when somebody asks. What is shown is what was known wh
 made: the view may have changed since.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter, time
 from typing import Any
 
@@ -103,7 +103,7 @@ class Explainer:
         revision = self._definitions.get(ServiceName(about)) if about else None
         return {
             "about": about,
-            "decisions": [self._as_json(d) for d in found[:MAX_SHOWN]],
+            "decisions": [self._as_json(d) for d in _shown(found)],
             "now": None if revision is None else self._would(revision),
         }
 
@@ -208,6 +208,12 @@ class Explainer:
             ],
             "excluded": list(ranking.excluded[:MAX_CANDIDATES]),
         }
+
+
+def _shown(found: Sequence[Decision]) -> list[Decision]:
+    """Return the newest decisions, and of older ones those in which something happened."""
+    half = MAX_SHOWN // 2
+    return [*found[:half], *[d for d in found[half:] if d.events][:half]]
 
 
 def objection(candidate: Candidate, revision: int, limits: RttLimits) -> str:

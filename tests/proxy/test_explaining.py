@@ -155,6 +155,16 @@ def test_without_a_question_the_last_requests_of_all_services_are_listed() -> No
     assert len(ask(explainer(view, decisions))["decisions"]) == MAX_SHOWN
 
 
+def test_a_start_is_told_of_although_many_requests_came_after_it() -> None:
+    view, decisions = view_of(InstanceState.READY), Decisions()
+    started = decided(decisions, view)
+    for _ in range(MAX_SHOWN * 2):
+        decisions.begin(HEAD, REVISION, SPEC, limits_of(SPEC), Timing(), None)
+    found = ask(explainer(view, decisions), HELLO)["decisions"]
+    assert found[-1]["request_id"] == decisions.id_of(started)
+    assert len(found) == MAX_SHOWN // 2 + 1
+
+
 def test_what_nobody_knows_is_answered_with_nothing() -> None:
     answer = ask(explainer(view_of(), Decisions()), "nothing")
     assert (answer["decisions"], answer["now"]) == ([], None)
