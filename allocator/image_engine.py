@@ -174,9 +174,9 @@ def _client() -> Iterator[docker.APIClient]:
         yield client
     except ImageNotFound as exc:
         raise ImageMissing(f"the engine does not have it: {say(exc)}") from exc
-    except (APIError, requests.exceptions.InvalidURL) as exc:
+    except (DockerException, requests.exceptions.InvalidURL) as exc:  # also for what is no name
         raise ImageMissing(f"the engine refuses: {say(exc)}") from exc
-    except (DockerException, *CUT) as exc:
+    except CUT as exc:
         raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
     finally:
         client.close()

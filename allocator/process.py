@@ -20,11 +20,18 @@ from typing import Literal
 
 import structlog
 import trio
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from allocator.cgroups import WANTED, Cgroups
 from allocator.errors import ImageMissing, LaunchFailed, Unmeasured, Unpausable
 from allocator.listening import exposed
+from allocator.process_files import (
+    LOOPBACK,
+    StateFile,
+    log_tail,
+    read_state,
+    running_of,
+    write_state,
+)
 from allocator.process_table import ProcessTable
 from allocator.processes import (
     INSTANCE_VARIABLE,
@@ -38,19 +45,15 @@ from allocator.processes import (
     used_mib,
 )
 from allocator.runtime import (
-    LOG_TAIL_BYTES,
     Capacity,
     Health,
     Launch,
     PostMortem,
     Running,
     instance_environment,
-    last_lines,
 )
-from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.names import InstanceId
 from overlay.spec import Image, ServiceSpec
-
-LOOPBACK = "127.0.0.1"
 
 PORTS = range(20_000, 32_768)
 """Below Linux's range of ports for outgoing connections, so that none of those can take one, and
@@ -88,29 +91,9 @@ ulimit -n "$1"; [ "$2" = 0 ] || ulimit -d "$2"; exec /bin/sh -c "$3"
 log = structlog.get_logger()
 
 
-class _StateFile(BaseModel):
-    """What the next allocator must know; pid 0 is one that was not started yet."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    id: InstanceId
-    service: ServiceName
-    revision: int
-    author: PeerId
-    spec: ServiceSpec
-    port: int
-    pid: int = 0
-    start_time: int = 0
-    boot: str = ""
-
-    @property
-    def key(self) -> ProcessKey:
-        return ProcessKey(self.pid, self.start_time, self.boot)
-
-
 @dataclass(slots=True)
 class _Process:
-    launch: _StateFile
+    launch: StateFile
     cpus: frozenset[int]
     proxy_port: int
     pidfd: int | None = None
@@ -177,7 +160,7 @@ class ProcessRuntime:
         """Choose port and cores and note them; nothing runs yet."""
         if launch.spec.process is None:
             raise LaunchFailed("the service has no command for the process runtime")
-        state = _StateFile(
+        state = StateFile(
             id=launch.id,
             service=launch.service,
             revision=launch.revision,
@@ -192,7 +175,7 @@ class ProcessRuntime:
             except OSError as exc:
                 raise LaunchFailed(f"its control group cannot be made: {exc}") from exc
         self._processes[launch.id] = _Process(state, cpus, launch.proxy_port)
-        self._write(state)
+        write_state(self._state(state.id), state)
 
     async def pull(self, image: Image) -> None:
         """Refuse: processes have no images."""
@@ -212,7 +195,7 @@ class ProcessRuntime:
         process.launch = process.launch.model_copy(
             update={"pid": key.pid, "start_time": key.start_time, "boot": key.boot}
         )
-        self._write(process.launch)
+        write_state(self._state(instance), process.launch)
         self._watch(process)
         return f"{LOOPBACK}:{process.launch.port}"
 
@@ -282,7 +265,7 @@ class ProcessRuntime:
         process = self._processes.get(instance)
         exit_code = None if process is None else process.exit_code
         oom_killed = self._cgroups is not None and self._cgroups.oom_killed(instance)
-        return PostMortem(exit_code, oom_killed, log=_tail(self._log(instance)))
+        return PostMortem(exit_code, oom_killed, log=log_tail(self._log(instance)))
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """Stop everything that the instance started and forget it."""
@@ -302,7 +285,7 @@ class ProcessRuntime:
         found = []
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._directory.glob("*.json")):
-            state = _read(path)
+            state = read_state(path)
             if state is None:
                 path.unlink(missing_ok=True)
                 continue
@@ -317,7 +300,7 @@ class ProcessRuntime:
             process.stopped = await self._still_stopped(process)
             self._watch(process)
             frozen = self._cgroups is not None and self._cgroups.is_frozen(state.id)
-            found.append(_running(state, paused=frozen or bool(process.stopped)))
+            found.append(running_of(state, paused=frozen or bool(process.stopped)))
         return found
 
     def _spawn(self, process: _Process) -> int:
@@ -468,7 +451,7 @@ class ProcessRuntime:
         for instance in list(self._processes):
             path = self._log(instance)
             if path.exists() and path.stat().st_size > LOG_LIMIT:
-                tail = _tail(path)
+                tail = log_tail(path)
                 os.truncate(path, 0)
                 with path.open("a") as file:
                     file.write(f"[the log before this was cut]\n{tail}\n")
@@ -478,33 +461,6 @@ class ProcessRuntime:
 
     def _log(self, instance: InstanceId) -> Path:
         return self._directory / f"{instance}.log"
-
-    def _write(self, state: _StateFile) -> None:
-        path = self._state(state.id)
-        written = path.with_suffix(".new")
-        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
-            file.write(state.model_dump_json())
-        written.replace(path)
-
-
-def _running(state: _StateFile, *, paused: bool) -> Running:
-    return Running(
-        id=state.id,
-        service=state.service,
-        revision=state.revision,
-        author=state.author,
-        spec=state.spec,
-        address=f"{LOOPBACK}:{state.port}",
-        paused=paused,
-    )
-
-
-def _read(path: Path) -> _StateFile | None:
-    try:
-        return _StateFile.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
-        log.warning("instance.state_unreadable", path=str(path), error=str(exc))
-        return None
 
 
 def _wait_for(pidfd: int, options: int) -> tuple[bool, int | None]:
@@ -524,15 +480,6 @@ def _close(process: _Process) -> None:
         trio.lowlevel.notify_closing(process.pidfd)
         os.close(process.pidfd)
         process.pidfd = None
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-            return last_lines(file.read().decode(errors="replace"))
-    except OSError:
-        return ""
 
 
 def _is_free(port: int) -> bool:

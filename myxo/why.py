@@ -14,6 +14,9 @@ from overlay.errors import MyxoError, PeerUnreachable
 
 Answer = Mapping[str, Any]
 
+MAX_TOLD = 3
+"""Of a service's decisions in which something was started, waited for or lost."""
+
 
 class NothingKnown(MyxoError):
     """No proxy of this machine knows such a request or service."""
@@ -55,11 +58,19 @@ def as_text(answers: Iterable[Answer], about: str) -> str:
         if not about:
             lines += [_line(d) for d in answer["decisions"]]
             continue
-        for decision in answer["decisions"][: None if answer["now"] is None else 3]:
+        for decision in _told(answer):
             lines += [*_decision(decision), ""]
         if answer["now"] is not None:
             lines += _now(answer["now"])
     return "\n".join(lines).rstrip() or "no requests yet"
+
+
+def _told(answer: Answer) -> list[Answer]:
+    """Return what is told whole: all that has an id, of a service the last and what happened."""
+    decisions: list[Answer] = answer["decisions"]
+    if answer["now"] is None:
+        return decisions
+    return decisions[:1] + [d for d in decisions[1:] if d["events"]][:MAX_TOLD]
 
 
 def _line(decision: Answer) -> str:

@@ -4,7 +4,7 @@ Everything here runs only when somebody asks. What is shown is what was known wh
 made: the view may have changed since.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter, time
 from typing import Any
 
@@ -20,7 +20,7 @@ from overlay.view import InstanceView, View
 from proxy.decisions import Decision, Decisions, Event, Failure, Plan, Waited
 from proxy.limits import RttLimits, limits_of
 from proxy.placement import Ranking
-from proxy.selection import Candidate, expected_latency_s, has_room, rtt_s
+from proxy.selection import Candidate, expected_latency_s, feasible, has_room, rtt_s
 from proxy.starting import Starter
 from proxy.upstreams import Upstreams
 
@@ -103,7 +103,7 @@ class Explainer:
         revision = self._definitions.get(ServiceName(about)) if about else None
         return {
             "about": about,
-            "decisions": [self._as_json(d) for d in found[:MAX_SHOWN]],
+            "decisions": [self._as_json(d) for d in _shown(found)],
             "now": None if revision is None else self._would(revision),
         }
 
@@ -143,7 +143,7 @@ class Explainer:
             "service": name,
             "revision": number,
             "limits": _limits(limits),
-            "usable": sum(row["objection"] == "" for row in rows),
+            "usable": len(feasible(candidates, revision=number, limits=limits)),
             "candidates": rows,
             "ranking": self._ranking(self._starter.ranking(revision, limits)),
         }
@@ -208,6 +208,12 @@ class Explainer:
             ],
             "excluded": list(ranking.excluded[:MAX_CANDIDATES]),
         }
+
+
+def _shown(found: Sequence[Decision]) -> list[Decision]:
+    """Return the newest decisions, and of older ones those in which something happened."""
+    half = MAX_SHOWN // 2
+    return [*found[:half], *[d for d in found[half:] if d.events][:half]]
 
 
 def objection(candidate: Candidate, revision: int, limits: RttLimits) -> str:

@@ -183,6 +183,7 @@ async def test_what_starts_processes_all_the_time_is_paused_as_a_whole(tmp_path:
             assert all(is_stopped(key) for key in found)
             await runtime.resume(instance)
         assert not all(is_stopped(key) for key in look().members(instance))
+        await runtime.remove(instance, grace_s=0)
 
 
 async def test_a_pause_that_was_cut_in_the_middle_is_undone_by_the_next_allocator(

@@ -12,6 +12,8 @@ import docker
 import httpx
 import pytest
 
+from allocator.sandbox_image import PROGRAM
+
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 Containers = Callable[[str], list[Any]]
@@ -272,6 +274,26 @@ def test_an_instance_is_told_its_port_and_its_proxy_and_reaches_others_by_it(
     answer = get(docker_network.url(name))
     assert answer.status_code == 200, answer.text
     assert answer.json()["path"] == "/asked"
+
+
+def test_a_container_without_a_network_reaches_others_at_its_own_127_0_0_1(
+    docker_network: Any, busybox_image: str, echo: str, containers_of: Containers
+) -> None:
+    if not PROGRAM.exists():
+        pytest.fail(f"{PROGRAM} is missing; `make setup` builds it")
+    name = docker_network.add_image(
+        "local-asker",
+        busybox_image,
+        f"until wget -q -O /tmp/index.html http://127.0.0.1:$PROXY_PORT/{echo}/asked; "
+        "do sleep 0.1; done; exec httpd -f -p $SERVICE_PORT -h /tmp",
+        network="none",
+    )
+    answer = get(docker_network.url(name))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["path"] == "/asked"
+    (container,) = containers_of(name)
+    asked = container.exec_run(["wget", "-q", "-O", "-", docker_network.url(echo, "/again")])
+    assert b"/again" in asked.output
 
 
 def test_a_container_has_its_limits_and_no_more_rights_than_it_needs(

@@ -141,11 +141,28 @@ def test_a_service_without_requests_is_explained_by_what_would_happen_now() -> N
     assert [s["host"] for s in answer["now"]["ranking"]["sites"]] == ["near"]
 
 
+def test_what_is_over_the_soft_limit_or_full_is_used_all_the_same() -> None:
+    view = view_of(InstanceState.READY)
+    now = ask(explainer(view, Decisions()), HELLO)["now"]
+    assert [row["objection"] for row in now["candidates"]] == ["is over the soft RTT limit"]
+    assert now["usable"] == 1
+
+
 def test_without_a_question_the_last_requests_of_all_services_are_listed() -> None:
     view, decisions = view_of(InstanceState.READY), Decisions()
     for _ in range(MAX_SHOWN + 1):
         decided(decisions, view)
     assert len(ask(explainer(view, decisions))["decisions"]) == MAX_SHOWN
+
+
+def test_a_start_is_told_of_although_many_requests_came_after_it() -> None:
+    view, decisions = view_of(InstanceState.READY), Decisions()
+    started = decided(decisions, view)
+    for _ in range(MAX_SHOWN * 2):
+        decisions.begin(HEAD, REVISION, SPEC, limits_of(SPEC), Timing(), None)
+    found = ask(explainer(view, decisions), HELLO)["decisions"]
+    assert found[-1]["request_id"] == decisions.id_of(started)
+    assert len(found) == MAX_SHOWN // 2 + 1
 
 
 def test_what_nobody_knows_is_answered_with_nothing() -> None:

@@ -1,0 +1,123 @@
+"""How long an image takes from a machine that has it, beside `docker save | docker load`.
+
+Two hosts of the lab with an engine each. The yardstick is one engine's archive streamed into the
+other by the SDK alone. Myxo's time is the phase `image` of the first request on the second host.
+"""
+
+import http.client
+import io
+import json
+import os
+import re
+import shlex
+import socket
+import statistics
+import tarfile
+import time
+from pathlib import Path
+
+import docker
+
+from bench.command import Report, run
+from bench.errors import NetworkFailed
+from bench.netlab.hosts import Host
+from bench.netlab.lab import open_lab
+from bench.netlab.plan import make_plan
+
+IMAGE = "myxo-bench-travels"
+MIB = 1024 * 1024
+SIZE_MIB, QUICK_SIZE_MIB = 96, 64
+RUNS, QUICK_RUNS = 5, 1
+ANSWER_TIMEOUT_S = 120.0
+
+
+def measure(quick: bool) -> Report:
+    """Fetch an image of the same size again and again, each with bytes of its own."""
+    size_mib, runs = (QUICK_SIZE_MIB, QUICK_RUNS) if quick else (SIZE_MIB, RUNS)
+    plan = make_plan(hosts=[{"name": name, "engine": True} for name in ("h1", "h2")])
+    piped, fetched = [], []
+    with open_lab(plan) as lab:
+        h1, h2 = lab.hosts
+        line = next(x for x in _up(h1).splitlines() if "myxo join" in x)
+        h2.start([*shlex.split(line), "--runtime", "docker"])
+        for number in range(runs):
+            _build(h1, number, size_mib)
+            piped.append(_pipe(h1, h2, f"{IMAGE}:{number}"))
+            fetched.append(_fetch(h1, h2, number))
+    pipe_s, fetch_s = statistics.median(piped), statistics.median(fetched)
+    figures = {
+        "size_mib": size_mib,
+        "save_load_s": round(pipe_s, 3),
+        "fetch_s": round(fetch_s, 3),
+        "image_ratio": round(fetch_s / pipe_s, 2),
+        "bytes_per_s": round(size_mib * MIB / fetch_s),
+    }
+    text = "\n".join(f"{name:12} {value}" for name, value in figures.items())
+    return Report(figures, text)
+
+
+def _up(host: Host) -> str:
+    return host.start(["myxo", "up", "--runtime", "docker"]).printed()
+
+
+def _client(host: Host) -> docker.DockerClient:
+    return docker.DockerClient(base_url=host.environment["DOCKER_HOST"], timeout=ANSWER_TIMEOUT_S)
+
+
+def _build(host: Host, number: int, size_mib: int) -> None:
+    content = io.BytesIO()
+    busybox = Path("/bin/busybox").resolve().read_bytes()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in (("bin/sh", busybox), ("payload", os.urandom(size_mib * MIB))):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o755
+            tar.addfile(info, io.BytesIO(data))
+    command = ["/bin/sh", "-c", "httpd -f -p $SERVICE_PORT"]
+    client = _client(host)
+    changes = [f"CMD {json.dumps(command)}"]
+    client.api.import_image_from_data(
+        content.getvalue(), repository=IMAGE, tag=str(number), changes=changes
+    )
+    client.close()
+
+
+def _pipe(one: Host, other: Host, name: str) -> float:
+    """Return the seconds of `docker save | docker load`; the other host forgets the image again."""
+    source, target = _client(one), _client(other)
+    image = source.images.get(name)
+    began = time.perf_counter()
+    for _ in target.api.load_image(source.api.get_image(image.id)):
+        pass
+    took = time.perf_counter() - began
+    target.images.remove(image.id)
+    source.close()
+    target.close()
+    return took
+
+
+def _fetch(one: Host, other: Host, number: int) -> float:
+    """Return the seconds that the image took within the first request on the other host."""
+    conf = one.folder / f"{number}.json"
+    conf.write_text(json.dumps({"constraints": {"host": other.name}}))
+    name = f"travels-{number}"
+    add = ["registry-cli", "add", "--conf", str(conf), "--image", f"{IMAGE}:{number}", name]
+    one.run(add)
+    connection = http.client.HTTPConnection("127.0.0.1", 4200)
+    connection.sock = other.inside(
+        lambda: socket.create_connection(("127.0.0.1", 4200), ANSWER_TIMEOUT_S)
+    )
+    try:
+        connection.request("GET", f"/{name}/")
+        answer = connection.getresponse()
+        body = answer.read()
+        timing = answer.headers.get("Server-Timing") or ""
+    finally:
+        connection.close()
+    found = re.search(r"image;dur=([\d.]+)", timing)
+    if found is None:
+        raise NetworkFailed(f"the image did not travel: {answer.status} {timing} {body[:300]!r}")
+    return float(found[1]) / 1000
+
+
+if __name__ == "__main__":
+    run("images", "An image from a machine that has it, beside docker save | docker load.", measure)
