@@ -222,7 +222,7 @@ class Three:
 
 @pytest.fixture(scope="module")
 def founded() -> Iterator[Three]:
-    """Three hosts with engines, the network on them, and the tests' image."""
+    """Three hosts with engines, the network on them, and the tests' image on the first."""
     with labs() as make:
         lab = make(
             hosts=[{"name": name, "engine": True} for name in DAEMONS],
@@ -238,22 +238,15 @@ def founded() -> Iterator[Three]:
         three = Three(lab, {machine.name: machine for machine in machines})
         with ThreadPoolExecutor() as threads:
             list(threads.map(Machine.boot, machines[1:]))
-        _load_image(machines)
+        _make_image(machines[0])
         yield three
 
 
-def _load_image(machines: list[Machine]) -> None:
-    """Give every engine the image; it is the very same one only if one engine makes it."""
-    with machines[0].engine() as engine:
-        engine.api.import_image_from_data(
-            _image_tar(),
-            repository=IMAGE,
-            changes=[f'CMD ["/bin/sh", "-c", {json.dumps(COMMAND)}]'],
-        )
-        saved = b"".join(engine.images.get(IMAGE).save(named=True))
-    for machine in machines[1:]:
-        with machine.engine() as engine:
-            engine.images.load(saved)
+def _make_image(machine: Machine) -> None:
+    """Give one engine the image; the others get it from there."""
+    with machine.engine() as engine:
+        run = f"CMD {json.dumps(['/bin/sh', '-c', COMMAND])}"
+        engine.api.import_image_from_data(_image_tar(), repository=IMAGE, changes=[run])
 
 
 def _image_tar() -> bytes:
@@ -357,11 +350,16 @@ def _let_go(machine: Machine, service: str) -> None:
             engine.containers.get(each).exec_run(["touch", GO])
 
 
-def test_a_service_starts_on_the_nearest_host_with_room(three: Three) -> None:
+def test_a_service_starts_on_the_nearest_host_with_room_which_fetches_its_image(
+    three: Three,
+) -> None:
     service = three.add("nearest", NetworkSoftReq={"RTT": SOFT_MS})
     assert three.where(service) == {}
     assert three.host_of(three["h3"].ask(service)) == "h2"
     assert three.where(service) == {"h2": 1}, "h3 has no room, and h1 is farther"
+    (running,) = three["h2"].containers(service)
+    with three["h1"].engine() as there, three["h2"].engine() as here:
+        assert here.containers.get(running).image.id == there.images.get(IMAGE).id
     assert three.host_of(three["h1"].ask(service)) in {"h1", "h2"}
     assert three.host_of(three["h3"].ask(service)) == "h2"
 
@@ -406,7 +404,8 @@ def test_an_allocator_that_is_killed_adopts_its_containers_and_touches_no_others
     service, h2 = three.add_near_h3("adopted"), three["h2"]
     before, pid = h2.containers(service), h2.daemon("allocator")["pid"]
     with h2.engine() as engine:
-        other = engine.containers.run(IMAGE, ["sleep", "1000"], detach=True)
+        image = engine.containers.get(before[0]).image.id
+        other = engine.containers.run(image, ["sleep", "1000"], detach=True)
         near, far = calling("h2", service), calling("h3", service)
         far.await_answers_from("h2")
         h2.host.run(["kill", "-9", str(pid)])
