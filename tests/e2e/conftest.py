@@ -428,7 +428,7 @@ def containers(engine: docker.DockerClient, service: str) -> list[Any]:
 
 @pytest.fixture
 def hostname_of() -> Callable[[Any], str]:
-    """Return a container's host name: that of the sandbox whose network it is in, if it is in one."""
+    """Return a container's host name, which is that of its sandbox if it is in one."""
 
     def hostname(container: Any) -> str:
         inside = container.attrs["HostConfig"]["NetworkMode"].removeprefix("container:")
