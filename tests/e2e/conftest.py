@@ -427,6 +427,18 @@ def containers(engine: docker.DockerClient, service: str) -> list[Any]:
 
 
 @pytest.fixture
+def hostname_of() -> Callable[[Any], str]:
+    """Return a container's host name, which is that of its sandbox if it is in one."""
+
+    def hostname(container: Any) -> str:
+        inside = container.attrs["HostConfig"]["NetworkMode"].removeprefix("container:")
+        is_own = inside == container.attrs["HostConfig"]["NetworkMode"]
+        return str(container.id if is_own else inside)[:12]
+
+    return hostname
+
+
+@pytest.fixture
 def containers_of(engine: docker.DockerClient) -> Callable[[str], list[Any]]:
     """Return the containers of a service, whatever state they are in."""
     return lambda service: containers(engine, service)

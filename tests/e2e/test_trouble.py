@@ -87,7 +87,11 @@ def test_a_killed_container_is_replaced_by_the_next_request(
 
 @pytest.mark.docker
 def test_a_killed_allocator_takes_its_containers_back(
-    network: Any, echo_image: str, containers_of: Containers, stream: Any
+    network: Any,
+    echo_image: str,
+    containers_of: Containers,
+    hostname_of: Callable[[Any], str],
+    stream: Any,
 ) -> None:
     name = network.add_echo(echo_image)
     get(network.url(name))
@@ -103,7 +107,7 @@ def test_a_killed_allocator_takes_its_containers_back(
     (after,) = containers_of(name)
     assert after.id == before.id, "it is the same one"
     assert {json.loads(a.text)["instance"] for a in seen.answered if a.status_code == 200} == {
-        before.id[:12]
+        hostname_of(before)
     }
     (own,) = [
         i
