@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,24 +141,39 @@ def engine() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session")
-def busybox_image(engine: docker.DockerClient) -> str:
+def busybox_image(
+    engine: docker.DockerClient, busybox_root: Callable[[Mapping[str, str]], bytes]
+) -> str:
     """The name of an image with a static busybox and its applets, `sh` and `httpd` among them."""
-    applets = subprocess.run(
-        [BUSYBOX, "--list"], capture_output=True, text=True, check=True
-    ).stdout.split()
+    repository, _, version = BUSYBOX_IMAGE.partition(":")
+    engine.api.import_image_from_data(busybox_root({}), repository=repository, tag=version)
+    return BUSYBOX_IMAGE
+
+
+@pytest.fixture(scope="session")
+def busybox_root() -> Callable[[Mapping[str, str]], bytes]:
+    """`busybox_root({"www/index": "text"})` is a file system of busybox and executable files."""
+    return _busybox_root
+
+
+def _busybox_root(files: Mapping[str, str]) -> bytes:
+    """Return a tar archive of a static busybox, its applets, and `files` by path."""
+    listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         tar.add(BUSYBOX.resolve(), "bin/busybox")
-        for applet in set(applets) - {"busybox"}:
+        for applet in sorted(set(listed.stdout.split()) - {"busybox"}):
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
+        for path, text in files.items():
+            file = tarfile.TarInfo(path)
+            file.size, file.mode = len(text.encode()), 0o755
+            tar.addfile(file, io.BytesIO(text.encode()))
         temporary = tarfile.TarInfo("tmp")
         temporary.type, temporary.mode = tarfile.DIRTYPE, 0o1777
         tar.addfile(temporary)
-    repository, _, version = BUSYBOX_IMAGE.partition(":")
-    engine.api.import_image_from_data(content.getvalue(), repository=repository, tag=version)
-    return BUSYBOX_IMAGE
+    return content.getvalue()
 
 
 @dataclass(frozen=True)

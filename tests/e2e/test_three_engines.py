@@ -6,19 +6,15 @@ and see each other, over the links as they were at first, when it begins.
 """
 
 import http.client
-import io
 import json
 import math
 import shlex
 import socket
-import subprocess
-import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -221,7 +217,7 @@ class Three:
 
 
 @pytest.fixture(scope="module")
-def founded() -> Iterator[Three]:
+def founded(busybox_root: Callable[[Mapping[str, str]], bytes]) -> Iterator[Three]:
     """Three hosts with engines, the network on them, and the tests' image on the first."""
     with labs() as make:
         lab = make(
@@ -238,35 +234,16 @@ def founded() -> Iterator[Three]:
         three = Three(lab, {machine.name: machine for machine in machines})
         with ThreadPoolExecutor() as threads:
             list(threads.map(Machine.boot, machines[1:]))
-        _make_image(machines[0])
+        scripts = {f"www/cgi-bin/{name}": text for name, text in SCRIPTS.items()}
+        _make_image(machines[0], busybox_root(scripts))
         yield three
 
 
-def _make_image(machine: Machine) -> None:
+def _make_image(machine: Machine, root: bytes) -> None:
     """Give one engine the image; the others get it from there."""
     with machine.engine() as engine:
         run = f"CMD {json.dumps(['/bin/sh', '-c', COMMAND])}"
-        engine.api.import_image_from_data(_image_tar(), repository=IMAGE, changes=[run])
-
-
-def _image_tar() -> bytes:
-    """Return a file system of busybox and the two scripts that it serves."""
-    done = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True)
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        tar.add(Path("/bin/busybox").resolve(), "bin/busybox")
-        for applet in sorted(set(done.stdout.split()) - {"busybox"}):
-            link = tarfile.TarInfo(f"bin/{applet}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-        for name, text in SCRIPTS.items():
-            script = tarfile.TarInfo(f"www/cgi-bin/{name}")
-            script.size, script.mode = len(text), 0o755
-            tar.addfile(script, io.BytesIO(text.encode()))
-        temporary = tarfile.TarInfo("tmp")
-        temporary.type, temporary.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(temporary)
-    return content.getvalue()
+        engine.api.import_image_from_data(root, repository=IMAGE, changes=[run])
 
 
 @pytest.fixture
