@@ -9,6 +9,7 @@ Usage: base_image.py [--tag NAME] [--force]
 """
 
 import argparse
+import hashlib
 import io
 import re
 import subprocess
@@ -22,6 +23,9 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 
 TAG = "myxo-demo-base"
+MADE_BY = "myxo.demo.made-by"
+"""A label: an image that an older version of this script made is made anew."""
+
 LEFT_OUT = {
     *("dist-packages", "site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo"),
     *("ensurepip", "lib2to3", "pydoc_data"),
@@ -104,23 +108,29 @@ def make_base_image(
     )
 
 
+def _made_by(engine: docker.DockerClient, tag: str) -> str | None:
+    """Return which version of this script made the image, if it is there."""
+    try:
+        label: str | None = engine.images.get(tag).labels.get(MADE_BY)
+    except ImageNotFound:
+        return None
+    return label
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="makes the demos' base image")
     parser.add_argument("--tag", default=TAG, help=f"its name, {TAG} by default")
     parser.add_argument("--force", action="store_true", help="make it even if there is one")
     parser.add_argument("--add", action="append", default=[], type=Path, help="a further file")
     options = parser.parse_args()
+    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     try:
         engine = docker.from_env()
-        if not options.force:
-            try:
-                engine.images.get(options.tag)
-            except ImageNotFound:
-                pass
-            else:
-                print(f"{options.tag} is there")
-                return
-        make_base_image(engine, options.tag, extra=options.add)
+        if not options.force and _made_by(engine, options.tag) == made_by:
+            print(f"{options.tag} is there")
+            return
+        label = f"LABEL {MADE_BY}={made_by}"
+        make_base_image(engine, options.tag, extra=options.add, changes=[label])
     except DockerException as error:
         sys.exit(f"no Docker engine answers: {error}")
     size = engine.images.get(options.tag).attrs["Size"]

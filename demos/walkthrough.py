@@ -28,6 +28,9 @@ from overlay.notify import listening
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = Path(sys.executable).parent
+PROXY_PORT, P2P_ADDRESS = 4200, ":4001"
+"""Those of `myxo up`, which is shown without flags where it needs none."""
+
 UP_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 
@@ -36,8 +39,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the options that every demo has."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--runtime", choices=["auto", "docker", "process"], default="auto")
-    made.add_argument("--proxy-port", type=int, default=4200, help="where the proxy listens")
-    made.add_argument("--p2p-listen-addr", default=":4001", help="of the bootstrap node")
+    made.add_argument("--proxy-port", type=int, default=PROXY_PORT, help="where the proxy listens")
+    made.add_argument("--p2p-listen-addr", default=P2P_ADDRESS, help="of the bootstrap node")
     return made
 
 
@@ -130,12 +133,13 @@ def walkthrough(options: argparse.Namespace) -> Iterator[Walkthrough]:
         "MYXO_STATE_DIR": str(folder / "state"),
         "MYXO_CONFIG_DIR": str(folder / "config"),
     }
-    up = (
-        *("myxo", "up", "--runtime", runtime, "--proxy-port", str(options.proxy_port)),
-        *("--p2p-listen-addr", options.p2p_listen_addr),
-    )
+    up = ["myxo", "up", "--runtime", runtime]
+    if options.proxy_port != PROXY_PORT:
+        up += ["--proxy-port", str(options.proxy_port)]
+    if options.p2p_listen_addr != P2P_ADDRESS:
+        up += ["--p2p-listen-addr", options.p2p_listen_addr]
     try:
-        with _running(up, folder, environment):
+        with _running(tuple(up), folder, environment):
             yield Walkthrough(runtime, f"127.0.0.1:{options.proxy_port}", environment)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
