@@ -1,5 +1,6 @@
 """Which images the engine has, followed by its events: others ask first where an image is."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -41,15 +42,15 @@ async def follow_images(take: Take) -> None:
 
 def _pump(take: Take, opened: Callable[[Any], None]) -> None:
     """Run in a thread until the engine ends the stream."""
-    client = open_client()
-    try:
+    with contextlib.closing(open_client()) as client:
         stream = client.events(decode=True, filters={"type": "image", "event": _CHANGES})
-        trio.from_thread.run_sync(opened, stream)
-        trio.from_thread.run_sync(take, _listed(client))
-        for _ in stream:
+        try:
+            trio.from_thread.run_sync(opened, stream)
             trio.from_thread.run_sync(take, _listed(client))
-    finally:
-        client.close()
+            for _ in stream:
+                trio.from_thread.run_sync(take, _listed(client))
+        finally:  # nobody else does so if the wait for it was given up while it was opened
+            close_stream(stream)
 
 
 def _listed(client: docker.APIClient) -> tuple[Digest, ...]:
