@@ -44,7 +44,7 @@ class Holder(Protocol):
     """Whoever dials instances directly, past the gateway."""
 
     def release(self, instance: InstanceId) -> None:
-        """Ask for a lease back; the answer is `Instances.released`."""
+        """Ask for a lease back; the answer is `Use.released`."""
         ...
 
 

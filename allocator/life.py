@@ -220,7 +220,8 @@ class Life:
         self._count_resting(instance)
         with suppress(RuntimeDown, Unmeasured):
             instance.memory_mib = await instance.runtime.memory_mib(instance.id)
-        if instance.state is State.PAUSED:
+        woken = instance.wanted or instance.unwanted  # meanwhile; its promise is another one then
+        if instance.state is State.PAUSED and not woken:
             self._count_resting(instance)
 
     async def _await_ready(self, instance: Instance, health: str | None, timeout_s: float) -> None:

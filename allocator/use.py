@@ -20,6 +20,9 @@ from allocator.resting import Peak
 from allocator.standby import Habit
 from overlay.names import InstanceId
 
+LEAST_WINDOW_S = 0.001
+"""A definition may ask for any idle time, and what is counted in it must stay a number."""
+
 _RESTS = frozenset({State.PAUSING, State.PAUSED, State.RESUMING})
 
 
@@ -113,7 +116,7 @@ class Use:
             if len(self._activities) >= MAX_SERVICES:
                 self._activities.pop(next(iter(self._activities)))
             now = trio.current_time()
-            window_s = instance.spec.idle_pause_s or instance.spec.idle_stop_s
+            window_s = max(LEAST_WINDOW_S, instance.spec.idle_pause_s or instance.spec.idle_stop_s)
             found = self._activities[instance.key] = Activity(Peak(window_s, now), Habit(now))
         return found
 

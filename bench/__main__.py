@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import bus, cold, distant, flood, many, nat, overlay, placement, up, warm
+from bench import bus, cold, distant, estimates, flood, many, nat, overlay, placement, up, warm
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 from bench.sim import report as sim
@@ -23,6 +23,7 @@ ALL: dict[str, Measure] = {
     "distant": distant.measure,
     "many": many.measure,
     "overlay": overlay.measure,
+    "estimates": estimates.measure,
     "nat": nat.measure,
     "sim": sim.measure,
 }

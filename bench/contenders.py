@@ -120,6 +120,11 @@ class MyxoPeers:
         self._order(peer, do="withdraw", id=instance)
         self._await(peer.host.name, "withdraw")
 
+    def estimates(self, peer: Running) -> dict[str, float]:
+        """Return the RTTs that a peer estimates from coordinates alone, in seconds by host."""
+        self._order(peer, do="estimate")
+        return dict(self._await(peer.host.name, "estimate")["rtts"])
+
     def _order(self, peer: Running, **order: Any) -> None:
         assert peer.process.stdin is not None  # noqa: S101  (for the type checker: it is a pipe)
         peer.process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -143,8 +143,9 @@ class Network:
 
 
 @contextmanager
-def _grown(contender: Contender, preset: Preset, seed: int) -> Iterator[Network]:
-    with open_lab(make_plan(hosts=HOSTS, preset=preset, seed=seed)) as lab:
+def grown(contender: Contender, preset: Preset, seed: int, hosts: int = HOSTS) -> Iterator[Network]:
+    """Yield a network of `hosts` peers that all know each other; it ends with the block."""
+    with open_lab(make_plan(hosts=hosts, preset=preset, seed=seed)) as lab:
         network = Network(lab, contender)
         try:
             network.grow()
@@ -155,7 +156,7 @@ def _grown(contender: Contender, preset: Preset, seed: int) -> Iterator[Network]
 
 def _contend(contender: Contender, preset: Preset, quick: bool) -> Figures:
     figures = Figures()
-    with _grown(contender, preset, seed=1) as network:
+    with grown(contender, preset, seed=1) as network:
         names = [host.name for host in network.lab.hosts]
         for trial in range(TRIALS_QUICK if quick else TRIALS):
             victim = names[1 + trial % (len(names) - 1)]  # the first is whom the others join by
@@ -215,7 +216,7 @@ def _false_deaths(quick: bool) -> tuple[int, float]:
     """Return how many deaths were seen in a time in which nobody died, and that time."""
     peers = MyxoPeers()
     seconds = CALM_QUICK_S if quick else CALM_S
-    with _grown(peers, Preset.LAN, seed=2) as network:
+    with grown(peers, Preset.LAN, seed=2) as network:
         names = [host.name for host in network.lab.hosts]
         for a in names:
             for b in names:

@@ -1,6 +1,7 @@
 """One peer of `bench.overlay`: a node that joins, publishes and tells what it sees when told to.
 
-Reads JSON lines: {"do": "join", …} once, then {"do": "publish", "id": …} and {"do": "withdraw", …}.
+Reads JSON lines: {"do": "join", …} once, then {"do": "publish", "id": …}, {"do": "withdraw", …} and
+{"do": "estimate"}.
 Prints one for each change of its view, and one when a command was carried out, with the time.
 """
 
@@ -64,6 +65,9 @@ async def _line(stream: trio.abc.ReceiveStream, buffer: bytearray) -> bytes:
 
 def _obey(node: Node, order: dict[str, Any]) -> None:
     at = time.time()
+    if order["do"] == "estimate":
+        _say({"did": "estimate", "rtts": _estimates(node)})
+        return
     instance = InstanceId(order["id"])
     if order["do"] == "publish":
         node.set_instance(
@@ -77,6 +81,13 @@ def _obey(node: Node, order: dict[str, Any]) -> None:
     else:
         node.withdraw_instance(instance)
     _say({"did": order["do"], "id": instance, "since": at})
+
+
+def _estimates(node: Node) -> dict[str, float]:
+    """Return the RTTs that coordinates alone give, in seconds by host."""
+    coordinates = node.view.membership.coordinates
+    guesses = {p.record.host: coordinates.estimate(p.peer_id) for p in node.view.peers()}
+    return {host: guess.rtt_s for host, guess in guesses.items() if guess is not None}
 
 
 async def _watch(node: Node) -> None:

@@ -132,7 +132,7 @@ class Roads:
         return self._gateway(instance)
 
     async def follow(self) -> None:
-        """Connect to the allocators that appear on this machine, drop what went; never waits."""
+        """Connect to the allocators that appear on this machine, drop what went."""
         local = {
             peer.peer_id: peer.record.control
             for peer in self._view.peers(Role.ALLOCATOR)
@@ -197,7 +197,9 @@ class Roads:
             if gateway is not None:
                 self._nursery.start_soon(gateway.pool.aclose)
             pool = (self._carried_pool if carried else self._gateway_pool)(instance.owner)
-            gateway = self._gateways[instance.owner] = _Gateway(pin, pool)
+            # What is under way on the old connections ends with the machine all the same.
+            under_way = set() if gateway is None else gateway.under_way
+            gateway = self._gateways[instance.owner] = _Gateway(pin, pool, under_way)
         fields = ((b"Myxo-Instance", instance.record.id.encode()),)
         return Road(gateway.pool, fields, carried=carried, under_way=gateway.under_way)
 

@@ -395,3 +395,14 @@ async def test_a_load_that_comes_and_goes_flaps_no_instance(
             for why in ("idle", "surplus")
         )
         assert counted <= most_pauses_a_period * periods + 1
+
+
+async def test_an_idle_time_that_is_next_to_nothing_breaks_no_count(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    given = revision(idle_pause_s=1e-320, idle_stop_s=1e-320)
+    async with lab.open() as instances:
+        await instances.allocate(given)
+        await trio.sleep(10)
+        await instances.allocate(given)
+        assert len(lab.machine.removed) == 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench import bus, distant, many
+from bench import bus, distant, estimates, many
 from bench.bus import Ride
 from bench.client import Answer
 from bench.distant import Found
@@ -50,3 +50,11 @@ def test_a_stock_is_full_when_it_has_what_is_wanted_or_can_have_none() -> None:
     assert is_stocked(daemons(2))
     assert is_stocked(daemons(0, problem="no program"))
     assert is_stocked([{"role": "allocator", "sandboxes": {}}])
+
+
+def test_the_error_of_an_estimate_is_relative_to_both_ways_of_the_link() -> None:
+    assert estimates.error(0.11, delay_s=0.05) == pytest.approx(0.1)
+    assert estimates.error(0.09, delay_s=0.05) == pytest.approx(0.1)
+    figures = estimates.report({10.0: [0.5, 0.5], 60.0: [0.1, 0.2, 0.9]}, 3).figures
+    assert figures["lab_coordinate_error_median"] == pytest.approx(0.2)
+    assert figures["lab_coordinate_error_p90"] == pytest.approx(0.9)

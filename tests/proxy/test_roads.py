@@ -204,6 +204,18 @@ async def test_what_is_under_way_to_a_dead_machine_ends(there: Ground) -> None:
     assert there.roads._gateways == {}
 
 
+async def test_what_is_under_way_by_a_certificate_of_before_ends_with_the_machine_too(
+    there: Ground,
+) -> None:
+    scope = trio.CancelScope()
+    (await there.roads.to(there.instance)).under_way.add(scope)
+    say_peer(there.view, 5, machine="there", certificate="0" * 64)
+    await there.roads.to(there.instance)
+    bury(there.view, OWNER.peer_id)
+    await there.roads.follow()
+    assert scope.cancel_called
+
+
 @pytest.mark.parametrize("control", ["a" * 256, "/proc/1/root/run/x.sock", "/", "no such file"])
 async def test_no_word_of_a_peer_on_its_socket_ends_the_proxy(here: Ground, control: str) -> None:
     await here.direct()
