@@ -1,4 +1,4 @@
-"""What needs no engine to answer."""
+"""What an engine says to what is no image's name."""
 
 import docker
 import pytest
@@ -8,6 +8,8 @@ from allocator.docker import DockerRuntime
 from allocator.errors import ImageMissing
 from overlay.names import Digest, PeerId
 from overlay.spec import Image
+
+pytestmark = pytest.mark.docker
 
 
 @pytest.mark.parametrize("reference", ["http://x@sha256:0", "-x.example/y", ""])
