@@ -179,8 +179,6 @@ def could_run(record: PeerRecord, spec: ServiceSpec) -> bool:
         spec.runtime in record.runtimes
         and (spec.image is None or record.platform in spec.image.platforms)
         and room is not None
-        and room.instances > 0
-        and room.cpu_millicores >= spec.cpu_millicores
-        and room.memory_mib >= spec.memory_mib
+        and room.fits(spec)
         and next(unmet(spec.constraints, record.called), None) is None
     )

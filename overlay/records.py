@@ -31,7 +31,7 @@ from overlay.identity import Identity
 from overlay.labels import Called, Labels
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.signed import Base64, Purpose, Signed, sign
-from overlay.spec import MOST
+from overlay.spec import MOST, ServiceSpec
 
 MAX_RECORD_BYTES = 16 * 1024
 """A peer record with `MAX_IMAGES` digests has about 9 KiB."""
@@ -116,6 +116,14 @@ class Room(BaseModel):
     cpu_millicores: int
     memory_mib: int
     instances: int
+
+    def fits(self, spec: ServiceSpec) -> bool:
+        """Whether one more instance of `spec` would find room."""
+        return (
+            self.instances > 0
+            and self.cpu_millicores >= spec.cpu_millicores
+            and self.memory_mib >= spec.memory_mib
+        )
 
 
 class PeerRecord(BaseModel):

@@ -120,9 +120,4 @@ def _fixed_s(site: Site) -> float:
 def _feasible(offer: Offer, spec: ServiceSpec) -> bool:
     if offer.ready or offer.starting or offer.resume_s is not None:
         return True
-    room = offer.room
-    return (
-        room.instances >= 1
-        and room.cpu_millicores >= spec.cpu_millicores
-        and room.memory_mib >= spec.memory_mib
-    )
+    return offer.room.fits(spec)

@@ -1,6 +1,5 @@
 """What an engine says to what is no image's name."""
 
-import docker
 import pytest
 
 from allocator.containers import Ownership
@@ -15,11 +14,6 @@ pytestmark = pytest.mark.docker
 @pytest.mark.parametrize("reference", ["http://x@sha256:0", "-x.example/y", ""])
 async def test_what_is_no_image_s_name_is_missing(reference: str) -> None:
     runtime = DockerRuntime(Ownership("network", PeerId("me")))
-    client = docker.APIClient(base_url="tcp://127.0.0.1:9", version="1.41")
-    runtime._client, runtime._problem = client, ""
-    if not reference:
-        client.pull = lambda *_, **__: ()
     image = Image(reference="x", config_digest=Digest("sha256:0"), repo_digest=reference)
     with pytest.raises(ImageMissing):
         await runtime.pull(image)
-    client.close()
