@@ -1,7 +1,8 @@
 """The proxy daemon: wires the parts together and serves client connections."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -13,7 +14,7 @@ from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken
 from overlay.http.carried import open_carried
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import Field, RequestHead
 from overlay.leases import Welcome
@@ -27,6 +28,7 @@ from proxy.crowd import Crowd
 from proxy.decisions import Decisions
 from proxy.errors import RequestRefused
 from proxy.explaining import Explainer
+from proxy.fields import Origin, is_trusted
 from proxy.forwarding import Forwarder
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
@@ -99,6 +101,8 @@ class _Server:
     ) -> None:
         self._node = node
         self._port = settings.port
+        self._trusted = settings.trusted_forwarders
+        self._limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
         self._nursery = nursery
         self._metrics = ProxyMetrics(node.metrics)
         self._upstreams = Upstreams(node.view)
@@ -214,11 +218,12 @@ class _Server:
         )
 
     async def _serve_client(self, stream: trio.SocketStream, caller: Caller | None = None) -> None:
-        client = ServerConnection(stream)
+        client = ServerConnection(stream, self._limits)
         self._clients += 1
         try:
             if self._clients <= MAX_CLIENTS:
-                await self._serve_requests(client, caller)
+                origin = origin_of(stream, () if caller else self._trusted)
+                await self._serve_requests(client, origin, caller)
         except (ClientGone, ResponseCut) as exc:
             log.debug("client.lost", reason=str(exc))
             await client.abort()
@@ -229,14 +234,18 @@ class _Server:
             self._clients -= 1
             await client.aclose()
 
-    async def _serve_requests(self, client: ServerConnection, caller: Caller | None) -> None:
+    async def _serve_requests(
+        self, client: ServerConnection, origin: Origin, caller: Caller | None
+    ) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
-            await self._serve_in_turn(client, caller)
+            await self._serve_in_turn(client, origin, caller)
         except BadRequest as exc:
             await client.refuse(exc)
 
-    async def _serve_in_turn(self, client: ServerConnection, caller: Caller | None) -> None:
+    async def _serve_in_turn(
+        self, client: ServerConnection, origin: Origin, caller: Caller | None
+    ) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -245,9 +254,9 @@ class _Server:
                 head = await self._next_head(client, scope)
                 if head is None or scope.cancel_called:
                     break
-                await self._answer(client, head, caller)
+                await self._answer(client, head, origin, caller)
         if head is not None:  # it came in the moment in which the wait for it was cancelled
-            await self._answer(client, head, caller)
+            await self._answer(client, head, origin, caller)
 
     async def _next_head(
         self, client: ServerConnection, scope: trio.CancelScope
@@ -262,18 +271,27 @@ class _Server:
             self._idle.discard(scope)
 
     async def _answer(
-        self, client: ServerConnection, head: RequestHead, caller: Caller | None
+        self, client: ServerConnection, head: RequestHead, origin: Origin, caller: Caller | None
     ) -> None:
         started = perf_counter()
         routed: list[Route] = []
         try:
-            exchanged = await self._forwarder.forward(client, head, routed.append, caller)
+            exchanged = await self._forwarder.forward(client, head, routed.append, origin, caller)
             status = exchanged.status
         except RequestRefused as exc:
             status = exc.status
             await _refuse(client, exc)
         service = routed[0].service if routed else ""
         self._metrics.observe(service, status, perf_counter() - started)
+
+
+def origin_of(stream: trio.SocketStream, trusted: Iterable[str]) -> Origin:
+    """Return what a client's connection tells of it; `trusted` are networks."""
+    try:
+        address = str(stream.socket.getpeername()[0])
+    except OSError:  # it left already
+        address = ""
+    return Origin(address or "unknown", trusted=is_trusted(address, trusted))
 
 
 def _status(definitions: Definitions, settings: ProxySettings) -> dict[str, object]:

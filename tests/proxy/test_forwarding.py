@@ -37,6 +37,7 @@ from proxy.choosing import Chooser
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions, Plan
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
+from proxy.fields import Origin
 from proxy.forwarding import MAX_ATTEMPTS, Forwarder
 from proxy.limits import RttLimits
 from proxy.placement import Site
@@ -49,6 +50,7 @@ from proxy.upstreams import Upstreams
 HELLO = ServiceName("hello")
 ALICE, PROXY, HERE, THERE = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
 KEYS = network_keys("secret")
+LOCAL = Origin("127.0.0.1", trusted=True)
 NOW = 1_700_000_000.0
 
 Instance = Callable[[Wire], Awaitable[None]]
@@ -142,6 +144,7 @@ class Ground:
     client: Wire
     counter: int = 0
     caller: Caller | None = None
+    origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -250,14 +253,17 @@ def answer(body: bytes, *fields: str) -> bytes:
 
 
 async def serve_client(
-    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+    forwarder: Forwarder,
+    stream: trio.SocketStream,
+    caller: Callable[[], Caller | None],
+    origin: Callable[[], Origin],
 ) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None, caller())
+                await forwarder.forward(client, head, lambda _: None, origin(), caller())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -314,7 +320,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream, lambda: made.caller)
+                await serve_client(forwarder, stream, lambda: made.caller, lambda: made.origin)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             address = listener.socket.getsockname()
