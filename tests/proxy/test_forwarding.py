@@ -567,7 +567,7 @@ async def test_a_short_wait_for_room_starts_nothing(ground: Ground) -> None:
     ground.upstreams.begin(full)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.get)
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
         ground.chooser.done(full, 0.001)
     assert ground.starter.calls == []
@@ -699,6 +699,22 @@ async def test_what_a_request_found_failed_is_not_asked_for_again(ground: Ground
     ground.publish("dead", await closed_port())
     assert (await ground.get())[0] == 503
     assert ground.starter.calls == [frozenset({(HERE.peer_id, InstanceId("dead"))})]
+
+
+async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: Ground) -> None:
+    """Whatever everybody else may think of the instance by then."""
+    ground.starter.script = []
+
+    async def lose(wire: Wire) -> None:
+        ground.requests.setdefault("i1", []).append(await wire.head())
+        (candidate,) = ground.known()
+        ground.upstreams.forgive(candidate.instance)
+        await wire.aclose()
+
+    await ground.run_instance("i1", lose)
+    status, _, _ = await ground.get()
+    assert status == 503
+    assert len(ground.requests["i1"]) == 1
 
 
 async def test_an_unknown_service_is_404_with_what_was_meant(ground: Ground) -> None:

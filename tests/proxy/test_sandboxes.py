@@ -4,7 +4,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class PlayedDesk:
 class Lab:
     path: Path
     desk: PlayedDesk = field(default_factory=PlayedDesk)
+    sources: list[str] = field(default_factory=list)
 
     def hand_over(self, name: SandboxId, *given: socket.socket, text: bytes = b"") -> socket.socket:
         """Connect as a sandbox does, and send sockets."""
@@ -85,8 +86,12 @@ async def lab() -> AsyncIterator[Lab]:
     folder.mkdir()
     found = Lab(folder / "proxy")
 
-    async def serve(client: trio.SocketStream, caller: Caller | None) -> None:
+    async def serve(
+        client: trio.SocketStream, source: str, ask: Callable[[], Awaitable[Caller | None]]
+    ) -> None:
         async with client:
+            found.sources.append(source)
+            caller = await ask()
             await client.send_all(b"nobody" if caller is None else caller.service.encode())
 
     async with trio.open_nursery() as connections:
@@ -113,6 +118,7 @@ async def test_who_connects_to_a_handed_over_socket_is_known_by_its_sandbox(lab:
         assert await ask(inside) == b"web"
         assert await ask(inside) == b"web"
     assert lab.desk.asked == [S1]
+    assert lab.sources == [S1, S1]
     assert await lab.desk.heard() == HandOverEnded(sandbox=S1)
 
 
