@@ -1,16 +1,18 @@
 """Requests that wait for room because all instances of their service are full.
 
 Whoever waits is woken when a request at one of its service's instances ends, first come first
-served, or when there is news: an instance that appeared, or a start that ended. A waiter that is
+served, or when there is news: its service's instances changed, or a start ended. A waiter that is
 woken looks for itself, and waits again if another was quicker.
 """
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
 from overlay.names import ServiceName
+from overlay.view import InstanceView
 
 MAX_WAITING = 10_000
 """In all; past it a request goes to a full instance, where it waits too."""
@@ -21,6 +23,7 @@ class Crowd:
     """Who waits, by service."""
 
     _waiting: dict[ServiceName, deque[trio.Event]] = field(default_factory=dict)
+    _seen: dict[ServiceName, Sequence[InstanceView]] = field(default_factory=dict)
     _count: int = 0
 
     def waiting(self, service: ServiceName) -> int:
@@ -52,12 +55,24 @@ class Crowd:
         if line := self._waiting.get(service):
             line.popleft().set()
 
-    def news(self, service: ServiceName | None = None) -> None:
-        """Say that something changed for a service, or for all."""
-        for line in (
-            list(self._waiting.values())
-            if service is None
-            else [self._waiting.get(service, deque())]
-        ):
-            while line:
-                line.popleft().set()
+    def news(self, service: ServiceName) -> None:
+        """Say that something changed for a service."""
+        line = self._waiting.get(service, ())
+        while line:
+            line.popleft().set()
+
+    def look(self, instances: Callable[[ServiceName], Sequence[InstanceView]]) -> None:
+        """Look at the services that are waited for, and wake those whose instances changed.
+
+        In a crowd the network changes all the time, each time for a few of them.
+
+        Args:
+            instances: returns the list of a service's instances, the same one until it changes.
+        """
+        for service in list(self._waiting):
+            now = instances(service)
+            if now is not self._seen.get(service):
+                self._seen[service] = now
+                self.news(service)
+        for service in self._seen.keys() - self._waiting.keys():
+            del self._seen[service]
