@@ -5,7 +5,8 @@
       ├──► all are full: wait a little for room; then have another
       │    started and take whichever comes first ────────────────► it; at worst a full one
       │
-      └──► none can be used: have one started and wait for it ────► it
+      └──► none can be used: have one started, and wait for it or
+           for one that others have started before it is there ──► it
 
 An instance counts a request from the moment in which it is chosen, so that those who are woken
 together do not all see the same room.
@@ -123,8 +124,38 @@ class Chooser:
         if decision.starts >= MAX_STARTS:
             raise NothingFeasible(decision.service, ["its instances end as soon as they start"])
         flight = self._begin(decision, "no instance can be used", decision.excluded)
-        decision.timing.add((await flight.landed()).phases)
-        return self._select(decision)
+        began = perf_counter()
+        with flight.awaited():
+            chosen = await self._sooner(decision, flight)
+            if chosen is not None:
+                flight.kept |= self._over_soft(decision, chosen.instance)
+        if chosen is None:
+            decision.timing.add(flight.started().phases)
+            return self._select(decision)
+        decision.timing.mark("queue")
+        self._decisions.note(decision, Waited(perf_counter() - began))
+        return chosen
+
+    async def _sooner(self, decision: Decision, flight: Flight) -> Candidate | None:
+        """Return what can be used before `flight` has ended; None if it has ended first.
+
+        Many proxies may start a service in the same moment, each where it is best for it. In a
+        crowd these starts wait for one another, and the first instance that is there serves all.
+        """
+        with self._crowd.enter(decision.service) as place:
+            while not flight.done.is_set():
+                if self._crowd.full:
+                    await flight.done.wait()
+                else:
+                    await place.wait()
+                if flight.done.is_set():
+                    break
+                chosen = self._select(decision)
+                # What the flight itself brings is in the view a moment before its answer is here.
+                if chosen is not None and chosen.instance.owner != flight.plan.asked:
+                    place.took()
+                    return chosen
+        return None
 
     async def _room(self, decision: Decision, full: Candidate) -> Candidate:
         """Return what gets room first, a full instance or another; at worst `full` itself."""
@@ -200,7 +231,7 @@ class Chooser:
     def _watch(self, decision: Decision, instance: InstanceView) -> None:
         """Have a better instance started, now and then, where this one is not good."""
         soft_s, now = decision.limits.soft_s, trio.current_time()
-        over = soft_s is not None and self._is_over(instance, soft_s)
+        over = self._over_soft(decision, instance)
         if not over and not instance.suspect:
             self._breaches.ended(decision.service, now)
             return
@@ -225,8 +256,9 @@ class Chooser:
         )
         self._decisions.note(decision, flight.plan)
 
-    def _is_over(self, instance: InstanceView, soft_s: float) -> bool:
-        if rtt_s(instance) <= soft_s:
+    def _over_soft(self, decision: Decision, instance: InstanceView) -> bool:
+        soft_s = decision.limits.soft_s
+        if soft_s is None or rtt_s(instance) <= soft_s:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest

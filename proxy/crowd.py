@@ -1,13 +1,14 @@
 """Requests that wait for room because all instances of their service are full.
 
 Each has a place in its service's line, first come first served. When a request at one of the
-service's instances ends, the first who sleeps is woken; when there is news (an instance that
-appeared, a start that ended), all are. Who is woken looks for itself. If it cannot use the room
-that it was woken for, because another was quicker, it gave up, or that instance is none for it, it
-wakes the next behind it: no room is lost on who does not take it. It keeps its own place.
+service's instances ends, the first who sleeps is woken; when there is news (the service's instances
+changed, a start ended), all are. Who is woken looks for itself. If it cannot use the room that it
+was woken for, because another was quicker, it gave up, or that instance is none for it, it wakes
+the next behind it: no room is lost on who does not take it. It keeps its own place.
 """
 
 from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 import trio
 
 from overlay.names import ServiceName
+from overlay.view import InstanceView
 
 MAX_WAITING = 10_000
 """In all; past it a request goes to a full instance, where it waits too."""
@@ -36,6 +38,7 @@ class Crowd:
     most: int = MAX_WAITING
     count: int = 0
     _asleep: dict[ServiceName, list["Place"]] = field(default_factory=dict)
+    _seen: dict[ServiceName, Sequence[InstanceView]] = field(default_factory=dict)
     _next: int = 0
 
     @property
@@ -66,11 +69,27 @@ class Crowd:
             if not line:
                 del self._asleep[service]
 
-    def news(self, service: ServiceName | None = None) -> None:
-        """Say that something changed for a service, or for all."""
-        for name in list(self._asleep) if service is None else [service]:
-            for place in self._asleep.pop(name, ()):
-                self._wake(place)
+    def news(self, service: ServiceName) -> None:
+        """Say that something changed for a service."""
+        for place in self._asleep.pop(service, ()):
+            self._wake(place)
+
+    def look(self, instances: Callable[[ServiceName], Sequence[InstanceView]]) -> None:
+        """Look at the services that are waited for, and wake those whose instances changed.
+
+        In a crowd the network changes all the time, each time for a few of them.
+
+        Args:
+            instances: returns the list of a service's instances, the same one until it changes.
+        """
+        waited_for = set(self._asleep)
+        for service in waited_for:
+            now = instances(service)
+            if now is not self._seen.get(service):
+                self._seen[service] = now
+                self.news(service)
+        for service in self._seen.keys() - waited_for:
+            del self._seen[service]
 
     def sleep(self, place: "Place") -> None:
         """Take a place in among those who are to be woken."""

@@ -132,7 +132,7 @@ class _Server:
             seen = self._node.view.generation
             await self._roads.follow()
             self._upstreams.prune()
-            self._crowd.news()
+            self._crowd.look(self._node.view.instances)
 
     async def sweep(self) -> None:
         """Drop idle upstream connections now and then."""

@@ -23,14 +23,13 @@ class Line:
         scope = trio.CancelScope()
 
         async def wait() -> None:
-            with scope:
-                with self.crowd.enter(service) as place:
+            with scope, self.crowd.enter(service) as place:
+                await place.wait()
+                self.woken.append(name)
+                while not self.useful(name):
                     await place.wait()
                     self.woken.append(name)
-                    while not self.useful(name):
-                        await place.wait()
-                        self.woken.append(name)
-                    place.took()
+                place.took()
 
         self._nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
@@ -48,18 +47,37 @@ async def test_one_end_wakes_the_first_of_the_service(nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
-async def test_news_of_a_service_wakes_all_of_it_and_other_news_everybody(
-    nursery: trio.Nursery,
-) -> None:
+async def test_news_of_a_service_wakes_all_of_it(nursery: trio.Nursery) -> None:
     line = Line(nursery)
     for name, service in (("a", HELLO), ("b", HELLO), ("x", OTHER)):
         await line.add(name, service)
     line.crowd.news(HELLO)
     await trio.testing.wait_all_tasks_blocked()
     assert sorted(line.woken) == ["a", "b"]
-    line.crowd.news()
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_those_are_woken_whose_services_instances_changed(
+    nursery: trio.Nursery,
+) -> None:
+    line, lists = Line(nursery), {HELLO: (), OTHER: ()}
+    for name, service in (("a", HELLO), ("x", OTHER)):
+        await line.add(name, service)
+    line.crowd.look(lists.__getitem__)  # the first look knows of no change, and may wake anybody
     await trio.testing.wait_all_tasks_blocked()
-    assert sorted(line.woken) == ["a", "b", "x"]
+    line.woken.clear()
+    for name, service in (("a", HELLO), ("x", OTHER)):
+        await line.add(name, service)
+    line.crowd.look(lists.__getitem__)
+    await trio.testing.wait_all_tasks_blocked()
+    assert line.woken == []
+    lists[OTHER] = (object(),)  # type: ignore[assignment]
+    line.crowd.look(lists.__getitem__)
+    await trio.testing.wait_all_tasks_blocked()
+    assert line.woken == ["x"]
+    line.crowd.freed(HELLO)
+    await trio.testing.wait_all_tasks_blocked()
+    line.crowd.look(lists.__getitem__)
     assert line.crowd == Crowd(_next=line.crowd._next)
 
 

@@ -187,7 +187,7 @@ async def test_a_socket_that_is_shut_down_ends_its_own_hand_over(lab: Lab) -> No
 async def test_an_allocator_that_comes_back_is_told_of_every_sandbox(tmp_path: Path) -> None:
     path, first, second = tmp_path / "proxy", PlayedDesk(), PlayedDesk()
 
-    async def serve(client: trio.SocketStream, _: Caller | None) -> None:
+    async def serve(client: trio.SocketStream, *_: object) -> None:
         await client.aclose()
 
     with trio.fail_after(20):
@@ -209,7 +209,7 @@ async def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
             await door.run()
 
 
-async def _never(_client: trio.SocketStream, _caller: Caller | None) -> None:
+async def _never(*_: object) -> None:
     raise AssertionError
 
 
@@ -223,7 +223,7 @@ async def test_the_program_hands_its_socket_to_one_proxy_after_the_other(tmp_pat
     subprocess.run(["cc", "-static", "-o", str(program), str(SOURCE)], check=True)  # noqa: ASYNC221
     path = tmp_path / "proxy"
 
-    async def serve(client: trio.SocketStream, _: Caller | None) -> None:
+    async def serve(client: trio.SocketStream, *_: object) -> None:
         async with client:
             await client.send_all(b"here")
 
