@@ -99,7 +99,7 @@ class Forwarder:
         self,
         client: ServerConnection,
         head: RequestHead,
-        begun: Callable[[Decision, RequestHead], None],
+        begun: Callable[[Decision], None],
         caller: Caller | None = None,
     ) -> Exchanged:
         """Have `head` answered by an instance.
@@ -123,7 +123,7 @@ class Forwarder:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
-            begun(decision, head)
+            begun(decision)
             return await _Attempts(self, client, head, route, decision, call).run()
         finally:
             self._chains.called(call)
