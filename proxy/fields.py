@@ -16,10 +16,10 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from overlay.http.errors import BadRequest
 from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead, get
+from proxy.caller import Origin
 from proxy.chains import HEADER
 from proxy.errors import TooManyHops
 from proxy.routing import Route
@@ -52,20 +52,6 @@ _DROPPED_OF_REQUESTS = _DROPPED | _FORWARDED | _ONLY_BELIEVED
 _SPECIAL = _FORWARDED | _ONLY_BELIEVED | {b"via"}
 
 
-class Origin(NamedTuple):
-    """Whose request it is, as far as its connection tells.
-
-    Attributes:
-        address: the IP address at the other end.
-        scheme: `http` or `https`.
-        trusted: what it says of those before it is believed.
-    """
-
-    address: str
-    scheme: str = "http"
-    trusted: bool = False
-
-
 def request_fields(head: RequestHead, route: Route, origin: Origin) -> list[Field]:
     """Return the fields to forward a request with, framing excepted.
 
@@ -86,7 +72,7 @@ def request_fields(head: RequestHead, route: Route, origin: Origin) -> list[Fiel
     ]
     if head.method in LIMITED and b"max-forwards" in names:
         fields = [_one_fewer(field) for field in fields]
-    added = _introduced(origin, route.host, route.prefix)
+    added = _introduced(origin.address, origin.scheme, route.host, route.prefix)
     if not _SPECIAL.isdisjoint(names):
         _check_hops(head.headers)
         if origin.trusted:
@@ -116,15 +102,14 @@ def _with(options: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[byt
 
 
 @lru_cache(maxsize=1024)
-def _introduced(origin: Origin, host: bytes, prefix: bytes) -> tuple[Field, ...]:
+def _introduced(address: str, scheme: str, host: bytes, prefix: bytes) -> tuple[Field, ...]:
     """Return the fields that say who asked, with nobody before it."""
-    address, scheme = origin.address.encode(), origin.scheme.encode()
-    node = b'"[%b]"' % address if b":" in address else address
+    node = f'"[{address}]"' if ":" in address else address
     named = b';host="%b"' % host if host else b""
     fields = [
-        (b"Forwarded", b"for=%b%b;proto=%b" % (node, named, scheme)),
-        (b"X-Forwarded-For", address),
-        (b"X-Forwarded-Proto", scheme),
+        (b"Forwarded", b"for=%b%b;proto=%b" % (node.encode(), named, scheme.encode())),
+        (b"X-Forwarded-For", address.encode()),
+        (b"X-Forwarded-Proto", scheme.encode()),
     ]
     if host:
         fields.append((b"X-Forwarded-Host", host))

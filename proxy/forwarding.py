@@ -26,7 +26,7 @@ from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure
@@ -39,7 +39,7 @@ from proxy.errors import (
     UpstreamTooSlow,
 )
 from proxy.explaining import explained
-from proxy.fields import LIMITED, Origin, request_fields, response_fields
+from proxy.fields import LIMITED, request_fields, response_fields
 from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
 from proxy.roads import Road, Roads
@@ -102,24 +102,22 @@ class Forwarder:
         self,
         client: ServerConnection,
         head: RequestHead,
-        routed: Callable[[Route], None],
+        begun: Callable[[Decision], None],
         origin: Origin,
-        caller: Caller | None = None,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
         Args:
             client: whose request it is.
             head: the request.
-            routed: told the route as soon as it is known, for metrics.
-            origin: what its connection tells of who asks.
-            caller: the instance that asks, where it is known.
+            begun: told as soon as it is known what the request is for.
+            origin: whose request it is.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
-        timing = Timing()
+        timing, caller = Timing(), origin.caller
         if head.method in LIMITED:
             own = own_answer(head, self._machine_names)
             if own is not None:
@@ -127,13 +125,13 @@ class Forwarder:
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         route = route_of(head, self._machine_names)
         revision, spec = await self._resolve(route, caller)
-        routed(route)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            begun(decision)
             return await _Attempts(self, client, head, route, origin, decision, call).run()
         finally:
             self._chains.called(call)
@@ -201,6 +199,10 @@ class Forwarder:
             return self._edited(response, instance, road, decision)
 
         fields = [*request_fields(head, route, origin), *road.fields]
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
         if call.chain:
             fields.append((HEADER, render(call.chain)))
         service_time_s: float | None = None

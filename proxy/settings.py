@@ -28,6 +28,13 @@ class ProxySettings(NodeSettings):
     max_body_bytes: int = Field(0, ge=0)
     """The largest request body that is taken, in bytes; more is answered 413. 0 is any size."""
 
+    access_log: str = ""
+    """File for one JSON object a line for each request that has ended; `-` is standard output."""
+
+    otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`, that spans are sent to by
+    OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` will do as well. Needs the extra `myxo[otel]`."""
+
     @field_validator("trusted_forwarders")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:

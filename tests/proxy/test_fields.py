@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from overlay.http.errors import BadRequest
 from overlay.http.head import Field, RequestHead, parse_request_head, parse_response_head
 from overlay.names import ServiceName
+from proxy.caller import Origin
 from proxy.errors import TooManyHops
 from proxy.fields import (
     MAX_VIA,
-    Origin,
     is_trusted,
     last_hop,
     request_fields,

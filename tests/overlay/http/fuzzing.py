@@ -25,6 +25,7 @@ with atheris.instrument_imports(include=["overlay.http", "proxy.fields", "proxy.
 import h11
 
 from overlay.http.head import Field, Framing, RequestHead
+from proxy.caller import Origin
 from proxy.errors import RequestRefused
 from proxy.own import own_answer
 
@@ -32,7 +33,7 @@ Seen = tuple[bytes, bytes, bytes]
 """Method, target and body of a request."""
 
 STATUSES = {400, 414, 417, 431, 501, 505}
-ORIGIN = fields.Origin("192.0.2.1")
+ORIGIN = Origin("192.0.2.1")
 MACHINE = frozenset({"machine"})
 MAX_REQUESTS = 8
 END = b"\r\n\r\n"
