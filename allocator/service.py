@@ -264,17 +264,17 @@ class _Daemon:
     async def _offer(self, peer: PeerId, request: OfferRequest) -> Offer:
         """Say what a start would meet here."""
         instances = self.instances
-        standing = instances.standing(request.service, request.revision)
+        outlook = instances.outlook(request.service, request.revision)
         before, room = 0, instances.room()
-        if not (standing.ready or standing.starting or standing.resume_s is not None):
+        if not (outlook.ready or outlook.starting or outlook.resume_s is not None):
             room, before = self._held.offer(peer, request, room, trio.current_time())
         images = self.node.record.images
         return Offer(
             room=room,
-            ahead=standing.ahead + before,
-            ready=standing.ready,
-            starting=standing.starting,
-            resume_s=standing.resume_s,
+            ahead=outlook.ahead + before,
+            ready=outlook.ready,
+            starting=outlook.starting,
+            resume_s=outlook.resume_s,
             image=request.image is None or request.image in images,
         )
 
