@@ -17,7 +17,7 @@ import trio
 from docker.errors import APIError
 
 from allocator.containers import MIB
-from allocator.engine import CUT, accepts_calls, open_client, say
+from allocator.engine import CUT, accepts_calls, open_client, opened, say
 from allocator.errors import RuntimeDown
 from allocator.exits import Take, follow_exits
 from allocator.images import follow_images
@@ -173,9 +173,7 @@ class EngineSession:
             RuntimeDown: saying what to do.
         """
         self.close()
-        self._client = client = await trio.to_thread.run_sync(
-            open_client, limiter=self._limiter, abandon_on_cancel=True
-        )
+        self._client = client = await opened(open_client, self._limiter)
         try:
             about = await trio.to_thread.run_sync(
                 _survey, client, limiter=self._limiter, abandon_on_cancel=True

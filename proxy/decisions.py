@@ -45,6 +45,7 @@ class Plan:
         why: what made it necessary.
         ranking: the machines there were; None until it was looked.
         refused: what those said that were asked in vain, in order.
+        asked: the machine that was asked last.
         chosen: the machine that answered with an instance.
         offers: what the best machines said of themselves when they were asked first.
     """
@@ -52,6 +53,7 @@ class Plan:
     why: str
     ranking: Ranking | None = None
     refused: list[str] = field(default_factory=list)
+    asked: PeerId | None = None
     chosen: PeerId | None = None
     offers: dict[PeerId, str] = field(default_factory=dict)
 

@@ -26,6 +26,21 @@ class ProxyMetrics:
         self.connections = Gauge(
             "myxo_proxy_connections", "Open client connections.", registry=registry
         )
+        self.waiting = Gauge(
+            "myxo_proxy_requests_waiting",
+            "Requests that wait for room at full instances.",
+            registry=registry,
+        )
+        self._turned_away = Counter(
+            "myxo_proxy_connections_refused_total",
+            "Client connections over a bound, by whose they were: host or container.",
+            ["client"],
+            registry=registry,
+        )
+
+    def turned_away(self, *, own: bool) -> None:
+        """Count a connection over a bound, of this machine's programs or of a container."""
+        self._turned_away.labels("host" if own else "container").inc()
 
     def observe(self, service: str, status: int, duration_s: float) -> None:
         """Count one answered request; `service` is empty where the request named none."""
