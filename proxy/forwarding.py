@@ -20,11 +20,12 @@ from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
-from overlay.http.exchange import Exchanged, exchange
+from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
+from overlay.tunnel import SocketEnd, framed, switched
 from overlay.view import InstanceView, View
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
@@ -218,6 +219,7 @@ class Forwarder:
                         request_headers=fields,
                         edit_response=edit_response,
                         target=route.target,
+                        switched=_switched(road, instance) if head.upgrade else None,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
@@ -356,6 +358,11 @@ class _Attempts:
                 f"{self._route.service} (instance {instance.record.id}) failed in the middle of a "
                 f"body too large to be sent again: {exc}"
             ) from exc
+
+
+def _switched(road: Road, instance: InstanceView) -> Switched:
+    far = framed(instance.owner) if road.lease is None else SocketEnd
+    return switched(SocketEnd, far)
 
 
 @contextmanager

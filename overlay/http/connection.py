@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import inf
 
 import trio
@@ -26,7 +27,7 @@ from overlay.http.head import (
     serialise_response,
     why_never_a_head,
 )
-from overlay.http.transport import READ_BYTES, SendFailed, transport
+from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
 
 _CLOSE: Field = (b"Connection", b"close")
 _SERVER: Field = (b"Server", b"myxo")
@@ -363,6 +364,20 @@ class ServerConnection:
         if parts:
             await self._send(*parts)
         self._answered = trailers is not None
+
+    async def switch(
+        self, headers: Sequence[Field], status: int = HTTPStatus.SWITCHING_PROTOCOLS
+    ) -> tuple[Transport, bytes]:
+        """Answer 101, or 200 to a CONNECT, and hand over the connection.
+
+        With it goes what came already of what follows. Call `aclose` all the same in the end.
+
+        Raises:
+            ClientGone: the client is not there any more.
+        """
+        self.must_close = self.answering = self._answered = self._client_ended = True
+        await self._send(serialise_response(status, reason_phrase(status), headers))
+        return self._transport, self.take_buffered()
 
     async def until_gone(self) -> None:
         """Return when the client is known to have left; pipelined requests are kept meanwhile.

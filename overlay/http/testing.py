@@ -24,6 +24,7 @@ from overlay.http import (
 )
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.head import Field
+from overlay.tunnel import SocketEnd, switched
 
 
 class Wire:
@@ -162,6 +163,7 @@ class Lab:
                             request_headers=end_to_end(head),
                             edit_response=edit,
                             head_timeout_s=head_timeout_s,
+                            switched=switched(SocketEnd, SocketEnd),
                         )
                     await self.note(done)
                 except UpstreamFailed as exc:
