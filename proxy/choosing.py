@@ -187,7 +187,7 @@ class Chooser:
     def _watch(self, decision: Decision, instance: InstanceView) -> None:
         """Have a better instance started, now and then, where this one is not good."""
         soft_s, now = decision.limits.soft_s, trio.current_time()
-        over = soft_s is not None and self._is_over(instance, soft_s)
+        over = soft_s is not None and self.is_over(instance, soft_s)
         if not over and not instance.suspect:
             self._breaches.ended(decision.service, now)
             return
@@ -212,9 +212,10 @@ class Chooser:
         )
         self._decisions.note(decision, flight.plan)
 
-    def _is_over(self, instance: InstanceView, soft_s: float) -> bool:
-        if rtt_s(instance) <= soft_s:
+    def is_over(self, instance: InstanceView, limit_s: float) -> bool:
+        """Return whether an instance is farther away than a limit, not by one sample alone."""
+        if rtt_s(instance) <= limit_s:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest
-        return is_over(self._view.distance(instance.owner), latest_s, soft_s)
+        return is_over(self._view.distance(instance.owner), latest_s, limit_s)

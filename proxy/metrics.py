@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from overlay.tunnel import Relayed
+
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -23,9 +25,31 @@ class ProxyMetrics:
             registry=registry,
         )
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.tunnels = Gauge(
+            "myxo_proxy_open_tunnels", "Open tunnels to instances.", registry=registry
+        )
+        self._tunnels = Counter(
+            "myxo_proxy_tunnels_total",
+            "Forwarded connections that ended, by service and how.",
+            ["service", "how"],
+            registry=registry,
+        )
+        self._tunnel_bytes = Counter(
+            "myxo_proxy_tunnel_bytes_total",
+            "Bytes in forwarded connections that ended, by service and direction.",
+            ["service", "direction"],
+            registry=registry,
+        )
         self.connections = Gauge(
             "myxo_proxy_connections", "Open client connections.", registry=registry
         )
+
+    def tunnelled(self, service: str, relayed: Relayed | None) -> None:
+        """Count a forwarded connection that ended; None is one that led nowhere or was cut."""
+        self._tunnels.labels(service, "cut" if relayed is None else relayed.why).inc()
+        if relayed is not None:
+            self._tunnel_bytes.labels(service, "sent").inc(relayed.sent)
+            self._tunnel_bytes.labels(service, "received").inc(relayed.received)
 
     def observe(self, service: str, status: int, duration_s: float) -> None:
         """Count one answered request; `service` is empty where the request named none."""

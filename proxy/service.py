@@ -27,7 +27,9 @@ from proxy.crowd import Crowd
 from proxy.decisions import Decisions
 from proxy.errors import RequestRefused
 from proxy.explaining import Explainer
+from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
+from proxy.forwards import Forwards
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
@@ -35,6 +37,7 @@ from proxy.routing import Route
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
+from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
@@ -79,6 +82,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, nursery)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.tunnels.watch)
+        await nursery.start(server.forwards.run)
         await nursery.start(server.serve, listener)
         if ready is not None:
             ready(node)
@@ -126,6 +131,10 @@ class _Server:
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
+        self.tunnels = Tunnels(self._forwarder, self._roads)
+        self._metrics.tunnels.set_function(lambda: self.tunnels.count)
+        self.forwards = Forwards(self._forwarder, self.tunnels, self._metrics.tunnelled)
+        node.wants[FORWARD] = self.forwards.serve
 
     async def serve(
         self,
