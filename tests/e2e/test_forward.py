@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -243,3 +244,65 @@ def test_a_connection_that_leads_nowhere_is_reset_and_the_command_says_why(netwo
             rest(sock)
         assert process.stderr is not None
         assert f"{name} runs nowhere and cannot be started" in process.stderr.readline()
+
+
+# to another machine
+
+
+CLIENT = """
+import socket, sys
+size = int(sys.argv[2])
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as sock:
+    said = bytes(range(256)) * (size // 256)
+    sock.sendall(said[:65536]) if size > 65536 else None
+    answer = b""
+    rest = said[65536:] if size > 65536 else said
+    while rest:
+        sent = sock.send(rest[:65536])
+        rest = rest[sent:]
+        answer += sock.recv(65536)
+    sock.shutdown(socket.SHUT_WR)
+    while part := sock.recv(65536):
+        answer += part
+assert answer[:size] == said, len(answer)
+print(answer[size:].decode())
+"""
+
+
+def join_line(printed: str) -> list[str]:
+    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
+
+
+@pytest.mark.netns
+def test_a_connection_to_another_machine_goes_through_its_gateway(lan: Any) -> None:
+    first, second = lan.host(), lan.host()
+    join = join_line(first.start("myxo", "up", "--runtime", "process", "--hostname", "first"))
+    second.start(*join, "--runtime", "process", "--hostname", "second")
+    conf = first.folder / "talk.json"
+    conf.write_text(json.dumps({"protocol": "tcp", "constraints": {"host": "first"}}))
+    command = f"exec {sys.executable} {TALK}"
+    first.run("registry-cli", "add", "--process", command, "--conf", str(conf), "talk")
+    opened = json.loads(second.run("myxo", "forward", "talk", "--keep", "--json"))
+    port = opened["listen"].rpartition(":")[2]
+    pid, count = second.run(sys.executable, "-c", CLIENT, port, str(2**21)).split()
+    assert int(count) == 2**21
+    assert second.run(sys.executable, "-c", CLIENT, port, "256").split() == [pid, "256"]
+    with second.running_command(sys.executable, "-c", HOLD, port) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == b"x\n"
+        (instance,) = json.loads(first.run("myxo", "status", "--json"))["instances"]
+        first.cut()
+        assert held.stdout.readline() == b"ConnectionResetError\n"
+    assert instance["host"] == "first"
+
+
+HOLD = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as sock:
+    sock.sendall(b"x")
+    print(sock.recv(1).decode(), flush=True)
+    try:
+        sock.recv(1)
+    except OSError as exc:
+        print(type(exc).__name__, flush=True)
+"""
