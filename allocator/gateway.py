@@ -330,7 +330,7 @@ class Gateway:
                 upstream,
                 request_headers=[*_without_ours(end_to_end(head)), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
-                switched=_switched(caller) if head.upgrade else None,
+                switched=_switched(caller, instance) if head.upgrade else None,
             )
 
     async def _report_failure(
@@ -368,8 +368,8 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
     ]
 
 
-def _switched(caller: str) -> Switched:
-    return switched(framed(PeerId(caller)), SocketEnd)
+def _switched(caller: str, instance: Instance) -> Switched:
+    return switched(framed(PeerId(caller)), SocketEnd, instance.spec.tunnel_idle_s)
 
 
 def _without_ours(fields: list[Field]) -> list[Field]:

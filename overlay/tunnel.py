@@ -42,9 +42,6 @@ UPGRADE: tuple[Field, ...] = ((b"Connection", b"Upgrade"), (b"Upgrade", b"myxo-t
 MAX_REFUSAL_BYTES = 4096
 """Of the text that says why a tunnel is refused."""
 
-SWITCHED_IDLE_S = 3600.0
-"""After which a WebSocket on which nothing moves is given up."""
-
 _SWITCHED = 101
 _CLOSE_S = 1.0
 """For telling an end that a tunnel is over; it may not read any more."""
@@ -180,7 +177,7 @@ Make = Callable[[Transport, bytes], "End"]
 """Makes an end of a connection that changed its protocol and of what came on it already."""
 
 
-def switched(near: Make, far: Make, idle_s: float = SWITCHED_IDLE_S) -> Switched:
+def switched(near: Make, far: Make, idle_s: float) -> Switched:
     """Return how to go on where a client and an instance change their protocol (`exchange`).
 
     Args:

@@ -26,6 +26,8 @@ from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.head import Field
 from overlay.tunnel import SocketEnd, switched
 
+_IDLE_S = 20.0
+
 
 class Wire:
     """One end of a connection, for reading what came exactly as it came."""
@@ -163,7 +165,7 @@ class Lab:
                             request_headers=end_to_end(head),
                             edit_response=edit,
                             head_timeout_s=head_timeout_s,
-                            switched=switched(SocketEnd, SocketEnd),
+                            switched=switched(SocketEnd, SocketEnd, _IDLE_S),
                         )
                     await self.note(done)
                 except UpstreamFailed as exc:
