@@ -38,7 +38,7 @@ from allocator.errors import (
 )
 from allocator.exits import follow_exits
 from allocator.image_engine import DockerImages
-from allocator.image_fetch import pull_pushed
+from allocator.image_registry import pull_pushed
 from allocator.images import follow_images
 from allocator.networks import BRIDGES, address_of, ensure_networks
 from allocator.runtime import (
@@ -53,7 +53,7 @@ from allocator.runtime import (
 from allocator.sandbox_image import ARCHITECTURES
 from allocator.sandbox_pool import SandboxPlan, SandboxPool, network_mode
 from allocator.sandboxes import Sandbox, sandbox_id, sort_out
-from overlay.names import Digest, InstanceId, SandboxId, ServiceName
+from overlay.names import Digest, InstanceId, PeerId, SandboxId, ServiceName
 from overlay.spec import Image, Network
 
 CALLS_AT_ONCE = 16
@@ -83,22 +83,30 @@ class _Container:
     ended: trio.Event = field(default_factory=trio.Event)
 
 
+Fetch = Callable[[Image, PeerId], Awaitable[None]]
+"""Makes the engine have an image that a service of this owner names, or raises `ImageMissing`."""
+
+
+async def _pull_pushed(image: Image, _: PeerId) -> None:
+    await pull_pushed(DockerImages(), image, lambda _: None)
+
+
 class DockerRuntime:
     """Instances as containers of a Docker engine.
 
     Args:
         ownership: whose containers these are.
         plan: how network sandboxes are made; without, each instance's network is made as it starts.
+
+    Attributes:
+        fetch: brings images that are not here; from their registry alone until others are known.
     """
 
     name: Literal["docker", "process"] = "docker"
 
     def __init__(self, ownership: Ownership, plan: SandboxPlan | None = None) -> None:
         self._ownership = ownership
-        images = DockerImages()
-        self.fetch: Callable[[Image], Awaitable[None]] = partial(
-            pull_pushed, images, told=lambda _: None
-        )
+        self.fetch: Fetch = _pull_pushed
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._call)
         self._client: docker.APIClient | None = None
         self._problem = "the Docker engine was not looked for yet"
@@ -203,9 +211,10 @@ class DockerRuntime:
             del self._containers[launch.id]
             raise LaunchFailed(f"the engine did not create the container: {say(exc)}") from exc
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Fetch the image by `fetch`; see `Runtime.pull`."""
-        await self.fetch(image)
+        if launch.spec.image is not None:
+            await self.fetch(launch.spec.image, launch.author)
 
     async def start(self, instance: InstanceId) -> str:
         """Start the container; return its address on the bridge. See `Runtime.start`."""

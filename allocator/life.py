@@ -175,7 +175,7 @@ class Life:
                 raise
             self._advance(instance, Event.IMAGE_ABSENT)
             with flight.phase("image"):
-                await instance.runtime.pull(launch.spec.image)
+                await instance.runtime.pull(launch)
             self._advance(instance, Event.IMAGE_FETCHED)
             await self._launch(instance, launch, flight)
         with flight.phase("ready"):

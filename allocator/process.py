@@ -53,7 +53,7 @@ from allocator.runtime import (
     instance_environment,
 )
 from overlay.names import InstanceId
-from overlay.spec import Image, ServiceSpec
+from overlay.spec import ServiceSpec
 
 PORTS = range(20_000, 32_768)
 """Below Linux's range of ports for outgoing connections, so that none of those can take one, and
@@ -177,9 +177,9 @@ class ProcessRuntime:
         self._processes[launch.id] = _Process(state, cpus, launch.proxy_port)
         write_state(self._state(state.id), state)
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Refuse: processes have no images."""
-        raise ImageMissing(f"{image.reference} is an image, and this runtime runs commands")
+        raise ImageMissing(f"{launch.service} has an image, and this runtime runs commands")
 
     async def start(self, instance: InstanceId) -> str:
         """Run the command; return the address that it was told to listen on."""

@@ -26,6 +26,9 @@ from allocator.image_engine import DockerImages
 from allocator.image_fetch import ImageFetcher
 from allocator.image_messages import IMAGE_PROTOCOL, LAYERS_TARGET, ImageRequest
 from allocator.image_network import ImageNetwork
+from allocator.image_rights import ImageRights
+from allocator.image_services import ImageServices
+from allocator.image_sharing import Sharing, told
 from allocator.image_shelf import Shelf
 from allocator.image_source import ImageSource
 from allocator.instances import Instances
@@ -56,7 +59,7 @@ from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
-from overlay.names import PeerId, ServiceName
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import PeerRecord, Role
@@ -233,6 +236,8 @@ class _Daemon:
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
         nursery.start_soon(images.shelf.run)
+        nursery.start_soon(images.fetcher.run)
+        nursery.start_soon(images.services.run, self._tell_images)
 
     async def _allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
         """Answer an allocate call.
@@ -248,7 +253,7 @@ class _Daemon:
         self._held.taken(peer, given.revision.name, given.revision.number)
         await self._learn(given.revision, peer)
         if self.images is not None:
-            self.images.network.heard(given)
+            self.images.services.heard(given)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
             raise CallRefused(unmet.code, unmet.text)
@@ -336,9 +341,21 @@ class _Daemon:
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
-            images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            images=self._told_images(),
             labels=parse_labels(self.settings.labels),
         )
+
+    def _told_images(self) -> tuple[Digest, ...]:
+        """Return the images that others hear of."""
+        if self.images is None:
+            return ()
+        held = (image for runtime in self.runtimes.values() for image in runtime.health().images)
+        return told(held, self.images.services.registered(), self.images.shelf.images)
+
+    def _tell_images(self) -> None:
+        """Publish what others hear of images if that is something else now."""
+        if self._told_images() != self.node.record.images:
+            self._room_change.set()
 
     def _capacity(self) -> Capacity:
         """Return the engine's machine where there is one, else this one."""
@@ -406,7 +423,7 @@ def _starts_at_once(capacity: Capacity) -> int:
 class _Images:
     """What has to do with images."""
 
-    network: ImageNetwork
+    services: ImageServices
     shelf: Shelf
     fetcher: ImageFetcher
     source: ImageSource
@@ -423,23 +440,29 @@ def _open_images(daemon: _Daemon) -> _Images:
     settings, instances, metrics = daemon.settings, daemon.instances, daemon.metrics
     folder = settings.state_dir / "images" / daemon.node.peer_id
     engine = DockerImages()
-    network = ImageNetwork(daemon.node, daemon.definitions)
+    services = ImageServices(daemon.definitions)
     shelf = Shelf(
         engine,
         folder / "fetched.json",
         settings.image_disk_mib * MIB,
         in_use=instances.images,
-        registered=network.registered,
+        registered=services.registered,
     )
+
+    def sharing() -> Sharing:
+        return Sharing(shelf.images, allowed_keys(settings.admin), settings.share_any_image)
+
+    network = ImageNetwork(daemon.node, services)
     fetcher = ImageFetcher(engine, network, shelf, folder / "coming", metrics.image_bytes)
     source = ImageSource(
         engine,
-        network.named,
+        ImageRights(daemon.definitions, services, sharing).named,
         folder / "saved",
         settings.image_cache_mib * MIB,
         partial(metrics.image_bytes, "sent"),
+        who=network.who,
     )
-    return _Images(network, shelf, fetcher, source)
+    return _Images(services, shelf, fetcher, source)
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:
