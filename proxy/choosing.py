@@ -5,7 +5,8 @@
       ├──► all are full: wait a little for room; then have another
       │    started and take whichever comes first ────────────────► it; at worst a full one
       │
-      └──► none can be used: have one started and wait for it ────► it
+      └──► none can be used: have one started, and wait for it or
+           for one that others have started before it is there ──► it
 
 An instance counts a request from the moment in which it is chosen, so that those who are woken
 together do not all see the same room.
@@ -19,7 +20,7 @@ import trio
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.view import InstanceView, View
-from proxy.crowd import Crowd
+from proxy.crowd import Crowd, Place
 from proxy.decisions import Decision, Decisions, Waited
 from proxy.errors import NothingFeasible, RequestRefused
 from proxy.limits import RttLimits
@@ -102,7 +103,10 @@ class Chooser:
         revision = decision.revision.revision
         instances = self._view.instances(revision.name)
         decision.candidates = self._upstreams.candidates(instances, trio.current_time())
-        return feasible(decision.candidates, revision=revision.number, limits=decision.limits)
+        usable = feasible(decision.candidates, revision=revision.number, limits=decision.limits)
+        if not decision.excluded:
+            return usable
+        return [c for c in usable if c.instance.key not in decision.excluded]
 
     def _select(self, decision: Decision) -> Candidate | None:
         """Return the best instance with room."""
@@ -120,26 +124,66 @@ class Chooser:
         if decision.starts >= MAX_STARTS:
             raise NothingFeasible(decision.service, ["its instances end as soon as they start"])
         flight = self._begin(decision, "no instance can be used", decision.excluded)
-        decision.timing.add((await flight.landed()).phases)
-        return self._select(decision)
+        began = perf_counter()
+        with flight.awaited():
+            chosen = await self._sooner(decision, flight)
+            if chosen is not None:
+                flight.kept |= self._over_soft(decision, chosen.instance)
+        if chosen is None:
+            decision.timing.add(flight.started().phases)
+            return self._select(decision)
+        decision.timing.mark("queue")
+        self._decisions.note(decision, Waited(perf_counter() - began))
+        return chosen
+
+    async def _sooner(self, decision: Decision, flight: Flight) -> Candidate | None:
+        """Return what can be used before `flight` has ended; None if it has ended first.
+
+        Many proxies may start a service in the same moment, each where it is best for it. In a
+        crowd these starts wait for one another, and the first instance that is there serves all.
+        """
+        with self._crowd.enter(decision.service) as place:
+            while not flight.done.is_set():
+                if self._crowd.full:
+                    await flight.done.wait()
+                else:
+                    await place.wait()
+                if flight.done.is_set():
+                    break
+                chosen = self._select(decision)
+                # What the flight itself brings is in the view a moment before its answer is here.
+                if chosen is not None and chosen.instance.owner != flight.plan.asked:
+                    place.took()
+                    return chosen
+        return None
 
     async def _room(self, decision: Decision, full: Candidate) -> Candidate:
         """Return what gets room first, a full instance or another; at worst `full` itself."""
         began = perf_counter()
-        chosen: Candidate | None = None
-        with trio.move_on_after(QUEUE_TARGET_S):
-            while chosen is None and not self._crowd.full:
-                await self._crowd.wait(decision.service)
-                chosen = self._select(decision)
-        try:
-            while chosen is None and self._may_grow(decision):
-                chosen = await self._grown(decision)
-        except RequestRefused:
-            self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+        with self._crowd.enter(decision.service) as place:
+            chosen = await self._freed(decision, place)
+            try:
+                while chosen is None and self._may_grow(decision):
+                    chosen = await self._grown(decision, place)
+            except RequestRefused:
+                self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+            if chosen is not None:
+                place.took()
         waited_s = perf_counter() - began
         decision.timing.mark("queue")
         self._decisions.note(decision, Waited(waited_s))
         return chosen or pick(self._usable(decision), self._random) or full
+
+    async def _freed(self, decision: Decision, place: Place) -> Candidate | None:
+        """Return what gets room in a little while, if anything does."""
+        chosen: Candidate | None = None
+        with trio.move_on_after(QUEUE_TARGET_S):
+            while chosen is None and not self._crowd.full:
+                await place.wait()
+                chosen = self._select(decision)
+        if place.owes:  # it was woken in the moment in which its time was over
+            chosen = chosen or self._select(decision)
+        return chosen
 
     def _may_grow(self, decision: Decision) -> bool:
         at = self._grow_at.get(decision.service)
@@ -148,7 +192,7 @@ class Chooser:
             at = None
         return at is None and decision.starts < MAX_STARTS
 
-    async def _grown(self, decision: Decision) -> Candidate | None:
+    async def _grown(self, decision: Decision, place: Place) -> Candidate | None:
         """Have another instance started; return what has room first, if anything has."""
         full = {c.instance.key for c in decision.candidates if c.instance.record.state is READY}
         flight = self._begin(
@@ -158,7 +202,7 @@ class Chooser:
             if self._crowd.full:
                 await flight.landed()
             else:
-                await self._crowd.wait(decision.service)
+                await place.wait()
             if (chosen := self._select(decision)) is not None:
                 return chosen
         await flight.landed()
@@ -187,7 +231,7 @@ class Chooser:
     def _watch(self, decision: Decision, instance: InstanceView) -> None:
         """Have a better instance started, now and then, where this one is not good."""
         soft_s, now = decision.limits.soft_s, trio.current_time()
-        over = soft_s is not None and self._is_over(instance, soft_s)
+        over = self._over_soft(decision, instance)
         if not over and not instance.suspect:
             self._breaches.ended(decision.service, now)
             return
@@ -212,8 +256,9 @@ class Chooser:
         )
         self._decisions.note(decision, flight.plan)
 
-    def _is_over(self, instance: InstanceView, soft_s: float) -> bool:
-        if rtt_s(instance) <= soft_s:
+    def _over_soft(self, decision: Decision, instance: InstanceView) -> bool:
+        soft_s = decision.limits.soft_s
+        if soft_s is None or rtt_s(instance) <= soft_s:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest

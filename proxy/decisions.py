@@ -23,6 +23,7 @@ from proxy.limits import RttLimits
 from proxy.placement import Ranking
 from proxy.selection import Candidate
 from proxy.timing import Timing
+from proxy.traces import Trace
 
 KEPT = 256
 """In each ring. One holds the candidates of its moment: some 100 bytes for each instance."""
@@ -45,6 +46,7 @@ class Plan:
         why: what made it necessary.
         ranking: the machines there were; None until it was looked.
         refused: what those said that were asked in vain, in order.
+        asked: the machine that was asked last.
         chosen: the machine that answered with an instance.
         offers: what the best machines said of themselves when they were asked first.
     """
@@ -52,6 +54,7 @@ class Plan:
     why: str
     ranking: Ranking | None = None
     refused: list[str] = field(default_factory=list)
+    asked: PeerId | None = None
     chosen: PeerId | None = None
     offers: dict[PeerId, str] = field(default_factory=dict)
 
@@ -88,6 +91,7 @@ class Decision:
         road: the kind of road to the chosen one.
         status: of the answer; 0 until there is one.
         refusal: why the proxy answered itself.
+        trace: its part in a distributed trace, if spans are exported.
     """
 
     number: int
@@ -105,12 +109,18 @@ class Decision:
     road: str = ""
     status: int = 0
     refusal: str = ""
+    trace: Trace | None = None
     events: list[Event] = field(default_factory=list)
 
     @property
     def service(self) -> ServiceName:
         """What the request is for."""
         return self.revision.revision.name
+
+    @property
+    def started(self) -> bool:
+        """Whether it waited for an instance to be started, or for room."""
+        return self.starts > 0
 
 
 class Decisions:
