@@ -101,7 +101,8 @@ class _Server:
         self._port = settings.port
         self._nursery = nursery
         self._metrics = ProxyMetrics(node.metrics)
-        self._upstreams = Upstreams(node.view)
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        self._upstreams = Upstreams(node.view, random)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(node.view, node.tls, nursery, settings.port, carry, self._welcomed)
         self._bridges: set[str] = set()
@@ -112,13 +113,12 @@ class _Server:
         self._connections: trio.Nursery | None = None
         self._stopping = trio.Event()
         self._crowd, decisions = Crowd(), Decisions()
-        random = Random()  # noqa: S311  (draws among equals, hides nothing)
         starter = Starter(node.view, node.calls, nursery, node.take, random, self._crowd.news)
         self._forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
-            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
         )
