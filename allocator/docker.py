@@ -28,7 +28,7 @@ from allocator.containers import (
     instance_id,
     memory_of,
 )
-from allocator.engine import CUT, accepts_calls, open_client, remove, say
+from allocator.engine import CUT, accepts_calls, open_client, opened, remove, say
 from allocator.errors import (
     ImageMissing,
     LaunchFailed,
@@ -332,9 +332,7 @@ class DockerRuntime:
         """
         if self._client is not None:
             self._client.close()
-        self._client = client = await trio.to_thread.run_sync(
-            open_client, limiter=self._limiter, abandon_on_cancel=True
-        )
+        self._client = client = await opened(open_client, self._limiter)
         try:
             about = await trio.to_thread.run_sync(
                 _survey, client, limiter=self._limiter, abandon_on_cancel=True

@@ -19,7 +19,7 @@ import trio
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.view import InstanceView, View
-from proxy.crowd import Crowd
+from proxy.crowd import Crowd, Place
 from proxy.decisions import Decision, Decisions, Waited
 from proxy.errors import NothingFeasible, RequestRefused
 from proxy.limits import RttLimits
@@ -107,7 +107,7 @@ class Chooser:
     def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
         group, now = self._group(decision), trio.current_time()
-        chosen = group.pick(now, decision.key)
+        chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
         if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
             decision.candidates = self._upstreams.candidates(group.instances, now)
@@ -117,7 +117,7 @@ class Chooser:
 
     def _least_busy(self, decision: Decision) -> Upstream | None:
         """Return the instance to use where none has room; None if there is none at all."""
-        return self._group(decision).least_busy(trio.current_time())
+        return self._group(decision).least_busy(trio.current_time(), decision.excluded)
 
     async def _choose_late(self, decision: Decision) -> Upstream:
         while True:
@@ -149,36 +149,48 @@ class Chooser:
         Many proxies may start a service in the same moment, each where it is best for it. In a
         crowd these starts wait for one another, and the first instance that is there serves all.
         """
-        while not flight.done.is_set():
-            if self._crowd.full:
-                await flight.done.wait()
-            else:
-                await self._crowd.wait(decision.service)
-            if flight.done.is_set():
-                break
-            chosen = self._select(decision)
-            # What the flight itself brings is in the view a moment before its answer is here.
-            if chosen is not None and chosen.instance.owner != flight.plan.asked:
-                return chosen
+        with self._crowd.enter(decision.service) as place:
+            while not flight.done.is_set():
+                if self._crowd.full:
+                    await flight.done.wait()
+                else:
+                    await place.wait()
+                if flight.done.is_set():
+                    break
+                chosen = self._select(decision)
+                # What the flight itself brings is in the view a moment before its answer is here.
+                if chosen is not None and chosen.instance.owner != flight.plan.asked:
+                    place.took()
+                    return chosen
         return None
 
     async def _room(self, decision: Decision, full: Upstream) -> Upstream:
         """Return what gets room first, a full instance or another; at worst `full` itself."""
         began = perf_counter()
-        chosen: Upstream | None = None
-        with trio.move_on_after(QUEUE_TARGET_S):
-            while chosen is None and not self._crowd.full:
-                await self._crowd.wait(decision.service)
-                chosen = self._select(decision)
-        try:
-            while chosen is None and self._may_grow(decision):
-                chosen = await self._grown(decision)
-        except RequestRefused:
-            self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+        with self._crowd.enter(decision.service) as place:
+            chosen = await self._freed(decision, place)
+            try:
+                while chosen is None and self._may_grow(decision):
+                    chosen = await self._grown(decision, place)
+            except RequestRefused:
+                self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+            if chosen is not None:
+                place.took()
         waited_s = perf_counter() - began
         decision.timing.mark("queue")
         self._decisions.note(decision, Waited(waited_s))
         return chosen or self._least_busy(decision) or full
+
+    async def _freed(self, decision: Decision, place: Place) -> Upstream | None:
+        """Return what gets room in a little while, if anything does."""
+        chosen: Upstream | None = None
+        with trio.move_on_after(QUEUE_TARGET_S):
+            while chosen is None and not self._crowd.full:
+                await place.wait()
+                chosen = self._select(decision)
+        if place.owes:  # it was woken in the moment in which its time was over
+            chosen = chosen or self._select(decision)
+        return chosen
 
     def _may_grow(self, decision: Decision) -> bool:
         at = self._grow_at.get(decision.service)
@@ -187,7 +199,7 @@ class Chooser:
             at = None
         return at is None and decision.starts < MAX_STARTS
 
-    async def _grown(self, decision: Decision) -> Upstream | None:
+    async def _grown(self, decision: Decision, place: Place) -> Upstream | None:
         """Have another instance started; return what has room first, if anything has."""
         full = {i.key for i in decision.instances if i.record.state is READY}
         flight = self._begin(
@@ -197,7 +209,7 @@ class Chooser:
             if self._crowd.full:
                 await flight.landed()
             else:
-                await self._crowd.wait(decision.service)
+                await place.wait()
             if (chosen := self._select(decision)) is not None:
                 return chosen
         await flight.landed()

@@ -12,14 +12,18 @@ few instances that its policy draws, and not at all 250 of a large service.
 Pure: instances in, an instance out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from overlay.balancing import Balancing
+from overlay.names import InstanceId, PeerId
 from overlay.records import InstanceState
 from overlay.view import InstanceView
 from proxy.limits import UNKNOWN_RTT_S, RttLimits
 from proxy.policies import Backend, Policy
+
+Key = tuple[PeerId, InstanceId]
+"""What tells an instance from every other in the network."""
 
 
 @dataclass(slots=True)
@@ -93,23 +97,37 @@ class Group:
     far: tuple[Upstream, ...]
     suspects: tuple[Upstream, ...]
 
-    def pick(self, now: float, key: bytes | None = None) -> Upstream | None:
-        """Return the best instance with room; None where all are full: a new one may be better."""
+    def pick(
+        self, now: float, key: bytes | None = None, excluded: Container[Key] = ()
+    ) -> Upstream | None:
+        """Return the best instance with room; None where all are full: a new one may be better.
+
+        Args:
+            now: in trio's seconds.
+            key: what the policy hashes.
+            excluded: what the request has found unusable.
+        """
         found = self.policy.pick(self.near, now, key) if self.near else None
         if found is None and self.far:
             found = self.policy.pick(self.far, now, key)
-        if found is None and self.suspects and not self._has_well(now):
+        if found is None and self.suspects and not self._well(now, excluded):
             found = self.policy.pick(self.suspects, now, key)
+        if found is not None and excluded and found.instance.key in excluded:
+            others = [u for u in self._in_use(now, excluded) if u.usable(now)]
+            return min(others, key=_wait, default=None)
         return found
 
-    def least_busy(self, now: float) -> Upstream | None:
+    def least_busy(self, now: float, excluded: Container[Key] = ()) -> Upstream | None:
         """Return the one to use where none has room."""
-        tiers = (self.near + self.far, self.suspects)
-        found = next((well for t in tiers if (well := [u for u in t if u.well(now)])), [])
-        return min(found, key=_wait, default=None)
+        return min(self._in_use(now, excluded), key=_wait, default=None)
 
-    def _has_well(self, now: float) -> bool:
-        return any(u.well(now) for u in self.near + self.far)
+    def _in_use(self, now: float, excluded: Container[Key]) -> list[Upstream]:
+        return self._well(now, excluded) or [
+            u for u in self.suspects if u.well(now) and u.instance.key not in excluded
+        ]
+
+    def _well(self, now: float, excluded: Container[Key]) -> list[Upstream]:
+        return [u for u in self.near + self.far if u.well(now) and u.instance.key not in excluded]
 
 
 def tiers(

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from random import Random
 
 from overlay.balancing import Balancing
-from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.names import ServiceName
 from overlay.view import InstanceView, View
 from proxy.limits import RttLimits
 from proxy.policies import policy_named
-from proxy.selection import Candidate, Group, Upstream, rtt_s, tiers
+from proxy.selection import Candidate, Group, Key, Upstream, rtt_s, tiers
 
 FAILED_FOR_S = 2.0
 """How long an instance that failed is left alone. A dead machine is out of the view by then; one
@@ -16,8 +16,6 @@ that only lost a connection comes back."""
 
 MAX_GROUPS = 4096
 """Of services, times the limits that their callers have; the oldest are made anew past it."""
-
-Key = tuple[PeerId, InstanceId]
 
 _DEFAULT = Balancing()
 

@@ -14,6 +14,7 @@ from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
+from overlay.http.head import parse_request_head
 from overlay.http.testing import Wire
 from overlay.identity import Identity
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -44,6 +45,7 @@ from proxy.roads import Roads
 from proxy.selection import Candidate
 from proxy.starting import Flight, Started, Starter
 from proxy.testing import PlayedAllocator, played_allocator
+from proxy.timing import Timing
 from proxy.upstreams import Upstreams
 
 HELLO = ServiceName("hello")
@@ -257,7 +259,7 @@ async def serve_client(
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None, caller())
+                await forwarder.forward(client, head, lambda *_: None, caller())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -577,7 +579,7 @@ async def test_who_waits_for_a_start_takes_the_first_instance_that_another_machi
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
         (flight,) = ground.starter.flights.values()
         ground.publish("elsewhere", "", owner=THERE)
@@ -596,7 +598,7 @@ async def test_the_instance_that_a_start_brings_is_taken_with_the_times_that_it_
     ground.starter.held = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.client.send, b"GET /hello/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
     (flight,) = ground.starter.flights.values()
     flight.plan.asked = HERE.peer_id
@@ -615,7 +617,7 @@ async def test_a_short_wait_for_room_starts_nothing(ground: Ground) -> None:
     ground.upstreams.begin(full)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.get)
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
         ground.chooser.done(full, 0.001)
     assert ground.starter.calls == []
@@ -747,6 +749,19 @@ async def test_what_a_request_found_failed_is_not_asked_for_again(ground: Ground
     ground.publish("dead", await closed_port())
     assert (await ground.get())[0] == 503
     assert ground.starter.calls == [frozenset({(HERE.peer_id, InstanceId("dead"))})]
+
+
+async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: Ground) -> None:
+    """Not either when everybody else uses the instance again, as after a long wait."""
+    await ground.run_instance("i1")
+    (lost,) = ground.view.instances(HELLO)
+    revision = ground.definitions.known[HELLO]
+    head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
+    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision.excluded = frozenset({lost.key})
+    with pytest.raises(NothingFeasible):
+        await ground.chooser.choose(decision)
 
 
 async def test_an_unknown_service_is_404_with_what_was_meant(ground: Ground) -> None:

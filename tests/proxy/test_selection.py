@@ -203,3 +203,14 @@ def test_a_busy_nearest_gives_way_to_a_free_one_further_off() -> None:
 
 def test_an_unmeasured_instance_is_the_last_choice() -> None:
     assert shares([upstream("new", rtt_s=None), upstream("far", rtt_s=0.4)]) == {"far": 1500}
+
+
+def test_what_a_request_found_unusable_is_not_picked_for_it_again() -> None:
+    one, other, suspect = upstream("one"), upstream("other"), upstream("suspect", suspect=True)
+    of_all = group(one, other, suspect)
+    excluded = {one.instance.key}
+    assert {picked(of_all.pick(0.0, None, excluded)) for _ in range(20)} == {"other"}
+    assert of_all.least_busy(0.0, excluded) is other
+    excluded.add(other.instance.key)
+    assert of_all.pick(0.0, None, excluded) is suspect
+    assert of_all.least_busy(0.0, excluded) is suspect

@@ -28,8 +28,8 @@ class Worker(Backend):
         return not self.full
 
 
-def workers(count: int, **fields: float) -> tuple[Worker, ...]:
-    return tuple(Worker(f"w{n}", **fields) for n in range(count))
+def workers(count: int) -> tuple[Worker, ...]:
+    return tuple(Worker(f"w{n}") for n in range(count))
 
 
 def counted(policy: Policy, among: Sequence[Backend], picks: int) -> Counter[str]:
