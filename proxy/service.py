@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
+from overlay.http.connection import Limits
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
@@ -147,7 +149,10 @@ class _Server:
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
-        self._clients = Clients(forwarder, grace, metrics, telemetry)
+        limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self._clients = Clients(
+            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+        )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
