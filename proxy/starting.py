@@ -8,7 +8,8 @@ and only when all are gone the question is taken back, for the allocator to drop
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from textwrap import indent
@@ -87,11 +88,14 @@ class Flight:
     kept: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    async def landed(self) -> Started:
-        """Wait for the end; return the instance.
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Count one who waits for the end, or for something better before it.
+
+        When the last one goes the start is taken back, unless it is kept.
 
         Raises:
-            NothingFeasible, NeverReady, RevisionOutdated: as `Starter.begin` says.
+            NothingFeasible: too many wait already.
         """
         if self.waiting >= MAX_WAITING:
             raise NothingFeasible(
@@ -99,11 +103,28 @@ class Flight:
             )
         self.waiting += 1
         try:
-            await self.done.wait()
+            yield
         finally:
             self.waiting -= 1
             if not self.waiting and not self.kept:
                 self.scope.cancel()
+
+    async def landed(self) -> Started:
+        """Wait for the end; return the instance.
+
+        Raises:
+            NothingFeasible, NeverReady, RevisionOutdated: as `Starter.begin` says.
+        """
+        with self.awaited():
+            await self.done.wait()
+        return self.started()
+
+    def started(self) -> Started:
+        """Return what came of it, once it has ended.
+
+        Raises:
+            NothingFeasible, NeverReady, RevisionOutdated: as `Starter.begin` says.
+        """
         if isinstance(self.outcome, Started):
             return self.outcome
         raise self.outcome or NothingFeasible(self.service, ["the proxy is stopping"])
@@ -214,6 +235,7 @@ class Starter:
         for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
             host = allocator.record.host
+            plan.asked = allocator.peer_id
             try:
                 started = await self._ask(allocator, asking.request(allocator.peer_id), spec)
             except CallRefused as exc:
