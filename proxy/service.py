@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
+from overlay.http.connection import Limits
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
@@ -130,7 +132,8 @@ class _Server:
         self._port = settings.port
         self._listeners = grace.listeners
         self._connections = grace.connections
-        self._upstreams = Upstreams(node.view)
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        self._upstreams = Upstreams(node.view, random)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -139,20 +142,22 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        random = Random()  # noqa: S311  (draws among equals, hides nothing)
         starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
         forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
-            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
         )
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
-        self._clients = Clients(forwarder, grace, metrics, telemetry)
+        limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self._clients = Clients(
+            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+        )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
