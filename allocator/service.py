@@ -45,7 +45,7 @@ from overlay.definitions import Definitions
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
-from overlay.names import PeerId, ServiceName
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import PeerRecord, Role
@@ -182,10 +182,10 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.network
+        self.requests.images = images.services
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
-        nursery.start_soon(images.shelf.run)
+        nursery.start_soon(images.run, self._tell_images)
 
     async def _follow_health(self, runtime: Runtime) -> None:
         while True:
@@ -205,9 +205,19 @@ class _Daemon:
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
-            images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            images=self._told_images(),
             labels=parse_labels(self.settings.labels),
         )
+
+    def _told_images(self) -> tuple[Digest, ...]:
+        """Return the images that others hear of."""
+        held = (image for runtime in self.runtimes.values() for image in runtime.health().images)
+        return () if self.images is None else self.images.told(held)
+
+    def _tell_images(self) -> None:
+        """Publish what others hear of images if that is something else now."""
+        if self._told_images() != self.node.record.images:
+            self._room_change.set()
 
     def _capacity(self) -> Capacity:
         """Return the engine's machine where there is one, else this one."""

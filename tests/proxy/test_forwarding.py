@@ -301,11 +301,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view)
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
-            chooser = Chooser(view, upstreams, starter, crowd, decisions, Random(1))
+            chooser = Chooser(view, upstreams, starter, crowd, decisions)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
