@@ -215,7 +215,7 @@ class Instances:
             flight = self._wake(instance)
         try:
             record = await self._flights.landed(instance)
-        except (Exited, LaunchFailed, NotReady):
+        except (Exited, InstanceGone, LaunchFailed, NotReady):
             if not flight.wakes:
                 raise
             return await self._allocate(given, {*exclude, instance.id}, request_id, caller)
@@ -303,8 +303,7 @@ class Instances:
         self._crashes.forget(service, newest)
         for instance in self._instances.values():
             if instance.service == service and (newest is None or instance.revision < newest):
-                instance.unwanted = Why.OUTDATED
-                instance.notify()
+                instance.give_up(Why.OUTDATED)
 
     # view
 
