@@ -143,6 +143,7 @@ class Life:
                 instance.unwanted = instance.unwanted or Why.ALLOCATOR_STOPS
                 with trio.move_on_after(STOP_DRAIN_S):
                     await self._drain(instance)
+            await self._use.part(instance)
             await self._remove(instance, STOP_GRACE_S if drained else STOP_REMOVE_GRACE_S)
         if bound.cancelled_caught:
             self._not_removed(instance)
