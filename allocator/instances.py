@@ -86,6 +86,10 @@ class Instances:
         ready: waits until an instance is ready.
         proxy_port: where instances find this machine's proxy.
         parallel_starts: how many starts may be under way at once; the others wait their turn.
+
+    Attributes:
+        use: who uses what is here.
+        admitted: told of each revision that is about to be started, once it has passed every check.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Instances:
         self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
         self.use = Use(self._instances, metrics)
+        self.admitted: Callable[[SignedRevision], None] = lambda _: None
         self._turns = Turns(parallel_starts)
         self._arrivals = Arrivals(
             self._instances,
@@ -210,6 +215,7 @@ class Instances:
         if instance is None:
             nursery = self._nursery_now()
             instance = self._arrivals.admit(given, spec)
+            self.admitted(given)
             flight = self._take_off(nursery, instance, request_id, caller)
         else:
             flight = self._wake(instance)

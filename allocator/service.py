@@ -179,7 +179,7 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.network
+        self.instances.admitted = images.network.heard
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
         nursery.start_soon(images.shelf.run)

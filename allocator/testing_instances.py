@@ -74,6 +74,7 @@ class Lab:
     standby: Bounds = UNBOUNDED
     runtime: Callable[[FakeMachine], FakeRuntime] = FakeRuntime
     elsewhere: int = 0
+    known: SignedRevision | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     ledger: Ledger = field(init=False)
 
@@ -92,6 +93,7 @@ class Lab:
             self.publisher,
             AllocatorMetrics(self.registry),
             standby=self.standby,
+            known=lambda _: self.known,
             elsewhere=lambda _: self.elsewhere,
             parallel_starts=self.parallel_starts,
             ready=partial(_ready_unless_it_hangs, self.machine),

@@ -91,6 +91,22 @@ async def test_a_start_that_nobody_waits_for_any_more_ends_with_its_pull(
         assert instances.room().instances == 10 - somebody_stays
 
 
+async def test_a_revision_is_told_of_only_when_it_has_passed_every_check(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    told: list[SignedRevision] = []
+    lab.known = revision()
+    forged = revision(number=2, owner=Identity.generate())
+    async with lab.open() as instances:
+        instances.admitted = told.append
+        error = await refused_with(instances, forged)
+        assert error.code is AllocationRefusal.BAD_REVISION
+        await refused_with(instances, revision(number=2, cpu_millicores=10_000))
+        assert told == []
+        await instances.allocate(revision())
+        assert told == [lab.known]
+
+
 async def test_a_start_that_did_not_get_its_turn_is_no_crash(
     lab: Lab, autojump_clock: MockClock
 ) -> None:
