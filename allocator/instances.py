@@ -37,7 +37,7 @@ from allocator.flights import Flights
 from allocator.instance import Instance, Publisher
 from allocator.leftovers import Leftovers
 from allocator.life import Life
-from allocator.lifecycle import RESTING, USABLE, State
+from allocator.lifecycle import BEGINNING, RESTING, USABLE, State
 from allocator.metrics import AllocatorMetrics
 from allocator.outlook import Outlook, outlook
 from allocator.pauses import Pauses
@@ -316,6 +316,11 @@ class Instances:
     def services(self) -> set[ServiceName]:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
+
+    def fetches(self, service: ServiceName, revision: int) -> bool:
+        """Return whether a start of a revision waits for its image, and none is further on."""
+        states = {i.state for i in self._all() if i.key == (service, revision)}
+        return State.PULLING in states and not states & (BEGINNING - {State.PULLING})
 
     def outlook(self, service: ServiceName, revision: int) -> Outlook:
         """Return what a start of a service would meet here."""

@@ -34,7 +34,7 @@ def revision(
     number: int = 1, name: str = HELLO, *, owner: Identity = OWNER, **fields: Any
 ) -> SignedRevision:
     """Return a signed revision; its instances are never paused unless `fields` say so."""
-    spec = ServiceSpec(image=IMAGE, **({"idle_pause_s": 0} | fields))
+    spec = ServiceSpec(**({"image": IMAGE, "idle_pause_s": 0} | fields))
     return SignedRevision.sign(owner, Revision(name=ServiceName(name), number=number, spec=spec))
 
 
