@@ -18,14 +18,15 @@ import trio
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
+from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
-from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure
@@ -36,9 +37,12 @@ from proxy.errors import (
     ServiceUnknown,
     UpstreamLost,
     UpstreamTooSlow,
+    WrongProtocol,
 )
 from proxy.explaining import explained
+from proxy.fields import LIMITED, request_fields, response_fields
 from proxy.limits import RttLimits, limits_of
+from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
 from proxy.timing import Timing
@@ -100,7 +104,7 @@ class Forwarder:
         client: ServerConnection,
         head: RequestHead,
         begun: Callable[[Decision], None],
-        caller: Caller | None = None,
+        origin: Origin,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
@@ -108,27 +112,50 @@ class Forwarder:
             client: whose request it is.
             head: the request.
             begun: told as soon as it is known what the request is for.
-            caller: the instance that asks, where it is known.
+            origin: whose request it is.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
-        timing = Timing()
+        timing, caller = Timing(), origin.caller
+        if head.method in LIMITED:
+            own = own_answer(head, self._machine_names)
+            if own is not None:
+                await client.respond(200, own.fields, own.body)
+                return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         route = route_of(head, self._machine_names)
-        revision, spec = await self._resolve(route, caller)
+        revision, spec = await self.resolve(route.service, caller)
+        _check_speaks_http(route.service, spec)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
-            decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
             begun(decision)
-            return await _Attempts(self, client, head, route, decision, call).run()
+            return await _Attempts(self, client, head, route, origin, decision, call).run()
         finally:
             self._chains.called(call)
 
-    async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return an instance to try, of a newer revision if an allocator has heard of one.
+
+        Raises:
+            RequestRefused: none can be had; says why.
+        """
+        try:
+            return await self.chooser.choose(decision)
+        except RevisionOutdated:
+            news = await self._newer(decision.revision)
+            if news is None:
+                raise
+        decision.revision, decision.spec = news
+        decision.limits = self.limits(decision.spec, decision.caller)
+        decision.starts = 0
+        return await self.chooser.choose(decision)
+
+    async def _newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
 
         Raises:
@@ -143,22 +170,28 @@ class Forwarder:
             raise ServiceUnknown(name, ())
         return None
 
-    async def _resolve(
-        self, route: Route, caller: Caller | None
+    async def resolve(
+        self, service: ServiceName, caller: Caller | None = None
     ) -> tuple[SignedRevision, ServiceSpec]:
-        revision = self._definitions.get(route.service)
+        """Return what a service is.
+
+        Raises:
+            ServiceUnknown: there is none of that name.
+            DefinitionUnavailable: whether there is one cannot be known now.
+        """
+        revision = self._definitions.get(service)
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
-                    route.service, "" if caller is None else caller.instance
+                    service, "" if caller is None else caller.instance
                 )
             except UnknownService as exc:
-                raise ServiceUnknown(route.service, exc.near) from exc
+                raise ServiceUnknown(service, exc.near) from exc
             except (RegistryUnreachable, LookupsBusy) as exc:
                 raise DefinitionUnavailable(str(exc)) from exc
         spec = revision.revision.spec
         if spec is None:
-            raise ServiceUnknown(route.service, ())
+            raise ServiceUnknown(service, ())
         return revision, spec
 
     def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
@@ -171,6 +204,7 @@ class Forwarder:
         client: ServerConnection,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         instance: InstanceView,
         decision: Decision,
         call: Call,
@@ -180,7 +214,8 @@ class Forwarder:
         """Forward the request to `instance`.
 
         Raises:
-            UpstreamFailed, GoneFromGateway, PeerUnreachable: the client is still unanswered.
+            UpstreamFailed, GoneFromGateway, PeerUnreachable, TooManyHops: the client is still
+                unanswered.
         """
         road = await self._roads.to(instance)
         decision.road = road.kind
@@ -188,7 +223,7 @@ class Forwarder:
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             return self._edited(response, instance, road, decision)
 
-        fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        fields = [*request_fields(head, route, origin), *road.fields]
         if decision.given_id is None:
             fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
         if decision.trace is not None:
@@ -221,14 +256,13 @@ class Forwarder:
     def _edited(
         self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
     ) -> Sequence[Field]:
-        fields = end_to_end(response)
         if road.lease is None:
-            if get(fields, b"myxo-refused") is not None:
+            if get(response.headers, b"myxo-refused") is not None:
                 raise GoneFromGateway
-            load = get(fields, b"myxo-in-flight") or b""
+            load = get(response.headers, b"myxo-in-flight") or b""
             if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
                 self._view.set_load(instance.owner, {instance.record.id: int(load)})
-        fields = [f for f in fields if not _is_ours(f[0])]
+        fields = response_fields(response, date_field())
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
@@ -246,6 +280,7 @@ class _Attempts:
         client: ServerConnection,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         decision: Decision,
         call: Call,
     ) -> None:
@@ -253,6 +288,7 @@ class _Attempts:
         self._client = client
         self._head = head
         self._route = route
+        self._origin = origin
         self._decision = decision
         self._call = call
         self._fresh = False
@@ -268,7 +304,7 @@ class _Attempts:
         failure: Exception | None = None
         chooser = self._forwarder.chooser
         for _ in range(MAX_ATTEMPTS):
-            instance = await self._instance()
+            instance = await self._forwarder.choose(self._decision)
             service_time_s: float | None = None
             try:
                 exchanged = await self._send(instance)
@@ -291,25 +327,12 @@ class _Attempts:
             self._client,
             self._head,
             self._route,
+            self._origin,
             instance,
             self._decision,
             self._call,
             fresh=self._fresh,
         )
-
-    async def _instance(self) -> InstanceView:
-        """Return an instance to try, of a newer revision if an allocator has heard of one."""
-        decision = self._decision
-        try:
-            return await self._forwarder.chooser.choose(decision)
-        except RevisionOutdated:
-            news = await self._forwarder.newer(decision.revision)
-            if news is None:
-                raise
-        decision.revision, decision.spec = news
-        decision.limits = self._forwarder.limits(decision.spec, decision.caller)
-        decision.starts = 0
-        return await self._forwarder.chooser.choose(decision)
 
     def _give_up_on(self, instance: InstanceView, exc: Exception) -> None:
         self._forwarder.decisions.note(self._decision, Failure(instance, str(exc)))
@@ -367,6 +390,8 @@ def _machine_is_dead(client: ServerConnection) -> Exception:
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
 
 
-def _is_ours(name: bytes) -> bool:
-    lower = name.lower()
-    return lower[:5] == b"myxo-" or lower == _CHAIN
+def _check_speaks_http(service: ServiceName, spec: ServiceSpec) -> None:
+    if spec.protocol in {"tcp", "udp"}:
+        raise WrongProtocol(
+            f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
+        )

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
+from overlay.http.connection import Limits
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
@@ -25,7 +27,9 @@ from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
 from proxy.explaining import Explainer
+from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
+from proxy.forwards import Forwards
 from proxy.grace import Grace
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
@@ -34,6 +38,7 @@ from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
+from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
@@ -77,6 +82,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.tunnels.watch)
+        await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
         if ready is not None:
             ready(node)
@@ -125,7 +132,8 @@ class _Server:
         self._port = settings.port
         self._listeners = grace.listeners
         self._connections = grace.connections
-        self._upstreams = Upstreams(node.view)
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        self._upstreams = Upstreams(node.view, random)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -134,24 +142,30 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        random = Random()  # noqa: S311  (draws among equals, hides nothing)
         starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
         forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
-            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
         )
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
-        self._clients = Clients(forwarder, grace, metrics, telemetry)
+        limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self._clients = Clients(
+            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+        )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
+        self.tunnels = Tunnels(forwarder, self._roads)
+        metrics.tunnels.set_function(lambda: self.tunnels.count)
+        self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
+        node.wants[FORWARD] = self.forwards.serve
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept this machine's programs until cancelled."""

@@ -90,7 +90,7 @@ def test_a_caller_with_many_owners_keys_waits_its_turn_as_one() -> None:
     flood(queue, 100)
     for _ in range(3):
         queue.join(Ticket(ALICE, BOB))
-    order = []
+    order: list[PeerId | None] = []
     while (ticket := queue.next()) is not None and len(order) < 6:
         order.append(ticket.caller)
         queue.leave(ticket)

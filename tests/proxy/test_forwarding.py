@@ -1,7 +1,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -32,7 +32,7 @@ from overlay.spec import ServiceSpec
 from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import MAX_VISITS
 from proxy.choosing import Chooser
 from proxy.crowd import Crowd
@@ -51,6 +51,7 @@ from proxy.upstreams import Upstreams
 HELLO = ServiceName("hello")
 ALICE, PROXY, HERE, THERE = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
 KEYS = network_keys("secret")
+LOCAL = Origin("127.0.0.1", trusted=True)
 NOW = 1_700_000_000.0
 
 Instance = Callable[[Wire], Awaitable[None]]
@@ -143,7 +144,7 @@ class Ground:
     crowd: Crowd
     client: Wire
     counter: int = 0
-    caller: Caller | None = None
+    origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -252,14 +253,14 @@ def answer(body: bytes, *fields: str) -> bytes:
 
 
 async def serve_client(
-    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+    forwarder: Forwarder, stream: trio.SocketStream, origin: Callable[[], Origin]
 ) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda *_: None, caller())
+                await forwarder.forward(client, head, lambda *_: None, origin())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -300,11 +301,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view)
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
-            chooser = Chooser(view, upstreams, starter, crowd, decisions, Random(1))
+            chooser = Chooser(view, upstreams, starter, crowd, decisions)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
@@ -316,7 +317,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream, lambda: made.caller)
+                await serve_client(forwarder, stream, lambda: made.origin)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             address = listener.socket.getsockname()
@@ -380,7 +381,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
     await ground.run_instance("i1")
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: made, up"
     await ground.ask(request)
-    ground.caller = Caller(ServiceName("web"), InstanceId("w1"))
+    ground.origin = replace(LOCAL, caller=Caller(ServiceName("web"), InstanceId("w1")))
     await ground.get()
     await ground.ask(request)
     from_outside, first, handed_on = ground.requests["i1"]
@@ -392,7 +393,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
 
 async def test_a_circle_of_services_is_answered_508_with_its_names(ground: Ground) -> None:
     await ground.run_instance("i1")
-    ground.caller = Caller(HELLO, InstanceId("i1"))
+    ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: hello, hello, hello"
     status, _, body = await ground.ask(request)
     assert status == 508
@@ -406,7 +407,7 @@ async def test_an_instance_that_calls_its_own_service_without_end_is_stopped(
     """It hands nothing on, and answers with what it was answered."""
 
     async def serve(wire: Wire) -> None:
-        ground.caller = Caller(HELLO, InstanceId("i1"))
+        ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
         while True:
             ground.requests.setdefault("i1", []).append(await wire.head())
             status, body = await ground.call_from_within("/hello")
@@ -758,7 +759,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     revision = ground.definitions.known[HELLO]
     head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
-    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
         await ground.chooser.choose(decision)
@@ -789,9 +790,9 @@ async def test_a_services_own_hard_limit_binds_what_it_sends(ground: Ground) -> 
     ground.definitions.define(strict, "strict")
     ground.definitions.define(ServiceSpec(process="serve"), "easy")
     for name, status in (("easy", 200), ("strict", 503)):
-        ground.caller = Caller(ServiceName(name), InstanceId("i"))
+        ground.origin = replace(LOCAL, caller=Caller(ServiceName(name), InstanceId("i")))
         assert (await ground.get())[0] == status
-    ground.caller = None
+    ground.origin = LOCAL
     assert (await ground.get())[0] == 200
 
 
