@@ -17,10 +17,10 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -97,7 +97,7 @@ class Forwarder:
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         routed: Callable[[Route], None],
         caller: Caller | None = None,
@@ -168,7 +168,7 @@ class Forwarder:
 
     async def send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         instance: InstanceView,
@@ -239,7 +239,7 @@ class _Attempts:
     def __init__(
         self,
         forwarder: Forwarder,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         decision: Decision,
@@ -356,7 +356,7 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             road.under_way.discard(scope)
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)

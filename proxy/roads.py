@@ -20,6 +20,7 @@ from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
 from overlay.http.gateway import Carry, GatewayShut, carry_gateway, dial_gateway, open_tcp
 from overlay.http.head import Field
+from overlay.http.seam import Source
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
@@ -48,7 +49,7 @@ class Road:
         under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
-    pool: Pool
+    pool: Source
     fields: tuple[Field, ...] = ()
     lease: Lease | None = None
     holder: LeaseHolder | None = None
@@ -81,7 +82,7 @@ class _Gateway:
     """
 
     pin: str | None
-    pool: Pool
+    pool: Source
     under_way: set[trio.CancelScope] = field(default_factory=set)
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 import trio
 
@@ -25,16 +26,11 @@ from overlay.http.head import (
     serialise_response,
     why_never_a_head,
 )
+from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import READ_BYTES, SendFailed, transport
 
 _CLOSE: Field = (b"Connection", b"close")
 _KEEP_ALIVE: Field = (b"Connection", b"keep-alive")
-_LINGER_BYTES = 1024 * 1024
-_LINGER_S = 2.0
-"""How much, and for how long in seconds, a client may go on sending before it reads our answer.
-
-A socket that is closed with unread bytes resets the connection, and the reset destroys the answer.
-"""
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_WAITS_S = (0.01, 0.05, 0.2, 1.0)
 
@@ -63,6 +59,30 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+class BodySource(Protocol):
+    """What a request's body is read from.
+
+    Attributes:
+        limits: of the client.
+        must_close: set where the body turns out to be malformed.
+    """
+
+    limits: Limits
+    must_close: bool
+
+    def take_buffered(self) -> bytes:
+        """Return what came and was not used."""
+        ...
+
+    def put_back(self, data: bytes) -> None:
+        """Keep what followed the body."""
+        ...
+
+    async def receive_body(self) -> bytes:
+        """Wait for more; b"" where there is none."""
+        ...
+
+
 class RequestBody:
     """The body of one request, read as it arrives and remembered while it is small.
 
@@ -81,9 +101,11 @@ class RequestBody:
         "received",
     )
 
-    def __init__(self, connection: "ServerConnection", framing: Framing) -> None:
+    def __init__(
+        self, connection: "BodySource", framing: Framing, decoder: BodyDecoder | None = None
+    ) -> None:
         self._connection = connection
-        self._decoder: BodyDecoder | None = None if framing.empty else body_decoder(framing)
+        self._decoder = None if framing.empty else decoder or body_decoder(framing)
         self._remembered: list[bytes] = []
         self._position = 0
         self._overflowed = False
@@ -385,9 +407,9 @@ class ServerConnection:
             return
         try:
             if not self._client_ended and self._may_have_unread():
-                await self._linger()
+                await linger(self._transport)
         finally:
-            with trio.move_on_after(_LINGER_S, shield=True), suppress(trio.BrokenResourceError):
+            with trio.move_on_after(LINGER_S, shield=True), suppress(trio.BrokenResourceError):
                 await self._transport.aclose()
 
     async def abort(self) -> None:
@@ -521,20 +543,6 @@ class ServerConnection:
         if self._head is None or self._buffer or not self.body.complete:
             return True
         return not self._transport.quiet()
-
-    async def _linger(self) -> None:
-        """Read on for a while after the last answer; see `_LINGER_BYTES`."""
-        with trio.move_on_after(_LINGER_S):
-            try:
-                await self._transport.end()
-                left = _LINGER_BYTES
-                while left > 0:
-                    data = await self._transport.receive()
-                    if not data:
-                        return
-                    left -= len(data)
-            except trio.BrokenResourceError:
-                return
 
     async def _until_reset(self) -> None:
         probed = False
