@@ -3,10 +3,13 @@
 import contextlib
 import os
 import socket
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import docker
 import requests.exceptions
+import trio
 import urllib3.exceptions
 from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import APIError, DockerException, NotFound
@@ -43,6 +46,41 @@ def open_client() -> docker.APIClient:
         return docker.APIClient(version="auto", timeout=CALL_TIMEOUT_S, **kwargs_from_env())
     except (OSError, DockerException) as exc:
         raise RuntimeDown(why_unreachable(exc)) from exc
+
+
+class Closable(Protocol):
+    """What is to be closed by whoever has it."""
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+_T = TypeVar("_T", bound=Closable)
+
+
+async def opened(open_one: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
+    """Return what `open_one` opens in a thread; what comes after a cancel is closed there."""
+    lock = threading.Lock()
+    came: list[_T] = []
+    gone = False
+
+    def work() -> _T:
+        one = open_one()
+        with lock:
+            came.append(one)
+            if gone:
+                one.close()
+        return one
+
+    try:
+        return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+    except trio.Cancelled:
+        with lock:
+            gone = True
+            for one in came:
+                one.close()
+        raise
 
 
 def accepts_calls() -> bool:

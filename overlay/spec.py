@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from overlay.balancing import Balancing, Sticky
 from overlay.labels import Constraints
 from overlay.names import Digest
 
@@ -79,6 +80,8 @@ class ServiceSpec(BaseModel):
         read_only: the container's root file system is read-only.
         cap_drop_all: every capability is dropped, not only the dangerous ones.
         network: `none` leaves a container no way out but through its machine's proxy.
+        policy: how requests are spread over the instances; None is the default policy.
+        sticky: the cookie by which a client stays with an instance; False: none is set.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -106,6 +109,8 @@ class ServiceSpec(BaseModel):
     read_only: bool = False
     cap_drop_all: bool = False
     network: Network = "outside"
+    policy: Balancing | None = None
+    sticky: Sticky = False
 
     @property
     def runtime(self) -> Literal["docker", "process"]:

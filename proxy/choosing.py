@@ -12,7 +12,6 @@ An instance counts a request from the moment in which it is chosen, so that thos
 together do not all see the same room.
 """
 
-from random import Random
 from time import perf_counter
 
 import trio
@@ -20,13 +19,13 @@ import trio
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.view import InstanceView, View
-from proxy.crowd import Crowd
+from proxy.crowd import Crowd, Place
 from proxy.decisions import Decision, Decisions, Waited
 from proxy.errors import NothingFeasible, RequestRefused
 from proxy.limits import RttLimits
 from proxy.moving import Breaches, is_clearly_better, is_over
 from proxy.placement import Site
-from proxy.selection import Candidate, feasible, pick, preferred, rtt_s
+from proxy.selection import Group, Upstream, rtt_s
 from proxy.starting import Flight, Starter
 from proxy.upstreams import Upstreams
 
@@ -42,6 +41,10 @@ what is shorter than a fifth of that is over before one could help."""
 GROW_RETRY_S = 1.0
 """After nobody would start another instance, those that wait do not ask again for so long."""
 
+SHOWN_WHOLE = 8
+"""Of up to so many instances a decision keeps what was known; of more, that would cost a request
+too much, and it keeps the chosen one alone, unless the request wants to know or finds none."""
+
 
 class Chooser:
     """Chooses instances for requests.
@@ -52,7 +55,6 @@ class Chooser:
         starter: starts more.
         crowd: who waits for room; `starter` and the view's changes are to tell it of news.
         decisions: where it is noted what happened.
-        random: draws among equal instances.
     """
 
     def __init__(
@@ -62,14 +64,12 @@ class Chooser:
         starter: Starter,
         crowd: Crowd,
         decisions: Decisions,
-        random: Random,
     ) -> None:
         self._view = view
         self._upstreams = upstreams
         self._starter = starter
         self._crowd = crowd
         self._decisions = decisions
-        self._random = random
         self._breaches = Breaches()
         self._grow_at: dict[ServiceName, float] = {}
 
@@ -91,7 +91,7 @@ class Chooser:
 
     def done(self, instance: InstanceView, service_time_s: float | None) -> None:
         """Take in that a request has ended, and how long it took if it was answered."""
-        self._upstreams.end(instance, service_time_s)
+        self._upstreams.end(instance, service_time_s, trio.current_time())
         self._crowd.freed(instance.record.service)
 
     def lost(self, decision: Decision, instance: InstanceView) -> None:
@@ -99,24 +99,34 @@ class Chooser:
         decision.excluded |= {instance.key}
         self._upstreams.failed(instance, trio.current_time())
 
-    def _usable(self, decision: Decision) -> list[Candidate]:
+    def _group(self, decision: Decision) -> Group:
         revision = decision.revision.revision
-        instances = self._view.instances(revision.name)
-        decision.candidates = self._upstreams.candidates(instances, trio.current_time())
-        return feasible(decision.candidates, revision=revision.number, limits=decision.limits)
+        policy = decision.spec.policy
+        return self._upstreams.group(revision.name, revision.number, decision.limits, policy)
 
-    def _select(self, decision: Decision) -> Candidate | None:
+    def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
-        return pick(preferred(self._usable(decision), decision.limits), self._random)
+        group, now = self._group(decision), trio.current_time()
+        chosen = group.pick(now, decision.key, decision.excluded)
+        decision.instances = group.instances
+        if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
+            decision.candidates = self._upstreams.candidates(group.instances, now)
+        else:
+            decision.candidates = (chosen.seen(now),)
+        return chosen
 
-    async def _choose_late(self, decision: Decision) -> Candidate:
+    def _least_busy(self, decision: Decision) -> Upstream | None:
+        """Return the instance to use where none has room; None if there is none at all."""
+        return self._group(decision).least_busy(trio.current_time(), decision.excluded)
+
+    async def _choose_late(self, decision: Decision) -> Upstream:
         while True:
-            full = pick(self._usable(decision), self._random)
+            full = self._least_busy(decision)
             chosen = await (self._first(decision) if full is None else self._room(decision, full))
             if chosen is not None:
                 return chosen
 
-    async def _first(self, decision: Decision) -> Candidate | None:
+    async def _first(self, decision: Decision) -> Upstream | None:
         """Have an instance started where none can be used; None if it must be looked again."""
         if decision.starts >= MAX_STARTS:
             raise NothingFeasible(decision.service, ["its instances end as soon as they start"])
@@ -133,42 +143,54 @@ class Chooser:
         self._decisions.note(decision, Waited(perf_counter() - began))
         return chosen
 
-    async def _sooner(self, decision: Decision, flight: Flight) -> Candidate | None:
+    async def _sooner(self, decision: Decision, flight: Flight) -> Upstream | None:
         """Return what can be used before `flight` has ended; None if it has ended first.
 
         Many proxies may start a service in the same moment, each where it is best for it. In a
         crowd these starts wait for one another, and the first instance that is there serves all.
         """
-        while not flight.done.is_set():
-            if self._crowd.full:
-                await flight.done.wait()
-            else:
-                await self._crowd.wait(decision.service)
-            if flight.done.is_set():
-                break
-            chosen = self._select(decision)
-            # What the flight itself brings is in the view a moment before its answer is here.
-            if chosen is not None and chosen.instance.owner != flight.plan.asked:
-                return chosen
+        with self._crowd.enter(decision.service) as place:
+            while not flight.done.is_set():
+                if self._crowd.full:
+                    await flight.done.wait()
+                else:
+                    await place.wait()
+                if flight.done.is_set():
+                    break
+                chosen = self._select(decision)
+                # What the flight itself brings is in the view a moment before its answer is here.
+                if chosen is not None and chosen.instance.owner != flight.plan.asked:
+                    place.took()
+                    return chosen
         return None
 
-    async def _room(self, decision: Decision, full: Candidate) -> Candidate:
+    async def _room(self, decision: Decision, full: Upstream) -> Upstream:
         """Return what gets room first, a full instance or another; at worst `full` itself."""
         began = perf_counter()
-        chosen: Candidate | None = None
-        with trio.move_on_after(QUEUE_TARGET_S):
-            while chosen is None and not self._crowd.full:
-                await self._crowd.wait(decision.service)
-                chosen = self._select(decision)
-        try:
-            while chosen is None and self._may_grow(decision):
-                chosen = await self._grown(decision)
-        except RequestRefused:
-            self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+        with self._crowd.enter(decision.service) as place:
+            chosen = await self._freed(decision, place)
+            try:
+                while chosen is None and self._may_grow(decision):
+                    chosen = await self._grown(decision, place)
+            except RequestRefused:
+                self._grow_at[decision.service] = trio.current_time() + GROW_RETRY_S
+            if chosen is not None:
+                place.took()
         waited_s = perf_counter() - began
         decision.timing.mark("queue")
         self._decisions.note(decision, Waited(waited_s))
-        return chosen or pick(self._usable(decision), self._random) or full
+        return chosen or self._least_busy(decision) or full
+
+    async def _freed(self, decision: Decision, place: Place) -> Upstream | None:
+        """Return what gets room in a little while, if anything does."""
+        chosen: Upstream | None = None
+        with trio.move_on_after(QUEUE_TARGET_S):
+            while chosen is None and not self._crowd.full:
+                await place.wait()
+                chosen = self._select(decision)
+        if place.owes:  # it was woken in the moment in which its time was over
+            chosen = chosen or self._select(decision)
+        return chosen
 
     def _may_grow(self, decision: Decision) -> bool:
         at = self._grow_at.get(decision.service)
@@ -177,9 +199,9 @@ class Chooser:
             at = None
         return at is None and decision.starts < MAX_STARTS
 
-    async def _grown(self, decision: Decision) -> Candidate | None:
+    async def _grown(self, decision: Decision, place: Place) -> Upstream | None:
         """Have another instance started; return what has room first, if anything has."""
-        full = {c.instance.key for c in decision.candidates if c.instance.record.state is READY}
+        full = {i.key for i in decision.instances if i.record.state is READY}
         flight = self._begin(
             decision, "all instances are full", decision.excluded | full, keep=True
         )
@@ -187,7 +209,7 @@ class Chooser:
             if self._crowd.full:
                 await flight.landed()
             else:
-                await self._crowd.wait(decision.service)
+                await place.wait()
             if (chosen := self._select(decision)) is not None:
                 return chosen
         await flight.landed()

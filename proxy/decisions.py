@@ -23,6 +23,7 @@ from proxy.limits import RttLimits
 from proxy.placement import Ranking
 from proxy.selection import Candidate
 from proxy.timing import Timing
+from proxy.traces import Trace
 
 KEPT = 256
 """In each ring. One holds the candidates of its moment: some 100 bytes for each instance."""
@@ -83,13 +84,16 @@ class Decision:
         given_id: the request's id, if the client gave one.
         explained: the client wants to be told in the answer.
         caller: the service that asks, if one does.
-        candidates: every instance of the service, as known when it was last selected.
+        key: what the service's policy hashes, or the instance that the request names.
+        instances: every instance of the service when it was last selected.
+        candidates: as they were known then; of many, only the chosen one.
         chosen: the instance that was selected last.
         excluded: instances that the request found unusable.
         starts: that it asked for.
         road: the kind of road to the chosen one.
         status: of the answer; 0 until there is one.
         refusal: why the proxy answered itself.
+        trace: its part in a distributed trace, if spans are exported.
     """
 
     number: int
@@ -100,6 +104,8 @@ class Decision:
     limits: RttLimits
     timing: Timing
     caller: ServiceName | None = None
+    key: bytes | None = None
+    instances: Sequence[InstanceView] = ()
     candidates: Sequence[Candidate] = ()
     chosen: InstanceView | None = None
     excluded: frozenset[tuple[PeerId, InstanceId]] = frozenset()
@@ -107,12 +113,18 @@ class Decision:
     road: str = ""
     status: int = 0
     refusal: str = ""
+    trace: Trace | None = None
     events: list[Event] = field(default_factory=list)
 
     @property
     def service(self) -> ServiceName:
         """What the request is for."""
         return self.revision.revision.name
+
+    @property
+    def started(self) -> bool:
+        """Whether it waited for an instance to be started, or for room."""
+        return self.starts > 0
 
 
 class Decisions:

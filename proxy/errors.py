@@ -106,6 +106,18 @@ class GoesInCircles(RequestRefused):
         )
 
 
+class TooManyHops(RequestRefused):
+    """The request came through proxies of this network more often than any chain is long."""
+
+    status = 508
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"this request came through {most} proxies of this network: it goes in a circle\n"
+            "one of the services forwards what it gets to where it came from; its Via tells"
+        )
+
+
 class UpstreamLost(RequestRefused):
     """The instance failed and the request must not, or cannot, be sent again."""
 

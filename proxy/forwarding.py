@@ -17,15 +17,16 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
+from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
-from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure
@@ -38,7 +39,9 @@ from proxy.errors import (
     UpstreamTooSlow,
 )
 from proxy.explaining import explained
+from proxy.fields import LIMITED, request_fields, response_fields
 from proxy.limits import RttLimits, limits_of
+from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
 from proxy.timing import Timing
@@ -99,32 +102,37 @@ class Forwarder:
         self,
         client: Client,
         head: RequestHead,
-        routed: Callable[[Route], None],
-        caller: Caller | None = None,
+        begun: Callable[[Decision], None],
+        origin: Origin,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
         Args:
             client: whose request it is.
             head: the request.
-            routed: told the route as soon as it is known, for metrics.
-            caller: the instance that asks, where it is known.
+            begun: told as soon as it is known what the request is for.
+            origin: whose request it is.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
-        timing = Timing()
+        timing, caller = Timing(), origin.caller
+        if head.method in LIMITED:
+            own = own_answer(head, self._machine_names)
+            if own is not None:
+                await client.respond(200, own.fields, own.body)
+                return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         route = route_of(head, self._machine_names)
         revision, spec = await self._resolve(route, caller)
-        routed(route)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
-            return await _Attempts(self, client, head, route, decision, call).run()
+            begun(decision)
+            return await _Attempts(self, client, head, route, origin, decision, call).run()
         finally:
             self._chains.called(call)
 
@@ -171,6 +179,7 @@ class Forwarder:
         client: Client,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         instance: InstanceView,
         decision: Decision,
         call: Call,
@@ -180,7 +189,8 @@ class Forwarder:
         """Forward the request to `instance`.
 
         Raises:
-            UpstreamFailed, GoneFromGateway, PeerUnreachable: the client is still unanswered.
+            UpstreamFailed, GoneFromGateway, PeerUnreachable, TooManyHops: the client is still
+                unanswered.
         """
         road = await self._roads.to(instance)
         decision.road = road.kind
@@ -188,7 +198,11 @@ class Forwarder:
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             return self._edited(response, instance, road, decision)
 
-        fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        fields = [*request_fields(head, route, origin), *road.fields]
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
         if call.chain:
             fields.append((HEADER, render(call.chain)))
         service_time_s: float | None = None
@@ -217,14 +231,13 @@ class Forwarder:
     def _edited(
         self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
     ) -> Sequence[Field]:
-        fields = end_to_end(response)
         if road.lease is None:
-            if get(fields, b"myxo-refused") is not None:
+            if get(response.headers, b"myxo-refused") is not None:
                 raise GoneFromGateway
-            load = get(fields, b"myxo-in-flight") or b""
+            load = get(response.headers, b"myxo-in-flight") or b""
             if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
                 self._view.set_load(instance.owner, {instance.record.id: int(load)})
-        fields = [f for f in fields if not _is_ours(f[0])]
+        fields = response_fields(response, date_field())
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
@@ -242,6 +255,7 @@ class _Attempts:
         client: Client,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         decision: Decision,
         call: Call,
     ) -> None:
@@ -249,6 +263,7 @@ class _Attempts:
         self._client = client
         self._head = head
         self._route = route
+        self._origin = origin
         self._decision = decision
         self._call = call
         self._fresh = False
@@ -287,6 +302,7 @@ class _Attempts:
             self._client,
             self._head,
             self._route,
+            self._origin,
             instance,
             self._decision,
             self._call,
@@ -361,8 +377,3 @@ def _machine_is_dead(client: Client) -> Exception:
     if client.answering:
         return ResponseCut(0, reason)
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
-
-
-def _is_ours(name: bytes) -> bool:
-    lower = name.lower()
-    return lower[:5] == b"myxo-" or lower == _CHAIN

@@ -6,8 +6,9 @@ are about as good, the best and two drawn at random are asked what a start would
 SOSP 2013). Where one machine is clearly the best, or is the caller's own, nobody is asked: the
 common start costs one round trip.
 
-Waiting is a cost too, in the same seconds as all others: a machine that has not answered is waited
-for as long as it could still save more than that, and never longer than a start takes.
+Waiting is a cost too, in the same seconds as all others: once a machine has answered, the others
+are waited for as long as one could still save more than that, and never longer than a start takes.
+For the first answer it is `FIRST_S`, as there is nothing yet to compare with.
 
 Pure: sites and offers in, sites in order out.
 """

@@ -57,7 +57,8 @@ class Desk(Protocol):
         ...
 
 
-Serve = Callable[[trio.SocketStream, Caller | None], Awaitable[None]]
+Serve = Callable[[trio.SocketStream, str, Callable[[], Awaitable[Caller | None]]], Awaitable[None]]
+"""Serves a connection from the sandbox of that name; the last finds out who is in it."""
 
 
 @dataclass(slots=True)
@@ -133,10 +134,13 @@ class SandboxDoor:
     async def _accept_until_end(
         self, name: SandboxId, entrance: _Entrance, stream: trio.SocketStream
     ) -> None:
-        async def serve(client: trio.SocketStream) -> None:
+        async def ask() -> Caller | None:
             if entrance.caller is None:
                 entrance.caller = await self._desk.who_is_in(name)
-            await self._serve(client, entrance.caller)
+            return entrance.caller
+
+        async def serve(client: trio.SocketStream) -> None:
+            await self._serve(client, name, ask)
 
         async def accept() -> None:
             await trio.serve_listeners(

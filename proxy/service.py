@@ -1,60 +1,56 @@
 """The proxy daemon: wires the parts together and serves client connections."""
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
-from time import perf_counter
 
 import structlog
 import trio
 
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
-from overlay.errors import AddressTaken
+from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
-from overlay.http.connection import ServerConnection
-from overlay.http.errors import BadRequest, ClientGone, ResponseCut
-from overlay.http.head import Field, RequestHead
+from overlay.http.connection import Limits
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
-from proxy.caller import Caller
+from proxy.access_log import AccessLog, open_access_log
 from proxy.choosing import Chooser
+from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
-from proxy.errors import RequestRefused
 from proxy.explaining import Explainer
 from proxy.forwarding import Forwarder
+from proxy.grace import Grace
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
-from proxy.routing import Route
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
+from proxy.telemetry import Telemetry, Tracer
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
 
-DRAIN_S = 3.0
-"""How long requests under way may take to end when the proxy stops."""
-
 SWEEP_S = 5.0
 """How often idle upstream connections are looked through."""
 
-MAX_CLIENTS = 20_000
-"""Open client connections; one costs a file descriptor and some 20 KiB."""
-
-_TEXT: Field = (b"Content-Type", b"text/plain; charset=utf-8")
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""OpenTelemetry's own way to say where spans go."""
 
 log = structlog.get_logger()
 
 
 async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None = None) -> None:
-    """Serve until cancelled; requests under way are then given `DRAIN_S` seconds.
+    """Serve until cancelled; requests under way are then given time (`grace.py`).
 
     Args:
         settings: the daemon's settings.
@@ -71,20 +67,48 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
             name=str(settings.port),
             default_metrics_addr=DEFAULT_METRICS_ADDR,
         ) as node,
+        open_access_log(settings.access_log, node.metrics) as access_log,
+        _open_tracer(settings, node) as tracer,
         trio.open_nursery() as nursery,
     ):
         definitions = Definitions(node, settings.state_dir)
         await nursery.start(definitions.run)
         node.status = lambda: _status(definitions, settings)
-        server = _Server(node, definitions, settings, nursery)
+        grace = Grace()
+        await nursery.start(grace.run)
+        server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
-        await nursery.start(server.serve, listener)
+        grace.listeners.start_soon(server.serve, listener)
         if ready is not None:
             ready(node)
         notify("READY=1")
         log.info("proxy.ready", port=settings.port, peer=node.peer_id)
         await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def _open_tracer(settings: ProxySettings, node: Node) -> AsyncIterator[Tracer | None]:
+    """Yield what exports spans, if somebody wants them; the last ones go out at the end.
+
+    Raises:
+        SettingsInvalid: OpenTelemetry is not installed.
+    """
+    if not settings.otlp_endpoint and not any(os.environ.get(name) for name in OTLP_VARIABLES):
+        yield None
+        return
+    try:
+        from proxy.otel import OtelTracer  # noqa: PLC0415  (an extra, and 0.2 s to import)
+    except ImportError as exc:
+        raise SettingsInvalid(
+            f"spans need OpenTelemetry: pip install 'myxo[otel]' ({exc})"
+        ) from exc
+    tracer = OtelTracer(settings.otlp_endpoint, node.hostname, node.peer_id)
+    try:
+        yield tracer
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(tracer.shutdown)
 
 
 class _Server:
@@ -95,67 +119,50 @@ class _Server:
         node: Node,
         definitions: Definitions,
         settings: ProxySettings,
-        nursery: trio.Nursery,
+        grace: Grace,
+        access_log: AccessLog | None,
+        tracer: Tracer | None,
     ) -> None:
         self._node = node
         self._port = settings.port
-        self._nursery = nursery
-        self._metrics = ProxyMetrics(node.metrics)
-        self._upstreams = Upstreams(node.view)
+        self._listeners = grace.listeners
+        self._connections = grace.connections
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        self._upstreams = Upstreams(node.view, random)
         carry = partial(open_carried, node.host, node.reach.connect)
-        self._roads = Roads(node.view, node.tls, nursery, settings.port, carry, self._welcomed)
+        self._roads = Roads(
+            node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
+        )
+        grace.close = self._roads.aclose
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
-        self._clients = 0
-        self._metrics.connections.set_function(lambda: self._clients)
-        self._idle: set[trio.CancelScope] = set()
-        self._connections: trio.Nursery | None = None
-        self._stopping = trio.Event()
         self._crowd, decisions = Crowd(), Decisions()
-        random = Random()  # noqa: S311  (draws among equals, hides nothing)
-        starter = Starter(node.view, node.calls, nursery, node.take, random, self._crowd.news)
-        self._forwarder = Forwarder(
+        starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
-            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+        )
+        metrics = ProxyMetrics(node.metrics)
+        metrics.waiting.set_function(lambda: self._crowd.count)
+        telemetry = Telemetry(metrics, decisions, access_log, tracer)
+        limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self._clients = Clients(
+            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
         )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
 
-    async def serve(
-        self,
-        listener: trio.SocketListener,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Accept until cancelled; what is under way outlives the listener for a while."""
-        self._connections = await self._nursery.start(self._hold_connections)
-        task_status.started()
-        try:
-            await trio.serve_listeners(
-                self._serve_client, [listener], handler_nursery=self._connections
-            )
-        finally:
-            self._stopping.set()
-
-    async def _hold_connections(
-        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Own the client connections; when the listener is gone, give the busy ones a deadline."""
-        async with trio.open_nursery() as connections:
-            connections.cancel_scope.shield = True
-            task_status.started(connections)
-            await self._stopping.wait()
-            connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
-            for scope in self._idle:
-                scope.cancel()
-        with trio.CancelScope(shield=True):
-            await self._roads.aclose()
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Accept this machine's programs until cancelled."""
+        await trio.serve_listeners(
+            self._clients.serve, [listener], handler_nursery=self._connections
+        )
 
     async def follow_view(self) -> None:
         """Keep roads and statistics in step with the view."""
@@ -179,17 +186,17 @@ class _Server:
         for bridge in welcome.bridges:
             if bridge.address not in self._bridges:
                 self._bridges.add(bridge.address)
-                self._nursery.start_soon(self._serve_bridge, bridge.address, bridge.interface)
-        if welcome.sandboxes is None or self._connections is None:
+                self._listeners.start_soon(self._serve_bridge, bridge.address, bridge.interface)
+        if welcome.sandboxes is None:
             return
         path = Path(welcome.sandboxes)
         door = self._doors.get(path)
         if door is not None:
-            self._nursery.start_soon(door.announce, holder)
+            self._listeners.start_soon(door.announce, holder)
         elif welcome.listen:
-            door = SandboxDoor(path, holder, self._serve_client, self._connections)
+            door = SandboxDoor(path, holder, self._clients.serve, self._connections)
             self._doors[path] = door
-            self._nursery.start_soon(self._serve_sandboxes, path, door)
+            self._listeners.start_soon(self._serve_sandboxes, path, door)
 
     async def _serve_sandboxes(self, path: Path, door: SandboxDoor) -> None:
         try:
@@ -209,81 +216,22 @@ class _Server:
             self._bridges.discard(address)
             return
         log.info("proxy.bridge_served", address=address, port=self._port)
-        await trio.serve_listeners(
-            self._serve_client, [listener], handler_nursery=self._connections
-        )
 
-    async def _serve_client(self, stream: trio.SocketStream, caller: Caller | None = None) -> None:
-        client = ServerConnection(stream)
-        self._clients += 1
-        try:
-            if self._clients <= MAX_CLIENTS:
-                await self._serve_requests(client, caller)
-        except (ClientGone, ResponseCut) as exc:
-            log.debug("client.lost", reason=str(exc))
-            await client.abort()
-        except Exception:  # a bug that one request meets must not end everybody else's
-            log.exception("client.failed")
-            await client.abort()
-        finally:
-            self._clients -= 1
-            await client.aclose()
+        async def serve(stream: trio.SocketStream) -> None:
+            await self._clients.serve(stream, _source(stream))
 
-    async def _serve_requests(self, client: ServerConnection, caller: Caller | None) -> None:
-        """Serve one request after the other until the client leaves, or one is malformed."""
-        try:
-            await self._serve_in_turn(client, caller)
-        except BadRequest as exc:
-            await client.refuse(exc)
+        await trio.serve_listeners(serve, [listener], handler_nursery=self._connections)
 
-    async def _serve_in_turn(self, client: ServerConnection, caller: Caller | None) -> None:
-        """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
-        head = None
-        with trio.CancelScope() as scope:
-            while True:
-                head = None
-                head = await self._next_head(client, scope)
-                if head is None or scope.cancel_called:
-                    break
-                await self._answer(client, head, caller)
-        if head is not None:  # it came in the moment in which the wait for it was cancelled
-            await self._answer(client, head, caller)
 
-    async def _next_head(
-        self, client: ServerConnection, scope: trio.CancelScope
-    ) -> RequestHead | None:
-        """Wait for the next request; `scope` is cancelled if the proxy stops meanwhile."""
-        if self._stopping.is_set():
-            return None
-        self._idle.add(scope)
-        try:
-            return await client.read_head()
-        finally:
-            self._idle.discard(scope)
-
-    async def _answer(
-        self, client: ServerConnection, head: RequestHead, caller: Caller | None
-    ) -> None:
-        started = perf_counter()
-        routed: list[Route] = []
-        try:
-            exchanged = await self._forwarder.forward(client, head, routed.append, caller)
-            status = exchanged.status
-        except RequestRefused as exc:
-            status = exc.status
-            await _refuse(client, exc)
-        service = routed[0].service if routed else ""
-        self._metrics.observe(service, status, perf_counter() - started)
+def _source(stream: trio.SocketStream) -> str:
+    """Return the address that a connection on a bridge comes from: a container's."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:  # it has left already
+        return "gone"
 
 
 def _status(definitions: Definitions, settings: ProxySettings) -> dict[str, object]:
     """Return what the proxy adds to `myxo status`."""
     services = [{"name": name} for name in sorted(definitions.names())]
     return {"services": services, "port": settings.port}
-
-
-async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:
-    fields: list[Field] = [_TEXT]
-    if refusal.retry_after_s is not None:
-        fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
-    await client.respond(refusal.status, fields, f"{refusal}\n".encode())

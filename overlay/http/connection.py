@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
 from overlay.http.body import BodyDecoder, body_decoder, encode_chunk, encode_end
-from overlay.http.errors import BadRequest, ClientGone, MalformedBody
+from overlay.http.dates import date_field
+from overlay.http.errors import BadRequest, ClientGone, MalformedBody, SpeaksHttp2
 from overlay.http.head import (
     CHUNKED,
     MAX_HEAD_BYTES,
@@ -30,7 +31,10 @@ from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import READ_BYTES, SendFailed, transport
 
 _CLOSE: Field = (b"Connection", b"close")
+SERVER: Field = (b"Server", b"myxo")
 _KEEP_ALIVE: Field = (b"Connection", b"keep-alive")
+PREFACE_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
+"""What an HTTP/1 server sees of HTTP/2's preface, which was made to be refused (RFC 9113 §3.4)."""
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_WAITS_S = (0.01, 0.05, 0.2, 1.0)
 
@@ -45,6 +49,7 @@ class Limits:
         body_timeout_s: seconds without a byte of a body that is awaited.
         send_timeout_s: seconds in which the client takes nothing of an answer; plain sockets only.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
+        max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
     """
 
@@ -53,7 +58,17 @@ class Limits:
     body_timeout_s: float = 60.0
     send_timeout_s: float = 60.0
     drain_bytes: int = 64 * 1024
+    max_body_bytes: float = inf
     replay_bytes: int = 64 * 1024
+
+    def check_size(self, size: int) -> None:
+        """Check that a body may have `size` bytes.
+
+        Raises:
+            BadRequest: that is too large (413).
+        """
+        if size > self.max_body_bytes:
+            raise BadRequest(413, f"a body has {self.max_body_bytes} bytes at most here")
 
 
 DEFAULT_LIMITS = Limits()
@@ -76,6 +91,10 @@ class BodySource(Protocol):
 
     def put_back(self, data: bytes) -> None:
         """Keep what followed the body."""
+        ...
+
+    def check_size(self, size: int) -> None:
+        """Take note that the body has at least `size` bytes, which may be too many."""
         ...
 
     async def receive_body(self) -> bytes:
@@ -192,6 +211,7 @@ class RequestBody:
             self._connection.put_back(decoder.leftover)
             decoder.leftover = b""
         self.received += len(payload)
+        self._connection.check_size(self.received)
         if payload:
             self._remember(payload)
         return payload
@@ -254,16 +274,21 @@ class ServerConnection:
 
         Raises:
             BadRequest: answer it with `refuse`, then close.
+            SpeaksHttp2: hand the connection over, or refuse that, too.
         """
         if self.must_close or not self._answered or not await self._drain():
             return None
+        data: bytes | None = None
         try:
             data = await self._receive_head()
             if data is None:
                 self.must_close = True
                 return None
             head = parse_request_head(data)
+            self.check_size(head.framing.length)
         except BadRequest:
+            if self._head is None and data == PREFACE_HEAD:
+                self._speaks_http2()
             self._head = None
             self.must_close = True
             self._answered = False
@@ -278,7 +303,9 @@ class ServerConnection:
     async def respond(
         self, status: int, headers: Sequence[Field] = (), body: bytes = b"", reason: bytes = b""
     ) -> None:
-        """Answer the current request from memory; framing and Connection fields are added here.
+        """Answer the current request from memory.
+
+        Date, Server, framing and Connection fields are added here.
 
         Raises:
             ClientGone: the client is not there any more.
@@ -289,7 +316,8 @@ class ServerConnection:
         framing = Framing(BodyKind.LENGTH, len(body))
         if has_no_body(status):
             framing, body = NO_BODY, b""
-        fields = [*headers, *framing_fields(framing), *self._connection_fields()]
+        own = (date_field(), SERVER)
+        fields = [*own, *headers, *framing_fields(framing), *self._connection_fields()]
         head = serialise_response(status, reason or reason_phrase(status), fields)
         self.answering = True
         await self._send(head if self._is_head_request() else head + body)
@@ -418,10 +446,27 @@ class ServerConnection:
         reset = self.answering and not self._answered
         await self._transport.abort(reset=reset and self._framing_out is not CHUNKED)
 
+    def _speaks_http2(self) -> NoReturn:
+        received = PREFACE_HEAD + self.take_buffered()
+        self.must_close = self._client_ended = True
+        raise SpeaksHttp2(self._transport, received)
+
     def take_buffered(self) -> bytes:
         """Return what was read and not used; for the current body."""
         data, self._buffer = self._buffer, b""
         return data
+
+    def check_size(self, size: int) -> None:
+        """Take note that the current body has at least `size` bytes.
+
+        Raises:
+            BadRequest: that is too large (413).
+        """
+        try:
+            self.limits.check_size(size)
+        except BadRequest:
+            self.must_close = True
+            raise
 
     def put_back(self, data: bytes) -> None:
         """Keep what followed the current body."""

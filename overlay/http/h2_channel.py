@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from overlay.http.h2_flow import STREAM_WINDOW, InboundWindow
-from overlay.http.h2_frames import MAX_FRAME_BYTES, ErrorCode
+from overlay.http.h2_frames import MAX_FRAME_BYTES
 from overlay.http.head import Field
 from overlay.http.transport import SendFailed
 
@@ -61,7 +62,7 @@ class Carrier(Protocol):
         """Let more be sent on a stream."""
         ...
 
-    def reset(self, stream: int, code: ErrorCode) -> None:
+    def reset(self, stream: int, code: ErrorCodes) -> None:
         """Tell the other end that a stream is over."""
         ...
 
@@ -177,13 +178,13 @@ class Channel:
                 self._sent_end = True
                 return
 
-    def reset(self, code: ErrorCode, reason: str) -> None:
+    def reset(self, code: ErrorCodes, reason: str) -> None:
         """End the stream at once."""
         if self.lost is None:
             self._link.reset(self.id, code)
             self.lose(reason)
 
-    def close(self, unwanted: ErrorCode = ErrorCode.CANCEL) -> None:
+    def close(self, unwanted: ErrorCodes = ErrorCodes.CANCEL) -> None:
         """Give the stream up, telling the other end if there could be more of it."""
         self.on_lost = None
         if not self.complete:
@@ -243,7 +244,7 @@ class Channel:
             with trio.move_on_after(link.send_timeout_s) as scope:
                 await link.room.park()
             if scope.cancelled_caught:
-                self.reset(ErrorCode.CANCEL, "the other end took nothing for too long")
+                self.reset(ErrorCodes.CANCEL, "the other end took nothing for too long")
 
     def _call(self, act: Callable[[], T]) -> T:
         try:

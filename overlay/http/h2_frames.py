@@ -17,6 +17,8 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
+from h2.errors import ErrorCodes
+
 from overlay.http.errors import HttpError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -63,18 +65,6 @@ class Kind(IntEnum):
     CONTINUATION = 9
 
 
-class ErrorCode(IntEnum):
-    """Why a stream or a connection ends, RFC 9113 §7."""
-
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
-    FRAME_SIZE_ERROR = 6
-    REFUSED_STREAM = 7
-    CANCEL = 8
-    ENHANCE_YOUR_CALM = 11
-
-
 class ConnectionFault(HttpError):
     """The other end breaks the protocol, or makes more work than it has use of.
 
@@ -82,7 +72,7 @@ class ConnectionFault(HttpError):
         code: what the GOAWAY says that ends the connection.
     """
 
-    def __init__(self, code: ErrorCode, reason: str) -> None:
+    def __init__(self, code: ErrorCodes, reason: str) -> None:
         self.code = code
         super().__init__(reason)
 
@@ -146,7 +136,7 @@ class Splitter:
         if self._preface:
             position = len(self._preface)
             if buffer[:position] != self._preface[: len(buffer)]:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 preface")
+                raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "this is no HTTP/2 preface")
             if len(buffer) < position:
                 self._buffer = buffer
                 return []
@@ -169,17 +159,17 @@ class Splitter:
     def _check(self, kind: int, flags: int, length: int) -> None:
         if length > MAX_FRAME_BYTES:
             text = f"a frame has {length} bytes, more than {MAX_FRAME_BYTES}"
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, text)
+            raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, text)
         if not self._began and (kind != Kind.SETTINGS or flags & ACK):
             text = "the first frame is not SETTINGS"
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
 
     def _count(self, frame: Frame) -> None:
         self._began = True
         self._continuations = self._continuations + 1 if frame.kind == Kind.CONTINUATION else 0
         if self._continuations > MAX_CONTINUATIONS:
             text = f"a header block has more than {MAX_CONTINUATIONS} CONTINUATION frames"
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, text)
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)
 
 
 class Budget:
@@ -213,7 +203,7 @@ class Budget:
         return True
 
 
-def goaway(last_stream: int, code: ErrorCode, reason: str = "") -> bytes:
+def goaway(last_stream: int, code: ErrorCodes, reason: str = "") -> bytes:
     """Return a GOAWAY frame, which h2 would take for the end of everything."""
     payload = struct.pack(">II", last_stream, code) + reason.encode("ascii", "backslashreplace")
     head = len(payload).to_bytes(3, "big") + bytes((Kind.GOAWAY, 0)) + bytes(4)
@@ -227,5 +217,5 @@ def last_stream_of(goaway_frame: Frame) -> int:
         ConnectionFault: it is too short.
     """
     if len(goaway_frame.payload) < _GOAWAY_BYTES:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame is too short")
+        raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "a GOAWAY frame is too short")
     return int.from_bytes(goaway_frame.payload[:4], "big") & MAX_STREAM

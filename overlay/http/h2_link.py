@@ -17,6 +17,7 @@ from math import inf
 import trio
 from h2.config import H2Configuration
 from h2.connection import ConnectionState, H2Connection
+from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
@@ -53,7 +54,6 @@ from overlay.http.h2_frames import (
     RESET_PER_S,
     Budget,
     ConnectionFault,
-    ErrorCode,
     Frame,
     Kind,
     Splitter,
@@ -187,7 +187,7 @@ class Link:
 
     def refuse_more(self, last: int) -> None:
         """Tell the other end that streams above `last` are not looked at."""
-        self._out += goaway(last, ErrorCode.NO_ERROR)
+        self._out += goaway(last, ErrorCodes.NO_ERROR)
         self._work.unpark()
 
     async def round_trip(self) -> None:
@@ -197,7 +197,7 @@ class Link:
         self.flush()
         await self._pongs.park()
 
-    def refuse(self, channel: Channel, code: ErrorCode, reason: str) -> None:
+    def refuse(self, channel: Channel, code: ErrorCodes, reason: str) -> None:
         """End a stream that the other end has opened in vain.
 
         Raises:
@@ -227,7 +227,7 @@ class Link:
             self.h2.increment_flow_control_window(size, stream)
         self.flush()
 
-    def reset(self, stream: int, code: ErrorCode) -> None:
+    def reset(self, stream: int, code: ErrorCodes) -> None:
         """Tell the other end that a stream is over."""
         with suppress(ProtocolError):
             self.h2.reset_stream(stream, code)
@@ -311,7 +311,7 @@ class Link:
 
     def _spend(self, budget: Budget, now: float, reason: str) -> None:
         if not budget.spend(now):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, reason)
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, reason)
 
     def _goes_away(self, last: int) -> None:
         self.leaving = True
@@ -327,7 +327,7 @@ class Link:
             events = self.h2.receive_data(b"".join(batch))
         except ProtocolError as exc:
             self.flush()  # with the GOAWAY that says what was wrong
-            raise ConnectionFault(ErrorCode(exc.error_code), str(exc)) from exc
+            raise ConnectionFault(exc.error_code, str(exc)) from exc
         for event in events:
             self._happened(event)
         self.flush()
@@ -360,7 +360,7 @@ class Link:
         if isinstance(event, StreamEnded):
             channel.end()
         else:
-            refused = event.error_code == ErrorCode.REFUSED_STREAM
+            refused = event.error_code == ErrorCodes.REFUSED_STREAM
             channel.lose("the other end reset the stream", refused=refused)
 
     def _head_came(
@@ -375,7 +375,7 @@ class Link:
             known.heads.append(head)
             known.tell()
             if len(known.heads) > MAX_HEADS:
-                known.reset(ErrorCode.ENHANCE_YOUR_CALM, "more heads came than anybody read")
+                known.reset(ErrorCodes.ENHANCE_YOUR_CALM, "more heads came than anybody read")
 
     def _trailers_came(self, event: TrailersReceived) -> None:
         channel = self.channels.get(event.stream_id)
@@ -384,7 +384,7 @@ class Link:
         try:
             channel.trailers = trailers(event.headers)
         except MalformedHead as exc:
-            channel.reset(ErrorCode.PROTOCOL_ERROR, str(exc))
+            channel.reset(ErrorCodes.PROTOCOL_ERROR, str(exc))
 
     def _data_came(self, event: DataReceived) -> None:
         size = event.flow_controlled_length
@@ -407,7 +407,7 @@ class Link:
             return
         with trio.move_on_after(GOODBYE_S):
             if self.h2.state_machine.state is not ConnectionState.CLOSED:
-                code = ErrorCode.NO_ERROR if fault is None else fault.code
+                code = ErrorCodes.NO_ERROR if fault is None else fault.code
                 self._out += goaway(self.h2.highest_inbound_stream_id, code, str(fault or ""))
             self._work.unpark()
             while self.pending:

@@ -17,13 +17,15 @@ from http import HTTPStatus
 
 import structlog
 import trio
+from h2.errors import ErrorCodes
 
-from overlay.http.connection import DEFAULT_LIMITS, Limits, RequestBody
+from overlay.http.connection import DEFAULT_LIMITS, SERVER, Limits, RequestBody
+from overlay.http.dates import date_field
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.h2_channel import Channel, Head
 from overlay.http.h2_fields import MalformedHead, regular_fields, request_head, response_fields
 from overlay.http.h2_flow import MAX_STREAMS
-from overlay.http.h2_frames import MAX_STREAM, ConnectionFault, ErrorCode
+from overlay.http.h2_frames import MAX_STREAM, ConnectionFault
 from overlay.http.h2_link import Link
 from overlay.http.head import (
     NO_BODY,
@@ -34,7 +36,7 @@ from overlay.http.head import (
     framing_fields,
     has_no_body,
 )
-from overlay.http.transport import SendFailed, transport
+from overlay.http.transport import SendFailed, Transport
 
 NOTICE_S = 1.0
 """For the round trip between the two GOAWAYs."""
@@ -98,13 +100,14 @@ class ServerStream:
     async def respond(
         self, status: int, headers: Sequence[Field] = (), body: bytes = b"", reason: bytes = b""
     ) -> None:
-        """Answer the request from memory; the field with the length is added here."""
+        """Answer the request from memory; Date, Server and the length are added here."""
         framing = Framing(BodyKind.LENGTH, len(body))
         if has_no_body(status):
             framing, body = NO_BODY, b""
         if self._head is not None and self._head.method == b"HEAD":
             body = b""
-        await self.start_response(status, reason, headers, framing, body, trailers=())
+        fields = [date_field(), SERVER, *headers]
+        await self.start_response(status, reason, fields, framing, body, trailers=())
 
     async def refuse(self, fault: BadRequest) -> None:
         """Answer a request that is wrong, in plain text."""
@@ -157,7 +160,7 @@ class ServerStream:
 
     async def abort(self) -> None:
         """Reset the stream, so that an answer under way cannot be taken for a complete one."""
-        self._channel.reset(ErrorCode.INTERNAL_ERROR, "the answer was broken off")
+        self._channel.reset(ErrorCodes.INTERNAL_ERROR, "the answer was broken off")
         await trio.lowlevel.checkpoint()
 
     def take_buffered(self) -> bytes:
@@ -166,6 +169,14 @@ class ServerStream:
 
     def put_back(self, data: bytes) -> None:
         """Keep what followed the body: nothing does on a stream."""
+
+    def check_size(self, size: int) -> None:
+        """Take note that the body has at least `size` bytes.
+
+        Raises:
+            BadRequest: that is too large (413).
+        """
+        self.limits.check_size(size)
 
     async def receive_body(self) -> bytes:
         """Wait for bytes of the body; b"" where it has ended.
@@ -192,7 +203,7 @@ class _Server:
     """One connection and the requests that are under way on it."""
 
     def __init__(
-        self, stream: trio.abc.Stream, answer: Answer, limits: Limits, nursery: trio.Nursery
+        self, connection: Transport, answer: Answer, limits: Limits, nursery: trio.Nursery
     ) -> None:
         self._answer = answer
         self._limits = limits
@@ -201,7 +212,7 @@ class _Server:
         self._last: int | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self.link = Link(
-            transport(stream, limits.send_timeout_s),
+            connection,
             client=False,
             send_timeout_s=limits.send_timeout_s,
             idle_timeout_s=limits.idle_timeout_s,
@@ -222,12 +233,13 @@ class _Server:
 
     def _came(self, channel: Channel, head: Head) -> None:
         if self._under_way >= MAX_STREAMS or self._last is not None:
-            self.link.refuse(channel, ErrorCode.REFUSED_STREAM, "too many requests are under way")
+            self.link.refuse(channel, ErrorCodes.REFUSED_STREAM, "too many requests are under way")
             return
         try:
             parsed, fault = request_head(head.fields, ended=head.ended), None
+            self._limits.check_size(parsed.framing.length)
         except MalformedHead as exc:
-            self.link.refuse(channel, ErrorCode.PROTOCOL_ERROR, str(exc))
+            self.link.refuse(channel, ErrorCodes.PROTOCOL_ERROR, str(exc))
             return
         except BadRequest as exc:
             parsed, fault = None, exc
@@ -251,7 +263,7 @@ class _Server:
         finally:
             if stream.settled:
                 self.link.answered()
-            channel.close(ErrorCode.NO_ERROR if stream.settled else ErrorCode.INTERNAL_ERROR)
+            channel.close(ErrorCodes.NO_ERROR if stream.settled else ErrorCodes.INTERNAL_ERROR)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.unpark_all()
@@ -269,7 +281,7 @@ class _Server:
 
 
 async def serve_http2(
-    stream: trio.abc.Stream,
+    connection: Transport,
     answer: Answer,
     *,
     stopping: trio.Event,
@@ -282,22 +294,19 @@ async def serve_http2(
     seen by the first bytes, which `SpeaksHttp2` reports.
 
     Args:
-        stream: owned from now on.
+        connection: owned from now on; `transport` makes one of a stream.
         answer: called with each request, in a task of its own that is cancelled if the client
             gives the request up. `BadRequest`, `ClientGone` and `ResponseCut` end it in order.
         stopping: when set, no more requests are taken and the connection ends after those under
             way; the caller cancels what takes too long.
-        received: what was read of the stream already.
+        received: what was read of it already.
         limits: of the client.
     """
-    try:
-        async with trio.open_nursery() as nursery:
-            server = _Server(stream, answer, limits, nursery)
-            nursery.start_soon(server.drain, stopping)
-            try:
-                await server.link.run(received)
-            except ConnectionFault as exc:
-                log.debug("client.faulty", reason=str(exc), code=exc.code.name)
-            nursery.cancel_scope.cancel()
-    finally:
-        await trio.aclose_forcefully(stream)
+    async with trio.open_nursery() as nursery:
+        server = _Server(connection, answer, limits, nursery)
+        nursery.start_soon(server.drain, stopping)
+        try:
+            await server.link.run(received)
+        except ConnectionFault as exc:
+            log.debug("client.faulty", reason=str(exc), code=exc.code.name)
+        nursery.cancel_scope.cancel()

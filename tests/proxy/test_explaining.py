@@ -1,5 +1,6 @@
 import json
 from collections.abc import Mapping
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -93,13 +94,14 @@ def view_of(*states: InstanceState) -> View:
 def explainer(view: View, decisions: Decisions) -> Explainer:
     known = Known()
     definitions, starter = cast("Definitions", known), cast("Starter", known)
-    return Explainer(decisions, view, definitions, Upstreams(view), starter, lambda: 0.0)
+    return Explainer(decisions, view, definitions, Upstreams(view, Random(1)), starter, lambda: 0.0)
 
 
 def decided(decisions: Decisions, view: View) -> Decision:
     """A request that found a full instance, waited, had one started, and lost it once."""
     decision = decisions.begin(HEAD, REVISION, SPEC, limits_of(SPEC), Timing(), None)
     instances = view.instances(HELLO)
+    decision.instances = instances
     decision.candidates = [Candidate(i, in_flight=1) for i in instances]
     decision.chosen, decision.road, decision.status = instances[0], "gateway", 200
     decision.timing.mark("select")

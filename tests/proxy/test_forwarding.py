@@ -1,7 +1,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -14,6 +14,7 @@ from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
+from overlay.http.head import parse_request_head
 from overlay.http.testing import Wire
 from overlay.identity import Identity
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -31,7 +32,7 @@ from overlay.spec import ServiceSpec
 from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import MAX_VISITS
 from proxy.choosing import Chooser
 from proxy.crowd import Crowd
@@ -43,12 +44,14 @@ from proxy.placement import Site
 from proxy.roads import Roads
 from proxy.selection import Candidate
 from proxy.starting import Flight, Started, Starter
-from proxy.testing import PlayedAllocator, played_allocator
+from proxy.testing import PlayedAllocator, played_allocator, pool_of
+from proxy.timing import Timing
 from proxy.upstreams import Upstreams
 
 HELLO = ServiceName("hello")
 ALICE, PROXY, HERE, THERE = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
 KEYS = network_keys("secret")
+LOCAL = Origin("127.0.0.1", trusted=True)
 NOW = 1_700_000_000.0
 
 Instance = Callable[[Wire], Awaitable[None]]
@@ -141,7 +144,7 @@ class Ground:
     crowd: Crowd
     client: Wire
     counter: int = 0
-    caller: Caller | None = None
+    origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -250,14 +253,14 @@ def answer(body: bytes, *fields: str) -> bytes:
 
 
 async def serve_client(
-    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+    forwarder: Forwarder, stream: trio.SocketStream, origin: Callable[[], Origin]
 ) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None, caller())
+                await forwarder.forward(client, head, lambda *_: None, origin())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
@@ -298,11 +301,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view)
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
-            chooser = Chooser(view, upstreams, starter, crowd, decisions, Random(1))
+            chooser = Chooser(view, upstreams, starter, crowd, decisions)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
@@ -314,7 +317,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream, lambda: made.caller)
+                await serve_client(forwarder, stream, lambda: made.origin)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             address = listener.socket.getsockname()
@@ -378,7 +381,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
     await ground.run_instance("i1")
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: made, up"
     await ground.ask(request)
-    ground.caller = Caller(ServiceName("web"), InstanceId("w1"))
+    ground.origin = replace(LOCAL, caller=Caller(ServiceName("web"), InstanceId("w1")))
     await ground.get()
     await ground.ask(request)
     from_outside, first, handed_on = ground.requests["i1"]
@@ -390,7 +393,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
 
 async def test_a_circle_of_services_is_answered_508_with_its_names(ground: Ground) -> None:
     await ground.run_instance("i1")
-    ground.caller = Caller(HELLO, InstanceId("i1"))
+    ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: hello, hello, hello"
     status, _, body = await ground.ask(request)
     assert status == 508
@@ -404,7 +407,7 @@ async def test_an_instance_that_calls_its_own_service_without_end_is_stopped(
     """It hands nothing on, and answers with what it was answered."""
 
     async def serve(wire: Wire) -> None:
-        ground.caller = Caller(HELLO, InstanceId("i1"))
+        ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
         while True:
             ground.requests.setdefault("i1", []).append(await wire.head())
             status, body = await ground.call_from_within("/hello")
@@ -577,7 +580,7 @@ async def test_who_waits_for_a_start_takes_the_first_instance_that_another_machi
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
         (flight,) = ground.starter.flights.values()
         ground.publish("elsewhere", "", owner=THERE)
@@ -596,7 +599,7 @@ async def test_the_instance_that_a_start_brings_is_taken_with_the_times_that_it_
     ground.starter.held = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.client.send, b"GET /hello/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
     (flight,) = ground.starter.flights.values()
     flight.plan.asked = HERE.peer_id
@@ -615,7 +618,7 @@ async def test_a_short_wait_for_room_starts_nothing(ground: Ground) -> None:
     ground.upstreams.begin(full)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.get)
-        while not ground.crowd.waiting(HELLO):
+        while not ground.crowd.count:
             await trio.lowlevel.checkpoint()
         ground.chooser.done(full, 0.001)
     assert ground.starter.calls == []
@@ -749,6 +752,19 @@ async def test_what_a_request_found_failed_is_not_asked_for_again(ground: Ground
     assert ground.starter.calls == [frozenset({(HERE.peer_id, InstanceId("dead"))})]
 
 
+async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: Ground) -> None:
+    """Not either when everybody else uses the instance again, as after a long wait."""
+    await ground.run_instance("i1")
+    (lost,) = ground.view.instances(HELLO)
+    revision = ground.definitions.known[HELLO]
+    head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
+    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision.excluded = frozenset({lost.key})
+    with pytest.raises(NothingFeasible):
+        await ground.chooser.choose(decision)
+
+
 async def test_an_unknown_service_is_404_with_what_was_meant(ground: Ground) -> None:
     status, _, body = await ground.get("/helo")
     assert status == 404
@@ -774,9 +790,9 @@ async def test_a_services_own_hard_limit_binds_what_it_sends(ground: Ground) -> 
     ground.definitions.define(strict, "strict")
     ground.definitions.define(ServiceSpec(process="serve"), "easy")
     for name, status in (("easy", 200), ("strict", 503)):
-        ground.caller = Caller(ServiceName(name), InstanceId("i"))
+        ground.origin = replace(LOCAL, caller=Caller(ServiceName(name), InstanceId("i")))
         assert (await ground.get())[0] == status
-    ground.caller = None
+    ground.origin = LOCAL
     assert (await ground.get())[0] == 200
 
 
@@ -965,4 +981,4 @@ async def test_a_hundred_requests_leave_nothing_in_flight(ground: Ground) -> Non
     road = await ground.roads.to(candidate.instance)
     assert road.lease is not None
     assert road.lease.in_flight == 0
-    assert (road.pool.in_use, road.pool.idle) == (0, 1)
+    assert (pool_of(road).in_use, pool_of(road).idle) == (0, 1)

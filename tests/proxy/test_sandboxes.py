@@ -4,7 +4,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class PlayedDesk:
 class Lab:
     path: Path
     desk: PlayedDesk = field(default_factory=PlayedDesk)
+    sources: list[str] = field(default_factory=list)
 
     def hand_over(self, name: SandboxId, *given: socket.socket, text: bytes = b"") -> socket.socket:
         """Connect as a sandbox does, and send sockets."""
@@ -85,8 +86,12 @@ async def lab() -> AsyncIterator[Lab]:
     folder.mkdir()
     found = Lab(folder / "proxy")
 
-    async def serve(client: trio.SocketStream, caller: Caller | None) -> None:
+    async def serve(
+        client: trio.SocketStream, source: str, ask: Callable[[], Awaitable[Caller | None]]
+    ) -> None:
         async with client:
+            found.sources.append(source)
+            caller = await ask()
             await client.send_all(b"nobody" if caller is None else caller.service.encode())
 
     async with trio.open_nursery() as connections:
@@ -113,6 +118,7 @@ async def test_who_connects_to_a_handed_over_socket_is_known_by_its_sandbox(lab:
         assert await ask(inside) == b"web"
         assert await ask(inside) == b"web"
     assert lab.desk.asked == [S1]
+    assert lab.sources == [S1, S1]
     assert await lab.desk.heard() == HandOverEnded(sandbox=S1)
 
 
@@ -181,7 +187,7 @@ async def test_a_socket_that_is_shut_down_ends_its_own_hand_over(lab: Lab) -> No
 async def test_an_allocator_that_comes_back_is_told_of_every_sandbox(tmp_path: Path) -> None:
     path, first, second = tmp_path / "proxy", PlayedDesk(), PlayedDesk()
 
-    async def serve(client: trio.SocketStream, _: Caller | None) -> None:
+    async def serve(client: trio.SocketStream, *_: object) -> None:
         await client.aclose()
 
     with trio.fail_after(20):
@@ -203,7 +209,7 @@ async def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
             await door.run()
 
 
-async def _never(_client: trio.SocketStream, _caller: Caller | None) -> None:
+async def _never(*_: object) -> None:
     raise AssertionError
 
 
@@ -217,7 +223,7 @@ async def test_the_program_hands_its_socket_to_one_proxy_after_the_other(tmp_pat
     subprocess.run(["cc", "-static", "-o", str(program), str(SOURCE)], check=True)  # noqa: ASYNC221
     path = tmp_path / "proxy"
 
-    async def serve(client: trio.SocketStream, _: Caller | None) -> None:
+    async def serve(client: trio.SocketStream, *_: object) -> None:
         async with client:
             await client.send_all(b"here")
 

@@ -1,4 +1,5 @@
 import pytest
+from h2.errors import ErrorCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +10,6 @@ from overlay.http.h2_frames import (
     PREFACE,
     Budget,
     ConnectionFault,
-    ErrorCode,
     Kind,
     Splitter,
     goaway,
@@ -64,20 +64,20 @@ def test_frames_know_their_stream_and_whether_they_carry_anything() -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"GET / HTTP/1.1\r\n", ErrorCode.PROTOCOL_ERROR),
-        (PREFACE + frame(Kind.PING, bytes(8)), ErrorCode.PROTOCOL_ERROR),
-        (PREFACE + frame(Kind.SETTINGS, flags=ACK), ErrorCode.PROTOCOL_ERROR),
+        (b"GET / HTTP/1.1\r\n", ErrorCodes.PROTOCOL_ERROR),
+        (PREFACE + frame(Kind.PING, bytes(8)), ErrorCodes.PROTOCOL_ERROR),
+        (PREFACE + frame(Kind.SETTINGS, flags=ACK), ErrorCodes.PROTOCOL_ERROR),
         (
             PREFACE + SETTINGS + (MAX_FRAME_BYTES + 1).to_bytes(3, "big") + bytes(6),
-            ErrorCode.FRAME_SIZE_ERROR,
+            ErrorCodes.FRAME_SIZE_ERROR,
         ),
         (
             PREFACE + SETTINGS + frame(Kind.CONTINUATION, stream=1) * (MAX_CONTINUATIONS + 1),
-            ErrorCode.ENHANCE_YOUR_CALM,
+            ErrorCodes.ENHANCE_YOUR_CALM,
         ),
     ],
 )
-def test_what_is_no_http2_or_too_long_ends_the_connection(data: bytes, code: ErrorCode) -> None:
+def test_what_is_no_http2_or_too_long_ends_the_connection(data: bytes, code: ErrorCodes) -> None:
     with pytest.raises(ConnectionFault) as caught:
         Splitter(PREFACE).feed(data)
     assert caught.value.code is code
@@ -92,7 +92,7 @@ def test_a_preface_that_goes_wrong_is_noticed_at_its_first_wrong_byte() -> None:
 
 def test_a_goaway_says_up_to_where_streams_are_looked_at() -> None:
     splitter = Splitter()
-    _, one = splitter.feed(SETTINGS + goaway(41, ErrorCode.NO_ERROR, "bye"))
+    _, one = splitter.feed(SETTINGS + goaway(41, ErrorCodes.NO_ERROR, "bye"))
     assert one.kind == Kind.GOAWAY
     assert last_stream_of(one) == 41
     (short,) = splitter.feed(frame(Kind.GOAWAY, bytes(7)))
