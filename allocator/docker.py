@@ -34,7 +34,7 @@ from allocator.errors import (
     Unpausable,
 )
 from allocator.image_engine import DockerImages
-from allocator.image_fetch import pull_pushed
+from allocator.image_registry import pull_pushed
 from allocator.networks import BRIDGES
 from allocator.runtime import (
     Capacity,
@@ -45,12 +45,20 @@ from allocator.runtime import (
 )
 from allocator.sandbox_pool import SandboxPlan, SandboxPool, network_mode
 from allocator.sandboxes import Sandbox, sandbox_id, sort_out
-from overlay.names import InstanceId, SandboxId, ServiceName
+from overlay.names import InstanceId, PeerId, SandboxId, ServiceName
 from overlay.spec import Image
 
 _LOOPBACK = "127.0.0.1"
 
 log = structlog.get_logger()
+
+
+Fetch = Callable[[Image, PeerId], Awaitable[None]]
+"""Makes the engine have an image that a service of this owner names, or raises `ImageMissing`."""
+
+
+async def _pull_pushed(image: Image, _: PeerId) -> None:
+    await pull_pushed(DockerImages(), image, lambda _: None)
 
 
 class DockerRuntime:
@@ -59,16 +67,16 @@ class DockerRuntime:
     Args:
         ownership: whose containers these are.
         plan: how network sandboxes are made; without, each instance's network is made as it starts.
+
+    Attributes:
+        fetch: brings images that are not here; from their registry alone until others are known.
     """
 
     name: Literal["docker", "process"] = "docker"
 
     def __init__(self, ownership: Ownership, plan: SandboxPlan | None = None) -> None:
         self._ownership = ownership
-        images = DockerImages()
-        self.fetch: Callable[[Image], Awaitable[None]] = partial(
-            pull_pushed, images, told=lambda _: None
-        )
+        self.fetch: Fetch = _pull_pushed
         self._engine = EngineSession(ownership.filters())
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._engine.call)
         self._containers = ContainerTable()
@@ -144,9 +152,10 @@ class DockerRuntime:
             del self._containers[launch.id]
             raise LaunchFailed(f"the engine did not create the container: {say(exc)}") from exc
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Fetch the image by `fetch`; see `Runtime.pull`."""
-        await self.fetch(image)
+        if launch.spec.image is not None:
+            await self.fetch(launch.spec.image, launch.author)
 
     async def start(self, instance: InstanceId) -> str:
         """Start the container; return its address on the bridge. See `Runtime.start`."""

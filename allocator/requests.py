@@ -7,7 +7,7 @@ import trio
 
 from allocator.admission import Refusal, check_constraints
 from allocator.errors import AllocatorError
-from allocator.image_network import ImageNetwork
+from allocator.image_services import ImageServices
 from allocator.instances import Instances
 from allocator.offers import Held
 from overlay.allocation import (
@@ -44,7 +44,7 @@ class Requests:
     node: Node
     instances: Instances
     definitions: Definitions
-    images: ImageNetwork | None = None
+    images: ImageServices | None = None
     _held: Held = field(default_factory=Held)
 
     async def allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:

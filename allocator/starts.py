@@ -68,7 +68,7 @@ class Starts:
                 raise
             self._register.advance(instance, Event.IMAGE_ABSENT)
             with flight.phase("image"):
-                await instance.runtime.pull(launch.spec.image)
+                await instance.runtime.pull(launch)
             self._register.advance(instance, Event.IMAGE_FETCHED)
             await self._launch(instance, launch, flight)
         with flight.phase("ready"):

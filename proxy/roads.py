@@ -20,7 +20,6 @@ from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
 from overlay.http.gateway import Carry, GatewayShut, carry_gateway, dial_gateway, open_tcp
 from overlay.http.head import Field
-from overlay.http.seam import Source
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
@@ -49,7 +48,7 @@ class Road:
         under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
-    pool: Source
+    pool: Pool
     fields: tuple[Field, ...] = ()
     lease: Lease | None = None
     holder: LeaseHolder | None = None
@@ -82,7 +81,7 @@ class _Gateway:
     """
 
     pin: str | None
-    pool: Source
+    pool: Pool
     under_way: set[trio.CancelScope] = field(default_factory=set)
 
 

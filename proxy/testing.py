@@ -7,7 +7,6 @@ from pathlib import Path
 import trio
 
 from overlay.control import ControlConnection, serve_control
-from overlay.http.upstream import Pool
 from overlay.leases import (
     FROM_PROXY,
     Acquire,
@@ -18,7 +17,6 @@ from overlay.leases import (
     Welcome,
 )
 from overlay.names import InstanceId
-from proxy.roads import Road
 
 
 class PlayedAllocator:
@@ -80,9 +78,3 @@ async def played_allocator(path: Path) -> AsyncIterator[PlayedAllocator]:
         await nursery.start(serve_control, path, dict, {"lease": allocator.serve})
         yield allocator
         nursery.cancel_scope.cancel()
-
-
-def pool_of(road: Road) -> Pool:
-    """Return the connections of a road on which HTTP/1 is spoken."""
-    assert isinstance(road.pool, Pool)  # noqa: S101 - for tests
-    return road.pool

@@ -28,7 +28,7 @@ from overlay.http.head import (
     why_never_a_head,
 )
 from overlay.http.lingering import LINGER_S, linger
-from overlay.http.transport import READ_BYTES, SendFailed, transport
+from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
 
 _CLOSE: Field = (b"Connection", b"close")
 SERVER: Field = (b"Server", b"myxo")
@@ -404,6 +404,18 @@ class ServerConnection:
         if parts:
             await self._send(*parts)
         self._answered = trailers is not None
+
+    async def switch(self, headers: Sequence[Field]) -> tuple[Transport, bytes]:
+        """Answer 101; hand over the connection, with what came already of the other protocol.
+
+        Call `aclose` all the same in the end.
+
+        Raises:
+            ClientGone: the client is not there any more.
+        """
+        self.must_close = self.answering = self._answered = self._client_ended = True
+        await self._send(serialise_response(101, reason_phrase(101), headers))
+        return self._transport, self.take_buffered()
 
     async def until_gone(self) -> None:
         """Return when the client is known to have left; pipelined requests are kept meanwhile.

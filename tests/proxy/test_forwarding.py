@@ -44,7 +44,7 @@ from proxy.placement import Site
 from proxy.roads import Roads
 from proxy.selection import Candidate
 from proxy.starting import Flight, Started, Starter
-from proxy.testing import PlayedAllocator, played_allocator, pool_of
+from proxy.testing import PlayedAllocator, played_allocator
 from proxy.timing import Timing
 from proxy.upstreams import Upstreams
 
@@ -759,7 +759,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     revision = ground.definitions.known[HELLO]
     head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
-    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
         await ground.chooser.choose(decision)
@@ -981,4 +981,4 @@ async def test_a_hundred_requests_leave_nothing_in_flight(ground: Ground) -> Non
     road = await ground.roads.to(candidate.instance)
     assert road.lease is not None
     assert road.lease.in_flight == 0
-    assert (pool_of(road).in_use, pool_of(road).idle) == (0, 1)
+    assert (road.pool.in_use, road.pool.idle) == (0, 1)

@@ -20,7 +20,7 @@ from overlay.tls import open_tls
 from overlay.view import InstanceView, View
 from proxy import roads as roads_module
 from proxy.roads import Road, Roads
-from proxy.testing import PlayedAllocator, played_allocator, pool_of
+from proxy.testing import PlayedAllocator, played_allocator
 
 ME, OWNER = (Identity.from_seed(bytes([n]) * 32) for n in range(2))
 NAME, I1 = ServiceName("hello"), InstanceId("i1")
@@ -141,14 +141,14 @@ async def test_nothing_is_connected_to_an_instance_any_more_when_its_lease_is_ha
     async with listener:
         here.allocator.addresses[I1] = f"127.0.0.1:{listener.socket.getsockname()[1]}"
         road = await here.direct()
-        async with pool_of(road).acquire() as upstream:
+        async with road.pool.acquire() as upstream:
             upstream.reusable = True
         async with await listener.accept() as served:
-            assert pool_of(road).idle == 1
+            assert road.pool.idle == 1
             await here.allocator.say(Release(instance=I1))
             while not isinstance(await here.allocator.heard(), Released):
                 pass
-            assert pool_of(road).idle == 0
+            assert road.pool.idle == 0
             assert await served.receive_some() == b""
 
 
@@ -246,7 +246,7 @@ async def test_a_hidden_machine_is_reached_over_the_overlay(there: Ground) -> No
     road = await there.roads.to(there.instance)
     assert road.kind == "overlay"
     assert road.fields == ((b"Myxo-Instance", b"i1"),)
-    async with pool_of(road).acquire():
+    async with road.pool.acquire():
         assert len(there.overlay.carried) == 1
     assert (await there.roads.to(there.instance)).pool is road.pool
 
@@ -274,7 +274,7 @@ async def test_a_carried_gateway_that_does_not_accept_is_unreachable(
     say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
     road = await there.roads.to(there.instance)
     with pytest.raises(PeerUnreachable):
-        await pool_of(road).take(fresh=True)
+        await road.pool.take(fresh=True)
 
 
 async def test_a_carried_gateway_that_says_nothing_is_given_up_in_time(
@@ -285,7 +285,7 @@ async def test_a_carried_gateway_that_says_nothing_is_given_up_in_time(
     say_peer(there.view, 5, machine="there", addresses=(CIRCUIT, INSIDE))
     road = await there.roads.to(there.instance)
     with pytest.raises(PeerUnreachable, match="does not answer"):
-        await pool_of(road).take(fresh=True)
+        await road.pool.take(fresh=True)
 
 
 async def test_a_gateway_whose_port_is_shut_is_reached_over_the_overlay_and_tried_again_later(
@@ -301,13 +301,13 @@ async def test_a_gateway_whose_port_is_shut_is_reached_over_the_overlay_and_trie
     monkeypatch.setattr(gateway_module, "open_tcp", note)
     road = await there.roads.to(there.instance)
     for _ in range(3):
-        await (await pool_of(road).take(fresh=True)).abort()
+        await (await road.pool.take(fresh=True)).abort()
     assert (len(tried), len(there.overlay.carried)) == (1, 3)
     monkeypatch.setattr(roads_module, "SHUT_S", 0.0)
     say_peer(there.view, 5, machine="there", certificate="0" * 64)
     road = await there.roads.to(there.instance)
     for _ in range(2):
-        await (await pool_of(road).take(fresh=True)).abort()
+        await (await road.pool.take(fresh=True)).abort()
     assert len(tried) == 3
 
 
@@ -317,7 +317,7 @@ async def test_a_shut_gateway_to_which_the_overlay_does_not_lead_either_says_whe
     there.overlay.line = b""
     road = await there.roads.to(there.instance)
     with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
-        await pool_of(road).take(fresh=True)
+        await road.pool.take(fresh=True)
 
 
 async def test_who_is_refused_by_a_gateway_does_not_try_another_way_in(
@@ -331,6 +331,6 @@ async def test_who_is_refused_by_a_gateway_does_not_try_another_way_in(
     say_peer(there.view, 5, machine="there", gateway=("127.0.0.1:1", f"127.0.0.1:{port}"))
     road = await there.roads.to(there.instance)
     with pytest.raises(PeerUnreachable, match="does not answer"):
-        await pool_of(road).take(fresh=True)
+        await road.pool.take(fresh=True)
     assert not there.overlay.carried
     nursery.cancel_scope.cancel()
