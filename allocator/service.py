@@ -121,6 +121,9 @@ class _Daemon:
             lambda: allowed_keys(settings.admin),
             self.policy.rules,
         )
+        docker = self.runtimes.get("docker")
+        if isinstance(docker, DockerRuntime):
+            docker.rests_on_name = policy.rests_on_name
         self.instances = Instances(
             self.runtimes,
             Ledger(self.limits, policy.quota),

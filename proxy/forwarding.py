@@ -17,11 +17,11 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
+from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -101,7 +101,7 @@ class Forwarder:
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         begun: Callable[[Decision], None],
         origin: Origin,
@@ -201,7 +201,7 @@ class Forwarder:
 
     async def send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -277,7 +277,7 @@ class _Attempts:
     def __init__(
         self,
         forwarder: Forwarder,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -383,7 +383,7 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             road.under_way.discard(scope)
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)
