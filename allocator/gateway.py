@@ -34,10 +34,10 @@ from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFai
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
-from overlay.http.upstream import Pool
+from overlay.http.upstream import Pool, UpstreamConnection
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
-from overlay.tunnel import SocketEnd, framed, switched
+from overlay.tunnel import SocketEnd, framed, switching
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MEMBER_WAIT_S = 2.0
@@ -118,6 +118,7 @@ class Gateway:
         self._idle: set[trio.CancelScope] = set()
         self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
+        instances.use.partings.append(self._part)
 
     async def serve(
         self,
@@ -177,9 +178,19 @@ class Gateway:
             await trio.sleep(SWEEP_S)
             there = self._instances.use.load()
             for instance in self._pools.keys() - there.keys():
-                await self._pools.pop(instance).pool.aclose()
+                await self._part(instance)
             for pool in list(self._pools.values()):
                 await pool.pool.sweep()
+
+    async def _part(self, instance: InstanceId) -> None:
+        """Close the connections to an instance before it ends.
+
+        Those that its end closes are closed towards a dead address, and whoever gets that address
+        next could not be reached for up to a second.
+        """
+        found = self._pools.pop(instance, None)
+        if found is not None:
+            await found.pool.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(
@@ -330,7 +341,7 @@ class Gateway:
                 upstream,
                 request_headers=[*_without_ours(end_to_end(head)), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
-                switched=_switched(caller, instance) if head.upgrade else None,
+                switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
     async def _report_failure(
@@ -368,8 +379,11 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
     ]
 
 
-def _switched(caller: str, instance: Instance) -> Switched:
-    return switched(framed(PeerId(caller)), SocketEnd, instance.spec.tunnel_idle_s)
+def _switched(
+    client: ServerConnection, upstream: UpstreamConnection, caller: str, instance: Instance
+) -> Switched | None:
+    near = framed(PeerId(caller))
+    return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_idle_s)
 
 
 def _without_ours(fields: list[Field]) -> list[Field]:

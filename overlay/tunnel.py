@@ -26,9 +26,11 @@ import trio
 
 from overlay.errors import MalformedMessage, MyxoError, PeerUnreachable, StreamCut
 from overlay.framing import FramedStream
+from overlay.http.connection import ServerConnection
 from overlay.http.errors import HttpError
 from overlay.http.exchange import Moved, Switched
 from overlay.http.head import Field, serialise_request
+from overlay.http.seam import Client, Upstream
 from overlay.http.transport import Transport
 from overlay.http.upstream import UpstreamConnection
 from overlay.names import PeerId
@@ -177,17 +179,25 @@ Make = Callable[[Transport, bytes], "End"]
 """Makes an end of a connection that changed its protocol and of what came on it already."""
 
 
-def switched(near: Make, far: Make, idle_s: float) -> Switched:
-    """Return how to go on where a client and an instance change their protocol (`exchange`).
+def switching(
+    client: Client, upstream: Upstream, near: Make, far: Make, idle_s: float
+) -> Switched | None:
+    """Return how an `exchange` goes on where both ends change their protocol; None if they cannot.
 
     Args:
+        client: of HTTP/1 (there is no Upgrade in HTTP/2).
+        upstream: of HTTP/1.
         near: makes an end of the client's connection.
-        far: makes an end of the instance's.
+        far: makes an end of the upstream's.
         idle_s: seconds in which nothing moves, after which both are given up.
     """
+    if not isinstance(client, ServerConnection) or not isinstance(upstream, UpstreamConnection):
+        return None
+    server = upstream
 
-    async def carry(client: tuple[Transport, bytes], server: tuple[Transport, bytes]) -> Moved:
-        relayed = await relay([near(*client), far(*server)], idle_s)
+    async def carry(fields: Sequence[Field]) -> Moved:
+        here = near(*await client.switch(fields))
+        relayed = await relay([here, far(*server.switch())], idle_s)
         return Moved(relayed.sent, relayed.received)
 
     return carry

@@ -5,9 +5,10 @@ It leads to services only, whatever the authority names, so it opens no way out 
 
 from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
-from overlay.http.errors import ResponseCut
+from overlay.http.errors import BadRequest, ResponseCut
 from overlay.http.exchange import Exchanged
 from overlay.http.head import RequestHead
+from overlay.http.seam import Client
 from overlay.tunnel import Relayed, SocketEnd, Why, let_go, relay
 from proxy.caller import Origin
 from proxy.hops import Hop
@@ -17,9 +18,7 @@ from proxy.tunnels import Tunnel, Tunnels
 _OK = 200
 
 
-async def connect(
-    tunnels: Tunnels, client: ServerConnection, head: RequestHead, origin: Origin
-) -> Exchanged:
+async def connect(tunnels: Tunnels, client: Client, head: RequestHead, origin: Origin) -> Exchanged:
     """Carry what follows a CONNECT to an instance and back, to its end.
 
     Args:
@@ -29,10 +28,13 @@ async def connect(
         origin: whose request it is.
 
     Raises:
+        BadRequest: the client speaks HTTP/2, where this is not offered.
         RequestRefused: there is no tunnel; the client is still unanswered.
         ClientGone: the client left before there was one.
         ResponseCut: the tunnel was cut, and with it the client's connection.
     """
+    if not isinstance(client, ServerConnection):
+        raise BadRequest(501, "CONNECT is offered in HTTP/1 alone")
     relayed: Relayed | None = None
     route = route_of(head, frozenset())
     caller = None if origin.caller is None else origin.caller.service

@@ -17,15 +17,15 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
-from overlay.names import ServiceName
+from overlay.http.seam import Client, Upstream
+from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
-from overlay.tunnel import SocketEnd, framed, switched
+from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
@@ -102,7 +102,7 @@ class Forwarder:
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         begun: Callable[[Decision], None],
         origin: Origin,
@@ -202,7 +202,7 @@ class Forwarder:
 
     async def send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -244,7 +244,9 @@ class Forwarder:
                         request_headers=fields,
                         edit_response=edit_response,
                         target=route.target,
-                        switched=_switched(road, instance, decision.spec) if head.upgrade else None,
+                        switched=_switched(client, upstream, road, decision, instance.owner)
+                        if head.upgrade
+                        else None,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
@@ -279,7 +281,7 @@ class _Attempts:
     def __init__(
         self,
         forwarder: Forwarder,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -371,9 +373,11 @@ class _Attempts:
             ) from exc
 
 
-def _switched(road: Road, instance: InstanceView, spec: ServiceSpec) -> Switched:
-    far = framed(instance.owner) if road.lease is None else SocketEnd
-    return switched(SocketEnd, far, spec.tunnel_idle_s)
+def _switched(
+    client: Client, upstream: Upstream, road: Road, decision: Decision, owner: PeerId
+) -> Switched | None:
+    far = SocketEnd if road.lease is not None else framed(owner)
+    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_idle_s)
 
 
 @contextmanager
@@ -390,7 +394,7 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             road.under_way.discard(scope)
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)

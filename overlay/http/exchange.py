@@ -19,8 +19,6 @@ from typing import NamedTuple
 
 import trio
 
-from overlay.http.body import encode_chunk, encode_end
-from overlay.http.connection import RequestBody, ServerConnection
 from overlay.http.errors import (
     BadRequest,
     BadResponse,
@@ -41,10 +39,9 @@ from overlay.http.head import (
     framing_fields,
     get,
     protocols,
-    serialise_request,
 )
-from overlay.http.transport import SendFailed, Transport
-from overlay.http.upstream import UpstreamConnection
+from overlay.http.seam import Client, ClientBody, Upstream
+from overlay.http.transport import SendFailed
 
 WATCH_AFTER_S = 0.05
 """Seconds of silence from the upstream after which the client is watched; below, it is not worth
@@ -62,8 +59,8 @@ class Moved(NamedTuple):
     received: int
 
 
-Switched = Callable[[tuple[Transport, bytes], tuple[Transport, bytes]], Awaitable[Moved]]
-"""Carries bytes between client and upstream; each with what came of it already. Closes both."""
+Switched = Callable[[Sequence[Field]], Awaitable[Moved]]
+"""Answers 101 with these fields, then carries bytes between client and upstream to the end."""
 
 EditResponse = Callable[[ResponseHead], Sequence[Field]]
 
@@ -88,9 +85,9 @@ class Exchanged:
 
 
 async def exchange(
-    client: ServerConnection,
+    client: Client,
     head: RequestHead,
-    upstream: UpstreamConnection,
+    upstream: Upstream,
     *,
     request_headers: Sequence[Field],
     edit_response: EditResponse,
@@ -110,8 +107,8 @@ async def exchange(
             the exception passes through.
         target: to ask for; the client's if None.
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
-        switched: carries on, to the end, where both change their protocol; without it the client's
-            wish to do so is not passed on.
+        switched: answers and carries on, to the end, where both change their protocol; without it
+            the client's wish to do so is not passed on.
 
     Raises:
         UpstreamFailed: before the client was answered.
@@ -124,12 +121,12 @@ async def exchange(
         raise BadRequest(501, "CONNECT is not offered here")
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s, switched)
     client.body.rewind()
-    fields = [*request_headers, *framing_fields(client.body.framing)]
+    fields = [*request_headers]
     if head.takes_trailers:
         fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
     if head.upgrade and switched is not None:
         fields += ((b"Upgrade", head.upgrade), _UPGRADE)
-    await run.send_request(serialise_request(head.method, target or head.target, fields))
+    await run.send_request(target or head.target, fields)
     if run.request_sent:
         await run.answer()
     else:
@@ -161,9 +158,9 @@ class _Exchange:
 
     def __init__(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
-        upstream: UpstreamConnection,
+        upstream: Upstream,
         edit_response: EditResponse,
         head_timeout_s: float,
         switched: Switched | None,
@@ -175,7 +172,7 @@ class _Exchange:
         self.upstream = upstream
         self.edit_response = edit_response
         self.head_timeout_s = head_timeout_s
-        self.body: RequestBody = client.body
+        self.body: ClientBody = client.body
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
@@ -198,14 +195,21 @@ class _Exchange:
             perf_counter() - self.started_at,
         )
 
-    async def send_request(self, request: bytes) -> None:
+    async def send_request(self, target: bytes, fields: Sequence[Field]) -> None:
         """Send the head, and of the body what there is already."""
-        payload = self.body.take()
-        parts = [request, *self._framed(payload)]
+        body = self.body
+        payload = body.take()
         self.sent_any_body = bool(payload)
-        self.request_sent = self.body.consumed
+        self.request_sent = body.consumed
         try:
-            await self.upstream.send(b"".join(parts))
+            await self.upstream.send_request(
+                self.head.method,
+                target,
+                fields,
+                body.framing,
+                payload,
+                trailers=body.trailers if self.request_sent else None,
+            )
         except SendFailed as exc:
             reason = "the connection broke while the request was sent"
             raise self._failed(reason, maybe_processed=exc.sent != 0) from exc
@@ -218,9 +222,7 @@ class _Exchange:
         fields = self.edit_response(response)
         self.status = response.status
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS and self.switched is not None:
-            fields = [*fields, *_upgrade_of(response)]
-            client = await self.client.switch(fields)
-            self.moved = await self.switched(client, self.upstream.switch())
+            self.moved = await self.switched([*fields, *_upgrade_of(response)])
             return
         if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
             self.client.must_close = True  # most likely the rest of the body is unwanted
@@ -256,8 +258,10 @@ class _Exchange:
             while not self.request_sent:
                 payload = await self.body.receive()
                 self.sent_any_body = self.sent_any_body or bool(payload)
-                await self.upstream.send(*self._framed(payload))
-                self.request_sent = self.body.consumed
+                ended = self.body.consumed
+                trailers = self.body.trailers if ended else None
+                await self.upstream.send_body(payload, trailers=trailers)
+                self.request_sent = ended
             await self.client.until_gone()
             self.failure = ClientGone("the client left before it was answered")
         except SendFailed:
@@ -265,15 +269,6 @@ class _Exchange:
         except (BadRequest, ClientGone) as exc:
             self.failure = exc
         scope.cancel()
-
-    def _framed(self, payload: bytes) -> list[bytes]:
-        """Frame `payload` for the upstream, and the body's end if this was all of it."""
-        if self.body.framing.kind is not BodyKind.CHUNKED:
-            return [payload] if payload else []
-        parts = list(encode_chunk(payload)) if payload else []
-        if self.body.consumed:
-            parts.append(encode_end(self.body.trailers))
-        return parts
 
     async def _receive_head(self) -> tuple[ResponseHead, bytes]:
         """Wait for the final answer's head; return it with what of its body came along."""
@@ -396,7 +391,7 @@ class _Exchange:
     ) -> UpstreamFailed:
         return UpstreamFailed(
             reason,
-            maybe_processed=maybe_processed,
+            maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
             reused=self.upstream.reused,
             malformed=malformed,
