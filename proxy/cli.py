@@ -33,6 +33,21 @@ def proxy(
         int | None,
         typer.Argument(metavar="[PORT]", help="The port on 127.0.0.1.", min=0, max=65535),
     ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a JSON object a line for each request that has ended; - is standard "
+            "output.",
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send spans of requests to this OpenTelemetry collector (OTLP over HTTP).",
+        ),
+    ] = None,
     bootstrap: options.Bootstraps = None,
     psk: options.Psk = None,
     hostname: options.Hostname = None,
@@ -53,6 +68,8 @@ def proxy(
     settings = ProxySettings.load(
         {
             "port": port,
+            "access_log": access_log,
+            "otlp_endpoint": otlp_endpoint,
             "bootstraps": bootstrap,
             "psk": psk,
             "hostname": hostname,

@@ -10,13 +10,15 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import Field, RequestHead
 from proxy.caller import Caller
+from proxy.decisions import Decision
 from proxy.errors import RequestRefused
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
 from proxy.metrics import ProxyMetrics
 from proxy.places import OWN, Places
-from proxy.routing import Route
+from proxy.telemetry import Outcome, Telemetry
 
+_LOOPBACK = "127.0.0.1"
 _TEXT: Field = (b"Content-Type", b"text/plain; charset=utf-8")
 
 log = structlog.get_logger()
@@ -33,11 +35,15 @@ class Clients:
     Args:
         forwarder: has their requests answered.
         grace: tells when the proxy stops; its `connections` run `serve`.
-        metrics: counts.
+        metrics: counts connections.
+        telemetry: tells of requests.
     """
 
-    def __init__(self, forwarder: Forwarder, grace: Grace, metrics: ProxyMetrics) -> None:
+    def __init__(
+        self, forwarder: Forwarder, grace: Grace, metrics: ProxyMetrics, telemetry: Telemetry
+    ) -> None:
         self._forwarder = forwarder
+        self._telemetry = telemetry
         self._grace = grace
         self._metrics = metrics
         self._places = Places()
@@ -61,15 +67,17 @@ class Clients:
             await trio.aclose_forcefully(stream)
             return
         try:
-            await self._serve(ServerConnection(stream), ask)
+            await self._serve(ServerConnection(stream), source, ask)
         finally:
             self._places.leave(source)
 
     async def _serve(
-        self, client: ServerConnection, ask: Callable[[], Awaitable[Caller | None]]
+        self, client: ServerConnection, source: str, ask: Callable[[], Awaitable[Caller | None]]
     ) -> None:
         try:
-            await self._serve_requests(client, await ask())
+            caller = await ask()
+            who = (source or _LOOPBACK) if caller is None else caller.service
+            await self._serve_requests(client, caller, who)
         except (ClientGone, ResponseCut) as exc:
             log.debug("client.lost", reason=str(exc))
             await client.abort()
@@ -79,14 +87,18 @@ class Clients:
         finally:
             await client.aclose()
 
-    async def _serve_requests(self, client: ServerConnection, caller: Caller | None) -> None:
+    async def _serve_requests(
+        self, client: ServerConnection, caller: Caller | None, who: str
+    ) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
-            await self._serve_in_turn(client, caller)
+            await self._serve_in_turn(client, caller, who)
         except BadRequest as exc:
             await client.refuse(exc)
 
-    async def _serve_in_turn(self, client: ServerConnection, caller: Caller | None) -> None:
+    async def _serve_in_turn(
+        self, client: ServerConnection, caller: Caller | None, who: str
+    ) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -95,9 +107,9 @@ class Clients:
                 head = await self._next_head(client, scope)
                 if head is None or scope.cancel_called:
                     break
-                await self._answer(client, head, caller)
+                await self._answer(client, head, caller, who)
         if head is not None:  # it came in the moment in which the wait for it was cancelled
-            await self._answer(client, head, caller)
+            await self._answer(client, head, caller, who)
 
     async def _next_head(
         self, client: ServerConnection, scope: trio.CancelScope
@@ -112,18 +124,30 @@ class Clients:
             self._grace.idle.discard(scope)
 
     async def _answer(
-        self, client: ServerConnection, head: RequestHead, caller: Caller | None
+        self, client: ServerConnection, head: RequestHead, caller: Caller | None, who: str
     ) -> None:
-        started = perf_counter()
-        routed: list[Route] = []
+        began, outcome = perf_counter(), Outcome()
+        decided: list[Decision] = []
+
+        def begun(decision: Decision) -> None:
+            decided.append(decision)
+            self._telemetry.begun(decision, head)
+
         try:
-            exchanged = await self._forwarder.forward(client, head, routed.append, caller)
-            status = exchanged.status
+            exchanged = await self._forwarder.forward(client, head, begun, caller)
+            outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
-            status = exc.status
+            outcome.status = exc.status
             await _refuse(client, exc)
-        service = routed[0].service if routed else ""
-        self._metrics.observe(service, status, perf_counter() - started)
+        except BadRequest as exc:
+            outcome.status = exc.status
+            raise
+        except ResponseCut as exc:
+            outcome.status, outcome.cut = exc.status, True
+            raise
+        finally:
+            decision = decided[0] if decided else None
+            self._telemetry.ended(head, decision, outcome, perf_counter() - began, who)
 
 
 async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:

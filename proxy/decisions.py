@@ -25,6 +25,7 @@ from proxy.limits import RttLimits
 from proxy.placement import Ranking
 from proxy.selection import Candidate
 from proxy.timing import Timing
+from proxy.traces import Trace
 
 KEPT = 256
 """In each ring. One holds the candidates of its moment: some 100 bytes for each instance."""
@@ -94,6 +95,7 @@ class Decision:
         road: the kind of road to the chosen one.
         status: of the answer; 0 until there is one.
         refusal: why the proxy answered itself.
+        trace: its part in a distributed trace, if spans are exported.
     """
 
     number: int
@@ -112,12 +114,18 @@ class Decision:
     road: str = ""
     status: int = 0
     refusal: str = ""
+    trace: Trace | None = None
     events: list[Event] = field(default_factory=list)
 
     @property
     def service(self) -> ServiceName:
         """What the request is for."""
         return self.revision.revision.name
+
+    @property
+    def started(self) -> bool:
+        """Whether it waited for an instance to be started, or for room."""
+        return self.starts > 0
 
 
 class Decisions:

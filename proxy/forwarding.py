@@ -99,7 +99,7 @@ class Forwarder:
         self,
         client: ServerConnection,
         head: RequestHead,
-        routed: Callable[[Route], None],
+        begun: Callable[[Decision], None],
         caller: Caller | None = None,
     ) -> Exchanged:
         """Have `head` answered by an instance.
@@ -107,7 +107,7 @@ class Forwarder:
         Args:
             client: whose request it is.
             head: the request.
-            routed: told the route as soon as it is known, for metrics.
+            begun: told as soon as it is known what the request is for.
             caller: the instance that asks, where it is known.
 
         Raises:
@@ -117,13 +117,13 @@ class Forwarder:
         timing = Timing()
         route = route_of(head, self._machine_names)
         revision, spec = await self._resolve(route, caller)
-        routed(route)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            begun(decision)
             return await _Attempts(self, client, head, route, decision, call).run()
         finally:
             self._chains.called(call)
@@ -189,6 +189,10 @@ class Forwarder:
             return self._edited(response, instance, road, decision)
 
         fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
         if call.chain:
             fields.append((HEADER, render(call.chain)))
         service_time_s: float | None = None

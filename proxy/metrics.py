@@ -1,8 +1,17 @@
 """What the proxy counts."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from overlay.names import ServiceName
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_WARM = frozenset({"lookup", "select", "forward"})
+"""Phases that every request has; the others are of a start."""
 
 
 class ProxyMetrics:
@@ -22,6 +31,14 @@ class ProxyMetrics:
             buckets=_BUCKETS_S,
             registry=registry,
         )
+        self._phases = Histogram(
+            "myxo_proxy_start_seconds",
+            "Of requests that waited for a start: where the time went.",
+            ["service", "phase"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._registry = registry
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.connections = Gauge(
             "myxo_proxy_connections", "Open client connections.", registry=registry
@@ -52,3 +69,28 @@ class ProxyMetrics:
             self._children[key] = child
         child[0].inc()
         child[1].observe(duration_s)
+
+    def started(self, service: str, phases: Sequence[tuple[str, float]]) -> None:
+        """Count a request that waited for a start, by the phases of that in seconds."""
+        for phase, seconds in phases:
+            if phase not in _WARM:
+                self._phases.labels(service, phase).observe(seconds)
+
+    def follow(self, under_way: Callable[[], Mapping[ServiceName, int]]) -> None:
+        """Have it told at each scrape how many requests of each service have not ended."""
+        self._registry.register(_UnderWay(under_way))
+
+
+class _UnderWay(Collector):
+    def __init__(self, under_way: Callable[[], Mapping[ServiceName, int]]) -> None:
+        self._under_way = under_way
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "myxo_proxy_requests_in_flight",
+            "Requests that have not ended, those that wait for an instance included.",
+            labels=["service"],
+        )
+        for service, number in dict(self._under_way()).items():
+            family.add_metric([service], number)
+        yield family

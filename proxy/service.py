@@ -1,6 +1,8 @@
 """The proxy daemon: wires the parts together and serves client connections."""
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -10,13 +12,14 @@ import trio
 
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
-from overlay.errors import AddressTaken
+from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
+from proxy.access_log import AccessLog, open_access_log
 from proxy.choosing import Chooser
 from proxy.clients import Clients
 from proxy.crowd import Crowd
@@ -30,12 +33,16 @@ from proxy.roads import Roads
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
+from proxy.telemetry import Telemetry, Tracer
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
 
 SWEEP_S = 5.0
 """How often idle upstream connections are looked through."""
+
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""OpenTelemetry's own way to say where spans go."""
 
 log = structlog.get_logger()
 
@@ -58,6 +65,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
             name=str(settings.port),
             default_metrics_addr=DEFAULT_METRICS_ADDR,
         ) as node,
+        open_access_log(settings.access_log, node.metrics) as access_log,
+        _open_tracer(settings, node) as tracer,
         trio.open_nursery() as nursery,
     ):
         definitions = Definitions(node, settings.state_dir)
@@ -65,7 +74,7 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         node.status = lambda: _status(definitions, settings)
         grace = Grace()
         await nursery.start(grace.run)
-        server = _Server(node, definitions, settings, grace)
+        server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
         grace.listeners.start_soon(server.serve, listener)
@@ -74,6 +83,30 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         notify("READY=1")
         log.info("proxy.ready", port=settings.port, peer=node.peer_id)
         await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def _open_tracer(settings: ProxySettings, node: Node) -> AsyncIterator[Tracer | None]:
+    """Yield what exports spans, if somebody wants them; the last ones go out at the end.
+
+    Raises:
+        SettingsInvalid: OpenTelemetry is not installed.
+    """
+    if not settings.otlp_endpoint and not any(os.environ.get(name) for name in OTLP_VARIABLES):
+        yield None
+        return
+    try:
+        from proxy.otel import OtelTracer  # noqa: PLC0415  (an extra, and 0.2 s to import)
+    except ImportError as exc:
+        raise SettingsInvalid(
+            f"spans need OpenTelemetry: pip install 'myxo[otel]' ({exc})"
+        ) from exc
+    tracer = OtelTracer(settings.otlp_endpoint, node.hostname, node.peer_id)
+    try:
+        yield tracer
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(tracer.shutdown)
 
 
 class _Server:
@@ -85,6 +118,8 @@ class _Server:
         definitions: Definitions,
         settings: ProxySettings,
         grace: Grace,
+        access_log: AccessLog | None,
+        tracer: Tracer | None,
     ) -> None:
         self._node = node
         self._port = settings.port
@@ -111,7 +146,8 @@ class _Server:
         )
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
-        self._clients = Clients(forwarder, grace, metrics)
+        telemetry = Telemetry(metrics, decisions, access_log, tracer)
+        self._clients = Clients(forwarder, grace, metrics, telemetry)
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )

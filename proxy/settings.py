@@ -17,3 +17,10 @@ class ProxySettings(NodeSettings):
 
     port: int = DEFAULT_PORT
     """The port on 127.0.0.1 that programs of this machine send their requests to."""
+
+    access_log: str = ""
+    """File for one JSON object a line for each request that has ended; `-` is standard output."""
+
+    otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`, that spans are sent to by
+    OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` will do as well. Needs the extra `myxo[otel]`."""

@@ -259,7 +259,7 @@ async def serve_client(
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda _: None, caller())
+                await forwarder.forward(client, head, lambda *_: None, caller())
             except RequestRefused as exc:
                 await client.respond(exc.status, [], str(exc).encode())
     except BadRequest as exc:
