@@ -35,6 +35,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.offers import Held
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
+from allocator.quotas import Quotas
 from allocator.runtime import Capacity, Runtime
 from allocator.sandbox_pool import SandboxPlan
 from allocator.settings import AllocatorSettings
@@ -59,6 +60,7 @@ from overlay.listeners import listen_near, port_of
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
+from overlay.quota import QUOTA_PROTOCOL, Quota, QuotaRequest
 from overlay.records import PeerRecord, Role
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
@@ -159,12 +161,14 @@ class _Daemon:
     images: "_Images | None" = field(init=False, default=None)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
+    quotas: Quotas = field(init=False)
     _held: Held = field(default_factory=Held)
     _room_change: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
         node, settings = self.node, self.settings
         self.definitions = Definitions(node, settings.state_dir)
+        self.quotas = Quotas(self.definitions.get)
         self.metrics = AllocatorMetrics(node.metrics)
         self.limits = _limits(settings, self._capacity())
         policy = Policy(
@@ -214,6 +218,7 @@ class _Daemon:
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
         serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self._offer)
+        serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, self._count)
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(self._follow_definitions)
@@ -277,6 +282,17 @@ class _Daemon:
             resume_s=standing.resume_s,
             image=request.image is None or request.image in images,
         )
+
+    async def _count(self, _: PeerId, request: QuotaRequest) -> Quota:
+        """Say how many requests a proxy may let through of a service with a global rate limit.
+
+        Raises:
+            CallRefused: it has none that is known here.
+        """
+        quota = self.quotas.take(request, trio.current_time())
+        if quota is None:
+            raise CallRefused("no_limit", f"{request.service} has no global rate limit here")
+        return quota
 
     async def _learn(self, given: Revision, peer: PeerId) -> None:
         """Ask a registry about a name that is new here, so that nobody can take another's.

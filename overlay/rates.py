@@ -66,3 +66,8 @@ class Buckets:
                 del self._by_client[next(iter(self._by_client))]
         self._by_client[client] = bucket  # the last of all: the first is whom to forget
         return bucket.take(limit, now)
+
+    def forget(self, now: float) -> int:
+        """Forget those whose requests are all paid for; return how many are left."""
+        self._by_client = {c: b for c, b in self._by_client.items() if b.paid_until > now}
+        return len(self._by_client)

@@ -160,6 +160,12 @@ class ServiceSpec(BaseModel):
         return "process" if self.process is not None else "docker"
 
     @property
+    def rate_limited(self) -> bool:
+        """Whether any rate limit is set."""
+        limits = self.rate_limit, self.client_rate_limit, self.global_rate_limit
+        return limits != (None, None, None)
+
+    @property
     def soft_rtt_s(self) -> float | None:
         """The soft RTT limit in seconds."""
         return None if self.soft_rtt_ms is None else self.soft_rtt_ms / 1000

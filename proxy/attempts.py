@@ -26,7 +26,6 @@ from overlay.spec import ServiceSpec
 from overlay.view import InstanceView
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure, Hedge
-from proxy.ejecting import Ejector
 from proxy.errors import (
     DeadlineOver,
     RequestRefused,
@@ -35,9 +34,9 @@ from proxy.errors import (
     UpstreamLost,
     UpstreamTooSlow,
 )
+from proxy.guards import Guards
 from proxy.hedging import Race
 from proxy.limits import RttLimits
-from proxy.metrics import ProxyMetrics
 from proxy.traffic import Traffic
 
 MAX_ATTEMPTS = 4
@@ -88,8 +87,7 @@ class Parts(Protocol):
 
     chooser: Chooser
     decisions: Decisions
-    ejector: Ejector
-    metrics: ProxyMetrics
+    guards: Guards
 
     async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision."""
@@ -151,7 +149,7 @@ class Attempts:
         self._deadline = trio.current_time() + max(0.0, left_s)
         with trio.CancelScope(deadline=self._deadline):
             return await self._in_turn()
-        self._parts.metrics.timed_out(self._service)
+        self._parts.guards.metrics.timed_out(self._service)
         if self._client.answering:
             raise ResponseCut(self._decision.status, "the request's deadline is over")
         raise DeadlineOver(self._service, self._decision.allowed_s)
@@ -184,7 +182,7 @@ class Attempts:
             return  # the server closed a kept connection, which says nothing about the service
         if not self._traffic.retry(self._decision.spec):
             raise RetriesSpent(self._service, self._decision.spec.retry_percent, failure)
-        self._parts.metrics.retried(self._service)
+        self._parts.guards.metrics.retried(self._service)
 
     async def _sent(
         self, instance: InstanceView, claim: Callable[[], None] | None = None
@@ -193,12 +191,13 @@ class Attempts:
         service_time_s: float | None = None
         try:
             exchanged = await self._send(instance, self._deadline, fresh=self._fresh, claim=claim)
-            service_time_s = exchanged.total_s
-            self._parts.ejector.answered(instance, exchanged.status, self._decision.spec)
-            return exchanged
         except LOST as exc:
             self._note(instance, exc)
             raise
+        else:
+            service_time_s = exchanged.total_s
+            self._parts.guards.ejector.answered(instance, exchanged.status, self._decision.spec)
+            return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)
 
@@ -230,7 +229,7 @@ class Attempts:
         second = parts.chooser.another(decision, first)
         if second is not None:
             parts.decisions.note(decision, Hedge(second))
-            parts.metrics.hedged(self._service)
+            parts.guards.metrics.hedged(self._service)
         return second
 
     async def _instance(self) -> InstanceView:
@@ -255,7 +254,7 @@ class Attempts:
                 self._fresh = True  # the instance may be well
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._parts.ejector.failed(instance, self._decision.spec)
+        self._parts.guards.ejector.failed(instance, self._decision.spec)
         self._parts.chooser.lost(self._decision, instance)
 
     def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:

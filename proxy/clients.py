@@ -134,11 +134,11 @@ class Clients:
             self._telemetry.begun(decision, head)
 
         try:
-            exchanged = await self._forwarder.forward(client, head, begun, caller)
+            exchanged = await self._forwarder.forward(client, head, begun, caller, who)
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, exc)
+            await refuse(client, exc)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -150,7 +150,8 @@ class Clients:
             self._telemetry.ended(head, decision, outcome, perf_counter() - began, who)
 
 
-async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:
+async def refuse(client: ServerConnection, refusal: RequestRefused) -> None:
+    """Answer a request that the proxy does not forward."""
     fields: list[Field] = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))

@@ -43,7 +43,7 @@ def allowed_s(spec: ServiceSpec, asked: float | None) -> float:
 
 def passed_on(fields: Iterable[Field], left_s: float) -> list[Field]:
     """Return `fields` with what is left in the place of what was asked for."""
-    left_s = max(0.0, left_s)
+    left_ms = max(0, int(left_s * 1000))  # rounded down: whoever is told must not be later
     kept: list[Field] = []
     grpc = False
     for field in fields:
@@ -51,7 +51,7 @@ def passed_on(fields: Iterable[Field], left_s: float) -> list[Field]:
         grpc = grpc or lower == GRPC_HEADER
         if lower not in {NAME, GRPC_HEADER}:
             kept.append(field)
-    kept.append((HEADER, f"{left_s:.3f}".encode()))
+    kept.append((HEADER, f"{left_ms / 1000:.3f}".encode()))
     if grpc:
-        kept.append((GRPC_HEADER, b"%dm" % min(MAX_GRPC_MS, int(left_s * 1000))))
+        kept.append((GRPC_HEADER, b"%dm" % min(MAX_GRPC_MS, left_ms)))
     return kept

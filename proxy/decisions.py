@@ -75,7 +75,13 @@ class Waited(NamedTuple):
     seconds: float
 
 
-Event = Plan | Failure | Waited
+class Hedge(NamedTuple):
+    """A second instance that was asked beside the first, which took long."""
+
+    instance: InstanceView
+
+
+Event = Plan | Failure | Waited | Hedge
 
 
 @dataclass(slots=True, eq=False)

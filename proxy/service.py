@@ -24,22 +24,24 @@ from proxy.choosing import Chooser
 from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
+from proxy.ejecting import Ejector
 from proxy.explaining import Explainer
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
+from proxy.guards import Guards
 from proxy.leases import LeaseHolder
+from proxy.limiting import Limiter
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
+from proxy.shares import Counter, Shares
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
+from proxy.traffic import PERIOD_S, Traffics
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
-
-SWEEP_S = 5.0
-"""How often idle upstream connections are looked through."""
 
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own way to say where spans go."""
@@ -136,22 +138,34 @@ class _Server:
         self._crowd, decisions = Crowd(), Decisions()
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
         starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        metrics = ProxyMetrics(node.metrics)
+        metrics.waiting.set_function(lambda: self._crowd.count)
+        self._guards = self._guard(metrics)
         forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
             decisions,
+            self._guards,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
         )
-        metrics = ProxyMetrics(node.metrics)
-        metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
         self._clients = Clients(forwarder, grace, metrics, telemetry)
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
+
+    def _guard(self, metrics: ProxyMetrics) -> Guards:
+        view, now = self._node.view, trio.current_time
+        counter = Counter(view, self._node.calls)
+        return Guards(
+            Traffics(),
+            Ejector(view, self._upstreams, now, metrics.ejected),
+            Limiter(Shares(counter.ask, counter.proxies), now, metrics.over_rate),
+            metrics,
+        )
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept this machine's programs until cancelled."""
@@ -171,10 +185,11 @@ class _Server:
             self._crowd.look(self._node.view.instances)
 
     async def sweep(self) -> None:
-        """Drop idle upstream connections now and then."""
+        """Drop idle upstream connections now and then, and what is not worth remembering."""
         while True:
-            await trio.sleep(SWEEP_S)
+            await trio.sleep(PERIOD_S)
             await self._roads.sweep()
+            self._guards.begin_period()
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""

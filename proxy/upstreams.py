@@ -48,9 +48,10 @@ class Upstreams:
             step = SERVICE_TIME_ALPHA * (service_time_s - old)
             stats.service_time_s = old + step if old else service_time_s
 
-    def failed(self, instance: InstanceView, now: float) -> None:
-        """Leave the instance alone for a while, for every request of this proxy."""
-        self._of(instance.key).failed_until = now + FAILED_FOR_S
+    def failed(self, instance: InstanceView, now: float, for_s: float = FAILED_FOR_S) -> None:
+        """Leave the instance alone for `for_s` seconds, for every request of this proxy."""
+        stats = self._of(instance.key)
+        stats.failed_until = max(stats.failed_until, now + for_s)
 
     def prune(self) -> None:
         """Forget instances that are in no view any more and have nothing in flight."""

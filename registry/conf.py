@@ -368,7 +368,9 @@ _RATE_FIELDS: dict[str, _Field[Any]] = {
     "burst": _Field(_number("requests that may come at once, from 1", 1, _MOST, whole=True)),
 }
 
-_FAILURES = _Field(_number(f"how many in a row, from 1 to {MOST_FAILURES}", 1, MOST_FAILURES, whole=True))
+_FAILURES = _Field(
+    _number(f"how many in a row, from 1 to {MOST_FAILURES}", 1, MOST_FAILURES, whole=True)
+)
 
 _FIELDS: dict[str, _Field[Any]] = {
     "NetworkSoftReq": _Field(_rtt_ms),
@@ -398,13 +400,9 @@ _FIELDS: dict[str, _Field[Any]] = {
     "ready_timeout_s": _Field(_number("seconds over 0, at most 600", 0.001, 600, whole=False)),
     "idempotent": _Field(_flag),
     "health": _Field(_path),
-    "health_interval_s": _Field(
-        _number("seconds, 0 is at the start only", 0, MAX_S, whole=False)
-    ),
+    "health_interval_s": _Field(_number("seconds, 0 is at the start only", 0, MAX_S, whole=False)),
     "health_failures": _FAILURES,
-    "eject_after": _Field(
-        _number("how many in a row, 0 is never", 0, MOST_FAILURES, whole=True)
-    ),
+    "eject_after": _Field(_number("how many in a row, 0 is never", 0, MOST_FAILURES, whole=True)),
     "retry_percent": _Field(_number("a share of the requests, from 0 to 100", 0, 100, whole=False)),
     "hedge_ms": _Field(_number("milliseconds over 0", 0.001, MAX_S * 1000, whole=False)),
     "timeout_s": _Field(_number("seconds over 0", 0.001, MAX_S, whole=False)),

@@ -80,6 +80,7 @@ async def exchange(
     edit_response: EditResponse,
     target: bytes | None = None,
     head_timeout_s: float = inf,
+    watched: bool = False,
 ) -> Exchanged:
     """Forward the request and stream its answer to the client.
 
@@ -93,6 +94,7 @@ async def exchange(
             the exception passes through.
         target: to ask for; the client's if None.
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
+        watched: somebody else looks whether the client leaves.
 
     Raises:
         UpstreamFailed: before the client was answered.
@@ -102,6 +104,7 @@ async def exchange(
         ValueError: the body has to be sent again and is not replayable, or a field is malformed.
     """
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
+    run.sending = watched
     client.body.rewind()
     fields = [*request_headers, *framing_fields(client.body.framing)]
     if head.takes_trailers:
