@@ -7,7 +7,7 @@ import trio
 from allocator.crashes import RevisionKey
 from allocator.instance import Instance
 from allocator.lifecycle import State
-from allocator.resting import Running, surplus
+from allocator.resting import Sibling, surplus
 from allocator.use import Use
 from overlay.names import InstanceId
 
@@ -50,8 +50,8 @@ class Demand:
         if len(ready) < 2:  # noqa: PLR2004
             return
         peak = self._use.activity(ready[0]).peak.over(trio.current_time())
-        running = [Running(i.id, i.load, i.started_at, i.kept) for i in ready]
-        spare = surplus(running, ready[0].spec.concurrency, peak)
+        siblings = [Sibling(i.id, i.load, i.started_at, i.kept) for i in ready]
+        spare = surplus(siblings, ready[0].spec.concurrency, peak)
         if spare is not None and not self._instances[spare].surplus:
             self._instances[spare].surplus = True
             self._instances[spare].notify()

@@ -1,7 +1,5 @@
-"""One instance, the start that is under way for it, and whom its life is told to."""
+"""One instance, and whom its life is told to."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +7,7 @@ import trio
 
 from allocator.crashes import RevisionKey
 from allocator.errors import AllocatorError
+from allocator.flight import Flight
 from allocator.lifecycle import State
 from allocator.resting import Kept, Standing
 from allocator.runtime import Runtime
@@ -79,7 +78,7 @@ class Instance:
     record: Signed | None = None
     in_flight: int = 0
     holders: dict[Holder, int] = field(default_factory=dict)
-    flight: "Flight | None" = None
+    flight: Flight | None = None
     start_s: float | None = None
     started_at: float = 0.0
     paused_at: float = 0.0
@@ -121,6 +120,11 @@ class Instance:
             unwanted=self.unwanted,
         )
 
+    def land(self, error: AllocatorError | None = None) -> None:
+        """Tell whoever waits for the instance that it is ready, or why not."""
+        if self.flight is not None:
+            self.flight.land(error)
+
     def notify(self) -> None:
         """Wake whoever waits for `changed`."""
         self._change.set()
@@ -129,41 +133,3 @@ class Instance:
     async def changed(self) -> None:
         """Wait until the instance may be idle, is unwanted, or a lease came back."""
         await self._change.wait()
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A start or a waking that is under way, and everybody who waits for it.
-
-    Attributes:
-        caller: the peer that asked first; None is this machine itself.
-        waiting: how many wait.
-    """
-
-    instance: Instance
-    begun: float
-    wakes: bool = False
-    caller: PeerId | None = None
-    waiting: int = 0
-    phases: dict[str, float] = field(default_factory=dict)
-    landed: trio.Event = field(default_factory=trio.Event)
-    error: AllocatorError | None = None
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to a phase."""
-        begun = trio.current_time()
-        try:
-            yield
-        finally:
-            self.add(name, trio.current_time() - begun)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add time to a phase."""
-        self.phases[name] = self.phases.get(name, 0.0) + seconds
-
-    def land(self, error: AllocatorError | None = None) -> None:
-        """Tell everybody who waits that the instance is ready, or why not; only once."""
-        if not self.landed.is_set():
-            self.error = error
-            self.landed.set()

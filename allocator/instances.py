@@ -9,10 +9,9 @@ Each instance has one task, which lives its life (`life.py`). All decisions abou
 made between two awaits, so that there are no locks.
 """
 
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any
@@ -20,17 +19,10 @@ from typing import Any
 import structlog
 import trio
 
-from allocator.admission import (
-    Decision,
-    Ledger,
-    Policy,
-    Refusal,
-    check_platform,
-    check_revision,
-    check_runnable,
-)
+from allocator.admission import Ledger, Policy
 from allocator.adoption import adopt_all
-from allocator.crashes import CrashGuard, CrashLoop, RevisionKey
+from allocator.arrivals import Arrivals
+from allocator.crashes import CrashGuard, CrashLoop
 from allocator.demand import Demand
 from allocator.errors import (
     AllocatorError,
@@ -39,19 +31,24 @@ from allocator.errors import (
     LaunchFailed,
     NotReady,
     Refused,
-    RuntimeDown,
 )
-from allocator.instance import Flight, Instance, Publisher
+from allocator.flight import Flight
+from allocator.flights import Flights
+from allocator.instance import Instance, Publisher
 from allocator.leftovers import Leftovers
-from allocator.life import Life, ReadyWait
-from allocator.lifecycle import State
+from allocator.life import Life
+from allocator.lifecycle import RESTING, USABLE, State
 from allocator.metrics import AllocatorMetrics
+from allocator.outlook import Outlook, outlook
+from allocator.pauses import Pauses
 from allocator.pool import Pool
 from allocator.readiness import wait_ready
+from allocator.register import Register
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
+from allocator.showing import shown
 from allocator.standby import Bounds
-from allocator.standing import Standing, standing
+from allocator.starts import ReadyWait, Starts
 from allocator.turns import PARALLEL_STARTS_PER_CORE, Turns
 from allocator.use import Use
 from overlay.allocation import AllocationRefusal
@@ -59,11 +56,8 @@ from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
-from overlay.spec import ServiceSpec
 
 UNBOUNDED = Bounds(memory_mib=2**31, instances=2**31)
-
-_USABLE = frozenset({State.READY, State.PAUSING, State.PAUSED, State.RESUMING})
 
 log = structlog.get_logger()
 
@@ -112,41 +106,40 @@ class Instances:
     ) -> None:
         self._runtimes = runtimes
         self._ledger = ledger
-        self._policy = policy
         self._metrics = metrics
-        self._known = known
-        self._elsewhere = elsewhere
         self._room_changed = room_changed
-        self._pauses = standby.instances > 0
         self._crashes = CrashGuard()
         self._instances: dict[InstanceId, Instance] = {}
-        self._flights: dict[RevisionKey, Flight] = {}
         self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
         self.use = Use(self._instances, metrics)
         self._turns = Turns(parallel_starts)
-        self._life = Life(
-            publisher,
+        self._arrivals = Arrivals(
+            self._instances,
+            runtimes,
             ledger,
-            metrics,
+            policy,
             self._crashes,
-            self.use,
-            self._turns,
-            ready=ready,
-            room_changed=room_changed,
-            rests=self._hold_bounds,
-            not_removed=self._leftovers.keep,
-            proxy_port=proxy_port,
+            known=known,
+            elsewhere=elsewhere,
+            pausable_at=0.0 if standby.instances > 0 else inf,
         )
+        self._flights = Flights(self._instances, self._turns)
+        self._register = Register(publisher, ledger, metrics, self._crashes, room_changed)
         self._demand = Demand(self._instances, self.use)
-        self._pool = Pool(self._instances, ledger, self.use, standby, lambda: self._life.resume_s)
+        self._pool = Pool(
+            self._instances, ledger, self.use, standby, lambda: self._register.resume_s
+        )
+        self._starts = Starts(self._register, self._turns, ready, proxy_port=proxy_port)
+        self._pauses = Pauses(self._register, self._starts.await_ready, self._pool.hold_bounds)
+        self._life = Life(self._register, self._pauses, self.use, self._leftovers.keep)
         metrics.starts_waiting(lambda: self._turns.waiting)
         metrics.standby(ledger.resting_mib)
         metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))
 
     def set_proxy_port(self, port: int) -> None:
         """Tell instances that are started from now on where this machine's proxy is."""
-        self._life.proxy_port = port
+        self._starts.proxy_port = port
 
     # allocation
 
@@ -170,12 +163,7 @@ class Instances:
             AllocatorError: why there is none; its `code` says what the caller may do.
         """
         try:
-            spec = self._checked(given, caller)
-            found = self._with_room(given, exclude)
-            if found is not None and found.record is not None:
-                self._metrics.allocated("found")
-                return Allocated(found.record, {})
-            return await self._by_flight(given, spec, exclude, request_id, caller)
+            return await self._allocate(given, exclude, request_id, caller)
         except AllocatorError as exc:
             self._metrics.allocated(exc.code.value)
             raise
@@ -199,94 +187,43 @@ class Instances:
             raise InstanceGone(f"there is no instance {instance[:80]} here")
         try:
             if found.state is not State.READY:
-                await self._landed(self._wake(found))
+                self._wake(found)
+                await self._flights.landed(found)
         except AllocatorError as exc:
             raise InstanceGone(f"the instance {found.id} cannot be woken: {exc}") from exc
 
-    async def _by_flight(
+    async def _allocate(
         self,
         given: SignedRevision,
-        spec: ServiceSpec,
         exclude: Collection[str],
         request_id: str,
         caller: PeerId | None,
     ) -> Allocated:
+        spec = self._arrivals.checked(given, caller)
         key = given.revision.name, given.revision.number
-        flight = self._flights.get(key)
-        joined = flight is not None and not flight.landed.is_set()
-        if flight is None or not joined:
-            resting = self._resting(key, exclude)
-            flight = (
-                self._take_off(given, spec, request_id, caller)
-                if resting is None
-                else self._wake(resting)
-            )
+        found = self._flights.ready(key, exclude)
+        if found is not None and found.record is not None:
+            self._metrics.allocated("found")
+            return Allocated(found.record, {})
+        joined = self._flights.under_way(key, exclude)
+        instance = joined or self._flights.resting(key, exclude)
+        if instance is None:
+            nursery = self._nursery_now()
+            instance = self._arrivals.admit(given, spec)
+            flight = self._take_off(nursery, instance, request_id, caller)
+        else:
+            flight = self._wake(instance)
         try:
-            record = await self._landed(flight)
+            record = await self._flights.landed(instance)
         except (Exited, LaunchFailed, NotReady):
             if not flight.wakes:
                 raise
-            excluded = {*exclude, flight.instance.id}
-            return await self._by_flight(given, spec, excluded, request_id, caller)
+            return await self._allocate(given, {*exclude, instance.id}, request_id, caller)
         self._metrics.allocated("joined" if joined else "woken" if flight.wakes else "ready")
         return Allocated(record, {"queue": 0.0} | flight.phases)
 
-    async def _landed(self, flight: Flight) -> Signed:
-        """Wait for a flight's end; return the instance's record.
-
-        Raises:
-            AllocatorError: it is not ready.
-        """
-        flight.waiting += 1
-        try:
-            await flight.landed.wait()
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                self._turns.withdraw(flight.instance.id)
-        if flight.error is not None:
-            raise flight.error
-        if flight.instance.record is None:
-            raise LaunchFailed("the instance ended before it could be used")
-        return flight.instance.record
-
-    def _checked(self, given: SignedRevision, caller: PeerId | None) -> ServiceSpec:
-        revision = given.revision
-        _insist(check_revision(given, self._known(revision.name)))
-        spec = revision.spec
-        if spec is None:
-            raise Refused(AllocationRefusal.BAD_REVISION, f"{revision.name} is deleted")
-        _insist(check_runnable(spec))
-        _insist(self._policy.decide(given.owner, spec, caller))
-        return spec
-
-    def _with_room(self, given: SignedRevision, exclude: Collection[str]) -> Instance | None:
-        key = given.revision.name, given.revision.number
-        usable = [
-            i
-            for i in self._instances.values()
-            if i.key == key
-            and i.state is State.READY
-            and not i.unwanted
-            and i.id not in exclude
-            and i.load < i.spec.concurrency
-        ]
-        return min(usable, key=lambda i: i.load, default=None)
-
-    def _resting(self, key: RevisionKey, exclude: Collection[str]) -> Instance | None:
-        """Return the instance to wake: one that is not frozen yet, else the one last in use."""
-        found = [
-            i
-            for i in self._instances.values()
-            if i.key == key
-            and i.state in {State.PAUSING, State.PAUSED}
-            and not i.unwanted
-            and i.id not in exclude
-        ]
-        return max(found, key=lambda i: (i.state is State.PAUSING, i.last_active), default=None)
-
     def _wake(self, instance: Instance) -> Flight:
-        """Begin to wake a resting instance, or join in; its promise is entered at once.
+        """Begin to wake a resting instance, or join its flight; its promise is entered at once.
 
         Raises:
             Refused: there is no room for it to run.
@@ -294,56 +231,32 @@ class Instances:
         """
         if instance.wanted and instance.flight is not None:
             return instance.flight
-        if instance.state not in {State.PAUSING, State.PAUSED} or instance.unwanted:
+        if instance.state not in RESTING or instance.unwanted:
             raise InstanceGone(f"the instance {instance.id} is {instance.state}")
-        _insist(self._ledger.wake(instance.id, instance.author, instance.spec))
-        self._demand.exceeds(instance)
-        self._pool.make_room()
+        self._arrivals.readmit(instance)
+        self._promised(instance)
         self._room_changed(self._ledger.room())
-        flight = Flight(instance, trio.current_time(), wakes=True)
-        instance.flight = self._flights[instance.key] = flight
+        flight = instance.flight = Flight(wakes=True)
         instance.notify()
         return flight
 
     def _take_off(
-        self,
-        given: SignedRevision,
-        spec: ServiceSpec,
-        request_id: str,
-        caller: PeerId | None,
+        self, nursery: trio.Nursery, instance: Instance, request_id: str, caller: PeerId | None
     ) -> Flight:
-        """Admit a new instance, or raise; begin its life."""
-        nursery = self._nursery_now()
-        revision = given.revision
-        runtime = self._runtime(spec)
-        _insist(check_platform(spec, runtime.capacity()))
-        now = trio.current_time()
-        if (reason := self._crashes.refusal((revision.name, revision.number), now)) is not None:
-            raise Refused(AllocationRefusal.FAILED, reason)
-        self._check_max_instances(revision.name, spec)
-        instance = Instance(
-            id=InstanceId(secrets.token_hex(6)),
-            service=revision.name,
-            revision=revision.number,
-            author=given.owner,
-            spec=spec,
-            runtime=runtime,
-            last_active=now,
-            pausable_at=self._pausable_at(),
-        )
-        _insist(self._ledger.room_for(given.owner, spec))
-        _insist(self._policy.pace(given.owner, now))
-        _insist(self._ledger.reserve(instance.id, given.owner, spec))
-        self._demand.exceeds(instance)
-        self._pool.make_room()
-        flight = Flight(instance, now, caller=caller)
-        instance.flight = self._flights[instance.key] = flight
+        """Begin the life of a new instance."""
+        self._promised(instance)
+        flight = instance.flight = Flight(caller=caller)
         log.info(
             "instance.starting", service=instance.service, id=instance.id, request_id=request_id
         )
-        self._begin(nursery, instance, partial(self._life.start, instance, flight))
-        nursery.start_soon(self._life.announce, instance)
+        self._begin(nursery, instance, partial(self._starts.start, instance, flight))
+        nursery.start_soon(self._starts.announce, instance)
         return flight
+
+    def _promised(self, instance: Instance) -> None:
+        """Take in that one more instance is needed and has its room; what is in the way goes."""
+        self._demand.exceeds(instance)
+        self._pool.make_room()
 
     def _begin(
         self, nursery: trio.Nursery, instance: Instance, begin: Callable[[], Awaitable[None]]
@@ -360,30 +273,6 @@ class Instances:
             log.exception("instance.life_failed", service=instance.service, id=instance.id)
         finally:
             del self._instances[instance.id]
-            if self._flights.get(instance.key) is instance.flight:
-                self._flights.pop(instance.key, None)
-
-    def _runtime(self, spec: ServiceSpec) -> Runtime:
-        runtime = self._runtimes.get(spec.runtime)
-        if runtime is None:
-            raise Refused(
-                AllocationRefusal.RUNTIME_MISSING, f"there is no {spec.runtime} runtime here"
-            )
-        if not runtime.health().usable:
-            raise RuntimeDown(runtime.health().problem)
-        return runtime
-
-    def _check_max_instances(self, service: ServiceName, spec: ServiceSpec) -> None:
-        if not spec.max_instances:
-            return
-        here = sum(
-            i.service == service and i.state is not State.DRAINING for i in self._instances.values()
-        )
-        if here + self._elsewhere(service) >= spec.max_instances:
-            raise Refused(
-                AllocationRefusal.NO_ROOM,
-                f"{service} has its {spec.max_instances} instances already (max_instances)",
-            )
 
     # what the network keeps
 
@@ -391,7 +280,7 @@ class Instances:
         """Keep `count` instances of a revision as `how` says, and no others of the service."""
         here = [i for i in self._all() if i.service == service and not i.unwanted]
         kept = sorted(
-            (i for i in here if i.revision == revision and i.state in _USABLE),
+            (i for i in here if i.revision == revision and i.state in USABLE),
             key=lambda i: (i.kept is Kept.NOT, (i.state is State.READY) is (how is Kept.PAUSED)),
         )[:count]
         for instance in here:
@@ -401,8 +290,7 @@ class Instances:
         if instance.kept is not how:
             instance.kept = how
             if instance.state is State.PAUSED and not instance.wanted:
-                self._ledger.rest(instance.id, instance.memory_mib, reclaimable=how is Kept.NOT)
-                self._room_changed(self._ledger.room())
+                self._register.rests(instance)
             instance.notify()
         if how is Kept.RUNNING and instance.state is State.PAUSED:
             with suppress(AllocatorError):  # tried again at the next look
@@ -424,9 +312,9 @@ class Instances:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
 
-    def standing(self, service: ServiceName, revision: int) -> Standing:
+    def outlook(self, service: ServiceName, revision: int) -> Outlook:
         """Return what a start of a service would meet here."""
-        return standing(self._instances.values(), service, revision, self._life.resume_s)
+        return outlook(self._all(), service, revision, self._register.resume_s)
 
     def room(self) -> Room:
         """Return what is left."""
@@ -439,19 +327,8 @@ class Instances:
     def status(self) -> dict[str, Any]:
         """Return what is here, what rests, what failed and what went, as JSON-ready values."""
         now = trio.current_time()
-        return {
-            "own_instances": [_shown(i, now) for i in self._all()],
-            "standby": self._pool.status(),
-            "crash_loops": [asdict(loop) for loop in self._loops()],
-            "put_away": [
-                {
-                    "id": g.instance,
-                    "service": g.service,
-                    "ago_s": round(now - g.at, 1),
-                    "why": g.why,
-                }
-                for g in self._life.gone
-            ],
+        return shown(self._all(), self._loops(), self._register.gone, now) | {
+            "standby": self._pool.status()
         }
 
     def _loops(self) -> list[CrashLoop]:
@@ -481,53 +358,12 @@ class Instances:
     def _adopt(self, found: Running, runtime: Runtime) -> None:
         if found.id in self._instances:
             return
-        instance = Instance(
-            id=found.id,
-            service=found.service,
-            revision=found.revision,
-            author=found.author,
-            spec=found.spec,
-            runtime=runtime,
-            last_active=trio.current_time(),
-            address=found.address,
-            paused_at=trio.current_time(),
-            pausable_at=self._pausable_at(),
-        )
-        self._ledger.hold(instance.id, instance.author, instance.spec)
+        instance = self._arrivals.adopted(found, runtime)
         log.info("instance.adopted", service=instance.service, id=instance.id, paused=found.paused)
-        adopt = self._life.adopt_paused if found.paused else self._life.adopt
+        adopt = self._pauses.adopt if found.paused else self._starts.adopt
         self._begin(self._nursery_now(), instance, partial(adopt, instance))
-
-    def _hold_bounds(self) -> None:
-        self._pool.hold_bounds()
-
-    def _pausable_at(self) -> float:
-        return 0.0 if self._pauses else inf
 
     def _nursery_now(self) -> trio.Nursery:
         if self._nursery is None:
             raise Refused(AllocationRefusal.DRAINING, "the allocator is not running")
         return self._nursery
-
-
-def _insist(decision: Decision) -> None:
-    if isinstance(decision, Refusal):
-        raise Refused(decision.code, decision.text)
-
-
-def _shown(instance: Instance, now: float) -> dict[str, Any]:
-    return {
-        "id": instance.id,
-        "service": instance.service,
-        "revision": instance.revision,
-        "state": instance.state.value,
-        "runtime": instance.runtime.name,
-        "address": instance.address,
-        "in_flight": instance.load,
-        "leases": len(instance.holders),
-        "idle_s": 0.0 if instance.load else round(now - instance.last_active, 1),
-        "kept": instance.kept.value,
-        "cpu_millicores": instance.spec.cpu_millicores,
-        "memory_mib": instance.spec.memory_mib,
-        "used_memory_mib": instance.memory_mib or None,
-    }

@@ -66,6 +66,25 @@ class IllegalTransition(Exception):
 
 
 ENDS: Final = frozenset({State.STOPPED, State.FAILED})
+"""What cannot be left."""
+
+BEGINNING: Final = frozenset({State.REQUESTED, State.PULLING, State.CREATING, State.STARTING})
+"""It was never ready yet."""
+
+COMING: Final = BEGINNING | {State.RESUMING}
+"""It is on its way to being ready."""
+
+RESTING: Final = frozenset({State.PAUSING, State.PAUSED})
+"""It was put to rest, and may be woken."""
+
+ASLEEP: Final = RESTING | {State.RESUMING}
+"""It takes no request this moment, and will if it is asked to."""
+
+DRAINABLE: Final = RESTING | {State.READY}
+"""It may be drained."""
+
+USABLE: Final = DRAINABLE | {State.RESUMING}
+"""It was ready once and can be again: it counts as one of its service's instances."""
 
 TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.REQUESTED, Event.ADMITTED): State.CREATING,

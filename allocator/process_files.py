@@ -13,6 +13,8 @@ from overlay.spec import ServiceSpec
 
 LOOPBACK = "127.0.0.1"
 
+LOG_LIMIT = 8 * 1024 * 1024
+
 log = structlog.get_logger()
 
 
@@ -75,3 +77,12 @@ def log_tail(path: Path) -> str:
             return last_lines(file.read().decode(errors="replace"))
     except OSError:
         return ""
+
+
+def bound_log(path: Path) -> None:
+    """Keep the end of a log that has grown over the limit; it is open for appending."""
+    if path.exists() and path.stat().st_size > LOG_LIMIT:
+        tail = log_tail(path)
+        os.truncate(path, 0)
+        with path.open("a") as file:
+            file.write(f"[the log before this was cut]\n{tail}\n")

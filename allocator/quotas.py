@@ -1,11 +1,14 @@
 """Counts a service's requests for its global rate limit, where this allocator is whom proxies ask.
 
-Pure: the clock's value comes in.
+`Quotas.take` is pure: the clock's value comes in.
 """
 
 from collections.abc import Callable
 
-from overlay.names import ServiceName
+import trio
+
+from overlay.calls import CallRefused
+from overlay.names import PeerId, ServiceName
 from overlay.quota import Quota, QuotaRequest
 from overlay.rates import Bucket
 from overlay.revision import SignedRevision
@@ -39,3 +42,14 @@ class Quotas:
             bucket = self._buckets[request.service] = Bucket()
         granted = bucket.take_up_to(request.wanted, limit, now)
         return Quota(granted=granted, wait_s=0.0 if granted else bucket.wait_s(limit, now))
+
+    async def answer(self, _: PeerId, request: QuotaRequest) -> Quota:
+        """Answer a quota call.
+
+        Raises:
+            CallRefused: the service has no global limit that is known here.
+        """
+        quota = self.take(request, trio.current_time())
+        if quota is None:
+            raise CallRefused("no_limit", f"{request.service} has no global rate limit here")
+        return quota

@@ -187,7 +187,7 @@ class Peak:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class Sibling:
     """A ready instance among others of its revision."""
 
     id: InstanceId
@@ -196,12 +196,12 @@ class Running:
     kept: Kept = Kept.NOT
 
 
-def surplus(running: Iterable[Running], concurrency: int, peak: int) -> InstanceId | None:
+def surplus(siblings: Iterable[Sibling], concurrency: int, peak: int) -> InstanceId | None:
     """Return the instance that the peak does not need, if there is one.
 
     It is the least busy, and the youngest of those, so that the same ones stay.
     """
-    found = list(running)
+    found = list(siblings)
     capacity = (len(found) - 1) * concurrency
     if len(found) < 2 or peak > capacity - capacity // SPARE:  # noqa: PLR2004
         return None

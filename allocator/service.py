@@ -5,70 +5,56 @@ runtimes, so that instances can be removed; the instances; the gateway and the a
 takes them down from the inside out.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import structlog
 import trio
 
-from allocator.admission import Ledger, Limits, Policy, Refusal, check_constraints
+from allocator.admission import Ledger, Limits, Policy
 from allocator.allowed import allowed_keys
-from allocator.cgroups import delegated
-from allocator.containers import MIB, Ownership
 from allocator.docker import DockerRuntime
 from allocator.engine_containers import EngineContainers
-from allocator.errors import AllocatorError, RuntimeDown
 from allocator.gateway import Gateway
-from allocator.image_engine import DockerImages
-from allocator.image_fetch import ImageFetcher
+from allocator.image_hub import ImageHub, open_images
 from allocator.image_messages import IMAGE_PROTOCOL, LAYERS_TARGET, ImageRequest
-from allocator.image_network import ImageNetwork
-from allocator.image_shelf import Shelf
-from allocator.image_source import ImageSource
 from allocator.instances import Instances
 from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
-from allocator.offers import Held
+from allocator.outdated import Outdated
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.quotas import Quotas
+from allocator.requests import Requests
 from allocator.runtime import Capacity, Runtime
-from allocator.sandbox_pool import SandboxPlan
+from allocator.runtimes import open_runtimes
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
+from allocator.tunnels import TunnelDoor
 from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,
     OFFER_PROTOCOL,
-    AllocateReply,
     AllocateRequest,
-    AllocationRefusal,
-    Offer,
     OfferRequest,
 )
-from overlay.calls import CallRefused, serve_calls
-from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
-from overlay.errors import MalformedMessage, SignatureInvalid
+from overlay.calls import serve_calls
+from overlay.definitions import Definitions
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
-from overlay.names import PeerId, ServiceName
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
-from overlay.quota import QUOTA_PROTOCOL, Quota, QuotaRequest
+from overlay.quota import QUOTA_PROTOCOL, QuotaRequest
 from overlay.records import PeerRecord, Role
-from overlay.revision import Revision, SignedRevision
 from overlay.settings import split_address
+from overlay.tunnel import TARGET as TUNNEL_TARGET
 
 DEFAULT_METRICS_ADDR = ":9101"
-
-RESOLVE_TIMEOUT_S = 1.0
-"""How long a registry is asked about a name that is new here; a start does not depend on it."""
 
 ROOM_PERIOD_S = 0.25
 """What is left is told so long after a change, when the start that made it is mostly over, as all
@@ -95,7 +81,7 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
     listener = await listen_near(host, port, what="the gateway", exact=exact)
     async with (
         open_node(settings, Role.ALLOCATOR, default_metrics_addr=DEFAULT_METRICS_ADDR) as node,
-        _open_runtimes(settings, node) as runtimes,
+        open_runtimes(settings, node.keys.network_id, node.peer_id) as runtimes,
     ):
         gateways = settings.gateway_announce or tuple(
             host_port(h, port_of(listener)) for h in advertised_hosts(host)
@@ -109,44 +95,6 @@ async def run(settings: AllocatorSettings, *, ready: Callable[[Node], None] | No
             log.info("allocator.ready", peer=node.peer_id, gateway=gateways, runtimes=[*runtimes])
 
 
-@asynccontextmanager
-async def _open_runtimes(
-    settings: AllocatorSettings, node: Node
-) -> AsyncIterator[Mapping[str, Runtime]]:
-    """Yield the runtimes by name; they run until the block has ended, its cleanup included."""
-    runtimes: dict[str, Runtime] = {}
-    if settings.runtime in {"auto", "docker"}:
-        runtimes["docker"] = DockerRuntime(
-            Ownership(node.keys.network_id, node.peer_id), _sandbox_plan(settings, node.peer_id)
-        )
-    if settings.runtime in {"auto", "process"}:
-        directory = settings.state_dir / "instances" / node.peer_id
-        runtimes["process"] = ProcessRuntime(directory, delegated())
-    async with trio.open_nursery() as nursery:
-        scopes = [await nursery.start(_hold, runtime.run) for runtime in runtimes.values()]
-        try:
-            problem = "" if settings.runtime != "docker" else runtimes["docker"].health().problem
-            if problem:
-                raise RuntimeDown(problem)
-            yield runtimes
-        finally:
-            for scope in scopes:
-                scope.cancel()
-
-
-async def _hold(
-    run: Callable[..., Awaitable[None]],
-    *,
-    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run `run`; once it has started only its own scope, which is reported, ends it."""
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run)
-            scope.shield = True
-            task_status.started(scope)
-
-
 @dataclass(slots=True)
 class _Daemon:
     """The parts of one allocator."""
@@ -158,17 +106,15 @@ class _Daemon:
     policy: PolicyFile
     definitions: Definitions = field(init=False)
     instances: Instances = field(init=False)
-    images: "_Images | None" = field(init=False, default=None)
+    images: ImageHub | None = field(init=False, default=None)
+    requests: Requests = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
-    quotas: Quotas = field(init=False)
-    _held: Held = field(default_factory=Held)
     _room_change: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
         node, settings = self.node, self.settings
         self.definitions = Definitions(node, settings.state_dir)
-        self.quotas = Quotas(self.definitions.get)
         self.metrics = AllocatorMetrics(node.metrics)
         self.limits = _limits(settings, self._capacity())
         policy = Policy(
@@ -193,6 +139,7 @@ class _Daemon:
             proxy_port=settings.proxy_port,
             parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
+        self.requests = Requests(node, self.instances, self.definitions)
 
     async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
         """Start everything; it is reachable when this returns."""
@@ -209,6 +156,7 @@ class _Daemon:
             self.metrics,
         )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
+        gateway.own[TUNNEL_TARGET] = TunnelDoor(self.instances).serve
         if self.images is not None:
             gateway.own[LAYERS_TARGET] = self.images.source.serve
         await nursery.start(gateway.serve, listener)
@@ -216,12 +164,12 @@ class _Daemon:
         node.load = self.instances.use.load
         node.status = self._status
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
-        serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self._allocate)
-        serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self._offer)
-        serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, self._count)
+        serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self.requests.allocate)
+        serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self.requests.offer)
+        serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, Quotas(self.definitions.get).answer)
         self._publish()
         nursery.start_soon(self._keep_published)
-        nursery.start_soon(self._follow_definitions)
+        nursery.start_soon(Outdated(self.instances, self.definitions).run)
         keeper = Keeper(
             node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
         )
@@ -234,105 +182,13 @@ class _Daemon:
         docker = self.runtimes.get("docker")
         if not isinstance(docker, DockerRuntime):
             return
-        self.images = images = _open_images(self)
+        self.images = images = open_images(
+            self.settings, self.node, self.definitions, self.instances, self.metrics
+        )
+        self.requests.images = images.services
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
-        nursery.start_soon(images.shelf.run)
-
-    async def _allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
-        """Answer an allocate call.
-
-        Raises:
-            CallRefused: with a code of `AllocationRefusal`, and the log's end where there is one.
-        """
-        try:
-            given = SignedRevision.verified(request.revision)
-        except (MalformedMessage, SignatureInvalid) as exc:
-            raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
-        log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        self._held.taken(peer, given.revision.name, given.revision.number)
-        await self._learn(given.revision, peer)
-        if self.images is not None:
-            self.images.network.heard(given)
-        unmet = check_constraints(given.revision.spec, self.node.record.called)
-        if isinstance(unmet, Refusal):
-            raise CallRefused(unmet.code, unmet.text)
-        try:
-            allocated = await self.instances.allocate(
-                given, request.exclude, request.request_id, caller=peer
-            )
-        except AllocatorError as exc:
-            details = {"log": exc.log} if exc.log else {}
-            raise CallRefused(exc.code, str(exc), details) from exc
-        return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
-
-    async def _offer(self, peer: PeerId, request: OfferRequest) -> Offer:
-        """Say what a start would meet here."""
-        instances = self.instances
-        standing = instances.standing(request.service, request.revision)
-        before, room = 0, instances.room()
-        if not (standing.ready or standing.starting or standing.resume_s is not None):
-            room, before = self._held.offer(peer, request, room, trio.current_time())
-        images = self.node.record.images
-        return Offer(
-            room=room,
-            ahead=standing.ahead + before,
-            ready=standing.ready,
-            starting=standing.starting,
-            resume_s=standing.resume_s,
-            image=request.image is None or request.image in images,
-        )
-
-    async def _count(self, _: PeerId, request: QuotaRequest) -> Quota:
-        """Say how many requests a proxy may let through of a service with a global rate limit.
-
-        Raises:
-            CallRefused: it has none that is known here.
-        """
-        quota = self.quotas.take(request, trio.current_time())
-        if quota is None:
-            raise CallRefused("no_limit", f"{request.service} has no global rate limit here")
-        return quota
-
-    async def _learn(self, given: Revision, peer: PeerId) -> None:
-        """Ask a registry about a name that is new here, so that nobody can take another's.
-
-        Raises:
-            CallRefused: there is no such service, and whoever kept a deleted one's revision shows
-                it; or this peer shows too many that nobody knows.
-        """
-        if self.definitions.get(given.name) is not None:
-            return
-        with trio.move_on_after(RESOLVE_TIMEOUT_S):
-            try:
-                await self.definitions.resolve(given.name, peer, ask_again=True)
-            except UnknownService as exc:
-                raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
-            except LookupsBusy as exc:
-                raise CallRefused(AllocationRefusal.BUSY, str(exc)) from exc
-            except RegistryUnreachable as exc:
-                log.info("definition.unknown", service=given.name, error=str(exc))
-
-    async def _follow_definitions(self) -> None:
-        """Drain the instances of services that were changed or deleted."""
-        async with trio.open_nursery() as asking:
-            while True:
-                for service in self.instances.services():
-                    newest = self.definitions.get(service)
-                    if newest is not None:
-                        self.instances.drain_outdated(service, newest.revision.number)
-                    elif self.definitions.live:
-                        asking.start_soon(self._drain_if_deleted, service)
-                await self.definitions.changed()
-
-    async def _drain_if_deleted(self, service: ServiceName) -> None:
-        """Drain a service that a registry does not know; ours may only not be here yet."""
-        try:
-            await self.definitions.resolve(service, ask_again=True)
-        except UnknownService:
-            self.instances.drain_outdated(service, None)
-        except (RegistryUnreachable, LookupsBusy) as exc:
-            log.info("definition.unknown", service=service, error=str(exc))
+        nursery.start_soon(images.run, self._tell_images)
 
     async def _follow_health(self, runtime: Runtime) -> None:
         while True:
@@ -352,9 +208,19 @@ class _Daemon:
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
-            images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            images=self._told_images(),
             labels=parse_labels(self.settings.labels),
         )
+
+    def _told_images(self) -> tuple[Digest, ...]:
+        """Return the images that others hear of."""
+        held = (image for runtime in self.runtimes.values() for image in runtime.health().images)
+        return () if self.images is None else self.images.told(held)
+
+    def _tell_images(self) -> None:
+        """Publish what others hear of images if that is something else now."""
+        if self._told_images() != self.node.record.images:
+            self._room_change.set()
 
     def _capacity(self) -> Capacity:
         """Return the engine's machine where there is one, else this one."""
@@ -405,57 +271,8 @@ class _Daemon:
         } | self.instances.status()
 
 
-def _sandbox_plan(settings: AllocatorSettings, peer: PeerId) -> SandboxPlan:
-    """Return how sandboxes are made; the directory's name is short, as a socket's path must be."""
-    return SandboxPlan(
-        size=settings.sandboxes,
-        directory=settings.state_dir / "sandboxes" / peer[-8:],
-        proxy_port=settings.proxy_port,
-    )
-
-
 def _starts_at_once(capacity: Capacity) -> int:
     return PARALLEL_STARTS_PER_CORE * max(1, capacity.cpu_millicores // 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class _Images:
-    """What has to do with images."""
-
-    network: ImageNetwork
-    shelf: Shelf
-    fetcher: ImageFetcher
-    source: ImageSource
-
-    def status(self) -> dict[str, Any]:
-        return {
-            "fetching": self.fetcher.status(),
-            "fetched_bytes": self.shelf.held_bytes,
-            "kept_for_others_bytes": self.source.kept_bytes,
-        }
-
-
-def _open_images(daemon: _Daemon) -> _Images:
-    settings, instances, metrics = daemon.settings, daemon.instances, daemon.metrics
-    folder = settings.state_dir / "images" / daemon.node.peer_id
-    engine = DockerImages()
-    network = ImageNetwork(daemon.node, daemon.definitions)
-    shelf = Shelf(
-        engine,
-        folder / "fetched.json",
-        settings.image_disk_mib * MIB,
-        in_use=instances.images,
-        registered=network.registered,
-    )
-    fetcher = ImageFetcher(engine, network, shelf, folder / "coming", metrics.image_bytes)
-    source = ImageSource(
-        engine,
-        network.named,
-        folder / "saved",
-        settings.image_cache_mib * MIB,
-        partial(metrics.image_bytes, "sent"),
-    )
-    return _Images(network, shelf, fetcher, source)
 
 
 def _limits(settings: AllocatorSettings, capacity: Capacity) -> Limits:

@@ -25,7 +25,6 @@ from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, Version, sign_record
 from overlay.signed import Signed
-from overlay.spec import Image
 
 _LOOPBACK = "127.0.0.1"
 
@@ -139,11 +138,12 @@ class FakeRuntime:
             raise ImageMissing(f"{image.reference} is not on this machine")
         self._machine.instances[launch.id] = FakeInstance(self._owner, launch)
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Make the image be there, if it can be pulled."""
         await trio.sleep(self._machine.pull_s)
-        if image.config_digest not in self._machine.pullable:
-            raise ImageMissing(f"{image.reference} cannot be pulled")
+        image = launch.spec.image
+        if image is None or image.config_digest not in self._machine.pullable:
+            raise ImageMissing(f"the image of {launch.service} cannot be pulled")
         self._machine.absent.discard(image.config_digest)
 
     async def start(self, instance: InstanceId) -> str:

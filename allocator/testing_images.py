@@ -66,6 +66,7 @@ class FakeImages:
         pushed: what a registry has, by reference.
         in_use: what cannot be removed.
         free: bytes on its disk.
+        gate: saves wait for this.
         saves, loads, pulls: how often that was done.
         loaded_layers: those that came with the last load.
     """
@@ -74,6 +75,7 @@ class FakeImages:
     pushed: dict[str, FakeImage] = field(default_factory=dict)
     in_use: set[Digest] = field(default_factory=set)
     free: int | None = None
+    gate: trio.Event | None = None
     saves: int = 0
     loads: int = 0
     pulls: int = 0
@@ -102,6 +104,8 @@ class FakeImages:
         """Write the archive as Docker did until 24."""
         await trio.lowlevel.checkpoint()
         self.saves += 1
+        if self.gate is not None:
+            await self.gate.wait()
         if image not in self.images:
             raise ImageMissing(f"there is no {image}")
         found = self.images[image]

@@ -14,7 +14,7 @@ import trio
 from allocator.crashes import MAX_SERVICES, RevisionKey
 from allocator.errors import InstanceGone
 from allocator.instance import Holder, Instance
-from allocator.lifecycle import State
+from allocator.lifecycle import ASLEEP, State
 from allocator.metrics import AllocatorMetrics
 from allocator.resting import Peak
 from allocator.standby import Habit
@@ -22,8 +22,6 @@ from overlay.names import InstanceId
 
 LEAST_WINDOW_S = 0.001
 """A definition may ask for any idle time, and what is counted in it must stay a number."""
-
-_RESTS = frozenset({State.PAUSING, State.PAUSED, State.RESUMING})
 
 
 @dataclass(slots=True)
@@ -66,7 +64,7 @@ class Use:
     def rests(self, instance: InstanceId) -> bool:
         """Return whether an instance is paused, or about to be, and could be woken."""
         found = self._instances.get(instance)
-        return found is not None and found.state in _RESTS and not found.unwanted
+        return found is not None and found.state in ASLEEP and not found.unwanted
 
     def lease(self, instance: InstanceId, holder: Holder) -> str:
         """Let `holder` dial an instance directly; return its address.
@@ -104,6 +102,12 @@ class Use:
         """Take in that a holder is gone, and its leases with it."""
         for instance in list(self._instances):
             self.released(instance, holder)
+
+    def ended(self, instance: Instance) -> None:
+        """Take every lease on an instance that is gone back, and tell who had one."""
+        for holder in list(instance.holders):
+            holder.release(instance.id)
+            self.released(instance.id, holder)
 
     def load(self) -> dict[InstanceId, int]:
         """Return the requests in flight by instance."""
@@ -143,3 +147,16 @@ class Use:
         instance.last_active = now
         if not instance.load:
             instance.notify()
+
+
+async def returned(instance: Instance) -> None:
+    """Ask for the leases back and wait for what is in flight.
+
+    It returns early with an instance that should rest and is asked for, or must go.
+    """
+    for holder in list(instance.holders):
+        holder.release(instance.id)
+    while instance.holders or instance.in_flight:
+        if instance.state is State.PAUSING and (instance.wanted or instance.unwanted):
+            return
+        await instance.changed()

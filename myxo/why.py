@@ -115,7 +115,9 @@ def _bound(decision: Answer) -> str:
 
 
 def _instances(answer: Answer) -> Iterable[str]:
-    yield "  instances:" if answer["candidates"] else "  instances: none"
+    rows, count = len(answer["candidates"]), answer.get("instances", 0)
+    of = f" {rows} of {count}:" if count > rows else ":"
+    yield f"  instances{of}" if rows else "  instances: none"
     for row in answer["candidates"]:
         rtt = "unknown" if row["rtt_s"] is None else f"{row['rtt_s'] * 1000:.2f} ms"
         yield (

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from overlay.balancing import Balancing, Sticky
 from overlay.labels import Constraints
 from overlay.names import Digest
 
@@ -17,6 +18,7 @@ DEFAULT_IDLE_PAUSE_S = 30.0
 DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
+DEFAULT_TUNNEL_IDLE_S = 3600.0
 
 DEFAULT_HEALTH_INTERVAL_S = 10.0
 DEFAULT_HEALTH_FAILURES = 3
@@ -33,6 +35,9 @@ MOST = 2**31
 
 MOST_KEPT = 1000
 """Instances of one service that are kept: as many as an owner's records may name."""
+
+Protocol = Literal["http1", "h2c", "tcp", "udp"]
+"""What an instance speaks on its port. Who speaks HTTP gets requests; all but udp take tunnels."""
 
 Network = Literal["outside", "none"]
 """Where an instance's own connections may go: anywhere, or to its machine's proxy alone."""
@@ -85,6 +90,8 @@ class ServiceSpec(BaseModel):
         process: a shell command for the process runtime.
         command: overrides the image's own command; run by a shell.
         port: where the service listens inside its container; the process runtime chooses one.
+        protocol: what it speaks there.
+        tunnel_idle_s: seconds after which a tunnel in which nothing moves is ended.
         soft_rtt_ms: over it a better instance is looked for; None is no wish.
         hard_rtt_ms: over it an instance is not used at all; None is no limit.
         constraints: for some labels, the values that a machine must have one of, or not have.
@@ -115,6 +122,8 @@ class ServiceSpec(BaseModel):
         read_only: the container's root file system is read-only.
         cap_drop_all: every capability is dropped, not only the dangerous ones.
         network: `none` leaves a container no way out but through its machine's proxy.
+        policy: how requests are spread over the instances; None is the default policy.
+        sticky: the cookie by which a client stays with an instance; False: none is set.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -123,6 +132,8 @@ class ServiceSpec(BaseModel):
     process: _Text | None = Field(None, repr=False)
     command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
+    protocol: Protocol = "http1"
+    tunnel_idle_s: float = Field(DEFAULT_TUNNEL_IDLE_S, gt=0, le=MOST)
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
@@ -153,6 +164,8 @@ class ServiceSpec(BaseModel):
     read_only: bool = False
     cap_drop_all: bool = False
     network: Network = "outside"
+    policy: Balancing | None = None
+    sticky: Sticky = False
 
     @property
     def runtime(self) -> Literal["docker", "process"]:

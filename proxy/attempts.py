@@ -20,9 +20,6 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged
 from overlay.http.head import RequestHead
-from overlay.names import ServiceName
-from overlay.revision import SignedRevision
-from overlay.spec import ServiceSpec
 from overlay.view import InstanceView
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure, Hedge
@@ -30,13 +27,11 @@ from proxy.errors import (
     DeadlineOver,
     RequestRefused,
     RetriesSpent,
-    RevisionOutdated,
     UpstreamLost,
     UpstreamTooSlow,
 )
 from proxy.guards import Guards
 from proxy.hedging import Race
-from proxy.limits import RttLimits
 from proxy.traffic import Traffic
 
 MAX_ATTEMPTS = 4
@@ -89,12 +84,8 @@ class Parts(Protocol):
     decisions: Decisions
     guards: Guards
 
-    async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
-        """Wait a moment for a newer revision."""
-        ...
-
-    def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
-        """Return what binds a request for a service."""
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return an instance to try."""
         ...
 
 
@@ -159,7 +150,7 @@ class Attempts:
         for number in range(MAX_ATTEMPTS):
             if number:
                 self._may_repeat(failure)
-            instance = await self._instance()
+            instance = await self._parts.choose(self._decision)
             try:
                 if self._hedges:
                     return await self._raced(instance)
@@ -231,20 +222,6 @@ class Attempts:
             parts.decisions.note(decision, Hedge(second))
             parts.guards.metrics.hedged(self._service)
         return second
-
-    async def _instance(self) -> InstanceView:
-        """Return an instance to try, of a newer revision if an allocator has heard of one."""
-        decision = self._decision
-        try:
-            return await self._parts.chooser.choose(decision, self._traffic)
-        except RevisionOutdated:
-            news = await self._parts.newer(decision.revision)
-            if news is None:
-                raise
-        decision.revision, decision.spec = news
-        decision.limits = self._parts.limits(decision.spec, decision.caller)
-        decision.starts = 0
-        return await self._parts.chooser.choose(decision, self._traffic)
 
     def _note(self, instance: InstanceView, exc: Exception) -> None:
         """Take in a failure: the instance is left alone, unless only a kept connection failed."""

@@ -1,4 +1,4 @@
-"""Who asks: an instance of this machine, where its network says so."""
+"""Who asks, as far as a connection tells: an address, and which instance of this machine it is."""
 
 from dataclasses import dataclass
 
@@ -14,3 +14,22 @@ class Caller:
 
     service: ServiceName
     instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is.
+
+    Attributes:
+        address: the IP address at the other end of the connection.
+        scheme: `http` or `https`.
+        trusted: what it says of those before it is believed.
+        caller: the instance that it is, where that is known.
+        who: whose the connection is, for people: an address or a service.
+    """
+
+    address: str
+    scheme: str = "http"
+    trusted: bool = False
+    caller: Caller | None = None
+    who: str = ""

@@ -12,7 +12,6 @@ An instance counts a request from the moment in which it is chosen, so that thos
 together do not all see the same room.
 """
 
-from random import Random
 from time import perf_counter
 
 import trio
@@ -26,7 +25,7 @@ from proxy.errors import NothingFeasible, RequestRefused
 from proxy.limits import RttLimits
 from proxy.moving import Breaches, is_clearly_better, is_over
 from proxy.placement import Site
-from proxy.selection import Candidate, feasible, pick, preferred, rtt_s
+from proxy.selection import Group, Upstream, rtt_s
 from proxy.starting import Flight, Starter
 from proxy.traffic import Traffic
 from proxy.upstreams import Upstreams
@@ -43,6 +42,10 @@ what is shorter than a fifth of that is over before one could help."""
 GROW_RETRY_S = 1.0
 """After nobody would start another instance, those that wait do not ask again for so long."""
 
+SHOWN_WHOLE = 8
+"""Of up to so many instances a decision keeps what was known; of more, that would cost a request
+too much, and it keeps the chosen one alone, unless the request wants to know or finds none."""
+
 
 class Chooser:
     """Chooses instances for requests.
@@ -53,7 +56,6 @@ class Chooser:
         starter: starts more.
         crowd: who waits for room; `starter` and the view's changes are to tell it of news.
         decisions: where it is noted what happened.
-        random: draws among equal instances.
     """
 
     def __init__(
@@ -63,14 +65,12 @@ class Chooser:
         starter: Starter,
         crowd: Crowd,
         decisions: Decisions,
-        random: Random,
     ) -> None:
         self._view = view
         self._upstreams = upstreams
         self._starter = starter
         self._crowd = crowd
         self._decisions = decisions
-        self._random = random
         self._breaches = Breaches()
         self._grow_at: dict[ServiceName, float] = {}
 
@@ -107,7 +107,7 @@ class Chooser:
 
     def done(self, instance: InstanceView, service_time_s: float | None) -> None:
         """Take in that a request has ended, and how long it took if it was answered."""
-        self._upstreams.end(instance, service_time_s)
+        self._upstreams.end(instance, service_time_s, trio.current_time())
         self._crowd.freed(instance.record.service)
 
     def lost(self, decision: Decision, instance: InstanceView) -> None:
@@ -115,27 +115,34 @@ class Chooser:
         decision.excluded |= {instance.key}
         self._upstreams.failed(instance, trio.current_time())
 
-    def _usable(self, decision: Decision) -> list[Candidate]:
+    def _group(self, decision: Decision) -> Group:
         revision = decision.revision.revision
-        instances = self._view.instances(revision.name)
-        decision.candidates = self._upstreams.candidates(instances, trio.current_time())
-        usable = feasible(decision.candidates, revision=revision.number, limits=decision.limits)
-        if not decision.excluded:
-            return usable
-        return [c for c in usable if c.instance.key not in decision.excluded]
+        policy = decision.spec.policy
+        return self._upstreams.group(revision.name, revision.number, decision.limits, policy)
 
-    def _select(self, decision: Decision) -> Candidate | None:
+    def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
-        return pick(preferred(self._usable(decision), decision.limits), self._random)
+        group, now = self._group(decision), trio.current_time()
+        chosen = group.pick(now, decision.key, decision.excluded)
+        decision.instances = group.instances
+        if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
+            decision.candidates = self._upstreams.candidates(group.instances, now)
+        else:
+            decision.candidates = (chosen.seen(now),)
+        return chosen
 
-    async def _choose_late(self, decision: Decision) -> Candidate:
+    def _least_busy(self, decision: Decision) -> Upstream | None:
+        """Return the instance to use where none has room; None if there is none at all."""
+        return self._group(decision).least_busy(trio.current_time(), decision.excluded)
+
+    async def _choose_late(self, decision: Decision) -> Upstream:
         while True:
-            full = pick(self._usable(decision), self._random)
+            full = self._least_busy(decision)
             chosen = await (self._first(decision) if full is None else self._room(decision, full))
             if chosen is not None:
                 return chosen
 
-    async def _first(self, decision: Decision) -> Candidate | None:
+    async def _first(self, decision: Decision) -> Upstream | None:
         """Have an instance started where none can be used; None if it must be looked again."""
         if decision.starts >= MAX_STARTS:
             raise NothingFeasible(decision.service, ["its instances end as soon as they start"])
@@ -152,7 +159,7 @@ class Chooser:
         self._decisions.note(decision, Waited(perf_counter() - began))
         return chosen
 
-    async def _sooner(self, decision: Decision, flight: Flight) -> Candidate | None:
+    async def _sooner(self, decision: Decision, flight: Flight) -> Upstream | None:
         """Return what can be used before `flight` has ended; None if it has ended first.
 
         Many proxies may start a service in the same moment, each where it is best for it. In a
@@ -173,7 +180,7 @@ class Chooser:
                     return chosen
         return None
 
-    async def _room(self, decision: Decision, full: Candidate) -> Candidate:
+    async def _room(self, decision: Decision, full: Upstream) -> Upstream:
         """Return what gets room first, a full instance or another; at worst `full` itself."""
         began = perf_counter()
         with self._crowd.enter(decision.service) as place:
@@ -188,11 +195,11 @@ class Chooser:
         waited_s = perf_counter() - began
         decision.timing.mark("queue")
         self._decisions.note(decision, Waited(waited_s))
-        return chosen or pick(self._usable(decision), self._random) or full
+        return chosen or self._least_busy(decision) or full
 
-    async def _freed(self, decision: Decision, place: Place) -> Candidate | None:
+    async def _freed(self, decision: Decision, place: Place) -> Upstream | None:
         """Return what gets room in a little while, if anything does."""
-        chosen: Candidate | None = None
+        chosen: Upstream | None = None
         with trio.move_on_after(QUEUE_TARGET_S):
             while chosen is None and not self._crowd.full:
                 await place.wait()
@@ -208,9 +215,9 @@ class Chooser:
             at = None
         return at is None and decision.starts < MAX_STARTS
 
-    async def _grown(self, decision: Decision, place: Place) -> Candidate | None:
+    async def _grown(self, decision: Decision, place: Place) -> Upstream | None:
         """Have another instance started; return what has room first, if anything has."""
-        full = {c.instance.key for c in decision.candidates if c.instance.record.state is READY}
+        full = {i.key for i in decision.instances if i.record.state is READY}
         flight = self._begin(
             decision, "all instances are full", decision.excluded | full, keep=True
         )
@@ -274,8 +281,12 @@ class Chooser:
 
     def _over_soft(self, decision: Decision, instance: InstanceView) -> bool:
         soft_s = decision.limits.soft_s
-        if soft_s is None or rtt_s(instance) <= soft_s:
+        return soft_s is not None and self.is_over(instance, soft_s)
+
+    def is_over(self, instance: InstanceView, limit_s: float) -> bool:
+        """Return whether an instance is farther away than a limit, not by one sample alone."""
+        if rtt_s(instance) <= limit_s:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest
-        return is_over(self._view.distance(instance.owner), latest_s, soft_s)
+        return is_over(self._view.distance(instance.owner), latest_s, limit_s)

@@ -1,17 +1,19 @@
 """The clients' connections: one request after the other on each, to its end or the proxy's."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from time import perf_counter
 
 import structlog
 import trio
 
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import Field, RequestHead
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
+from proxy.fields import is_trusted
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
 from proxy.metrics import ProxyMetrics
@@ -37,11 +39,21 @@ class Clients:
         grace: tells when the proxy stops; its `connections` run `serve`.
         metrics: counts connections.
         telemetry: tells of requests.
+        limits: on what each may send.
+        trusted: networks of clients that may tell who was before them; no container is in them.
     """
 
     def __init__(
-        self, forwarder: Forwarder, grace: Grace, metrics: ProxyMetrics, telemetry: Telemetry
+        self,
+        forwarder: Forwarder,
+        grace: Grace,
+        metrics: ProxyMetrics,
+        telemetry: Telemetry,
+        limits: Limits,
+        trusted: Iterable[str],
     ) -> None:
+        self._limits = limits
+        self._trusted = trusted
         self._forwarder = forwarder
         self._telemetry = telemetry
         self._grace = grace
@@ -67,17 +79,19 @@ class Clients:
             await trio.aclose_forcefully(stream)
             return
         try:
-            await self._serve(ServerConnection(stream), source, ask)
+            origin = self._origin(stream, source, trusted=ask is unknown)
+            await self._serve(ServerConnection(stream, self._limits), origin, ask)
         finally:
             self._places.leave(source)
 
     async def _serve(
-        self, client: ServerConnection, source: str, ask: Callable[[], Awaitable[Caller | None]]
+        self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
     ) -> None:
         try:
             caller = await ask()
-            who = (source or _LOOPBACK) if caller is None else caller.service
-            await self._serve_requests(client, caller, who)
+            if caller is not None:
+                origin = replace(origin, caller=caller, who=caller.service)
+            await self._serve_requests(client, origin)
         except (ClientGone, ResponseCut) as exc:
             log.debug("client.lost", reason=str(exc))
             await client.abort()
@@ -87,18 +101,14 @@ class Clients:
         finally:
             await client.aclose()
 
-    async def _serve_requests(
-        self, client: ServerConnection, caller: Caller | None, who: str
-    ) -> None:
+    async def _serve_requests(self, client: ServerConnection, origin: Origin) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
-            await self._serve_in_turn(client, caller, who)
+            await self._serve_in_turn(client, origin)
         except BadRequest as exc:
             await client.refuse(exc)
 
-    async def _serve_in_turn(
-        self, client: ServerConnection, caller: Caller | None, who: str
-    ) -> None:
+    async def _serve_in_turn(self, client: ServerConnection, origin: Origin) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -107,9 +117,9 @@ class Clients:
                 head = await self._next_head(client, scope)
                 if head is None or scope.cancel_called:
                     break
-                await self._answer(client, head, caller, who)
+                await self._answer(client, head, origin)
         if head is not None:  # it came in the moment in which the wait for it was cancelled
-            await self._answer(client, head, caller, who)
+            await self._answer(client, head, origin)
 
     async def _next_head(
         self, client: ServerConnection, scope: trio.CancelScope
@@ -123,9 +133,7 @@ class Clients:
         finally:
             self._grace.idle.discard(scope)
 
-    async def _answer(
-        self, client: ServerConnection, head: RequestHead, caller: Caller | None, who: str
-    ) -> None:
+    async def _answer(self, client: ServerConnection, head: RequestHead, origin: Origin) -> None:
         began, outcome = perf_counter(), Outcome()
         decided: list[Decision] = []
 
@@ -134,7 +142,7 @@ class Clients:
             self._telemetry.begun(decision, head)
 
         try:
-            exchanged = await self._forwarder.forward(client, head, begun, caller, who)
+            exchanged = await self._forwarder.forward(client, head, begun, origin)
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
@@ -147,7 +155,15 @@ class Clients:
             raise
         finally:
             decision = decided[0] if decided else None
-            self._telemetry.ended(head, decision, outcome, perf_counter() - began, who)
+            self._telemetry.ended(head, decision, outcome, perf_counter() - began, origin.who)
+
+    def _origin(self, stream: trio.SocketStream, source: str, *, trusted: bool) -> Origin:
+        try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:  # it has left already
+            address = "unknown"
+        trusted = trusted and is_trusted(address, self._trusted)
+        return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
 async def refuse(client: ServerConnection, refusal: RequestRefused) -> None:

@@ -15,7 +15,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from overlay.http.head import Field, RequestHead
+from overlay.http.head import Field
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -93,7 +93,9 @@ class Decision:
         given_id: the request's id, if the client gave one.
         explained: the client wants to be told in the answer.
         caller: the service that asks, if one does.
-        candidates: every instance of the service, as known when it was last selected.
+        key: what the service's policy hashes, or the instance that the request names.
+        instances: every instance of the service when it was last selected.
+        candidates: as they were known then; of many, only the chosen one.
         chosen: the instance that was selected last.
         excluded: instances that the request found unusable.
         starts: that it asked for.
@@ -112,6 +114,8 @@ class Decision:
     limits: RttLimits
     timing: Timing
     caller: ServiceName | None = None
+    key: bytes | None = None
+    instances: Sequence[InstanceView] = ()
     candidates: Sequence[Candidate] = ()
     chosen: InstanceView | None = None
     excluded: frozenset[tuple[PeerId, InstanceId]] = frozenset()
@@ -145,15 +149,15 @@ class Decisions:
 
     def begin(
         self,
-        head: RequestHead,
+        headers: Sequence[Field],
         revision: SignedRevision,
         spec: ServiceSpec,
         limits: RttLimits,
         timing: Timing,
         caller: ServiceName | None,
     ) -> Decision:
-        """Return the decision of a request that begins, and keep it."""
-        given_id, explained, timeout_s = _asked(head.headers)
+        """Return the decision of a request that begins, and keep it; a tunnel has no `headers`."""
+        given_id, explained, timeout_s = _asked(headers)
         number = next(self._numbers)
         made = Decision(number, given_id, explained, revision, spec, limits, timing, caller)
         if timeout_s is not None or spec.timeout_s is not None:

@@ -148,6 +148,18 @@ class GoesInCircles(RequestRefused):
         )
 
 
+class TooManyHops(RequestRefused):
+    """The request came through proxies of this network more often than any chain is long."""
+
+    status = 508
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"this request came through {most} proxies of this network: it goes in a circle\n"
+            "one of the services forwards what it gets to where it came from; its Via tells"
+        )
+
+
 class UpstreamLost(RequestRefused):
     """The instance failed and the request must not, or cannot, be sent again."""
 
@@ -183,3 +195,17 @@ class UpstreamTooSlow(RequestRefused):
     """The instance took the request and did not answer in time."""
 
     status = 504
+
+
+class NotAChain(RequestRefused):
+    """The text names no services that a local port could lead to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text}; say SERVICE, or tcp/SERVICE/udp/SERVICE/... where a protocol holds for the "
+            "services that follow it"
+        )
+
+
+class WrongProtocol(RequestRefused):
+    """The service does not speak what was asked for."""

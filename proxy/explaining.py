@@ -52,7 +52,7 @@ def explained(decision: Decision, request_id: str, view: View) -> list[HeadField
     fields = [
         (b"X-Request-Id", request_id),
         (b"X-Myxo-Service", f"{decision.service}; revision={decision.revision.revision.number}"),
-        (b"X-Myxo-Candidates", str(len(decision.candidates))),
+        (b"X-Myxo-Candidates", str(len(decision.instances))),
         (b"X-Myxo-Starts", str(decision.starts)),
     ]
     if instance is not None:
@@ -122,6 +122,7 @@ class Explainer:
             "refusal": decision.refusal[:MAX_TEXT],
             "chosen": self._chosen(decision.chosen),
             "road": decision.road,
+            "instances": len(decision.instances),
             "candidates": self._candidates(decision.candidates, decision),
             "events": [self._event(event) for event in decision.events],
             "phases": [{"phase": p, "seconds": s} for p, s in decision.timing.phases()],

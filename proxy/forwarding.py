@@ -18,23 +18,31 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.http.connection import ServerConnection
+from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
-from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
 from proxy.attempts import Attempts, GoneFromGateway
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
 from proxy.deadlines import passed_on
 from proxy.decisions import Decision, Decisions
-from proxy.errors import DefinitionUnavailable, ServiceUnknown
+from proxy.errors import (
+    DefinitionUnavailable,
+    RevisionOutdated,
+    ServiceUnknown,
+    WrongProtocol,
+)
 from proxy.explaining import explained
+from proxy.fields import LIMITED, request_fields, response_fields
 from proxy.guards import Guards
 from proxy.limits import RttLimits, limits_of
+from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
 from proxy.timing import Timing
@@ -84,8 +92,7 @@ class Forwarder:
         client: ServerConnection,
         head: RequestHead,
         begun: Callable[[Decision], None],
-        caller: Caller | None = None,
-        who: str = "",
+        origin: Origin,
     ) -> Exchanged:
         """Have `head` answered by an instance.
 
@@ -93,27 +100,33 @@ class Forwarder:
             client: whose request it is.
             head: the request.
             begun: told as soon as it is known what the request is for.
-            caller: the instance that asks, where it is known.
-            who: the address that asks, where it is not.
+            origin: whose request it is.
 
         Raises:
             RequestRefused: the client is still unanswered; answer it with this.
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
-        timing = Timing()
+        timing, caller = Timing(), origin.caller
+        if head.method in LIMITED:
+            own = own_answer(head, self._machine_names)
+            if own is not None:
+                await client.respond(200, own.fields, own.body)
+                return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         route = route_of(head, self._machine_names)
-        revision, spec = await self._resolve(route, caller)
+        revision, spec = await self.resolve(route.service, caller)
+        _check_speaks_http(route.service, spec)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
-            decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
             begun(decision)
             if spec.rate_limited:
-                asker = who if caller is None else caller.instance
-                await self.guards.limiter.admit(decision, asker)
-            return await self._attempted(client, head, route, decision, call)
+                await self.guards.limiter.admit(
+                    decision, origin.who if caller is None else caller.instance
+                )
+            return await self._attempted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
 
@@ -122,18 +135,37 @@ class Forwarder:
         client: ServerConnection,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         decision: Decision,
         call: Call,
     ) -> Exchanged:
         traffic = self.guards.traffics.of(route.service)
         traffic.begin(decision.spec)
         try:
-            send = partial(self._send, client, head, route, decision, call)
+            send = partial(self._send, client, head, route, origin, decision, call)
             return await Attempts(self, client, head, decision, traffic, send).run()
         finally:
             traffic.end()
 
-    async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return an instance to try, of a newer revision if an allocator has heard of one.
+
+        Raises:
+            RequestRefused: none can be had; says why.
+        """
+        traffic = self.guards.traffics.of(decision.service)
+        try:
+            return await self.chooser.choose(decision, traffic)
+        except RevisionOutdated:
+            news = await self._newer(decision.revision)
+            if news is None:
+                raise
+        decision.revision, decision.spec = news
+        decision.limits = self.limits(decision.spec, decision.caller)
+        decision.starts = 0
+        return await self.chooser.choose(decision, traffic)
+
+    async def _newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
 
         Raises:
@@ -148,22 +180,28 @@ class Forwarder:
             raise ServiceUnknown(name, ())
         return None
 
-    async def _resolve(
-        self, route: Route, caller: Caller | None
+    async def resolve(
+        self, service: ServiceName, caller: Caller | None = None
     ) -> tuple[SignedRevision, ServiceSpec]:
-        revision = self._definitions.get(route.service)
+        """Return what a service is.
+
+        Raises:
+            ServiceUnknown: there is none of that name.
+            DefinitionUnavailable: whether there is one cannot be known now.
+        """
+        revision = self._definitions.get(service)
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
-                    route.service, "" if caller is None else caller.instance
+                    service, "" if caller is None else caller.instance
                 )
             except UnknownService as exc:
-                raise ServiceUnknown(route.service, exc.near) from exc
+                raise ServiceUnknown(service, exc.near) from exc
             except (RegistryUnreachable, LookupsBusy) as exc:
                 raise DefinitionUnavailable(str(exc)) from exc
         spec = revision.revision.spec
         if spec is None:
-            raise ServiceUnknown(route.service, ())
+            raise ServiceUnknown(service, ())
         return revision, spec
 
     def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
@@ -176,6 +214,7 @@ class Forwarder:
         client: ServerConnection,
         head: RequestHead,
         route: Route,
+        origin: Origin,
         decision: Decision,
         call: Call,
         instance: InstanceView,
@@ -187,20 +226,20 @@ class Forwarder:
         """Forward the request to `instance`.
 
         Raises:
-            UpstreamFailed, GoneFromGateway, PeerUnreachable: the client is still unanswered.
+            UpstreamFailed, GoneFromGateway, PeerUnreachable, TooManyHops: the client is still
+                unanswered.
         """
         road = await self._roads.to(instance)
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            fields = end_to_end(response)
             if road.lease is None:
-                self._heed_gateway(fields, instance)
+                self._heed_gateway(response, instance)
             if claim is not None:
                 claim()
-            return self._edited(response, fields, road, decision)
+            return self._edited(response, road, decision)
 
-        fields = [*(f for f in end_to_end(head) if not _is_ours(f[0])), *road.fields]
+        fields = [*request_fields(head, route, origin), *road.fields]
         if decision.given_id is None:
             fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
         if decision.trace is not None:
@@ -233,23 +272,21 @@ class Forwarder:
                 self._chains.leave(visit)
             await road.end(service_time_s or 0.0)
 
-    def _heed_gateway(self, fields: Sequence[Field], instance: InstanceView) -> None:
+    def _heed_gateway(self, response: ResponseHead, instance: InstanceView) -> None:
         """Take in what a gateway says besides the instance's answer.
 
         Raises:
             GoneFromGateway: there is no answer of the instance.
         """
-        if get(fields, b"myxo-refused") is not None:
+        if get(response.headers, b"myxo-refused") is not None:
             raise GoneFromGateway
-        load = get(fields, b"myxo-in-flight") or b""
+        load = get(response.headers, b"myxo-in-flight") or b""
         if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
             self._view.set_load(instance.owner, {instance.record.id: int(load)})
 
-    def _edited(
-        self, response: ResponseHead, fields: Sequence[Field], road: Road, decision: Decision
-    ) -> Sequence[Field]:
+    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> Sequence[Field]:
         decision.road = road.kind
-        fields = [f for f in fields if not _is_ours(f[0])]
+        fields = response_fields(response, date_field())
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
@@ -279,6 +316,8 @@ def _machine_is_dead(client: ServerConnection) -> Exception:
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
 
 
-def _is_ours(name: bytes) -> bool:
-    lower = name.lower()
-    return lower[:5] == b"myxo-" or lower == _CHAIN
+def _check_speaks_http(service: ServiceName, spec: ServiceSpec) -> None:
+    if spec.protocol in {"tcp", "udp"}:
+        raise WrongProtocol(
+            f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
+        )

@@ -1,18 +1,22 @@
 """Which service a request is for.
 
-Three forms are understood: the path (`/SERVICE/rest`, on this machine's own names), the host
-(`SERVICE.myxo.localhost`), and the absolute form of an HTTP proxy (`http://SERVICE/rest`). The
-proxy is not an open door: a path is followed only where the Host is this machine (an IP literal,
-`localhost`, its own name), so that a page on another site cannot rebind a name of its own to
-127.0.0.1 and read services; and nothing that is not a service is ever forwarded to.
+Four forms are understood: the path (`/SERVICE/rest`, on this machine's own names), the host
+(`SERVICE.myxo.localhost`), the absolute form of an HTTP proxy (`http://SERVICE/rest`), and the
+authority form (`CONNECT SERVICE:port`; a service has one port, so the number is not looked at).
+What follows the name goes on byte for byte: no escape is decoded, no dot segment removed.
+
+The proxy is not an open door: a path is followed only where the Host is this machine (an IP
+literal, `localhost`, its own name), so that a page on another site cannot rebind a name of its own
+to 127.0.0.1 and read services; and nothing that is not a service is ever forwarded to.
 
 Pure: head in, route out.
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from overlay.errors import InvalidName
 from overlay.http.head import RequestHead, get
@@ -22,15 +26,25 @@ from proxy.errors import CrossSite, Misdirected, NotAService
 HOST_SUFFIX = ".myxo.localhost"
 """`*.localhost` is loopback by RFC 6761, so browsers and curl need no DNS for it."""
 
+_AUTHORITY_END = re.compile(rb"[/?]")
 _SAME_SITE = frozenset({b"same-origin", b"same-site", b"none"})
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A service and the request target that it shall see."""
+    """A service and the request that it shall see.
+
+    Attributes:
+        service: whose instance is to answer.
+        target: to ask it for.
+        host: what the client called it or this machine, the port included; b"" if nothing.
+        prefix: of the path, which the service does not see.
+    """
 
     service: ServiceName
     target: bytes
+    host: bytes = b""
+    prefix: bytes = b""
 
 
 def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
@@ -47,35 +61,54 @@ def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
         site := get(head.headers, b"sec-fetch-site")
     ) is not None and site.lower() not in _SAME_SITE:
         raise CrossSite("another site's page sent this request; services do not answer those")
-    if head.target.startswith(b"/"):
-        return _by_host_or_path(head, machine_names)
-    return _by_absolute_form(head.target)
+    if head.method == b"CONNECT":
+        return Route(_in_authority(head.target), head.target, head.target)
+    if head.target.startswith((b"/", b"*")):
+        return _by_host_or_path(head.target, get(head.headers, b"host") or b"", machine_names)
+    return _by_absolute_form(head)
 
 
-def _by_host_or_path(head: RequestHead, machine_names: frozenset[str]) -> Route:
-    host = _host_name(get(head.headers, b"host") or b"")
+def _by_host_or_path(target: bytes, authority: bytes, machine_names: frozenset[str]) -> Route:
+    host = _host_name(authority)
     if host.endswith(HOST_SUFFIX):
-        return Route(_named(host.removesuffix(HOST_SUFFIX)), head.target)
-    if not (host in {"", "localhost"} or host in machine_names or _is_ip(host)):
+        return Route(_named(host.removesuffix(HOST_SUFFIX)), target, authority)
+    if not is_of_machine(authority, machine_names):
         raise Misdirected(
             f"{host!r} is neither this machine nor a service; say 127.0.0.1, localhost or "
             f"SERVICE{HOST_SUFFIX} before the port"
         )
-    path, mark, query = head.target.partition(b"?")
+    path, mark, query = target.partition(b"?")
     segment, _, rest = path[1:].partition(b"/")
-    return Route(_named(_percent_decoded(segment)), b"/" + rest + mark + query)
+    name = _named(_percent_decoded(segment))
+    return Route(name, b"/" + rest + mark + query, authority, b"/" + segment)
 
 
-def _by_absolute_form(target: bytes) -> Route:
-    try:
-        parts = urlsplit(target.decode("ascii", "replace"))
-    except ValueError as exc:  # a bracket without its other half
-        raise NotAService(f"the request target is no URL: {exc}") from exc
-    if parts.scheme != "http" or not parts.hostname:
+def is_of_machine(authority: bytes, machine_names: frozenset[str]) -> bool:
+    """Return whether a Host is this machine: an IP literal, `localhost`, a name of it, or none."""
+    host = _host_name(authority)
+    return host in {"", "localhost"} or host in machine_names or _is_ip(host)
+
+
+def _by_absolute_form(head: RequestHead) -> Route:
+    """The target's authority counts, whatever Host says (RFC 9112 section 3.2.2)."""
+    scheme, _, rest = head.target.partition(b"://")
+    if scheme.lower() != b"http":
         raise NotAService("the request target must be a path or http://SERVICE/path")
-    rest = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    name = parts.hostname.removesuffix(HOST_SUFFIX)
-    return Route(_named(name), rest.encode())
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    target = rest[len(authority) :]
+    if not target and head.method == b"OPTIONS":
+        target = b"*"  # section 3.2.4
+    elif not target.startswith(b"/"):
+        target = b"/" + target
+    if target != b"*" and is_of_machine(authority, frozenset()):
+        return _by_host_or_path(target, authority, frozenset())
+    return Route(_in_authority(authority), target, authority)
+
+
+def _in_authority(authority: bytes) -> ServiceName:
+    if authority.startswith(b"["):
+        raise NotAService("an IP address is no service; say http://SERVICE/path")
+    return _named(_host_name(authority).removesuffix(HOST_SUFFIX))
 
 
 def _named(text: str) -> ServiceName:

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
+from overlay.http.connection import Limits
 from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, open_node
@@ -26,7 +28,9 @@ from proxy.crowd import Crowd
 from proxy.decisions import Decisions
 from proxy.ejecting import Ejector
 from proxy.explaining import Explainer
+from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
+from proxy.forwards import Forwards
 from proxy.grace import Grace
 from proxy.guards import Guards
 from proxy.leases import LeaseHolder
@@ -39,6 +43,7 @@ from proxy.shares import Counter, Shares
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
 from proxy.traffic import PERIOD_S, Traffics
+from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
@@ -79,6 +84,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.tunnels.watch)
+        await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
         if ready is not None:
             ready(node)
@@ -127,7 +134,8 @@ class _Server:
         self._port = settings.port
         self._listeners = grace.listeners
         self._connections = grace.connections
-        self._upstreams = Upstreams(node.view)
+        random = Random()  # noqa: S311  (draws among equals, hides nothing)
+        self._upstreams = Upstreams(node.view, random)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -136,7 +144,6 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        random = Random()  # noqa: S311  (draws among equals, hides nothing)
         starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
@@ -145,17 +152,24 @@ class _Server:
             node.view,
             definitions,
             self._roads,
-            Chooser(node.view, self._upstreams, starter, self._crowd, decisions, random),
+            Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             self._guards,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
         )
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
-        self._clients = Clients(forwarder, grace, metrics, telemetry)
+        limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self._clients = Clients(
+            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+        )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
+        self.tunnels = Tunnels(forwarder, self._roads)
+        metrics.tunnels.set_function(lambda: self.tunnels.count)
+        self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
+        node.wants[FORWARD] = self.forwards.serve
 
     def _guard(self, metrics: ProxyMetrics) -> Guards:
         view, now = self._node.view, trio.current_time

@@ -1,35 +1,55 @@
-"""What this proxy has learnt of each instance: load, service time, recent failures."""
+"""What this proxy has learnt of each instance, and which of them a request may go to."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from random import Random
 
-from overlay.names import InstanceId, PeerId
+from overlay.balancing import Balancing
+from overlay.names import ServiceName
 from overlay.view import InstanceView, View
-from proxy.selection import Candidate
+from proxy.limits import RttLimits
+from proxy.policies import policy_named
+from proxy.selection import Candidate, Group, Key, Upstream, rtt_s, tiers
 
 FAILED_FOR_S = 2.0
 """How long an instance that failed is left alone. A dead machine is out of the view by then; one
 that only lost a connection comes back."""
 
-SERVICE_TIME_ALPHA = 0.2
-"""Weight of the newest sample in the smoothed service time: ten requests forget a change."""
+MAX_GROUPS = 4096
+"""Of services, times the limits that their callers have; the oldest are made anew past it."""
 
-Key = tuple[PeerId, InstanceId]
-
-
-@dataclass(slots=True)
-class _Stats:
-    in_flight: int = 0
-    service_time_s: float = 0.0
-    failed_until: float = 0.0
+_DEFAULT = Balancing()
 
 
 class Upstreams:
-    """Statistics by instance, kept as long as the instance is in the view."""
+    """Instances, kept as long as they are in the view.
 
-    def __init__(self, view: View) -> None:
+    Args:
+        view: where they are.
+        random: draws among them.
+    """
+
+    def __init__(self, view: View, random: Random) -> None:
         self._view = view
-        self._stats: dict[Key, _Stats] = {}
+        self._random = random
+        self._upstreams: dict[Key, Upstream] = {}
+        self._groups: dict[tuple[ServiceName, RttLimits], Group] = {}
+
+    def group(
+        self,
+        service: ServiceName,
+        revision: int,
+        limits: RttLimits,
+        balancing: Balancing | None = None,
+    ) -> Group:
+        """Return the instances of a service that requests with `limits` may go to."""
+        instances = self._view.instances(service)
+        known = self._groups.get((service, limits))
+        balancing = balancing or _DEFAULT
+        if known is None or known.instances is not instances or known.revision != revision:
+            known = self._grouped(service, revision, limits, balancing, known)
+        elif known.balancing is not balancing and known.balancing != balancing:
+            known = self._grouped(service, revision, limits, balancing, None)
+        return known
 
     def candidates(self, instances: Iterable[InstanceView], now: float) -> list[Candidate]:
         """Return `instances` with what is known of them at `now`, in trio's seconds."""
@@ -37,42 +57,74 @@ class Upstreams:
 
     def begin(self, instance: InstanceView) -> None:
         """Count a request that is about to be sent."""
-        self._of(instance.key).in_flight += 1
+        self._of(instance).in_flight += 1
 
-    def end(self, instance: InstanceView, service_time_s: float | None) -> None:
-        """Count its end; `service_time_s` is None where it was not answered."""
-        stats = self._of(instance.key)
-        stats.in_flight -= 1
+    def end(self, instance: InstanceView, service_time_s: float | None, now: float) -> None:
+        """Count its end; `service_time_s`, RTT included, is None where it was not answered."""
+        upstream = self._of(instance)
+        upstream.in_flight -= 1
         if service_time_s is not None:
-            old = stats.service_time_s
-            step = SERVICE_TIME_ALPHA * (service_time_s - old)
-            stats.service_time_s = old + step if old else service_time_s
+            away_s = 0.0 if instance.local else instance.rtt_s or 0.0
+            upstream.latency.observe(max(service_time_s - away_s, 0.0), now)
 
     def failed(self, instance: InstanceView, now: float, for_s: float = FAILED_FOR_S) -> None:
         """Leave the instance alone for `for_s` seconds, for every request of this proxy."""
-        stats = self._of(instance.key)
-        stats.failed_until = max(stats.failed_until, now + for_s)
+        upstream = self._of(instance)
+        upstream.failed_until = max(upstream.failed_until, now + for_s)
 
     def prune(self) -> None:
         """Forget instances that are in no view any more and have nothing in flight."""
         there = {i.key for i in self._view.all_instances()}
-        for key in [k for k, s in self._stats.items() if k not in there and not s.in_flight]:
-            del self._stats[key]
+        gone = [k for k, u in self._upstreams.items() if k not in there and not u.in_flight]
+        for key in gone:
+            del self._upstreams[key]
+        for name, limits in list(self._groups):
+            if not self._view.instances(name):
+                del self._groups[name, limits]
+
+    def _grouped(
+        self,
+        service: ServiceName,
+        revision: int,
+        limits: RttLimits,
+        balancing: Balancing,
+        before: Group | None,
+    ) -> Group:
+        """Make the group anew; its policy goes on where it was if it still is the same."""
+        instances = self._view.instances(service)
+        same = before is not None and before.balancing == balancing
+        policy = before.policy if before and same else policy_named(balancing.name, self._random)
+        all_of_them = [self._placed(instance, balancing) for instance in instances]
+        near, far, suspects = tiers(all_of_them, revision=revision, limits=limits)
+        made = Group(instances, revision, policy, balancing, near, far, suspects)
+        self._groups.pop((service, limits), None)
+        if len(self._groups) >= MAX_GROUPS:
+            del self._groups[next(iter(self._groups))]
+        self._groups[service, limits] = made
+        return made
+
+    def _placed(self, instance: InstanceView, balancing: Balancing) -> Upstream:
+        upstream = self._of(instance)
+        upstream.instance, upstream.distance_s = instance, rtt_s(instance)
+        if balancing.weights or upstream.weight != 1.0:
+            peer = self._view.peer(instance.owner)
+            upstream.weight = balancing.weights.get("" if peer is None else peer.host, 1.0)
+        return upstream
 
     def _candidate(self, instance: InstanceView, now: float) -> Candidate:
-        stats = self._stats.get(instance.key)
-        elsewhere = self._view.in_flight(instance)
-        if stats is None:
-            return Candidate(instance, elsewhere)
-        return Candidate(
-            instance,
-            max(stats.in_flight, elsewhere),
-            stats.service_time_s,
-            failed=stats.failed_until > now,
-        )
+        upstream = self._upstreams.get(instance.key)
+        if upstream is None:
+            return Candidate(instance, self._view.in_flight(instance))
+        seen = upstream.seen(now)
+        seen.instance = instance
+        return seen
 
-    def _of(self, key: Key) -> _Stats:
-        stats = self._stats.get(key)
-        if stats is None:
-            stats = self._stats[key] = _Stats()
-        return stats
+    def _of(self, instance: InstanceView) -> Upstream:
+        upstream = self._upstreams.get(instance.key)
+        if upstream is None:
+            name = str(instance.record.id)
+            upstream = Upstream(
+                name, instance=instance, elsewhere=self._view.in_flight, distance_s=rtt_s(instance)
+            )
+            self._upstreams[instance.key] = upstream
+        return upstream

@@ -13,6 +13,9 @@ from overlay.http.head import BodyKind, Field, Framing, parse_trailers
 
 MAX_SIZE_LINE_BYTES = 512
 """A chunk's size with its extensions, which nobody reads; more of them is an attack on the CPU."""
+MAX_OVERHEAD_BYTES = 16 * 1024
+"""What size lines may cost beyond `_FREE_OVERHEAD` for each chunk and twice its bytes, as in Go."""
+_FREE_OVERHEAD = 16
 MAX_TRAILER_BYTES = 16 * 1024
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -117,11 +120,21 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """Takes the chunked transfer coding apart."""
 
-    __slots__ = ("_open", "_pending", "_remaining", "_trailing", "done", "leftover", "trailers")
+    __slots__ = (
+        "_open",
+        "_overhead",
+        "_pending",
+        "_remaining",
+        "_trailing",
+        "done",
+        "leftover",
+        "trailers",
+    )
 
     def __init__(self) -> None:
         self._pending = b""  # an incomplete size line, chunk end or trailer section
         self._remaining = 0  # bytes of the current chunk still to come
+        self._overhead = 0
         self._open = False  # the CRLF after the current chunk is still to come
         self._trailing = False
         self.done = False
@@ -171,6 +184,9 @@ class ChunkedDecoder:
         if size == 0:
             self._trailing = True
             return start
+        self._overhead = max(0, self._overhead + start - position - _FREE_OVERHEAD - 2 * size)
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            raise MalformedBody("the body is mostly chunk extensions")
         self._open = True
         if len(data) < start + size + 2:
             self._remaining = size

@@ -8,6 +8,7 @@ from math import inf
 import trio
 
 from overlay.http.body import BodyDecoder, body_decoder, encode_chunk, encode_end
+from overlay.http.dates import date_field
 from overlay.http.errors import BadRequest, ClientGone, MalformedBody
 from overlay.http.head import (
     CHUNKED,
@@ -25,9 +26,10 @@ from overlay.http.head import (
     serialise_response,
     why_never_a_head,
 )
-from overlay.http.transport import READ_BYTES, SendFailed, transport
+from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
 
 _CLOSE: Field = (b"Connection", b"close")
+_SERVER: Field = (b"Server", b"myxo")
 _KEEP_ALIVE: Field = (b"Connection", b"keep-alive")
 _LINGER_BYTES = 1024 * 1024
 _LINGER_S = 2.0
@@ -49,6 +51,7 @@ class Limits:
         body_timeout_s: seconds without a byte of a body that is awaited.
         send_timeout_s: seconds in which the client takes nothing of an answer; plain sockets only.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
+        max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
     """
 
@@ -57,6 +60,7 @@ class Limits:
     body_timeout_s: float = 60.0
     send_timeout_s: float = 60.0
     drain_bytes: int = 64 * 1024
+    max_body_bytes: float = inf
     replay_bytes: int = 64 * 1024
 
 
@@ -170,6 +174,7 @@ class RequestBody:
             self._connection.put_back(decoder.leftover)
             decoder.leftover = b""
         self.received += len(payload)
+        self._connection.check_size(self.received)
         if payload:
             self._remember(payload)
         return payload
@@ -241,6 +246,7 @@ class ServerConnection:
                 self.must_close = True
                 return None
             head = parse_request_head(data)
+            self.check_size(head.framing.length)
         except BadRequest:
             self._head = None
             self.must_close = True
@@ -256,7 +262,9 @@ class ServerConnection:
     async def respond(
         self, status: int, headers: Sequence[Field] = (), body: bytes = b"", reason: bytes = b""
     ) -> None:
-        """Answer the current request from memory; framing and Connection fields are added here.
+        """Answer the current request from memory.
+
+        Date, Server, framing and Connection fields are added here.
 
         Raises:
             ClientGone: the client is not there any more.
@@ -267,7 +275,8 @@ class ServerConnection:
         framing = Framing(BodyKind.LENGTH, len(body))
         if has_no_body(status):
             framing, body = NO_BODY, b""
-        fields = [*headers, *framing_fields(framing), *self._connection_fields()]
+        own = (date_field(), _SERVER)
+        fields = [*own, *headers, *framing_fields(framing), *self._connection_fields()]
         head = serialise_response(status, reason or reason_phrase(status), fields)
         self.answering = True
         await self._send(head if self._is_head_request() else head + body)
@@ -355,6 +364,18 @@ class ServerConnection:
             await self._send(*parts)
         self._answered = trailers is not None
 
+    async def switch(self, headers: Sequence[Field]) -> tuple[Transport, bytes]:
+        """Answer 101; hand over the connection, with what came already of the other protocol.
+
+        Call `aclose` all the same in the end.
+
+        Raises:
+            ClientGone: the client is not there any more.
+        """
+        self.must_close = self.answering = self._answered = self._client_ended = True
+        await self._send(serialise_response(101, reason_phrase(101), headers))
+        return self._transport, self.take_buffered()
+
     async def until_gone(self) -> None:
         """Return when the client is known to have left; pipelined requests are kept meanwhile.
 
@@ -400,6 +421,16 @@ class ServerConnection:
         """Return what was read and not used; for the current body."""
         data, self._buffer = self._buffer, b""
         return data
+
+    def check_size(self, size: int) -> None:
+        """Take note that the current body has at least `size` bytes.
+
+        Raises:
+            BadRequest: that is too large (413).
+        """
+        if size > self.limits.max_body_bytes:
+            self.must_close = True
+            raise BadRequest(413, f"a body has {self.limits.max_body_bytes} bytes at most here")
 
     def put_back(self, data: bytes) -> None:
         """Keep what followed the current body."""

@@ -103,6 +103,8 @@ async def exchange(
         ResponseCut: the upstream, or the request's body, failed while the client was answered.
         ValueError: the body has to be sent again and is not replayable, or a field is malformed.
     """
+    if head.method == b"CONNECT":
+        raise BadRequest(501, "CONNECT is not offered here")
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
     run.sending = watched
     client.body.rewind()

@@ -7,7 +7,7 @@ passed on unparsed: the forwarded head is written anew from the fields, and the 
 Refused on purpose where RFC 9112 leaves a choice: lines that end in a bare LF (§2.2), obs-fold
 (§5.2), repeated Content-Length even if equal (§6.3), Content-Length beside Transfer-Encoding
 (§6.3), any transfer coding but a single `chunked` (§6.1), minor versions above 1, non-ASCII or `#`
-in the target, and CONNECT.
+in the target, and a CONNECT that announces a body (§6.3 would have it ignored).
 
 One compiled expression takes all field lines at once; as many matches as line feeds prove that
 every line was a field line, because a match begins at a line start, ends in CRLF and contains no
@@ -49,12 +49,14 @@ _FIELD_LINE = re.compile(
 _TOKENS = re.compile(rb"[ \t]*(?:%b++)?[ \t]*(?:,[ \t]*(?:%b++)?[ \t]*)*+" % (_TOKEN, _TOKEN))
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]++\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*+)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#@]++)(?:[/?].*)?")
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Za-z:.%]++\]|[A-Za-z0-9\-._~!$&'()*+,;=%]++):[0-9]{1,5}")
+_PROTOCOLS = re.compile(rb"%b++(?:/%b++)?(?:[ \t]*,[ \t]*%b++(?:/%b++)?)*+" % ((_TOKEN,) * 4))
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _BODILESS = frozenset({int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)})
 _FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
-_HOP_BY_HOP = _FRAMING_NAMES | {
+HOP_BY_HOP = _FRAMING_NAMES | {
     b"connection",
     b"keep-alive",
     b"proxy-authenticate",
@@ -63,10 +65,12 @@ _HOP_BY_HOP = _FRAMING_NAMES | {
     b"te",
     b"upgrade",
 }
-_READ_HERE = _FRAMING_NAMES | {b"connection", b"expect", b"host", b"te"}
+_READ_HERE = _FRAMING_NAMES | {b"connection", b"expect", b"host", b"te", b"upgrade"}
+_NEVER_SWITCHED_TO = (b"h2c", b"http/", b"tls/")
+"""To let these pass would let a client speak past every check of this package, or past TLS."""
 _NEVER_CONNECTION_OPTIONS = frozenset({b"host", b"expect"})
 """A client that lists these would have us send another message than the one it is judged by."""
-_NOT_IN_TRAILERS = _HOP_BY_HOP | {b"expect", b"host", b"trailer"}
+_NOT_IN_TRAILERS = HOP_BY_HOP | {b"expect", b"host", b"trailer"}
 
 
 class BodyKind(Enum):
@@ -100,7 +104,8 @@ class RequestHead(NamedTuple):
 
     Attributes:
         method: as sent; methods are case-sensitive.
-        target: origin-form, absolute-form, or `*` for OPTIONS; ASCII, undecoded.
+        target: origin-form, absolute-form, `*` for OPTIONS, `host:port` for CONNECT; ASCII,
+            undecoded.
         minor: 0 or 1, of the version.
         headers: every field as sent, in order; see `end_to_end` for what may be forwarded.
         framing: of the body that follows.
@@ -108,6 +113,7 @@ class RequestHead(NamedTuple):
         expects_continue: it waits for a 100 before it sends the body.
         takes_trailers: it said `TE: trailers`.
         options: lower-case field names listed in Connection.
+        upgrade: the protocols that the client asks to switch to and that may be; b"" for none.
     """
 
     method: bytes
@@ -119,6 +125,7 @@ class RequestHead(NamedTuple):
     expects_continue: bool
     takes_trailers: bool
     options: frozenset[bytes]
+    upgrade: bytes = b""
 
 
 class ResponseHead(NamedTuple):
@@ -149,6 +156,10 @@ class _Malformed(Exception):
     """Something that is wrong in a request and in a response alike."""
 
 
+class _NotUnderstood(_Malformed):
+    """A request that may be right and asks for what is not offered (RFC 9112 §6.1)."""
+
+
 class _Control(NamedTuple):
     """The fields that decide about the message and its connection."""
 
@@ -158,6 +169,7 @@ class _Control(NamedTuple):
     hosts: int
     expect: bytes
     te: bytes
+    upgrade: bytes
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -175,22 +187,28 @@ def parse_request_head(data: bytes) -> RequestHead:
     try:
         headers = _parse_fields(data, line.end())
         control = _read_control(headers)
+    except _NotUnderstood as exc:
+        raise BadRequest(501, str(exc)) from exc
     except _Malformed as exc:
         raise BadRequest(400, str(exc)) from exc
     if len(headers) > MAX_FIELDS:
         raise BadRequest(431, f"more than {MAX_FIELDS} header fields")
     if control.hosts != 1 and (minor or control.hosts):
         raise BadRequest(400, "a request has exactly one Host field")
+    framing = _request_framing(control, minor)
+    if method == b"CONNECT" and framing is not NO_BODY:
+        raise BadRequest(400, "a CONNECT has no body; what follows it goes through the tunnel")
     return RequestHead(
         method,
         target,
         minor,
         headers,
-        _request_framing(control, minor),
-        _keeps_alive(control.options, minor),
+        framing,
+        _keeps_alive(control.options, minor) and (minor == 1 or target.startswith(b"/")),
         minor == 1 and _expects_continue(control.expect),
-        b"trailers" in control.te.lower(),
+        bool(control.te) and _takes_trailers(control.te),
         control.options,
+        control.upgrade if minor and framing.empty and _may_switch(control) else b"",
     )
 
 
@@ -253,8 +271,13 @@ def end_to_end(head: RequestHead | ResponseHead) -> list[Field]:
     Left out are hop-by-hop fields (RFC 9110 §7.6.1), those that Connection lists, and the two that
     frame the body, because who writes the message frames it.
     """
-    dropped = _HOP_BY_HOP | head.options if head.options else _HOP_BY_HOP
+    dropped = HOP_BY_HOP | head.options if head.options else HOP_BY_HOP
     return [field for field in head.headers if field[0].lower() not in dropped]
+
+
+def protocols(upgrade: bytes) -> frozenset[bytes]:
+    """Return the lower-case protocols that an Upgrade field's value lists."""
+    return frozenset({one.strip(b" \t").lower() for one in upgrade.split(b",")} - {b""})
 
 
 def has_no_body(status: int) -> bool:
@@ -353,7 +376,7 @@ def _what_is_wrong(block: bytes) -> str:
 def _read_control(headers: Sequence[Field]) -> _Control:
     length: int | None = None
     chunked = False
-    options = expect = te = b""
+    options = expect = te = upgrade = b""
     hosts = 0
     for name, value in headers:
         lower = name.lower()
@@ -366,23 +389,33 @@ def _read_control(headers: Sequence[Field]) -> _Control:
             case b"content-length":
                 length = _content_length(value, length)
             case b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
-                    raise _Malformed("the only transfer coding understood here is one `chunked`")
+                _check_coding(value, chunked=chunked)
                 chunked = True
             case b"connection":
                 options = b"%b,%b" % (options, value) if options else value
             case b"expect":
                 expect = b"%b,%b" % (expect, value) if expect else value
-            case _:
+            case b"te":
                 te = b"%b,%b" % (te, value) if te else value
+            case _:
+                upgrade = b"%b, %b" % (upgrade, value) if upgrade else value
     if chunked and length is not None:
         raise _Malformed("Content-Length and Transfer-Encoding contradict each other")
-    return _Control(length, chunked, _connection_options(options), hosts, expect, te)
+    return _Control(length, chunked, _connection_options(options), hosts, expect, te, upgrade)
 
 
 def _check_host(value: bytes) -> None:
     if not _HOST.fullmatch(value):
         raise _Malformed("the Host field is not `host` or `host:port`")
+
+
+def _check_coding(value: bytes, *, chunked: bool) -> None:
+    if value.lower() == b"chunked" and not chunked:
+        return
+    codings = [coding.strip(b" \t").lower() for coding in value.split(b",")]
+    if not chunked and codings[-1] == b"chunked" and codings.count(b"chunked") == 1:
+        raise _NotUnderstood("the only transfer coding understood here is `chunked`")
+    raise _Malformed("where the body ends cannot be told: Transfer-Encoding is not one `chunked`")
 
 
 def _content_length(value: bytes, earlier: int | None) -> int:
@@ -410,6 +443,19 @@ def _keeps_alive(options: frozenset[bytes], minor: int) -> bool:
     if minor:
         return b"close" not in options
     return b"keep-alive" in options and b"close" not in options
+
+
+@lru_cache(maxsize=64)
+def _takes_trailers(te: bytes) -> bool:
+    return b"trailers" in {coding.strip(b" \t").lower() for coding in te.split(b",")}
+
+
+def _may_switch(control: _Control) -> bool:
+    """Whether the client asks for another protocol, and for one that may be let pass."""
+    upgrade = control.upgrade
+    if not upgrade or b"upgrade" not in control.options or not _PROTOCOLS.fullmatch(upgrade):
+        return False
+    return not any(p.startswith(_NEVER_SWITCHED_TO) for p in protocols(upgrade))
 
 
 def _request_framing(control: _Control, minor: int) -> Framing:
@@ -448,7 +494,9 @@ def _check_target(method: bytes, target: bytes) -> None:
     if len(target) > MAX_TARGET_BYTES:
         raise BadRequest(414, f"the target is longer than {MAX_TARGET_BYTES} bytes")
     if method == b"CONNECT":
-        raise BadRequest(501, "CONNECT is not offered here")
+        if not _AUTHORITY.fullmatch(target):
+            raise BadRequest(400, "the target of CONNECT is `host:port`")
+        return
     if b"#" in target:
         raise BadRequest(400, "the target contains a fragment")
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):

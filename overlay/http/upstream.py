@@ -16,7 +16,7 @@ from overlay.http.head import (
     ResponseHead,
     parse_response_head,
 )
-from overlay.http.transport import transport
+from overlay.http.transport import Transport, transport
 
 Dial = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -114,6 +114,15 @@ class UpstreamConnection:
         """Take note that request and answer are complete; the server's wish decides about reuse."""
         complete = self._decoder.done and not self._buffer
         self.reusable = complete and head.keep_alive and head.framing is not UNTIL_CLOSE
+
+    def switch(self) -> tuple[Transport, bytes]:
+        """Hand over the connection, on which another protocol begins, with what came of it.
+
+        Whoever lent this still closes it.
+        """
+        left, self._buffer = self._buffer, b""
+        self.reusable = False
+        return self._transport, left
 
     def quiet(self) -> bool:
         """Return whether the server neither closed nor sent anything unasked, without waiting."""

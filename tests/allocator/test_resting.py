@@ -10,7 +10,7 @@ from allocator.resting import (
     Pause,
     Peak,
     Resume,
-    Running,
+    Sibling,
     Standing,
     Stop,
     Wait,
@@ -114,8 +114,8 @@ def test_the_peak_forgets_nothing_within_a_window_and_everything_after_two(
     assert peak.over(now) >= max(highest(window_s - 1e-6), history[-1][1]) if changes else True
 
 
-def running(*loads: int, kept: Kept = Kept.NOT) -> list[Running]:
-    return [Running(InstanceId(f"i{n}"), load, float(n), kept) for n, load in enumerate(loads)]
+def running(*loads: int, kept: Kept = Kept.NOT) -> list[Sibling]:
+    return [Sibling(InstanceId(f"i{n}"), load, float(n), kept) for n, load in enumerate(loads)]
 
 
 def test_the_youngest_of_the_least_busy_is_surplus_if_the_others_have_room_to_spare() -> None:

@@ -1,7 +1,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -34,7 +34,7 @@ from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
 from proxy.attempts import MAX_ATTEMPTS
-from proxy.caller import Caller
+from proxy.caller import Caller, Origin
 from proxy.chains import MAX_VISITS
 from proxy.choosing import Chooser
 from proxy.clients import refuse
@@ -60,6 +60,7 @@ from proxy.upstreams import Upstreams
 HELLO = ServiceName("hello")
 ALICE, PROXY, HERE, THERE = (Identity.from_seed(bytes([n]) * 32) for n in range(4))
 KEYS = network_keys("secret")
+LOCAL = Origin("127.0.0.1", trusted=True)
 NOW = 1_700_000_000.0
 
 Instance = Callable[[Wire], Awaitable[None]]
@@ -154,7 +155,7 @@ class Ground:
     crowd: Crowd
     client: Wire
     version: int = 0
-    caller: Caller | None = None
+    origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -263,14 +264,14 @@ def answer(body: bytes, *fields: str) -> bytes:
 
 
 async def serve_client(
-    forwarder: Forwarder, stream: trio.SocketStream, caller: Callable[[], Caller | None]
+    forwarder: Forwarder, stream: trio.SocketStream, origin: Callable[[], Origin]
 ) -> None:
     """Do what the proxy does with one connection; a bug ends the test."""
     client = ServerConnection(stream)
     try:
         while (head := await client.read_head()) is not None:
             try:
-                await forwarder.forward(client, head, lambda *_: None, caller(), "10.0.0.9")
+                await forwarder.forward(client, head, lambda *_: None, origin())
             except RequestRefused as exc:
                 await refuse(client, exc)
     except BadRequest as exc:
@@ -311,11 +312,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view)
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
-            chooser = Chooser(view, upstreams, starter, crowd, decisions, Random(1))
+            chooser = Chooser(view, upstreams, starter, crowd, decisions)
             counter = PlayedCounter(RateLimit(per_s=1, burst=1))
             shares = Shares(counter.ask, lambda: 1)
             guards = Guards(
@@ -336,7 +337,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
             async def serve(stream: trio.SocketStream) -> None:
-                await serve_client(forwarder, stream, lambda: made.caller)
+                await serve_client(forwarder, stream, lambda: made.origin)
 
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             address = listener.socket.getsockname()
@@ -402,7 +403,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
     await ground.run_instance("i1")
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: made, up"
     await ground.ask(request)
-    ground.caller = Caller(ServiceName("web"), InstanceId("w1"))
+    ground.origin = replace(LOCAL, caller=Caller(ServiceName("web"), InstanceId("w1")))
     await ground.get()
     await ground.ask(request)
     from_outside, first, handed_on = ground.requests["i1"]
@@ -414,7 +415,7 @@ async def test_a_chain_is_told_of_an_instance_and_never_of_a_client(ground: Grou
 
 async def test_a_circle_of_services_is_answered_508_with_its_names(ground: Ground) -> None:
     await ground.run_instance("i1")
-    ground.caller = Caller(HELLO, InstanceId("i1"))
+    ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
     request = "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Chain: hello, hello, hello"
     status, _, body = await ground.ask(request)
     assert status == 508
@@ -428,7 +429,7 @@ async def test_an_instance_that_calls_its_own_service_without_end_is_stopped(
     """It hands nothing on, and answers with what it was answered."""
 
     async def serve(wire: Wire) -> None:
-        ground.caller = Caller(HELLO, InstanceId("i1"))
+        ground.origin = replace(LOCAL, caller=Caller(HELLO, InstanceId("i1")))
         while True:
             ground.requests.setdefault("i1", []).append(await wire.head())
             status, body = await ground.call_from_within("/hello")
@@ -780,7 +781,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     revision = ground.definitions.known[HELLO]
     head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
-    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
         await ground.chooser.choose(decision, Traffic(HELLO))
@@ -811,9 +812,9 @@ async def test_a_services_own_hard_limit_binds_what_it_sends(ground: Ground) -> 
     ground.definitions.define(strict, "strict")
     ground.definitions.define(ServiceSpec(process="serve"), "easy")
     for name, status in (("easy", 200), ("strict", 503)):
-        ground.caller = Caller(ServiceName(name), InstanceId("i"))
+        ground.origin = replace(LOCAL, caller=Caller(ServiceName(name), InstanceId("i")))
         assert (await ground.get())[0] == status
-    ground.caller = None
+    ground.origin = LOCAL
     assert (await ground.get())[0] == 200
 
 
@@ -1223,7 +1224,7 @@ async def test_each_client_has_a_rate_of_its_own(ground: Ground) -> None:
     await ground.run_instance("i1")
     statuses = []
     for caller in (None, Caller(ServiceName("web"), InstanceId("w1")), None):
-        ground.caller = caller
+        ground.origin = replace(LOCAL, caller=caller)
         statuses.append((await ground.get())[0])
     assert statuses == [200, 200, 429]
 

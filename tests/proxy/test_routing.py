@@ -130,6 +130,35 @@ def test_the_absolute_form_names_the_service_as_its_host(target: str, rest: str)
     assert route(target, "hello") == ("hello", rest)
 
 
+def test_what_follows_the_name_in_an_absolute_form_goes_on_byte_for_byte() -> None:
+    for rest in ("/", "/?", "/a%2Fb/../c", "//x", "/a?b?c", "/;x"):
+        assert route(f"http://hello{rest}", "hello") == ("hello", rest)
+
+
+def test_a_machines_own_address_in_an_absolute_form_is_followed_by_its_path() -> None:
+    for authority in ("127.0.0.1:4200", "localhost", "[::1]:4200"):
+        assert route(f"http://{authority}/hello/x?y", "evil.example") == ("hello", "/x?y")
+
+
+@pytest.mark.parametrize("host", ["hello:80", "hello.myxo.localhost:443", "HELLO:1"])
+def test_a_connect_names_the_service_and_any_port(host: str) -> None:
+    head = parse_request_head(f"CONNECT {host} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
+    assert route_of(head, NAMES).service == "hello"
+
+
+def test_a_connect_to_an_address_literal_is_refused() -> None:
+    head = parse_request_head(b"CONNECT [::1]:80 HTTP/1.1\r\nHost: hello\r\n\r\n")
+    with pytest.raises(NotAService):
+        route_of(head, NAMES)
+
+
+def test_options_of_a_whole_service_are_asked_for_with_a_star() -> None:
+    for line, host in (("http://hello", "x"), ("*", "hello.myxo.localhost")):
+        head = parse_request_head(f"OPTIONS {line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        found = route_of(head, NAMES)
+        assert (found.service, found.target) == ("hello", b"*")
+
+
 @pytest.mark.parametrize("target", ["http://[::1/x", "http://]/", "http://[x]/"])
 def test_a_broken_absolute_form_is_refused(target: str) -> None:
     with pytest.raises((NotAService, BadRequest)):

@@ -2,14 +2,24 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from overlay.balancing import Balancing
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, Version
 from overlay.view import InstanceView
 from proxy.limits import RttLimits
-from proxy.selection import Candidate, expected_latency_s, feasible, has_room, pick, preferred
+from proxy.policies import Nearest
+from proxy.policies.latency import KNOWN_AFTER
+from proxy.selection import (
+    Candidate,
+    Group,
+    Upstream,
+    expected_latency_s,
+    feasible,
+    has_room,
+    tiers,
+)
+from proxy.selection import rtt_s as rtt_to
 
 
 def candidate(
@@ -42,10 +52,9 @@ def usable(*candidates: Candidate, hard_rtt_s: float | None = None) -> list[str]
     return [c.instance.record.id for c in found]
 
 
-def shares(candidates: list[Candidate], picks: int = 1500) -> Counter[str]:
-    random = Random(7)
-    picked = (pick(candidates, random) for _ in range(picks))
-    return Counter(c.instance.record.id for c in picked if c is not None)
+def shares(upstreams: list[Upstream], picks: int = 1500) -> Counter[str | None]:
+    of_all = group(*upstreams)
+    return Counter(picked(of_all.pick(0.0)) for _ in range(picks))
 
 
 @pytest.mark.parametrize(
@@ -78,28 +87,79 @@ def test_a_suspect_is_used_only_where_there_is_no_other() -> None:
     assert usable(candidate("bad", suspect=True)) == ["bad"]
 
 
-def preferred_names(*candidates: Candidate, soft_s: float | None) -> list[str]:
-    found = preferred(candidates, RttLimits(soft_s, None))
-    return [c.instance.record.id for c in found]
+def upstream(
+    name: str = "i1",
+    *,
+    rtt_s: float | None = 0.01,
+    local: bool = False,
+    suspect: bool = False,
+    concurrency: int = 5,
+    in_flight: int = 0,
+    service_time_s: float = 0.0,
+    failed: bool = False,
+) -> Upstream:
+    instance = candidate(
+        name, rtt_s=rtt_s, local=local, suspect=suspect, concurrency=concurrency
+    ).instance
+    made = Upstream(name, instance=instance, elsewhere=lambda _: 0, distance_s=rtt_to(instance))
+    made.in_flight, made.failed_until = in_flight, 9.0 if failed else 0.0
+    for _ in range(KNOWN_AFTER):
+        made.latency.observe(service_time_s, 0.0)
+    return made
+
+
+def group(*upstreams: Upstream, soft_s: float | None = None) -> Group:
+    near, far, suspects = tiers(upstreams, revision=1, limits=RttLimits(soft_s, None))
+    instances = [u.instance for u in upstreams]
+    return Group(instances, 1, Nearest(Random(7)), Balancing(), near, far, suspects)
+
+
+def picked(found: Upstream | None) -> str | None:
+    return None if found is None else found.name
 
 
 def test_within_the_soft_limit_comes_before_over_it_as_long_as_there_is_room() -> None:
-    near, far = candidate("near", rtt_s=0.004), candidate("far", rtt_s=0.006)
-    assert preferred_names(near, far, soft_s=0.005) == ["near"]
-    assert preferred_names(near, far, soft_s=None) == ["near", "far"]
-    full = candidate("near", rtt_s=0.004, concurrency=1, in_flight=1)
-    assert preferred_names(full, far, soft_s=0.005) == ["far"]
+    near, far = upstream("near", rtt_s=0.004), upstream("far", rtt_s=0.006)
+    assert {picked(group(near, far, soft_s=0.005).pick(0.0)) for _ in range(20)} == {"near"}
+    full = upstream("near", rtt_s=0.004, concurrency=1, in_flight=1)
+    assert picked(group(full, far, soft_s=0.005).pick(0.0)) == "far"
 
 
 def test_where_all_are_over_the_soft_limit_all_serve() -> None:
-    assert preferred_names(candidate("far", rtt_s=0.1), soft_s=0.005) == ["far"]
+    assert picked(group(upstream("far", rtt_s=0.1), soft_s=0.005).pick(0.0)) == "far"
 
 
-def test_where_all_are_full_none_is_preferred() -> None:
-    assert preferred_names(candidate(concurrency=1, in_flight=1), soft_s=None) == []
+def test_where_all_are_full_none_is_picked_but_the_least_busy_is_known() -> None:
+    one = upstream("one", concurrency=1, in_flight=3, service_time_s=0.1)
+    other = upstream("other", concurrency=1, in_flight=2, service_time_s=0.1)
+    assert group(one, other).pick(0.0) is None
+    assert group(one, other).least_busy(0.0) is other
 
 
-def test_an_instance_has_room_below_its_concurrency() -> None:
+def test_a_suspects_instance_is_picked_where_all_others_failed_and_not_where_they_are_full() -> (
+    None
+):
+    suspect = upstream("suspect", suspect=True)
+    assert picked(group(upstream("good"), suspect).pick(0.0)) == "good"
+    assert picked(group(upstream("bad", failed=True), suspect).pick(0.0)) == "suspect"
+    full = upstream("full", concurrency=1, in_flight=1)
+    assert group(full, suspect).pick(0.0) is None
+    assert group(full, suspect).least_busy(0.0) is full
+
+
+def test_one_that_failed_is_not_picked_even_where_there_is_no_other() -> None:
+    failed = group(upstream(failed=True))
+    assert failed.pick(0.0) is None
+    assert failed.least_busy(0.0) is None
+    assert picked(failed.pick(9.0)) == "i1"
+
+
+def test_nothing_is_picked_of_nothing() -> None:
+    assert group().pick(0.0) is None
+    assert group().least_busy(0.0) is None
+
+
+def test_a_candidate_has_room_below_its_concurrency() -> None:
     assert has_room(candidate(concurrency=2, in_flight=1))
     assert not has_room(candidate(concurrency=2, in_flight=2))
 
@@ -110,66 +170,47 @@ def test_the_expected_latency_joins_distance_and_load() -> None:
     assert expected_latency_s(candidate(local=True, rtt_s=0.5)) == 0.0
 
 
-def test_nothing_is_picked_of_nothing_and_the_only_one_of_one() -> None:
-    random = Random(1)
-    only = candidate()
-    assert pick([], random) is None
-    assert pick([only], random) is only
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("count", [2, 3, 4, 10])
 def test_equal_instances_get_equal_shares(count: int) -> None:
-    counted = shares([candidate(f"i{n}") for n in range(count)])
+    counted = shares([upstream(f"i{n}") for n in range(count)])
     for share in counted.values():
         assert share == pytest.approx(1500 / count, rel=0.10)
 
 
 def test_three_equal_instances_share_evenly_while_requests_are_under_way() -> None:
-    random = Random(3)
-    candidates = [candidate(f"i{n}", concurrency=1000) for n in range(3)]
+    upstreams = [upstream(f"i{n}", concurrency=1000) for n in range(3)]
+    of_three = group(*upstreams)
     for _ in range(1500):
-        chosen = pick(candidates, random)
+        chosen = of_three.pick(0.0)
         assert chosen is not None
         chosen.in_flight += 1
-    assert all(c.in_flight == pytest.approx(500, rel=0.05) for c in candidates)
+    assert all(u.in_flight == pytest.approx(500, rel=0.05) for u in upstreams)
 
 
 def test_the_nearest_is_preferred() -> None:
-    assert shares([candidate("far", rtt_s=0.1), candidate("near", rtt_s=0.01)]) == {"near": 1500}
+    assert shares([upstream("far", rtt_s=0.1), upstream("near", rtt_s=0.01)]) == {"near": 1500}
 
 
 def test_a_machines_own_instance_is_preferred() -> None:
-    assert shares([candidate("near", rtt_s=0.01), candidate("own", local=True)]) == {"own": 1500}
+    assert shares([upstream("near", rtt_s=0.01), upstream("own", local=True)]) == {"own": 1500}
 
 
 def test_a_busy_nearest_gives_way_to_a_free_one_further_off() -> None:
-    busy = candidate("near", rtt_s=0.01, service_time_s=0.05, in_flight=4)
-    free = candidate("far", rtt_s=0.03, service_time_s=0.05)
+    busy = upstream("near", rtt_s=0.01, service_time_s=0.05, in_flight=4)
+    free = upstream("far", rtt_s=0.03, service_time_s=0.05)
     assert shares([busy, free]) == {"far": 1500}
 
 
 def test_an_unmeasured_instance_is_the_last_choice() -> None:
-    assert shares([candidate("new", rtt_s=None), candidate("far", rtt_s=0.4)]) == {"far": 1500}
+    assert shares([upstream("new", rtt_s=None), upstream("far", rtt_s=0.4)]) == {"far": 1500}
 
 
-drawn = st.lists(
-    st.builds(
-        candidate,
-        rtt_s=st.none() | st.floats(0, 1),
-        local=st.booleans(),
-        in_flight=st.integers(0, 9),
-        service_time_s=st.floats(0, 1),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-@given(drawn, st.randoms(use_true_random=False))
-def test_what_is_picked_is_never_over_twice_the_best(
-    candidates: list[Candidate], random: Random
-) -> None:
-    chosen = pick(candidates, random)
-    assert chosen is not None
-    best = min(expected_latency_s(c) for c in candidates)
-    assert expected_latency_s(chosen) <= 2 * max(best, 0.001)
+def test_what_a_request_found_unusable_is_not_picked_for_it_again() -> None:
+    one, other, suspect = upstream("one"), upstream("other"), upstream("suspect", suspect=True)
+    of_all = group(one, other, suspect)
+    excluded = {one.instance.key}
+    assert {picked(of_all.pick(0.0, None, excluded)) for _ in range(20)} == {"other"}
+    assert of_all.least_busy(0.0, excluded) is other
+    excluded.add(other.instance.key)
+    assert of_all.pick(0.0, None, excluded) is suspect
+    assert of_all.least_busy(0.0, excluded) is suspect

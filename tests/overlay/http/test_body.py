@@ -97,6 +97,14 @@ def test_chunk_extensions_are_read_over(data: bytes) -> None:
     assert decoder.done
 
 
+def test_a_body_that_is_mostly_extensions_is_refused_and_small_chunks_are_not() -> None:
+    decoder = ChunkedDecoder()
+    with pytest.raises(MalformedBody):
+        decoder.feed((b"1;" + b"a" * 400 + b"\r\nx\r\n") * 100)
+    plain = ChunkedDecoder()
+    assert plain.feed(b"1;a=b\r\nx\r\n" * 100_000) == b"x" * 100_000
+
+
 chunk_fragments = st.sampled_from(
     [b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"3\r\n", b"abc", b"\n", b"\r", b"5;x\r\n", b" ", b"a",
      b"X: y\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n"]

@@ -40,7 +40,7 @@ async def server(lab: Lab, *, limits: Limits = DEFAULT_LIMITS, read_body: bool =
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000, b"431"),
         (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
         (b"GET / HTTP/3.0\r\nHost: h\r\n\r\n", b"505"),
-        (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", b"501"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", b"501"),
     ],
 )
 async def test_a_wrong_request_is_refused_in_plain_text_and_the_connection_ends(
@@ -88,9 +88,11 @@ async def test_a_client_that_ended_its_direction_gets_all_its_answers(lab: Lab) 
 async def test_head_is_answered_without_the_body(lab: Lab) -> None:
     client = await server(lab)
     await client.send(b"HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n" + GET)
-    expected = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n"
-    assert await client.head() == expected
-    assert await client.head() == expected
+    for _ in range(2):
+        first, *fields = (await client.head()).split(b"\r\n")
+        assert first == b"HTTP/1.1 200 OK"
+        assert {b"X-A: 1", b"Content-Length: 2", b"Server: myxo"} < set(fields)
+        assert any(field.startswith(b"Date: ") for field in fields)
     assert await client.exactly(2) == b"/a"
 
 

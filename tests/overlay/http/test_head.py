@@ -32,7 +32,9 @@ values = (
     .map(bytes)
     .map(lambda value: value.strip(b" \t"))
 )
-MEANINGFUL = {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"te"}
+MEANINGFUL = {
+    *(b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"te", b"upgrade")
+}
 fields = st.tuples(tokens, values).filter(lambda field: field[0].lower() not in MEANINGFUL)
 targets = st.text("".join(map(chr, range(0x21, 0x7F))).replace("#", ""), max_size=20).map(
     lambda text: b"/" + text.encode()
@@ -107,7 +109,13 @@ REFUSED = {
     "CL over 63 bits": (request(b"Host: a", b"Content-Length: 9223372036854775808"), 400),
     "TE twice": (request(b"Host: a", *[b"Transfer-Encoding: chunked"] * 2), 400),
     "TE chunked twice": (request(b"Host: a", b"Transfer-Encoding: chunked, chunked"), 400),
-    "TE gzip": (request(b"Host: a", b"Transfer-Encoding: gzip, chunked"), 400),
+    "TE gzip": (request(b"Host: a", b"Transfer-Encoding: gzip"), 400),
+    "TE gzip and chunked": (request(b"Host: a", b"Transfer-Encoding: gzip, chunked"), 501),
+    "TE chunked and gzip": (request(b"Host: a", b"Transfer-Encoding: chunked, gzip"), 400),
+    "TE in two fields": (
+        request(b"Host: a", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"),
+        400,
+    ),
     "TE identity": (request(b"Host: a", b"Transfer-Encoding: identity"), 400),
     "TE unknown": (request(b"Host: a", b"Transfer-Encoding: xchunked"), 400),
     "TE with vertical tab": (request(b"Host: a", b"Transfer-Encoding: \x0bchunked"), 400),
@@ -133,7 +141,13 @@ REFUSED = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\n", 505),
     "lower-case version": (request(b"Host: a", line=b"GET / http/1.1"), 400),
     "long version": (request(b"Host: a", line=b"GET / HTTP/1.10"), 400),
-    "CONNECT": (request(b"Host: a", line=b"CONNECT a:443 HTTP/1.1"), 501),
+    "CONNECT without a port": (request(b"Host: a", line=b"CONNECT a HTTP/1.1"), 400),
+    "CONNECT to a path": (request(b"Host: a", line=b"CONNECT /a HTTP/1.1"), 400),
+    "CONNECT to a URL": (request(b"Host: a", line=b"CONNECT http://a:1/ HTTP/1.1"), 400),
+    "CONNECT with a body": (
+        request(b"Host: a", b"Content-Length: 1", line=b"CONNECT a:1 HTTP/1.1"),
+        400,
+    ),
     "long target": (request(b"Host: a", line=b"GET /%b HTTP/1.1" % (b"a" * 16384)), 414),
     "many fields": (request(b"Host: a", *[b"X: y"] * MAX_FIELDS), 431),
 }
@@ -163,6 +177,8 @@ TAKEN = {
     "star": (request(b"Host: a", line=b"OPTIONS * HTTP/1.1"), NO_BODY),
     "absolute": (request(b"Host: a", line=b"GET http://a:80/b?c HTTP/1.1"), NO_BODY),
     "absolute without path": (request(b"Host: a", line=b"GET http://a HTTP/1.1"), NO_BODY),
+    "CONNECT": (request(b"Host: a:443", line=b"CONNECT a:443 HTTP/1.1"), NO_BODY),
+    "CONNECT to IPv6": (request(b"Host: a", line=b"CONNECT [::1]:443 HTTP/1.1"), NO_BODY),
     "two slashes": (request(b"Host: a", line=b"GET //a/../b HTTP/1.1"), NO_BODY),
     "unknown method": (request(b"Host: a", line=b"BREW /pot HTTP/1.1"), NO_BODY),
     "bytes above ASCII in a value": (request(b"Host: a", b"X: \xe4\xff"), NO_BODY),
@@ -233,6 +249,38 @@ def test_who_keeps_the_connection(version: bytes, connection: bytes | None, kept
     assert parse_request_head(request(*lines, line=b"GET / HTTP/" + version)).keep_alive is kept
 
 
+def test_a_client_of_http_1_0_that_takes_us_for_a_proxy_is_not_kept() -> None:
+    kept = request(b"Connection: keep-alive", line=b"GET http://a/ HTTP/1.0")
+    assert not parse_request_head(kept).keep_alive
+
+
+@pytest.mark.parametrize(
+    ("lines", "upgrade"),
+    [
+        ([b"Connection: Upgrade", b"Upgrade: websocket"], b"websocket"),
+        ([b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b"], b"a/1, b"),
+        ([b"Upgrade: websocket"], b""),
+        ([b"Connection: upgrade"], b""),
+        ([b"Connection: upgrade", b"Upgrade: h2c"], b""),
+        ([b"Connection: upgrade", b"Upgrade: websocket, H2C"], b""),
+        ([b"Connection: upgrade", b"Upgrade: HTTP/2.0"], b""),
+        ([b"Connection: upgrade", b"Upgrade: TLS/1.3"], b""),
+        ([b"Connection: upgrade", b"Upgrade: a b"], b""),
+        ([b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 3"], b""),
+    ],
+)
+def test_what_may_be_switched_to(lines: list[bytes], upgrade: bytes) -> None:
+    assert parse_request_head(request(b"Host: a", *lines)).upgrade == upgrade
+
+
+@pytest.mark.parametrize(
+    ("te", "taken"),
+    [(b"trailers", True), (b"gzip;q=1, Trailers", True), (b"xtrailers", False), (b"", False)],
+)
+def test_trailers_are_taken_by_who_says_so(te: bytes, taken: bool) -> None:
+    assert parse_request_head(request(b"Host: a", b"TE: " + te)).takes_trailers is taken
+
+
 def test_hop_by_hop_fields_are_left_out() -> None:
     head = parse_request_head(
         request(
@@ -299,7 +347,6 @@ def stricter_than_h11(data: bytes) -> bool:
         or (b"content-length" in names and b"transfer-encoding" in names)
         or any(b"," in f for f in lower.split(b"\r\n") if f.startswith(b"content-length"))
         or version not in {b"HTTP/1.0", b"HTTP/1.1"}
-        or line.startswith(b"CONNECT ")
         or b"#" in target
         or not (target.startswith(b"/") or b"://" in target)
         or b"\x7f" in block  # h11 lets DEL and most controls pass in values

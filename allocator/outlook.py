@@ -4,16 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from allocator.instance import Instance
-from allocator.lifecycle import State
+from allocator.lifecycle import COMING, RESTING, State
 from overlay.names import ServiceName
-
-_COMING = frozenset(
-    {State.REQUESTED, State.PULLING, State.CREATING, State.STARTING, State.RESUMING}
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Outlook:
     """What a start would meet.
 
     Attributes:
@@ -29,16 +25,16 @@ class Standing:
     ahead: int
 
 
-def standing(
+def outlook(
     instances: Iterable[Instance], service: ServiceName, revision: int, resume_s: float
-) -> Standing:
+) -> Outlook:
     """Return what `instances`, all of a machine, have of a service; resuming takes `resume_s`."""
     everything = list(instances)
     mine = [i for i in everything if i.key == (service, revision) and not i.unwanted]
-    rests = any(i.state in {State.PAUSING, State.PAUSED} for i in mine)
-    return Standing(
+    rests = any(i.state in RESTING for i in mine)
+    return Outlook(
         ready=any(i.state is State.READY and i.load < i.spec.concurrency for i in mine),
-        starting=any(i.state in _COMING for i in mine),
+        starting=any(i.state in COMING for i in mine),
         resume_s=resume_s if rests else None,
-        ahead=sum(i.state in _COMING for i in everything),
+        ahead=sum(i.state in COMING for i in everything),
     )
