@@ -16,10 +16,10 @@ import structlog
 import trio
 
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged
 from overlay.http.head import RequestHead
+from overlay.http.seam import Client
 from overlay.view import InstanceView
 from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure, Hedge
@@ -104,7 +104,7 @@ class Attempts:
     def __init__(
         self,
         parts: Parts,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         decision: Decision,
         traffic: Traffic,

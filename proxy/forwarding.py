@@ -17,11 +17,11 @@ from math import inf
 import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
-from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
+from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -89,7 +89,7 @@ class Forwarder:
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         begun: Callable[[Decision], None],
         origin: Origin,
@@ -132,7 +132,7 @@ class Forwarder:
 
     async def _attempted(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -211,7 +211,7 @@ class Forwarder:
 
     async def _send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -309,7 +309,7 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             road.under_way.discard(scope)
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from overlay.http.connection import ServerConnection
 from overlay.http.errors import ClientGone
 from overlay.http.exchange import Exchanged
+from overlay.http.seam import Client
 from overlay.view import InstanceView
 
 Sent = Callable[[InstanceView, Callable[[], None]], Awaitable[Exchanged]]
@@ -31,7 +31,7 @@ class Race:
         lost: what an attempt may raise that leaves the client to the other one.
     """
 
-    def __init__(self, client: ServerConnection, lost: tuple[type[Exception], ...]) -> None:
+    def __init__(self, client: Client, lost: tuple[type[Exception], ...]) -> None:
         self._client = client
         self._lost = lost
         self._running: set[trio.CancelScope] = set()

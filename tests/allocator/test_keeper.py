@@ -16,6 +16,7 @@ from allocator.testing import FakeMachine, open_fake_machine
 from allocator.testing_instances import HELLO, Lab, revision
 from overlay.names import PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
+from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
 from overlay.view import InstanceView
 

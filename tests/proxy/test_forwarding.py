@@ -273,7 +273,7 @@ async def serve_client(
             try:
                 await forwarder.forward(client, head, lambda *_: None, origin())
             except RequestRefused as exc:
-                await refuse(client, exc)
+                await refuse(client, head, exc)
     except BadRequest as exc:
         await client.refuse(exc)
     except (ClientGone, ResponseCut):
