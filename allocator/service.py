@@ -31,6 +31,7 @@ from allocator.runtime import Capacity, Runtime
 from allocator.runtimes import open_runtimes
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
+from allocator.tunnels import TunnelDoor
 from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
@@ -49,6 +50,7 @@ from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import PeerRecord, Role
 from overlay.settings import split_address
+from overlay.tunnel import TARGET as TUNNEL_TARGET
 
 DEFAULT_METRICS_ADDR = ":9101"
 
@@ -119,6 +121,9 @@ class _Daemon:
             lambda: allowed_keys(settings.admin),
             self.policy.rules,
         )
+        docker = self.runtimes.get("docker")
+        if isinstance(docker, DockerRuntime):
+            docker.rests_on_name = policy.rests_on_name
         self.instances = Instances(
             self.runtimes,
             Ledger(self.limits, policy.quota),
@@ -152,6 +157,7 @@ class _Daemon:
             self.metrics,
         )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
+        gateway.own[TUNNEL_TARGET] = TunnelDoor(self.instances).serve
         if self.images is not None:
             gateway.own[LAYERS_TARGET] = self.images.source.serve
         await nursery.start(gateway.serve, listener)
@@ -179,7 +185,7 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.services
+        self.instances.admitted = images.services.heard
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
         nursery.start_soon(images.run, self._tell_images)
