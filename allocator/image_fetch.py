@@ -1,13 +1,13 @@
 """An image that is not here: from the nearest peers or from its registry, whichever is sooner.
 
-If one way fails the other is tried. However many instances need an image, it is fetched once. A
-fetch ends with the engine saying that it has the very image that the revision names.
+If one way fails the other is tried. Of those who want an image at the same time one fetches it; the
+others have what it gets, or, if their services say of the image what its service says, its failure.
+A fetch ends with the engine saying that it has the very image that the revision names.
 """
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,35 +17,31 @@ import trio
 
 from allocator.errors import AllocatorError, ImageMissing, Refused
 from allocator.image_disk import lack_of_room
-from allocator.image_layers import LayerFiles, remove_old
+from allocator.image_layers import KEPT_S, LayerFiles, remove_old
 from allocator.image_messages import ImageReply
-from allocator.image_peers import PeerFetch, Progress, Read, holders
+from allocator.image_peers import PeerFetch, Read, holders
 from allocator.image_plan import Rates
+from allocator.image_progress import Progress, Transfers
+from allocator.image_registry import Pulls, pull_pushed
 from allocator.image_shelf import Shelf
+from allocator.image_turns import FetchTurns
 from overlay.allocation import AllocationRefusal
 from overlay.names import Digest, PeerId
 from overlay.spec import Image
-
-FETCHES_AT_ONCE = 2
-"""More share the same line and disk, and each then comes later."""
 
 ASK_NAMED = 8
 ASK_UNNAMED = 4
 """A record names the newest images only, and a fresh one may be in none yet."""
 
-TELL_S = 2.0
+SWEEP_S = 600.0
+"""Between looks for what fetches that failed left."""
+
 GUESSED_BYTES = 100 * 1024 * 1024
 """Of an image whose revision does not say."""
 
+_ONLY_BY_NAME = "this machine's policy lets it run for its name alone, so only its registry will do"
+
 log = structlog.get_logger()
-
-
-class Pulls(Protocol):
-    """What a pull needs of the engine."""
-
-    async def pull(self, reference: str, told: Callable[[int], None]) -> Digest:
-        """Pull an image from its registry; return its config's digest."""
-        ...
 
 
 class Images(Pulls, Protocol):
@@ -53,6 +49,10 @@ class Images(Pulls, Protocol):
 
     async def size_bytes(self, image: Digest) -> int | None:
         """Return how large an image is; None if it is not there."""
+        ...
+
+    async def repo_digests(self, image: Digest) -> Collection[str]:
+        """Return the `NAME@sha256:…`s that it pulled or pushed an image by."""
         ...
 
     async def held_layers(self) -> list[tuple[Digest, ...]]:
@@ -66,31 +66,6 @@ class Images(Pulls, Protocol):
     async def load(self, pieces: Iterable[bytes]) -> None:
         """Take an archive in."""
         ...
-
-
-async def pull_pushed(engine: Pulls, image: Image, told: Callable[[int], None]) -> None:
-    """Pull an image by the digest that it was pushed under.
-
-    Args:
-        engine: pulls it.
-        image: what a revision names.
-        told: called with the bytes so far.
-
-    Raises:
-        ImageMissing: it was pushed nowhere, cannot be pulled, or is another image.
-    """
-    named = f"{image.reference} ({image.config_digest[:19]}…)"
-    if image.repo_digest is None:
-        raise ImageMissing(f"{named} is not on this machine and was pushed to no registry")
-    log.info("image.pull", image=image.reference, digest=image.repo_digest)
-    try:
-        found = await engine.pull(image.repo_digest, told)
-    except ImageMissing as exc:
-        raise ImageMissing(f"{named} is not here and cannot be pulled: {exc}") from exc
-    if found != image.config_digest:
-        raise ImageMissing(
-            f"{image.repo_digest} is {found}, not {image.config_digest}, which the service names"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +105,9 @@ class ImageFetcher:
         shelf: notes what was fetched.
         folder: where layers are put while they come.
         fetched: called with the way and the bytes of each fetch.
+
+    Attributes:
+        rates: how fast images came lately.
     """
 
     def __init__(
@@ -145,51 +123,62 @@ class ImageFetcher:
         self._shelf = shelf
         self._folder = folder
         self._fetched = fetched
-        self._rates = Rates()
-        self._at_once = trio.Semaphore(FETCHES_AT_ONCE)
-        self._under_way: dict[Digest, trio.Event] = {}
-        self._progress: dict[Digest, Progress] = {}
+        self.rates = Rates()
+        self._turns = FetchTurns()
+        self._under_way: dict[Digest, _Fetch] = {}
+        self._transfers = Transfers()
 
     def status(self) -> list[dict[str, Any]]:
         """Return how far each fetch is."""
-        now = trio.current_time()
-        return [
-            {
-                "image": p.reference,
-                "digest": digest,
-                "bytes": p.done_bytes,
-                "total_bytes": p.total_bytes,
-                "bytes_per_s": round(p.done_bytes / max(now - p.begun, 1e-3)),
-                "from": list(p.sources),
-            }
-            for digest, p in self._progress.items()
-        ]
+        return self._transfers.status()
 
-    async def fetch(self, image: Image) -> None:
+    async def run(self) -> None:
+        """Remove what failed fetches left and nobody came for, until cancelled."""
+        while True:
+            await self._sweep(KEPT_S)
+            await trio.sleep(SWEEP_S)
+
+    async def fetch(self, image: Image, owner: PeerId, *, by_name: bool = False) -> None:
         """Return when the engine has an image.
+
+        Args:
+            image: what a service of `owner` names.
+            owner: who takes turns with others.
+            by_name: the engine has to pull it from its registry, whoever else has it.
 
         Raises:
             ImageMissing: it cannot be fetched; says what was tried.
-            Refused: there is no room on the disk.
+            Refused: there is no room on the disk, or others have to go before it.
             RuntimeDown: the engine does not answer.
         """
         digest = image.config_digest
-        while (ended := self._under_way.get(digest)) is not None:
-            await ended.wait()
-            if await self._engine.size_bytes(digest) is not None:
+        while (other := self._under_way.get(digest)) is not None:
+            await other.ended.wait()
+            if await self._is_here(image, by_name=by_name):
                 return
-        ended = self._under_way[digest] = trio.Event()
+            if other.failure is not None and (other.image, other.by_name) == (image, by_name):
+                raise Refused(other.failure.code, str(other.failure)) from other.failure
+        mine = self._under_way[digest] = _Fetch(image, by_name)
         try:
-            async with self._at_once:
-                await self._fetch(image)
+            async with self._turns.turn(owner, image.size_bytes or GUESSED_BYTES):
+                await self._fetch(image, by_name=by_name)
+        except AllocatorError as exc:
+            mine.failure = exc
+            raise
         finally:
             del self._under_way[digest]
-            ended.set()
+            mine.ended.set()
 
-    async def _fetch(self, image: Image) -> None:
+    async def _is_here(self, image: Image, *, by_name: bool) -> bool:
+        if by_name:
+            return image.repo_digest in await self._engine.repo_digests(image.config_digest)
+        return await self._engine.size_bytes(image.config_digest) is not None
+
+    async def _fetch(self, image: Image, *, by_name: bool) -> None:
         await self._shelf.make_room(image.size_bytes or 0, image.config_digest)
-        await self._check_room(image.size_bytes or 0)
-        near = await self._have_it(image)
+        await self._check_room(image.config_digest, image.size_bytes or 0)
+        was_here = await self._engine.size_bytes(image.config_digest) is not None
+        near = [] if by_name else await self._have_it(image)
         size = image.size_bytes or GUESSED_BYTES
         ways: list[tuple[str, Callable[[Progress], Awaitable[None]]]] = []
         if near:
@@ -197,9 +186,9 @@ class ImageFetcher:
             ways.append(("peers", lambda told: self._from_peers(image, peers, told)))
         if image.repo_digest is not None:
             ways.append(("registry", lambda told: self._from_registry(image, told)))
-        if near and not self._rates.peers_first(size, near[0].rtt_s):
+        if near and not self.rates.peers_first(size, near[0].rtt_s):
             ways.reverse()
-        failures = [] if near else ["no machine near has it"]
+        failures = [] if near else [_ONLY_BY_NAME if by_name else "no machine near has it"]
         if image.repo_digest is None:
             failures.append("it was pushed to no registry")
         for way, fetch in ways:
@@ -209,7 +198,8 @@ class ImageFetcher:
                 failures.append(str(exc))
                 log.warning("image.way_failed", image=image.reference, way=way, error=str(exc))
             else:
-                await self._shelf.took(image.config_digest)
+                if not was_here:
+                    await self._shelf.took(image.config_digest)
                 return
         raise ImageMissing(
             f"{image.reference} ({image.config_digest[:19]}…) is not on this machine and could "
@@ -219,14 +209,14 @@ class ImageFetcher:
     async def _by(
         self, way: str, fetch: Callable[[Progress], Awaitable[None]], image: Image
     ) -> None:
-        async with self._followed(image, way) as progress:
+        async with self._transfers.followed(image, way) as progress:
             await fetch(progress)
         if await self._engine.size_bytes(image.config_digest) is None:
             raise ImageMissing(f"the engine took in another image than {image.config_digest}")
         seconds = trio.current_time() - progress.begun
         by_peers = way == "peers"
         if progress.done_bytes:
-            self._rates.measured(peers=by_peers, size_bytes=progress.done_bytes, seconds=seconds)
+            self.rates.measured(peers=by_peers, size_bytes=progress.done_bytes, seconds=seconds)
         self._fetched(way, progress.done_bytes)
         log.info(
             "image.fetched",
@@ -239,9 +229,7 @@ class ImageFetcher:
 
     async def _from_peers(self, image: Image, peers: Sequence[PeerId], progress: Progress) -> None:
         digest = image.config_digest
-        await trio.to_thread.run_sync(remove_old, self._folder)
-        files = LayerFiles(self._folder / digest.removeprefix("sha256:"))
-
+        files = LayerFiles(self._folder / _named(digest))
         fetch = PeerFetch(
             digest,
             image.size_bytes,
@@ -249,7 +237,7 @@ class ImageFetcher:
             files,
             partial(self._peers.ask, image=digest),
             self._peers.read,
-            self._check_room,
+            partial(self._check_room, digest),
             progress,
         )
         await fetch.run(peers)
@@ -259,8 +247,8 @@ class ImageFetcher:
     async def _from_registry(self, image: Image, progress: Progress) -> None:
         progress.sources.append((image.repo_digest or "").partition("/")[0])
 
-        def told(count: int) -> None:
-            progress.done_bytes = count
+        def told(done_bytes: int, total_bytes: int) -> None:
+            progress.done_bytes, progress.total_bytes = done_bytes, total_bytes
 
         await pull_pushed(self._engine, image, told)
 
@@ -273,48 +261,39 @@ class ImageFetcher:
         found = await holders(partial(self._peers.ask, image=digest), named, unnamed)
         return [n for n in near if n.peer in found]
 
-    async def _check_room(self, size_bytes: int) -> None:
-        """Raise if layers of so many bytes do not fit, once here and once in the engine."""
+    async def _check_room(self, image: Digest, size_bytes: int) -> None:
+        """Raise if layers of so many bytes do not fit beside what is coming of other images."""
+        coming_bytes = size_bytes + self._transfers.outstanding_bytes(image)
+        reason = await self._lack(coming_bytes)
+        if reason:
+            await self._sweep(0.0)
+            reason = await self._lack(coming_bytes)
+        if reason:
+            raise Refused(AllocationRefusal.NO_ROOM, reason)
+
+    async def _lack(self, size_bytes: int) -> str:
+        """Return why so many bytes have no room, once here and once in the engine."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         here = shutil.disk_usage(self._folder).free
         there = await self._engine.free_bytes()
         same = there is not None and abs(there - here) < size_bytes + 2**20
         reason = lack_of_room(here, size_bytes * (2 if same else 1))
-        if not reason and there is not None:
-            reason = lack_of_room(there, size_bytes)
-        if reason:
-            raise Refused(AllocationRefusal.NO_ROOM, reason)
+        return reason or ("" if there is None else lack_of_room(there, size_bytes))
 
-    @asynccontextmanager
-    async def _followed(self, image: Image, way: str) -> AsyncIterator[Progress]:
-        """Show how far a fetch is while the block runs; its errors pass unwrapped."""
-        progress = Progress(image.reference, trio.current_time())
-        self._progress[image.config_digest] = progress
-        failure: AllocatorError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_tell, progress, way)
-                try:
-                    yield progress
-                except AllocatorError as exc:
-                    failure = exc
-                nursery.cancel_scope.cancel()
-        finally:
-            del self._progress[image.config_digest]
-        if failure is not None:
-            raise failure
+    async def _sweep(self, kept_s: float) -> None:
+        """Remove what fetches left that are over for so long."""
+        busy = {_named(digest) for digest in self._under_way}
+        await trio.to_thread.run_sync(remove_old, self._folder, kept_s, busy)
 
 
-async def _tell(progress: Progress, way: str) -> None:
-    before = 0
-    while True:
-        await trio.sleep(TELL_S)
-        log.info(
-            "image.fetching",
-            image=progress.reference,
-            way=way,
-            bytes=progress.done_bytes,
-            total_bytes=progress.total_bytes,
-            bytes_per_s=round((progress.done_bytes - before) / TELL_S),
-        )
-        before = progress.done_bytes
+@dataclass(slots=True)
+class _Fetch:
+    image: Image
+    by_name: bool
+    ended: trio.Event = field(default_factory=trio.Event)
+    failure: AllocatorError | None = None
+
+
+def _named(image: Digest) -> str:
+    """Return what the folder of an image is called."""
+    return image.removeprefix("sha256:")

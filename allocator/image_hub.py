@@ -1,19 +1,27 @@
 """Everything of an allocator that has to do with images, put together."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import trio
+
+from allocator.allowed import allowed_keys
 from allocator.containers import MIB
 from allocator.image_engine import DockerImages
 from allocator.image_fetch import ImageFetcher
 from allocator.image_network import ImageNetwork
+from allocator.image_rights import ImageRights
+from allocator.image_services import ImageServices
+from allocator.image_sharing import Sharing, told
 from allocator.image_shelf import Shelf
 from allocator.image_source import ImageSource
 from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from allocator.settings import AllocatorSettings
 from overlay.definitions import Definitions
+from overlay.names import Digest
 from overlay.node import Node
 
 
@@ -22,16 +30,27 @@ class ImageHub:
     """Fetches images for this machine's instances, and hands on those that it has.
 
     Attributes:
-        network: asks other machines, and judges who asks here.
+        services: say which services name which image.
         shelf: what was fetched, and goes.
         fetcher: brings an image to the engine.
         source: gives one to others.
     """
 
-    network: ImageNetwork
+    services: ImageServices
     shelf: Shelf
     fetcher: ImageFetcher
     source: ImageSource
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Look after what was fetched, and call `changed` when others may hear of other images."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.shelf.run)
+            nursery.start_soon(self.fetcher.run)
+            nursery.start_soon(self.services.run, changed)
+
+    def told(self, held: Iterable[Digest]) -> tuple[Digest, ...]:
+        """Return which of the images that are here others hear of."""
+        return told(held, self.services.registered(), self.shelf.images)
 
     def status(self) -> dict[str, Any]:
         """Return what `myxo status` shows."""
@@ -49,23 +68,29 @@ def open_images(
     instances: Instances,
     metrics: AllocatorMetrics,
 ) -> ImageHub:
-    """Return the images' part of an allocator; its shelf's `run` is the caller's to run."""
+    """Return the images' part of an allocator; its `run` is the caller's to run."""
     folder = settings.state_dir / "images" / node.peer_id
     engine = DockerImages()
-    network = ImageNetwork(node, definitions)
+    services = ImageServices(definitions)
     shelf = Shelf(
         engine,
         folder / "fetched.json",
         settings.image_disk_mib * MIB,
         in_use=instances.images,
-        registered=network.registered,
+        registered=services.registered,
     )
+
+    def sharing() -> Sharing:
+        return Sharing(shelf.images, allowed_keys(settings.admin), settings.share_any_image)
+
+    network = ImageNetwork(node, services)
     fetcher = ImageFetcher(engine, network, shelf, folder / "coming", metrics.image_bytes)
     source = ImageSource(
         engine,
-        network.named,
+        ImageRights(definitions, services, sharing).named,
         folder / "saved",
         settings.image_cache_mib * MIB,
         partial(metrics.image_bytes, "sent"),
+        who=network.who,
     )
-    return ImageHub(network, shelf, fetcher, source)
+    return ImageHub(services, shelf, fetcher, source)

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Collection
 from pathlib import Path
 
 import trio
@@ -98,9 +98,14 @@ class GrowingLayer:
         self.size_bytes += len(piece)
 
 
-def remove_old(folder: Path) -> None:
-    """Remove what tries that are long over left in `folder`; blocks."""
-    oldest = time.time() - KEPT_S
+def remove_old(folder: Path, kept_s: float, busy: Collection[str]) -> None:
+    """Remove what tries left that are over for `kept_s`, but none in `busy`; blocks."""
+    oldest = time.time() - kept_s
     for each in folder.iterdir() if folder.exists() else ():
-        if each.stat().st_mtime < oldest:
+        if each.name not in busy and _changed_at(each) <= oldest:
             shutil.rmtree(each, ignore_errors=True)
+
+
+def _changed_at(folder: Path) -> float:
+    """Return when a file in a folder last grew, or one came or went."""
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

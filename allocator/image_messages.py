@@ -41,6 +41,7 @@ class ImageRefusal(StrEnum):
 
     ABSENT = "absent"
     UNKNOWN_SERVICE = "unknown_service"
+    NOT_SHARED = "not_shared"
     TOO_LARGE = "too_large"
     NO_ROOM = "no_room"
     BUSY = "busy"

@@ -18,6 +18,7 @@ from allocator.image_archive import written_archive
 from allocator.image_layers import LayerFiles
 from allocator.image_messages import ImageReply, layer_target
 from allocator.image_plan import ImageWrong, Plan, check_sizes, diff_ids, lacking
+from allocator.image_progress import Progress
 from overlay.calls import CallRefused
 from overlay.errors import MyxoError, PeerUnreachable
 from overlay.names import Digest, PeerId
@@ -58,22 +59,6 @@ Read = Callable[[PeerId, bytes, int, int], AsyncGenerator[bytes, None]]
 """Reads a layer from a peer's gateway; see `ImageRoad.read`."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a fetch is.
-
-    Attributes:
-        total_bytes: 0 until it is known.
-        sources: who gives, or the registry.
-    """
-
-    reference: str
-    begun: float
-    done_bytes: int = 0
-    total_bytes: int = 0
-    sources: list[str] = field(default_factory=list)
-
-
 class _TooSlow(PeerUnreachable):
     """A source gives less than is worth waiting for."""
 
@@ -106,13 +91,14 @@ class PeerFetch:
     _news: trio.Event = field(default_factory=trio.Event)
     _refused: Refused | None = None
     _giving: int = 0
+    _room_for: int = -1
 
     async def run(self, peers: Sequence[PeerId]) -> None:
         """Return when every layer is here.
 
         Raises:
             ImageMissing: no peer, or none that keeps its word; says what each did.
-        Refused: there is no room for it here.
+            Refused: there is no room for it here.
         """
         async with trio.open_nursery() as nursery:
             for number, peer in enumerate(peers[:MAX_SOURCES]):
@@ -160,8 +146,7 @@ class PeerFetch:
         wanted = lacking(layers, self.held)
         stated = {layer.diff_id: layer.size_bytes for layer in reply.layers}
         sizes = check_sizes(wanted, stated, self.size_bytes)
-        if self.plan is None:
-            await self.check_room(sum(sizes.values()))
+        await self._insist_on_room(sum(sizes.values()))
         if self.plan is None:
             self.config, self.layers = reply.config, layers
             largest_first = sorted(wanted, key=lambda layer: -sizes[layer])
@@ -172,6 +157,12 @@ class PeerFetch:
                     self.plan.finish(layer)
                     self.progress.done_bytes += sizes[layer]
         return sizes
+
+    async def _insist_on_room(self, size_bytes: int) -> None:
+        """See that there is room for what a source states, if none stated as much before."""
+        if size_bytes > self._room_for:
+            await self.check_room(size_bytes)
+            self._room_for = max(self._room_for, size_bytes)
 
     async def _give(self, peer: PeerId, sizes: dict[Digest, int]) -> None:
         """Take one layer after the other from a source until all are here."""

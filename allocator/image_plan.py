@@ -44,6 +44,12 @@ RATE_ALPHA = 0.3
 LEAST_RATE = 1e4
 
 
+WHOLE_S = 60.0
+WHOLE_RATE = 128 * 1024
+WHOLE_MOST_S = 3600.0
+"""A fetch may take so long, and as long as its bytes take at this rate, but no longer than anybody
+waits for a service."""
+
 _UNKNOWN = PeerId("an earlier try")
 
 
@@ -123,6 +129,11 @@ def check_sizes(
 def expected_s(size_bytes: int, rate: float, rtt_s: float) -> float:
     """Return how long a transfer takes: two round trips to begin, then the bytes."""
     return 2 * rtt_s + size_bytes / max(rate, LEAST_RATE)
+
+
+def most_s(size_bytes: int) -> float:
+    """Return how long the fetch of an image may take in all."""
+    return min(WHOLE_MOST_S, WHOLE_S + size_bytes / WHOLE_RATE)
 
 
 @dataclass(slots=True)

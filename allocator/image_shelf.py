@@ -81,6 +81,11 @@ class Shelf:
         """What was fetched and is still there."""
         return sum(each.size_bytes for each in self._fetched.values())
 
+    @property
+    def images(self) -> Collection[Digest]:
+        """What was fetched."""
+        return self._fetched.keys()
+
     async def run(self) -> None:
         """Note what is in use, until cancelled."""
         while True:

@@ -1,10 +1,12 @@
 """Handing images on to other allocators: saved once, read in ranges, within bounds.
 
-Only images of registered services are handed on: the asker shows the owner's signed revision, and
-it has to be what the name means here or newer. An image is saved to disk when it is first asked for
-and kept for others who ask soon; what is kept is bounded, the least lately read goes first. Bytes
-go out as fast as each reader takes them, a piece in turn, to so many readers at once and to one
-peer not faster than `PEER_RATE` once it has had `PEER_BURST`.
+Only images of registered services are handed on: the asker shows the owner's signed revision, it
+has to be what the name means here or newer, and the image one that others may have. An image is
+saved to disk when it is first asked for and kept for others who ask soon; what is kept is bounded,
+the least lately read goes first. Bytes go out as fast as each reader takes them, a piece in turn,
+to so many readers at once and to one peer not faster than `PEER_RATE` once it has had `PEER_BURST`.
+Who takes none is cut off. One peer is one, whichever way it comes: by TLS, where its key is known,
+or by the overlay, where its id is.
 """
 
 import re
@@ -13,6 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +35,7 @@ from allocator.image_messages import (
 from allocator.image_plan import ImageWrong
 from overlay.calls import CallRefused
 from overlay.http.connection import ServerConnection
+from overlay.http.errors import ClientGone
 from overlay.http.head import BodyKind, Field, Framing, RequestHead, get
 from overlay.names import Digest, PeerId
 from overlay.pacing import Buckets
@@ -47,6 +51,16 @@ PEER_RATE_MIB_S = 32.0
 SAVES_AT_ONCE = 1
 MAX_WAITING_SAVES = 8
 """A save reads and writes the whole image; who finds more than these waiting asks another peer."""
+
+MAX_SAVES_PER_PEER = 2
+"""Under way or waiting for their turn: as many as a peer fetches at once."""
+
+SAVES_BURST = 64
+SAVES_PER_S = 0.1
+"""Saves of one peer: a new machine may want all that there is, and nobody so all the time."""
+
+SEND_STALL_S = 40.0
+"""For a piece of 1 MiB: longer than it takes at the least rate that a fetch puts up with."""
 
 _OK, _PARTIAL, _NOT_FOUND, _BAD_RANGE, _BUSY = 200, 206, 404, 416, 503
 _RANGE = re.compile(rb"bytes=(\d{1,15})-")
@@ -76,6 +90,7 @@ class _Saved:
 
 @dataclass(slots=True)
 class _Saving:
+    peer: PeerId
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -88,6 +103,7 @@ class ImageSource:
         folder: where archives are kept; emptied first.
         bound_bytes: of what is kept there; 0 hands nothing on.
         sent: called with each count of bytes that went out.
+        who: returns the peer that a gateway's caller is.
     """
 
     def __init__(
@@ -97,17 +113,20 @@ class ImageSource:
         folder: Path,
         bound_bytes: int,
         sent: Callable[[int], None] = lambda _: None,
+        who: Callable[[str], str] = str,
     ) -> None:
         self._engine = engine
         self._named = named
         self._folder = folder
         self._bound_bytes = bound_bytes
         self._sent = sent
+        self._who = who
         self._saved: OrderedDict[Digest, _Saved] = OrderedDict()
         self._saving: dict[Digest, _Saving] = {}
         self._saves = trio.Semaphore(SAVES_AT_ONCE)
         self._readers: Counter[str] = Counter()
         self._pace: Buckets[str] = Buckets()
+        self._save_pace: Buckets[PeerId] = Buckets()
         shutil.rmtree(folder, ignore_errors=True)
 
     @property
@@ -132,7 +151,7 @@ class ImageSource:
                 )
             if not request.prepare:
                 return ImageReply(size_bytes=size)
-            saved = await self._prepared(image, size)
+            saved = await self._prepared(image, size, peer)
         except (AllocatorError, ImageWrong, OSError) as exc:
             raise CallRefused(ImageRefusal.FAILED, str(exc)) from exc
         layers = (
@@ -142,6 +161,7 @@ class ImageSource:
 
     async def serve(self, client: ServerConnection, head: RequestHead, caller: str) -> None:
         """Answer one read of a layer."""
+        caller = self._who(caller)
         names = parse_layer_target(head.target)
         saved = None if names is None or head.method != b"GET" else self._saved.get(names[0])
         place = None if saved is None or names is None else saved.archive.layers.get(names[1])
@@ -188,24 +208,32 @@ class ImageSource:
                 status, reason, fields, framing, b"", trailers=None if left else ()
             )
             while left:
-                now = trio.current_time()
-                wait_s = self._pace.take(caller, now, rate=PEER_RATE_MIB_S, burst=PEER_BURST_MIB)
-                if wait_s:
-                    await trio.sleep(wait_s)
+                await self._paced(caller)
                 piece = await file.read(min(PIECE_BYTES, left))
                 left -= len(piece)
-                await client.send_body(piece, trailers=None if left else ())
+                with trio.move_on_after(SEND_STALL_S) as patience:
+                    await client.send_body(piece, trailers=None if left else ())
+                if patience.cancelled_caught:
+                    raise ClientGone(f"{caller} takes nothing")
                 self._sent(len(piece))
 
-    async def _prepared(self, image: Digest, size: int) -> _Saved:
+    async def _paced(self, caller: str) -> None:
+        """Wait until one more piece is within the caller's rate."""
+        pace = partial(self._pace.take, caller, rate=PEER_RATE_MIB_S, burst=PEER_BURST_MIB)
+        while True:
+            wait_s = pace(trio.current_time())
+            if not wait_s:
+                return
+            await trio.sleep(wait_s)
+
+    async def _prepared(self, image: Digest, size: int, peer: PeerId) -> _Saved:
         while (saving := self._saving.get(image)) is not None:
             await saving.ended.wait()
         if (saved := self._saved.get(image)) is not None:
             self._saved.move_to_end(image)
             return saved
-        if len(self._saving) >= MAX_WAITING_SAVES:
-            raise CallRefused(ImageRefusal.BUSY, "too many images are being prepared here")
-        saving = self._saving[image] = _Saving()
+        self._insist_on_turn(peer)
+        saving = self._saving[image] = _Saving(peer)
         try:
             async with self._saves:
                 saved = self._saved[image] = await self._save(image, size)
@@ -213,6 +241,15 @@ class ImageSource:
         finally:
             del self._saving[image]
             saving.ended.set()
+
+    def _insist_on_turn(self, peer: PeerId) -> None:
+        """Refuse a save that is too many, of all or of one peer."""
+        if len(self._saving) >= MAX_WAITING_SAVES:
+            raise CallRefused(ImageRefusal.BUSY, "too many images are being prepared here")
+        own = sum(saving.peer == peer for saving in self._saving.values())
+        pace = partial(self._save_pace.take, rate=SAVES_PER_S, burst=SAVES_BURST)
+        if own >= MAX_SAVES_PER_PEER or pace(peer, trio.current_time()):
+            raise CallRefused(ImageRefusal.BUSY, "this peer had too many images prepared here")
 
     async def _save(self, image: Digest, size: int) -> _Saved:
         self._make_room(size)

@@ -1,4 +1,4 @@
-"""Which images the engine has, followed by its events: others ask first where an image is."""
+"""Which images the engine has, followed by its events."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,10 +12,12 @@ from docker.errors import APIError
 from allocator.engine import CUT, close_stream, open_client, say
 from allocator.errors import RuntimeDown
 from overlay.names import Digest
-from overlay.records import MAX_IMAGES
 
 RETRY_S = 5.0
 """Between looks for an engine that is down; the runtime itself says that it is."""
+
+MAX_FOLLOWED = 4096
+"""The newest of them; an engine with more is somebody's build machine."""
 
 _CHANGES = ["pull", "load", "import", "tag", "untag", "delete"]
 """What the engine calls the ways in which an image comes or goes; a build ends in a tag."""
@@ -54,4 +56,4 @@ def _pump(take: Take, opened: Callable[[Any], None]) -> None:
 
 
 def _listed(client: docker.APIClient) -> tuple[Digest, ...]:
-    return tuple(Digest(i["Id"]) for i in client.images()[:MAX_IMAGES])
+    return tuple(Digest(i["Id"]) for i in client.images()[:MAX_FOLLOWED])

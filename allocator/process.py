@@ -46,7 +46,6 @@ from allocator.runtime import (
     Running,
 )
 from overlay.names import InstanceId
-from overlay.spec import Image
 
 LOOK_S = 5.0
 KILL_TIMEOUT_S = 2.0
@@ -142,9 +141,9 @@ class ProcessRuntime:
         self._processes[launch.id] = Process(state, cpus, launch.proxy_port)
         write_state(self._state(state.id), state)
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Refuse: processes have no images."""
-        raise ImageMissing(f"{image.reference} is an image, and this runtime runs commands")
+        raise ImageMissing(f"{launch.service} has an image, and this runtime runs commands")
 
     async def start(self, instance: InstanceId) -> str:
         """Run the command; return the address that it was told to listen on."""

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import trio
 
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
-from overlay.spec import Image, ServiceSpec
+from overlay.spec import ServiceSpec
 
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16 * 1024
@@ -150,8 +150,8 @@ class Runtime(Protocol):
         """
         ...
 
-    async def pull(self, image: Image) -> None:
-        """Fetch the image from where it was pushed, and check that it is the one that is meant.
+    async def pull(self, launch: Launch) -> None:
+        """Fetch the image of an instance, and check that it is the one that is meant.
 
         Raises:
             ImageMissing: it was pushed nowhere, cannot be fetched, or is another image.

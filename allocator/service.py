@@ -31,6 +31,7 @@ from allocator.runtime import Capacity, Runtime
 from allocator.runtimes import open_runtimes
 from allocator.settings import AllocatorSettings
 from allocator.standby import Bounds
+from allocator.tunnels import TunnelDoor
 from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
@@ -44,11 +45,12 @@ from overlay.definitions import Definitions
 from overlay.http.carried import HTTP_PROTOCOL
 from overlay.labels import parse_labels
 from overlay.listeners import listen_near, port_of
-from overlay.names import PeerId, ServiceName
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import PeerRecord, Role
 from overlay.settings import split_address
+from overlay.tunnel import TARGET as TUNNEL_TARGET
 
 DEFAULT_METRICS_ADDR = ":9101"
 
@@ -119,6 +121,9 @@ class _Daemon:
             lambda: allowed_keys(settings.admin),
             self.policy.rules,
         )
+        docker = self.runtimes.get("docker")
+        if isinstance(docker, DockerRuntime):
+            docker.rests_on_name = policy.rests_on_name
         self.instances = Instances(
             self.runtimes,
             Ledger(self.limits, policy.quota),
@@ -152,6 +157,7 @@ class _Daemon:
             self.metrics,
         )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
+        gateway.own[TUNNEL_TARGET] = TunnelDoor(self.instances).serve
         if self.images is not None:
             gateway.own[LAYERS_TARGET] = self.images.source.serve
         await nursery.start(gateway.serve, listener)
@@ -179,10 +185,10 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.network
+        self.instances.admitted = images.services.heard
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
-        nursery.start_soon(images.shelf.run)
+        nursery.start_soon(images.run, self._tell_images)
 
     async def _follow_health(self, runtime: Runtime) -> None:
         while True:
@@ -202,9 +208,19 @@ class _Daemon:
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,
-            images=tuple(d for r in self.runtimes.values() for d in r.health().images),
+            images=self._told_images(),
             labels=parse_labels(self.settings.labels),
         )
+
+    def _told_images(self) -> tuple[Digest, ...]:
+        """Return the images that others hear of."""
+        held = (image for runtime in self.runtimes.values() for image in runtime.health().images)
+        return () if self.images is None else self.images.told(held)
+
+    def _tell_images(self) -> None:
+        """Publish what others hear of images if that is something else now."""
+        if self._told_images() != self.node.record.images:
+            self._room_change.set()
 
     def _capacity(self) -> Capacity:
         """Return the engine's machine where there is one, else this one."""

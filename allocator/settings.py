@@ -61,6 +61,10 @@ class AllocatorSettings(NodeSettings):
     """MiB of disk for copies of images that other machines fetch from this one; larger ones are not
     handed on, with 0 none is."""
 
+    share_any_image: bool = False
+    """Hand on every image of the engine that a registered service names; else those only that Myxo
+    fetched itself or that a service of this machine's user, the admin or an allowed key names."""
+
     policy: Path | None = None
     """The operator's rules: who may have what run here. Without it `policy.toml` in the
     configuration directory, where there is one."""

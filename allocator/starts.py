@@ -68,7 +68,7 @@ class Starts:
                 raise
             self._register.advance(instance, Event.IMAGE_ABSENT)
             with flight.phase("image"):
-                await instance.runtime.pull(launch.spec.image)
+                await instance.runtime.pull(launch)
             self._register.advance(instance, Event.IMAGE_FETCHED)
             await self._launch(instance, launch, flight)
         with flight.phase("ready"):
@@ -121,7 +121,9 @@ class Starts:
             AllocatorError: it is not started.
         """
         begun = trio.current_time()
-        async with self._turns.turn(instance.id, instance.author, flight.caller):
+        async with self._turns.turn(
+            instance.id, instance.author, flight.caller, lambda: flight.waiting > 0
+        ):
             flight.add("queue", trio.current_time() - begun)
             with flight.phase("create"):
                 await instance.runtime.create(launch)

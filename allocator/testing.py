@@ -25,7 +25,6 @@ from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, Version, sign_record
 from overlay.signed import Signed
-from overlay.spec import Image
 
 _LOOPBACK = "127.0.0.1"
 
@@ -37,6 +36,8 @@ class FakeInstance:
     Attributes:
         awake: set while it is not paused.
         memory_mib: what it is found to use.
+        connections: open to it.
+        alone: set while there are none.
     """
 
     owner: str
@@ -48,6 +49,8 @@ class FakeInstance:
     paused: bool = False
     awake: trio.Event = field(default_factory=trio.Event)
     memory_mib: int = 8
+    connections: int = 0
+    alone: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -72,6 +75,7 @@ class FakeMachine:
         unpausable: why no instance can be paused; empty if each can.
         create_s, start_s, pull_s, pause_s, resume_s, remove_s: how long these take, in seconds.
         listens: whether instances really listen; off, tests run in virtual time.
+        keep_alive: whether they answer more than one request on a connection.
     """
 
     nursery: trio.Nursery
@@ -90,6 +94,7 @@ class FakeMachine:
     remove_s: float = 0.0
     unpausable: str = ""
     listens: bool = True
+    keep_alive: bool = False
 
 
 @asynccontextmanager
@@ -139,11 +144,12 @@ class FakeRuntime:
             raise ImageMissing(f"{image.reference} is not on this machine")
         self._machine.instances[launch.id] = FakeInstance(self._owner, launch)
 
-    async def pull(self, image: Image) -> None:
+    async def pull(self, launch: Launch) -> None:
         """Make the image be there, if it can be pulled."""
         await trio.sleep(self._machine.pull_s)
-        if image.config_digest not in self._machine.pullable:
-            raise ImageMissing(f"{image.reference} cannot be pulled")
+        image = launch.spec.image
+        if image is None or image.config_digest not in self._machine.pullable:
+            raise ImageMissing(f"the image of {launch.service} cannot be pulled")
         self._machine.absent.discard(image.config_digest)
 
     async def start(self, instance: InstanceId) -> str:
@@ -162,7 +168,7 @@ class FakeRuntime:
             _, code, *text = command.split(" ", 2)
             found.crash(int(code), "".join(text))
         elif command != "hang" and self._machine.listens:
-            found.address = await self._machine.nursery.start(_serve, found)
+            found.address = await self._machine.nursery.start(_serve, found, self._machine)
         return found.address
 
     async def pause(self, instance: InstanceId) -> None:
@@ -289,20 +295,36 @@ class FakePublisher:
 
 
 async def _serve(
-    instance: FakeInstance, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    instance: FakeInstance,
+    machine: FakeMachine,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     listeners = await trio.open_tcp_listeners(0, host=_LOOPBACK)
     port = int(listeners[0].socket.getsockname()[1])
     environment = instance_environment(instance.launch, port=port, proxy_ip=_LOOPBACK)
     body = "".join(f"{k}={v}\n" for k, v in environment.items()).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    lasts = "keep-alive" if machine.keep_alive else "close"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: {lasts}\r\n\r\n".encode()
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with stream:
-            with trio.move_on_after(5):
-                if await stream.receive_some():
-                    await instance.awake.wait()
-                    await stream.send_all(head + body)
+        instance.connections += 1
+        instance.alone = trio.Event()
+        try:
+            async with stream:
+                await converse(stream)
+        finally:
+            instance.connections -= 1
+            if not instance.connections:
+                instance.alone.set()
+
+    async def converse(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(5):
+            while await stream.receive_some():
+                await instance.awake.wait()
+                await stream.send_all(head + body)
+                if not machine.keep_alive:
+                    return
 
     with instance.scope:
         task_status.started(f"{_LOOPBACK}:{port}")

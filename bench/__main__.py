@@ -8,7 +8,20 @@ import re
 import sys
 from pathlib import Path
 
-from bench import bus, cold, distant, estimates, flood, many, nat, overlay, placement, up, warm
+from bench import (
+    bus,
+    cold,
+    distant,
+    estimates,
+    flood,
+    many,
+    nat,
+    overlay,
+    placement,
+    proxy,
+    up,
+    warm,
+)
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
 from bench.sim import report as sim
@@ -16,6 +29,7 @@ from bench.sim import report as sim
 ALL: dict[str, Measure] = {
     "cold": cold.measure,
     "warm": warm.measure,
+    "proxy": proxy.measure,
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,

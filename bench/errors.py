@@ -3,3 +3,7 @@
 
 class NetworkFailed(Exception):
     """The network did not do what was asked of it; what it said is in the message."""
+
+
+class HopMissing(Exception):
+    """A program to compare with is not installed; the message says what to install."""

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,31 @@ def cpu_s(pid: int) -> float:
     """
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def clear_peak(pid: int) -> None:
+    """Have the system forget the most memory that a process has had; see `peak_mib`.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mib(pid: int) -> float:
+    """Return the most resident memory that a process has had since `clear_peak`, in MiB.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / KIB
+
+
+def open_many_files() -> None:
+    """Let this process, and those that it starts, have as many files as the system lets it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _cpu_model() -> str:

@@ -40,12 +40,14 @@ class Network:
         folder: where its state, configuration and log are.
         proxy_port: where the proxy listens.
         ready_s: from starting the process to its READY=1.
+        inside: what comes before each command, where it runs in a namespace.
     """
 
     up: "subprocess.Popen[bytes]"
     folder: Path
     proxy_port: int
     ready_s: float
+    inside: tuple[str, ...] = ()
 
     def url(self, name: str, path: str = "") -> str:
         """Return where the proxy answers for the service `name`."""
@@ -57,10 +59,10 @@ class Network:
         Raises:
             NetworkFailed: it said no.
         """
-        command = [sys.executable, "-m", "myxo", "registry-cli", *arguments]
+        command = [*self.inside, sys.executable, "-m", "myxo", "registry-cli", *arguments]
         done = subprocess.run(
             command,
-            env=_environment(self.folder),
+            env=environment(self.folder),
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,6 +77,15 @@ class Network:
         """Return what each daemon says of itself."""
         return await read_status(self.folder / "state")
 
+    async def addresses(self, service: str) -> list[str]:
+        """Return where the ready instances of a service listen."""
+        return [
+            str(instance["address"])
+            for daemon in await self.status()
+            for instance in daemon.get("own_instances", ())
+            if instance["service"] == service and instance["state"] == "ready"
+        ]
+
     async def processes(self) -> dict[str, int]:
         """Return the daemons' process ids by role, with the supervisor's as `myxo up`."""
         found = {str(daemon["role"]): int(daemon["pid"]) for daemon in await self.status()}
@@ -86,8 +97,16 @@ class Network:
 
 
 @contextmanager
-def network(runtime: str, *flags: str) -> Iterator[Network]:
-    """Run `myxo up` with the runtime `runtime`; yield when it is ready, stop it at the end.
+def network(
+    runtime: str, *flags: str, inside: tuple[str, ...] = (), address: str = "127.0.0.1"
+) -> Iterator[Network]:
+    """Run `myxo up`; yield when it is ready, stop it at the end.
+
+    Args:
+        runtime: the allocator's.
+        flags: further ones of `myxo up`.
+        inside: the command that runs another in a namespace, if it is to be in one.
+        address: where the bootstrap node listens.
 
     Raises:
         NetworkFailed: it did not get ready.
@@ -95,13 +114,13 @@ def network(runtime: str, *flags: str) -> Iterator[Network]:
     with tempfile.TemporaryDirectory(prefix="myxo-bench-") as name:
         folder = Path(name)
         proxy_port, p2p_port = free_port(), free_port()
-        command = [sys.executable, "-m", "myxo", "up", "--runtime", runtime]
-        command += ["--proxy-port", str(proxy_port), "--p2p-listen-addr", f"127.0.0.1:{p2p_port}"]
+        command = [*inside, sys.executable, "-m", "myxo", "up", "--runtime", runtime]
+        command += ["--proxy-port", str(proxy_port), "--p2p-listen-addr", f"{address}:{p2p_port}"]
         with listening(folder / "ready") as ready, (folder / "up.log").open("wb") as log:
             began = time.perf_counter()
             up = subprocess.Popen(
                 [*command, *flags],
-                env=_environment(folder) | ready.environment,
+                env=environment(folder) | ready.environment,
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -112,7 +131,8 @@ def network(runtime: str, *flags: str) -> Iterator[Network]:
                 if not ready.wait(up, READY_TIMEOUT_S):
                     said = (folder / "up.log").read_text()
                     raise NetworkFailed(f"`myxo up` did not get ready:\n{said}")
-                running = Network(up, folder, proxy_port, time.perf_counter() - began)
+                ready_s = time.perf_counter() - began
+                running = Network(up, folder, proxy_port, ready_s, inside)
                 with _saying_why(running):
                     yield running
             finally:
@@ -155,7 +175,8 @@ def is_stocked(daemons: Iterable[Mapping[str, Any]]) -> bool:
     return True
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """Return what daemons see whose state and settings are in `folder`."""
     ours = {
         "MYXO_STATE_DIR": str(folder / "state"),
         "MYXO_CONFIG_DIR": str(folder / "config"),

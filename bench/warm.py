@@ -78,7 +78,7 @@ def measure(quick: bool) -> Report:
     """Return all figures of this benchmark.
 
     Raises:
-        AnswerFailed, EnvoyMissing, NetworkFailed: it could not be measured.
+        AnswerFailed, HopMissing, NetworkFailed: it could not be measured.
     """
     runtime, spec = _service()
     with ExitStack() as stack:

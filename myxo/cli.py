@@ -13,6 +13,7 @@ import trio
 import typer
 
 from myxo import banning, distances, keys, policies, rotating, rtable_cli, running
+from myxo import forward as forwarding
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
 from myxo.status import print_status, read_status
@@ -23,6 +24,7 @@ from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.rotation import GRACE_S
 from overlay.settings import SYSTEM_STATE_DIR, NodeSettings, read_joined_network, state_dir
+from proxy.forward_orders import Forwarded
 
 _DAEMONS = {
     "bootstrap": ("bootstrap.cli", "app"),
@@ -350,6 +352,66 @@ def why(
     typer.echo(json.dumps(answers) if as_json else as_text(answers, about))
 
 
+@app.command("forward")
+@refusing
+def forward_(
+    to: Annotated[
+        str,
+        typer.Argument(metavar="[SERVICE | CHAIN]", help="Where the port leads to."),
+    ] = "",
+    port: Annotated[
+        int,
+        typer.Argument(
+            metavar="[LOCALPORT]",
+            help="The local port; any free one if left out.",
+            min=0,
+            max=65535,
+        ),
+    ] = 0,
+    host: Annotated[
+        str, typer.Option("--host", metavar="IP", help="Listen there instead of on loopback.")
+    ] = "127.0.0.1",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Return, and go on until removed or the proxy ends.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show what is forwarded.")] = False,
+    remove: Annotated[
+        int | None, typer.Option("--remove", metavar="PORT", help="Forward PORT no more.")
+    ] = None,
+    proxy_port: Annotated[
+        int | None,
+        typer.Option("--proxy-port", metavar="PORT", help="Which of this machine's proxies."),
+    ] = None,
+    state_dir: options.StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Open a local TCP port that leads to a service, until Ctrl-C.
+
+    Each connection goes to the nearest instance with room; if there is none, one is started. What
+    moves in it is carried as it is, whatever protocol it is.
+
+    \b
+    Examples:
+      myxo forward postgres 5432          then: psql -h 127.0.0.1
+      myxo forward postgres 5432 --keep   the same, without a terminal
+      myxo forward --list
+      myxo forward --remove 5432
+    """
+    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    if remove is not None:
+        shown = trio.run(forwarding.remove, directory, remove)
+    elif show:
+        shown = trio.run(forwarding.forwards, directory)
+    else:
+        order = forwarding.order(to, host, port, keep=keep)
+        echo = functools.partial(_print_forward, as_json=as_json)
+        warn = functools.partial(typer.echo, err=True)
+        trio.run(forwarding.forward, directory, order, proxy_port, echo, warn)
+        return
+    for one in shown:
+        _print_forward(one, as_json=as_json)
+
+
 @app.command()
 @refusing
 def watch(
@@ -656,6 +718,12 @@ def _print_up(part: Part) -> None:
     _print_joined(part)
     typer.echo("on the next machine:")
     typer.echo(f"  {join_command(part)}")
+
+
+def _print_forward(forward: Forwarded, *, as_json: bool) -> None:
+    text = f"{forward.listen} -> {forward.to}"
+    typer.echo(forward.model_dump_json() if as_json else text)
+    sys.stdout.flush()
 
 
 def _print_joined(part: Part) -> None:

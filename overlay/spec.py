@@ -18,12 +18,16 @@ DEFAULT_IDLE_PAUSE_S = 30.0
 DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
+DEFAULT_TUNNEL_IDLE_S = 3600.0
 
 MOST = 2**31
 """Of anything that is counted. Whoever reckons with a number that a peer sent may need a float."""
 
 MOST_KEPT = 1000
 """Instances of one service that are kept: as many as an owner's records may name."""
+
+Protocol = Literal["http1", "h2c", "tcp", "udp"]
+"""What an instance speaks on its port. Who speaks HTTP gets requests; all but udp take tunnels."""
 
 Network = Literal["outside", "none"]
 """Where an instance's own connections may go: anywhere, or to its machine's proxy alone."""
@@ -62,6 +66,8 @@ class ServiceSpec(BaseModel):
         process: a shell command for the process runtime.
         command: overrides the image's own command; run by a shell.
         port: where the service listens inside its container; the process runtime chooses one.
+        protocol: what it speaks there.
+        tunnel_idle_s: seconds after which a tunnel in which nothing moves is ended.
         soft_rtt_ms: over it a better instance is looked for; None is no wish.
         hard_rtt_ms: over it an instance is not used at all; None is no limit.
         constraints: for some labels, the values that a machine must have one of, or not have.
@@ -90,6 +96,8 @@ class ServiceSpec(BaseModel):
     process: _Text | None = Field(None, repr=False)
     command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
+    protocol: Protocol = "http1"
+    tunnel_idle_s: float = Field(DEFAULT_TUNNEL_IDLE_S, gt=0, le=MOST)
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)

@@ -289,8 +289,12 @@ class Chooser:
 
     def _over_soft(self, decision: Decision, instance: InstanceView) -> bool:
         soft_s = decision.limits.soft_s
-        if soft_s is None or rtt_s(instance) <= soft_s:
+        return soft_s is not None and self.is_over(instance, soft_s)
+
+    def is_over(self, instance: InstanceView, limit_s: float) -> bool:
+        """Return whether an instance is farther away than a limit, not by one sample alone."""
+        if rtt_s(instance) <= limit_s:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest
-        return is_over(self._view.distance(instance.owner), latest_s, soft_s)
+        return is_over(self._view.distance(instance.owner), latest_s, limit_s)

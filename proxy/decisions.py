@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-from overlay.http.head import Field, RequestHead
+from overlay.http.head import Field
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -140,15 +140,15 @@ class Decisions:
 
     def begin(
         self,
-        head: RequestHead,
+        headers: Sequence[Field],
         revision: SignedRevision,
         spec: ServiceSpec,
         limits: RttLimits,
         timing: Timing,
         caller: ServiceName | None,
     ) -> Decision:
-        """Return the decision of a request that begins, and keep it."""
-        given_id, explained = _asked(head.headers)
+        """Return the decision of a request that begins, and keep it; a tunnel has no `headers`."""
+        given_id, explained = _asked(headers)
         number = next(self._numbers)
         made = Decision(number, given_id, explained, revision, spec, limits, timing, caller)
         self._last.append(made)

@@ -154,3 +154,17 @@ class UpstreamTooSlow(RequestRefused):
     """The instance took the request and did not answer in time."""
 
     status = 504
+
+
+class NotAChain(RequestRefused):
+    """The text names no services that a local port could lead to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text}; say SERVICE, or tcp/SERVICE/udp/SERVICE/... where a protocol holds for the "
+            "services that follow it"
+        )
+
+
+class WrongProtocol(RequestRefused):
+    """The service does not speak what was asked for."""

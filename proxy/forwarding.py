@@ -17,11 +17,11 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
+from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -38,6 +38,7 @@ from proxy.errors import (
     ServiceUnknown,
     UpstreamLost,
     UpstreamTooSlow,
+    WrongProtocol,
 )
 from proxy.explaining import explained
 from proxy.fields import LIMITED, request_fields, response_fields
@@ -104,7 +105,7 @@ class Forwarder:
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         begun: Callable[[Decision], None],
         origin: Origin,
@@ -128,13 +129,14 @@ class Forwarder:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         route = route_of(head, self._machine_names)
-        revision, spec = await self._resolve(route, caller)
+        revision, spec = await self.resolve(route.service, caller)
+        _check_speaks_http(route.service, spec)
         timing.mark("lookup")
         call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
-            decision = self.decisions.begin(head, revision, spec, limits, timing, asks)
+            decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
             decision.key = key_of(spec, head, route, origin)
             if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
                 decision.tied = named.decode("ascii", "replace")
@@ -143,7 +145,24 @@ class Forwarder:
         finally:
             self._chains.called(call)
 
-    async def newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return an instance to try, of a newer revision if an allocator has heard of one.
+
+        Raises:
+            RequestRefused: none can be had; says why.
+        """
+        try:
+            return await self.chooser.choose(decision)
+        except RevisionOutdated:
+            news = await self._newer(decision.revision)
+            if news is None:
+                raise
+        decision.revision, decision.spec = news
+        decision.limits = self.limits(decision.spec, decision.caller)
+        decision.starts = 0
+        return await self.chooser.choose(decision)
+
+    async def _newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
 
         Raises:
@@ -158,24 +177,30 @@ class Forwarder:
             raise ServiceUnknown(name, ())
         return None
 
-    async def _resolve(
-        self, route: Route, caller: Caller | None
+    async def resolve(
+        self, service: ServiceName, caller: Caller | None = None
     ) -> tuple[SignedRevision, ServiceSpec]:
-        revision = self._definitions.get(route.service)
+        """Return what a service is.
+
+        Raises:
+            ServiceUnknown: there is none of that name.
+            DefinitionUnavailable: whether there is one cannot be known now.
+        """
+        revision = self._definitions.get(service)
         if revision is None or revision.revision.spec is None:
-            revision = self._stand_in(route.service) or revision
+            revision = self._stand_in(service) or revision
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
-                    route.service, "" if caller is None else caller.instance
+                    service, "" if caller is None else caller.instance
                 )
             except UnknownService as exc:
-                raise ServiceUnknown(route.service, exc.near) from exc
+                raise ServiceUnknown(service, exc.near) from exc
             except (RegistryUnreachable, LookupsBusy) as exc:
                 raise DefinitionUnavailable(str(exc)) from exc
         spec = revision.revision.spec
         if spec is None:
-            raise ServiceUnknown(route.service, ())
+            raise ServiceUnknown(service, ())
         return revision, spec
 
     def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
@@ -185,7 +210,7 @@ class Forwarder:
 
     async def send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -267,7 +292,7 @@ class _Attempts:
     def __init__(
         self,
         forwarder: Forwarder,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -294,7 +319,7 @@ class _Attempts:
         failure: Exception | None = None
         chooser = self._forwarder.chooser
         for _ in range(MAX_ATTEMPTS):
-            instance = await self._instance()
+            instance = await self._forwarder.choose(self._decision)
             service_time_s: float | None = None
             try:
                 exchanged = await self._send(instance)
@@ -323,20 +348,6 @@ class _Attempts:
             self._call,
             fresh=self._fresh,
         )
-
-    async def _instance(self) -> InstanceView:
-        """Return an instance to try, of a newer revision if an allocator has heard of one."""
-        decision = self._decision
-        try:
-            return await self._forwarder.chooser.choose(decision)
-        except RevisionOutdated:
-            news = await self._forwarder.newer(decision.revision)
-            if news is None:
-                raise
-        decision.revision, decision.spec = news
-        decision.limits = self._forwarder.limits(decision.spec, decision.caller)
-        decision.starts = 0
-        return await self._forwarder.chooser.choose(decision)
 
     def _give_up_on(self, instance: InstanceView, exc: Exception) -> None:
         self._forwarder.decisions.note(self._decision, Failure(instance, str(exc)))
@@ -393,8 +404,15 @@ def _addressed(fields: Iterable[Field], target: str) -> list[Field]:
     return [host, *(f for f in fields if f[0].lower() != b"host")]
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
+
+
+def _check_speaks_http(service: ServiceName, spec: ServiceSpec) -> None:
+    if spec.protocol in {"tcp", "udp"}:
+        raise WrongProtocol(
+            f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
+        )

@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from overlay.names import ServiceName
+from overlay.tunnel import Relayed
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -40,6 +41,21 @@ class ProxyMetrics:
         )
         self._registry = registry
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.tunnels = Gauge(
+            "myxo_proxy_open_tunnels", "Open tunnels to instances.", registry=registry
+        )
+        self._tunnels = Counter(
+            "myxo_proxy_tunnels_total",
+            "Forwarded connections that ended, by service and how.",
+            ["service", "how"],
+            registry=registry,
+        )
+        self._tunnel_bytes = Counter(
+            "myxo_proxy_tunnel_bytes_total",
+            "Bytes in forwarded connections that ended, by service and direction.",
+            ["service", "direction"],
+            registry=registry,
+        )
         self.connections = Gauge(
             "myxo_proxy_connections", "Open client connections.", registry=registry
         )
@@ -58,6 +74,13 @@ class ProxyMetrics:
     def turned_away(self, *, own: bool) -> None:
         """Count a connection over a bound, of this machine's programs or of a container."""
         self._turned_away.labels("host" if own else "container").inc()
+
+    def tunnelled(self, service: str, relayed: Relayed | None) -> None:
+        """Count a forwarded connection that ended; None is one that led nowhere or was cut."""
+        self._tunnels.labels(service, "cut" if relayed is None else relayed.why).inc()
+        if relayed is not None:
+            self._tunnel_bytes.labels(service, "sent").inc(relayed.sent)
+            self._tunnel_bytes.labels(service, "received").inc(relayed.received)
 
     def observe(self, service: str, status: int, duration_s: float) -> None:
         """Count one answered request; `service` is empty where the request named none."""

@@ -27,7 +27,9 @@ from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
 from proxy.explaining import Explainer
+from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
+from proxy.forwards import Forwards
 from proxy.grace import Grace
 from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
@@ -38,6 +40,7 @@ from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
+from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
@@ -81,6 +84,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.tunnels.watch)
+        await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
         if ready is not None:
             ready(node)
@@ -166,6 +171,10 @@ class _Server:
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
+        self.tunnels = Tunnels(forwarder, self._roads)
+        metrics.tunnels.set_function(lambda: self.tunnels.count)
+        self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
+        node.wants[FORWARD] = self.forwards.serve
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept this machine's programs until cancelled."""

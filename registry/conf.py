@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, get_args
 
 import yaml
 
@@ -34,7 +34,7 @@ from overlay.labels import (
     is_label,
     is_wanted,
 )
-from overlay.spec import MOST_KEPT
+from overlay.spec import MOST_KEPT, Protocol
 from registry.errors import ConfInvalid
 
 MAX_CONF_BYTES = 256 * 1024
@@ -343,6 +343,12 @@ def _min_state(place: _Place) -> str:
     return str(place.value)
 
 
+def _protocol(place: _Place) -> str:
+    if place.value not in get_args(Protocol):
+        place.refuse('"http1", "h2c" (HTTP/2 without TLS), "tcp" or "udp"')
+    return str(place.value)
+
+
 def _network(place: _Place) -> str:
     if place.value not in ("outside", "none"):
         place.refuse('"outside", or "none" (only other services, through the proxy)')
@@ -422,6 +428,8 @@ _FIELDS: dict[str, _Field[Any]] = {
     "DockerConf": _Field(_docker),
     "image": _Field(_image_reference),
     "port": _Field(_number("a port from 1 to 65535", 1, 65535, whole=True)),
+    "protocol": _Field(_protocol),
+    "tunnel_idle_s": _Field(_number("seconds over 0", 0.001, 10**9, whole=False)),
     "env": _Field(_environment),
     "concurrency": _Field(
         _number("how many requests an instance serves at once, from 1", 1, _MOST, whole=True)
@@ -460,6 +468,8 @@ _SPEC_FIELDS = {
             "constraints",
             "prefer",
             "port",
+            "protocol",
+            "tunnel_idle_s",
             "env",
             "concurrency",
             "max_instances",

@@ -49,6 +49,8 @@ missing_packages() {
   have curl || echo curl
   [ "$purpose" != bench ] || have wrk || echo wrk
   [ "$purpose" != bench ] || have serf || echo serf
+  [ "$purpose" != bench ] || have nginx || echo nginx
+  [ "$purpose" != bench ] || have haproxy || echo haproxy
   [ "$purpose" != demo ] || return 0
   have dockerd || echo docker.io
   have docker-compose || docker compose version >/dev/null 2>&1 || echo docker-compose
@@ -92,7 +94,7 @@ install_packages() {
   [ $status = 0 ] || { cat "$log" >&2; fail "apt-get could not install: $*"; }
   rm -f "$log"
   if [ -d /run/systemd/system ]; then
-    for unit in etcd prometheus docker-registry serf; do
+    for unit in etcd prometheus docker-registry serf nginx haproxy; do
       case " $* " in *" $unit"*) $as_root systemctl disable -q "$unit" || true ;; esac
     done
     case " $* " in *" docker.io "*) $as_root systemctl start docker || true ;; esac

@@ -33,9 +33,13 @@ async def runtime() -> AsyncIterator[DockerRuntime]:
         nursery.cancel_scope.cancel()
 
 
-async def created(runtime: DockerRuntime, spec: ServiceSpec) -> Launch:
+def launch_of(spec: ServiceSpec) -> Launch:
     instance = InstanceId(secrets.token_hex(5))
-    launch = Launch(instance, ServiceName("he:llo"), 1, PeerId("someone"), spec, 4200)
+    return Launch(instance, ServiceName("he:llo"), 1, PeerId("someone"), spec, 4200)
+
+
+async def created(runtime: DockerRuntime, spec: ServiceSpec) -> Launch:
+    launch = launch_of(spec)
     await runtime.create(launch)
     return launch
 
@@ -124,12 +128,12 @@ async def test_an_image_that_is_nowhere_is_missing_with_a_reason(runtime: Docker
     with pytest.raises(ImageMissing, match="No such image"):
         await created(runtime, ServiceSpec(image=nowhere))
     with pytest.raises(ImageMissing, match="pushed to no registry"):
-        await runtime.pull(nowhere)
+        await runtime.pull(launch_of(ServiceSpec(image=nowhere)))
     unreachable = nowhere.model_copy(
         update={"repo_digest": "127.0.0.1:1/alice/hello@sha256:" + "2" * 64}
     )
     with pytest.raises(ImageMissing, match="cannot be pulled"):
-        await runtime.pull(unreachable)
+        await runtime.pull(launch_of(ServiceSpec(image=unreachable)))
 
 
 async def test_a_command_that_does_not_exist_is_told_in_the_engines_words(

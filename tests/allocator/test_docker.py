@@ -5,8 +5,9 @@ import pytest
 from allocator.containers import Ownership
 from allocator.docker import DockerRuntime
 from allocator.errors import ImageMissing
-from overlay.names import Digest, PeerId
-from overlay.spec import Image
+from allocator.runtime import Launch
+from overlay.names import Digest, InstanceId, PeerId, ServiceName
+from overlay.spec import Image, ServiceSpec
 
 pytestmark = pytest.mark.docker
 
@@ -15,5 +16,7 @@ pytestmark = pytest.mark.docker
 async def test_what_is_no_image_s_name_is_missing(reference: str) -> None:
     runtime = DockerRuntime(Ownership("network", PeerId("me")))
     image = Image(reference="x", config_digest=Digest("sha256:0"), repo_digest=reference)
+    spec = ServiceSpec(image=image)
+    launch = Launch(InstanceId("an-id"), ServiceName("hello"), 1, PeerId("owner"), spec, 4200)
     with pytest.raises(ImageMissing):
-        await runtime.pull(image)
+        await runtime.pull(launch)

@@ -1,12 +1,17 @@
+import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 
 from allocator import image_peers
 from allocator.errors import ImageMissing, Refused
 from allocator.image_fetch import ImageFetcher
+from allocator.image_layers import remove_old
 from allocator.image_shelf import Shelf
 from allocator.testing_images import FakeImage, FakeImages, FakePeer, FakePeers, make_image
 from overlay.names import Digest, PeerId
@@ -15,6 +20,7 @@ from overlay.spec import Image
 BASE, APP = b"base" * 5000, b"app" * 3000
 IMAGE = make_image(BASE, APP)
 BASE_ID, APP_ID = IMAGE.layers
+OWNER = PeerId("owner")
 NEAR, FAR, FARTHER = (PeerId(name) for name in ("near", "far", "farther"))
 WANTED = Image(reference="hello:1", config_digest=IMAGE.digest, size_bytes=IMAGE.size_bytes)
 PUSHED = WANTED.model_copy(update={"repo_digest": "hello@sha256:1"})
@@ -51,9 +57,9 @@ class Here:
         self.peers.peers[name] = made
         return made
 
-    async def fetch(self, image: Image = WANTED) -> None:
+    async def fetch(self, image: Image = WANTED, owner: PeerId = OWNER) -> None:
         with trio.fail_after(20):
-            await self.fetcher.fetch(image)
+            await self.fetcher.fetch(image, owner)
 
 
 @pytest.fixture
@@ -219,12 +225,155 @@ async def test_another_image_under_the_pushed_digest_is_refused(here: Here) -> N
         await here.fetch(PUSHED)
 
 
+async def test_who_needs_an_image_by_its_name_does_not_get_it_from_a_peer(here: Here) -> None:
+    near = here.peer(NEAR, IMAGE)
+    with pytest.raises(ImageMissing, match="for its name alone"):
+        await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    assert near.asked == []
+    assert here.images.pulls == 2
+
+
+async def test_who_needs_it_by_name_is_not_content_with_what_came_from_a_peer(here: Here) -> None:
+    near = here.peer(NEAR, IMAGE)
+    near.gate = trio.Event()
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    here.fetcher.rates.registry = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetch, PUSHED)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(here.fetcher.fetch, PUSHED, OWNER, by_name=True))
+        await trio.testing.wait_all_tasks_blocked()
+        near.gate.set()
+    assert here.images.loads == 1
+    assert here.images.pulls == 1
+
+
+async def test_what_was_here_before_is_not_taken_for_fetched(here: Here) -> None:
+    here.images.put(IMAGE)
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    assert here.shelf.images == set()
+
+
+async def test_another_image_than_is_meant_does_not_stay(here: Here) -> None:
+    other = make_image(b"other")
+    here.images.pushed["hello@sha256:1"] = other
+    with pytest.raises(ImageMissing):
+        await here.fetch(PUSHED)
+    assert other.digest not in here.images.images
+
+
 async def test_however_many_wait_an_image_is_fetched_once(here: Here) -> None:
     here.peer(NEAR, IMAGE)
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(here.fetch)
     assert here.images.loads == 1
+
+
+async def test_who_waits_for_a_fetch_that_fails_has_its_failure_and_does_not_try_again(
+    here: Here,
+) -> None:
+    near = here.peer(NEAR)
+    refused: list[str] = []
+
+    async def fetch() -> None:
+        try:
+            await here.fetch()
+        except (ImageMissing, Refused) as exc:
+            refused.append(str(exc))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(fetch)
+    assert len(refused) == 5
+    assert len(near.asked) == 1
+
+
+async def test_what_one_service_says_of_an_image_is_not_held_against_another(here: Here) -> None:
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    refused: list[str] = []
+
+    async def fetch_false() -> None:
+        with pytest.raises(ImageMissing) as caught:
+            await here.fetch(WANTED.model_copy(update={"repo_digest": "hello@sha256:2"}))
+        refused.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch_false)
+        await trio.testing.wait_all_tasks_blocked()
+        await here.fetch(PUSHED)
+    assert refused
+    assert IMAGE.digest in here.images.images
+
+
+async def test_a_source_that_states_more_than_another_needs_room_for_it(here: Here) -> None:
+    near, far = here.peer(NEAR, IMAGE), here.peer(FAR, IMAGE)
+    near.gate, far.states = trio.Event(), 10**9
+    here.images.free = 2**30 + 10 * MIB
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetch, WANTED.model_copy(update={"size_bytes": None}))
+        while not far.asked[1:]:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        near.gate.set()
+    assert far.reads == []
+    assert IMAGE.digest in here.images.images
+
+
+async def test_what_comes_of_another_image_counts_as_taken(here: Here) -> None:
+    large = make_image(bytes(8 * MIB))
+    near = here.peer(NEAR, IMAGE, large)
+    near.gate = trio.Event()
+    here.images.free = 2**30 + 8 * MIB + 10_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetch, Image(reference="large", config_digest=large.digest))
+        while not near.reads:
+            await trio.lowlevel.checkpoint()
+        with pytest.raises(Refused, match="the disk has"):
+            await here.fetch()
+        near.gate.set()
+
+
+async def test_what_failed_fetches_left_goes_when_its_time_is_over_or_its_room_is_needed(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_peers, "PATIENCE_S", 0.0)
+    near = here.peer(NEAR, IMAGE)
+    near.cuts = [7000] + [0] * 5
+    with pytest.raises(ImageMissing):
+        await here.fetch()
+    (left,) = (here.folder / "coming").iterdir()
+    for path in (*left.iterdir(), left):
+        os.utime(path, (0, 0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetcher.run)
+        while left.exists():
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    near.cuts = [7000] + [0] * 5
+    with pytest.raises(ImageMissing):
+        await here.fetch()
+    here.images.free = 0
+    with pytest.raises(Refused):
+        await here.fetch(Image(reference="other", config_digest=Digest("sha256:" + "1" * 64)))
+    assert not left.exists()
+
+
+def test_a_try_that_still_grows_is_not_taken_for_old(tmp_path: Path) -> None:
+    grows, busy = tmp_path / "grows", tmp_path / "busy"
+    for folder in (grows, busy):
+        folder.mkdir()
+        (folder / "layer.part").touch()
+        os.utime(folder, (0, 0))
+    os.utime(busy / "layer.part", (0, 0))
+    remove_old(tmp_path, 60, {"busy"})
+    assert grows.exists(), "a file within it is new"
+    assert busy.exists()
+    remove_old(tmp_path, 60, ())
+    assert not busy.exists()
 
 
 async def test_an_image_without_room_is_refused_for_that_reason(here: Here) -> None:

@@ -1,6 +1,7 @@
 """Handing on and reading a layer, over a real HTTP connection that memory carries."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class There:
     images: FakeImages
     nursery: trio.Nursery
     sent: list[int]
+    folder: Path
     raw: list[bytes] = field(default_factory=list)
 
     async def carry(self, _: PeerId) -> trio.abc.Stream:
@@ -98,7 +100,7 @@ async def there(tmp_path: Path) -> AsyncIterator[There]:
     source = ImageSource(images, named, tmp_path / "saved", 10 * len(BASE), sent.append)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            yield There(source, images, nursery, sent)
+            yield There(source, images, nursery, sent, tmp_path)
             nursery.cancel_scope.cancel()
 
 
@@ -151,6 +153,134 @@ async def test_only_so_many_read_at_once(there: There, monkeypatch: pytest.Monke
     await there.ask()
     with pytest.raises(ImageMissing, match="503"):
         await there.read()
+
+
+async def test_a_peer_is_one_whichever_way_it_comes(
+    there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_source, "MAX_READERS_PER_PEER", 1)
+    seen: list[str] = []
+
+    async def twice(stream: trio.abc.Stream, caller: str) -> None:
+        client = ServerConnection(stream)
+        head = await client.read_head()
+        assert head is not None
+        with suppress(trio.BrokenResourceError, ClientGone):
+            await there.source.serve(client, head, caller)
+
+    there.source = ImageSource(
+        there.images,
+        lambda *_: _digest(),
+        there.folder / "one",
+        10 * len(BASE),
+        who=lambda caller: seen.append(caller) or PEER,  # type: ignore[func-returns-value]
+    )
+    await there.ask()
+    target = layer_target(IMAGE.digest, BASE_ID)
+    request = b"GET " + target + b" HTTP/1.1\r\nHost: myxo\r\n\r\n"
+    here, end = trio.testing.lockstep_stream_pair()  # nobody reads from it: it stays under way
+    there.nursery.start_soon(twice, end, "its pin")
+    await here.send_all(request)
+    while not seen:
+        await trio.lowlevel.checkpoint()
+    other, its_end = trio.testing.memory_stream_pair()
+    there.nursery.start_soon(twice, its_end, "its id")
+    await other.send_all(request)
+    assert (await other.receive_some()).startswith(b"HTTP/1.1 503")
+
+
+async def test_a_reader_that_takes_nothing_loses_its_place(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    images = FakeImages()
+    images.put(IMAGE)
+    source = ImageSource(images, lambda *_: _digest(), tmp_path / "saved", 10 * len(BASE))
+    await source.answer(PEER, ImageRequest(revision=GIVEN.signed, prepare=True))
+    here, end = trio.testing.lockstep_stream_pair()
+    target = layer_target(IMAGE.digest, BASE_ID)
+
+    async def serve() -> None:
+        client = ServerConnection(end)
+        head = await client.read_head()
+        assert head is not None
+        with pytest.raises(ClientGone, match="takes nothing"):
+            await source.serve(client, head, PEER)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await here.send_all(b"GET " + target + b" HTTP/1.1\r\nHost: myxo\r\n\r\n")
+        assert (await here.receive_some(100)).startswith(b"HTTP/1.1 200")
+
+
+async def test_one_peer_has_only_so_many_images_prepared_at_once(there: There) -> None:
+    images = [make_image(bytes([n]) * 1000) for n in range(image_source.MAX_SAVES_PER_PEER + 1)]
+    there.images.put(*images)
+    there.images.gate = trio.Event()
+    wanted = iter([image.digest for image in images])
+
+    async def named(*_: object) -> Digest:
+        await trio.lowlevel.checkpoint()
+        return next(wanted)
+
+    source = ImageSource(there.images, named, there.folder / "many", 10 * len(BASE))
+    request = ImageRequest(revision=GIVEN.signed, prepare=True)
+    async with trio.open_nursery() as nursery:
+        for _ in images[1:]:
+            nursery.start_soon(source.answer, PEER, request)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(CallRefused, match="this peer") as caught:
+            await source.answer(PEER, request)
+        assert caught.value.code == "busy"
+        wanted = iter([images[0].digest])
+        there.images.gate.set()
+        await source.answer(PeerId("another"), request)
+
+
+async def test_one_peer_has_only_so_many_images_prepared_in_all(
+    there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_source, "SAVES_BURST", 1)
+    other = make_image(b"other")
+    there.images.put(other)
+    wanted = iter([IMAGE.digest, IMAGE.digest, other.digest, other.digest])
+
+    async def named(*_: object) -> Digest:
+        await trio.lowlevel.checkpoint()
+        return next(wanted)
+
+    source = ImageSource(there.images, named, there.folder / "many", 10 * len(BASE))
+    request = ImageRequest(revision=GIVEN.signed, prepare=True)
+    await source.answer(PEER, request)
+    await source.answer(PEER, request)
+    with pytest.raises(CallRefused, match="this peer"):
+        await source.answer(PEER, request)
+    await source.answer(PeerId("another"), request)
+
+
+async def test_a_peer_that_had_its_burst_gets_no_more_than_its_rate(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_source, "PEER_BURST_MIB", 1)
+    monkeypatch.setattr(image_source, "PEER_RATE_MIB_S", 0.25)
+    images = FakeImages()
+    images.put(image := make_image(bytes(4 * 2**20)))
+
+    async def named(*_: object) -> Digest:
+        await trio.lowlevel.checkpoint()
+        return image.digest
+
+    source = ImageSource(images, named, tmp_path / "saved", 10**8)
+    await source.answer(PEER, ImageRequest(revision=GIVEN.signed, prepare=True))
+    here, end = trio.testing.memory_stream_pair()
+    (layer,) = image.layers
+    begun = trio.current_time()
+    target = layer_target(image.digest, layer)
+    await here.send_all(b"GET " + target + b" HTTP/1.1\r\nHost: myxo\r\n\r\n")
+    client = ServerConnection(end)
+    head = await client.read_head()
+    assert head is not None
+    await source.serve(client, head, PEER)
+    assert trio.current_time() - begun == pytest.approx(3 / 0.25)
 
 
 async def test_what_is_kept_for_others_is_bounded(there: There, tmp_path: Path) -> None:

@@ -305,6 +305,10 @@ class Network:
         command = f"LISTEN=127.0.0.1 exec {sys.executable} {ECHO_SERVER}"
         return self._add("--process", command, name, fields)
 
+    def add_process(self, label: str, script: Path, **fields: Any) -> str:
+        """Register a Python script as a process; return the service's name."""
+        return self._add("--process", f"exec {sys.executable} {script}", self.name(label), fields)
+
     def _add(self, kind: str, what: str, name: str, fields: dict[str, Any]) -> str:
         name = name or self.name("echo")
         file = self.daemons.folder / f"{name}.json"

@@ -21,7 +21,7 @@ def head(*fields: str) -> RequestHead:
 
 
 def begin(decisions: Decisions, *fields: str) -> Decision:
-    return decisions.begin(head(*fields), REVISION, SPEC, RttLimits(), Timing(), None)
+    return decisions.begin(head(*fields).headers, REVISION, SPEC, RttLimits(), Timing(), None)
 
 
 def test_a_given_id_is_kept_and_a_made_one_is_unique() -> None:

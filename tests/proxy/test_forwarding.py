@@ -777,7 +777,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     revision = ground.definitions.known[HELLO]
     head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
-    decision = decisions.begin(head, revision, spec, RttLimits(), Timing(), None)
+    decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
         await ground.chooser.choose(decision)

@@ -1,0 +1,195 @@
+"""From one machine to another: Myxo's proxy and gateway beside two Envoys, mutual TLS between each.
+
+Two namespaces with a pair of virtual cables. Then the gateway's port is shut, and Myxo's requests
+go over the overlay instead.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import trio
+
+from bench import backend
+from bench.client import AnswerFailed, requests_per_second
+from bench.envoy import FLAGS, write_config
+from bench.errors import NetworkFailed
+from bench.hop import program, running
+from bench.load import OpenLoop, answered
+from bench.network import CHECKOUT, Network, environment, network
+from bench.stats import quantile, spread, table
+from bench.veth import Machine, do, two_machines
+from overlay.notify import listening
+from overlay.settings import read_joined_network
+
+SERVICE = "far"
+OVERLAY = "overlay"
+RATE = 500
+LOOP_CONNECTIONS, PEAK_CONNECTIONS = 16, 32
+TIMEOUT_S = 60.0
+_TLS_PORT, _HOP_PORT, _PROXY_PORT, _GATEWAY_PORT = 8443, 8080, 4200, 4443
+
+
+def measure(
+    *, quick: bool, rounds: int, block_s: float, peak_s: float
+) -> tuple[dict[str, Any], str]:
+    """Return figures and a table.
+
+    Args:
+        quick: not over the overlay.
+        rounds: of one block for each way.
+        block_s: seconds of a block at a fixed rate.
+        peak_s: seconds of a block of wrk, which takes whole ones.
+
+    Raises:
+        LabFailed, NetworkFailed, AnswerFailed, HopMissing: it could not be measured.
+    """
+    with ExitStack() as stack:
+        server, client = stack.enter_context(two_machines())
+        founded = stack.enter_context(
+            network("process", inside=server.inside, address=server.address)
+        )
+        founded.registry_cli("add", "--process", f"exec {backend.program()} $SERVICE_PORT", SERVICE)
+        stack.enter_context(_proxy(founded, client))
+        urls = {"myxo": f"http://127.0.0.1:{_PROXY_PORT}/{SERVICE}/"}
+        _await_answer(client, urls["myxo"])
+        (address,) = trio.run(founded.addresses, SERVICE)
+        stack.enter_context(_envoys(server, client, address))
+        urls["envoy"] = f"http://127.0.0.1:{_HOP_PORT}/"
+        _await_answer(client, urls["envoy"])
+        rates: dict[str, list[float]] = defaultdict(list)
+        medians: dict[str, list[float]] = defaultdict(list)
+        for turn in range(rounds):
+            for way in list(urls)[:: 1 if turn % 2 else -1]:
+                _take(client, urls[way], block_s, peak_s, rates[way], medians[way])
+        if not quick:
+            _shut_gateway(server)
+            _await_answer(client, urls["myxo"])
+            for _ in range(rounds):
+                _take(client, urls["myxo"], block_s, peak_s, rates[OVERLAY], medians[OVERLAY])
+    return _report(rates, medians)
+
+
+def _take(
+    client: Machine,
+    url: str,
+    block_s: float,
+    peak_s: float,
+    rates: list[float],
+    medians: list[float],
+) -> None:
+    load = OpenLoop(
+        url,
+        rate=RATE,
+        duration_s=block_s,
+        connections=LOOP_CONNECTIONS,
+        inside=client.inside,
+    )
+    medians.append(quantile(answered(load.ended(), url), 0.5))
+    rates.append(
+        requests_per_second(
+            url, connections=PEAK_CONNECTIONS, duration_s=peak_s, inside=client.inside
+        )
+    )
+
+
+def _shut_gateway(server: Machine) -> None:
+    """Have connections to the gateway end and no other be made."""
+    gateway = ("-p", "tcp", "--dport", str(_GATEWAY_PORT), "-j", "REJECT")
+    do(*server.inside, "iptables", "-A", "INPUT", *gateway, "--reject-with", "tcp-reset")
+
+
+@contextmanager
+def _proxy(founded: Network, client: Machine) -> Iterator[None]:
+    """Run a proxy on the client's machine, ready when the block begins."""
+    joined = read_joined_network(founded.folder / "state")
+    command = [*client.inside, sys.executable, "-m", "myxo", "proxy", str(_PROXY_PORT)]
+    for bootstrap in joined["bootstraps"]:
+        command += ["--bootstrap", bootstrap]
+    command += ["--psk", joined["psk"], "--log-level", "warning"]
+    folder = founded.folder / "client"
+    folder.mkdir()
+    with (
+        listening(folder / "ready") as ready,
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            command,
+            env=environment(folder) | ready.environment,
+            cwd=CHECKOUT,
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            if not ready.wait(process, TIMEOUT_S):
+                raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
+            yield
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _envoys(server: Machine, client: Machine, address: str) -> Iterator[None]:
+    """Run one Envoy on each machine, with mutual TLS between them."""
+    host, _, port = address.rpartition(":")
+    with tempfile.TemporaryDirectory(prefix="myxo-bench-envoys-") as name, ExitStack() as stack:
+        folder = Path(name)
+        key, certificate = folder / "key.pem", folder / "certificate.pem"
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        out = ["-keyout", str(key), "-out", str(certificate)]
+        do("openssl", "req", "-x509", *curve, *out, "-days", "7", "-subj", "/CN=bench")
+        tls = {
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3",
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": str(certificate)},
+                    "private_key": {"filename": str(key)},
+                }
+            ],
+            "validation_context": {"trusted_ca": {"filename": str(certificate)}},
+        }
+        far, near = folder / "far.json", folder / "near.json"
+        write_config(far, (server.address, _TLS_PORT), (host, int(port)), inbound=tls)
+        write_config(near, ("127.0.0.1", _HOP_PORT), (server.address, _TLS_PORT), outbound=tls)
+        for machine, config in ((server, far), (client, near)):
+            command = [*machine.inside, program("envoy"), "-c", str(config), *FLAGS]
+            stack.enter_context(running(command, config.with_suffix(".log")))
+        yield
+
+
+def _await_answer(client: Machine, url: str) -> None:
+    """Return when `url` is answered 200 on the client's machine."""
+    deadline = time.monotonic() + TIMEOUT_S
+    curl = [*client.inside, "curl", "-sf", "-m", "10", "-o", "/dev/null", url]
+    while subprocess.run(curl, check=False).returncode:
+        if time.monotonic() > deadline:
+            raise AnswerFailed(f"{url} does not answer on the other machine")
+        time.sleep(0.05)
+
+
+def _report(
+    rates: dict[str, list[float]], medians: dict[str, list[float]]
+) -> tuple[dict[str, Any], str]:
+    figures: dict[str, Any] = {
+        "two_host_rps_ratio_envoy": median(rates["myxo"]) / median(rates["envoy"]),
+        "two_host_p50_ratio_envoy": median(medians["myxo"]) / median(medians["envoy"]),
+        "two_host_rps": {way: median(each) for way, each in rates.items()},
+        "two_host_p50_ms": {way: median(each) * 1000 for way, each in medians.items()},
+    }
+    names = {"myxo": "Myxo, TLS", "envoy": "two Envoys, TLS", OVERLAY: "Myxo, over the overlay"}
+    rows = [
+        [names[way], spread([s * 1000 for s in medians[way]]).text(3), spread(rates[way]).text(0)]
+        for way in names
+        if way in rates
+    ]
+    return figures, table(["two machines", f"p50 at {RATE}/s, ms", "requests/s"], rows)

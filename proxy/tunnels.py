@@ -1,0 +1,179 @@
+"""Tunnels to instances: chosen as for a request, on the same roads, for as long as they are open.
+
+Nothing is sent into a tunnel before its far end is reached, so one that cannot be opened is always
+tried elsewhere. What moves in it afterwards cannot be sent twice: a tunnel whose instance, machine
+or road fails is cut, and whoever opened it opens another. The same is done to one whose instance
+has come to be over the hard RTT limit: a connection cannot be carried to another instance, and who
+connects again gets a nearer one.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from overlay.errors import PeerUnreachable
+from overlay.http.gateway import open_tcp
+from overlay.http.transport import transport
+from overlay.names import ServiceName
+from overlay.spec import ServiceSpec
+from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
+from overlay.view import InstanceView
+from proxy.decisions import Decision, Failure
+from proxy.errors import NothingFeasible, UpstreamLost
+from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.hops import Hop
+from proxy.roads import Road, Roads
+from proxy.timing import Timing
+
+MAX_TUNNELS = 4096
+"""Open at once in this proxy; each has two sockets, and there are 20,000 other clients to serve."""
+
+ANSWER_S = 10.0
+"""For a gateway to wake and reach an instance."""
+
+CHECK_S = 1.0
+"""How often hard RTT limits are looked at; over one twice in a row ends a tunnel."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Tunnel:
+    """An open tunnel.
+
+    Attributes:
+        end: what is at the other side.
+        spec: of the service there.
+        instance: which of its instances.
+        scope: cancelled when the tunnel must end.
+        over: its instance was over the hard limit when it was last looked.
+    """
+
+    end: End
+    spec: ServiceSpec
+    instance: InstanceView
+    hard_s: float | None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    over: bool = False
+
+
+class Tunnels:
+    """Opens tunnels.
+
+    Args:
+        forwarder: knows services and chooses instances.
+        roads: how these are reached.
+    """
+
+    def __init__(self, forwarder: Forwarder, roads: Roads) -> None:
+        self._forwarder = forwarder
+        self._roads = roads
+        self._open: set[Tunnel] = set()
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    async def watch(self) -> None:
+        """End tunnels whose instance is over the hard RTT limit, until cancelled."""
+        while True:
+            await trio.sleep(CHECK_S)
+            for tunnel in list(self._open):
+                self._look_at(tunnel)
+
+    @asynccontextmanager
+    async def open(self, hop: Hop, caller: ServiceName | None = None) -> AsyncIterator[Tunnel]:
+        """Yield a tunnel to an instance of a service, which is started if need be.
+
+        The block is cancelled, and left without an exception, when the tunnel must end. Letting go
+        of its end is the block's.
+
+        Args:
+            hop: which service, and what it is sent.
+            caller: the service that what is sent comes from, if it comes from one.
+
+        Raises:
+            RequestRefused: none can be had; says why.
+        """
+        revision, spec = await self._forwarder.resolve(hop.service)
+        hop.carried(spec)
+        if self.count >= MAX_TUNNELS:
+            raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
+        limits = self._forwarder.limits(spec, caller)
+        decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        failure: Exception | None = None
+        for _ in range(MAX_ATTEMPTS):
+            instance = await self._forwarder.choose(decision)
+            try:
+                async with AsyncExitStack() as stack:
+                    try:
+                        tunnel = await self._dig(stack, decision, instance)
+                    except (PeerUnreachable, TunnelRefused) as exc:
+                        failure = exc
+                        self._give_up_on(decision, instance, exc)
+                        continue
+                    with tunnel.scope:
+                        yield tunnel
+                    return
+            finally:
+                self._forwarder.chooser.done(instance, None)
+        raise UpstreamLost(f"{hop.service} could not be reached {MAX_ATTEMPTS} times: {failure}")
+
+    async def _dig(
+        self, stack: AsyncExitStack, decision: Decision, instance: InstanceView
+    ) -> Tunnel:
+        road = await self._roads.to(instance)
+        decision.road = road.kind
+        road.begin()
+        stack.push_async_callback(road.end, 0.0)
+        end = await self._reach(stack, road, instance)
+        tunnel = Tunnel(end, decision.spec, instance, decision.limits.hard_s)
+        if road.lease is None:
+            road.under_way.add(tunnel.scope)
+            stack.callback(road.under_way.discard, tunnel.scope)
+        self._open.add(tunnel)
+        stack.callback(self._open.discard, tunnel)
+        return tunnel
+
+    async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
+        if road.lease is not None:
+            return SocketEnd(transport(await open_tcp(road.lease.address, "the instance")))
+        if road.routed:
+            return SocketEnd(transport(await open_tcp(road.routed, "the target")))
+        target = f"tcp/{instance.record.id}".encode()
+        try:
+            return await self._ask(stack, road, instance, target, fresh=False)
+        except PeerUnreachable:  # a kept connection may have been closed as it was taken
+            return await self._ask(stack, road, instance, target, fresh=True)
+
+    async def _ask(
+        self,
+        stack: AsyncExitStack,
+        road: Road,
+        instance: InstanceView,
+        target: bytes,
+        *,
+        fresh: bool,
+    ) -> End:
+        async with AsyncExitStack() as asking:
+            upstream = await asking.enter_async_context(road.pool.acquire(fresh=fresh))
+            end = await ask_gateway(upstream, target, instance.owner, "tcp", ANSWER_S)
+            stack.push_async_exit(asking.pop_all())
+            return end
+
+    def _give_up_on(self, decision: Decision, instance: InstanceView, exc: Exception) -> None:
+        log.info("tunnel.failed", service=decision.service, reason=str(exc))
+        self._forwarder.decisions.note(decision, Failure(instance, str(exc)))
+        self._forwarder.chooser.lost(decision, instance)
+
+    def _look_at(self, tunnel: Tunnel) -> None:
+        hard_s = tunnel.hard_s
+        over = hard_s is not None and self._forwarder.chooser.is_over(tunnel.instance, hard_s)
+        if over and tunnel.over:
+            log.info("tunnel.over_limit", instance=tunnel.instance.record.id)
+            tunnel.scope.cancel()
+        tunnel.over = over

@@ -1,0 +1,308 @@
+"""`myxo forward`: local ports that lead to services which speak no HTTP, with real daemons."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = Path(sys.executable).parent
+TALK = Path(__file__).with_name("talk_server.py")
+TIMEOUT_S = 60.0
+
+
+def within(seconds: float, condition: Callable[[], bool], what: str) -> None:
+    """Return when `condition` holds; what it looks at tells nobody that it changed."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def network(process_network: Any) -> Iterator[Any]:
+    """The module's network, in good order after each test."""
+    yield process_network
+    process_network.no_traceback()
+
+
+@pytest.fixture
+def service(network: Any) -> str:
+    """The name of a TCP service that runs nowhere yet."""
+    name: str = network.add_process("talk", TALK, protocol="tcp", idle_stop_s=600)
+    return name
+
+
+def myxo(network: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMANDS / "myxo", *arguments],
+        env=network.daemons.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+
+
+@contextmanager
+def forwarding(network: Any, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Run `myxo forward` beside the block; yield the port that it prints."""
+    with subprocess.Popen(
+        [COMMANDS / "myxo", "forward", *arguments],
+        env=network.daemons.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.match(r"127\.0\.0\.1:(\d+) -> ", line)
+            assert found, (line, process.poll())
+            yield int(found[1]), process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+
+
+def rest(sock: socket.socket) -> bytes:
+    data = b""
+    while part := sock.recv(65536):
+        data += part
+    return data
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        assert part, f"it ended after {len(data)} of {size} bytes"
+        data += part
+    return data
+
+
+def talk(port: int, said: bytes) -> int:
+    """Say something, end this direction, check what comes back; return who answered."""
+    with connect(port) as sock:
+        sock.sendall(said)
+        sock.shutdown(socket.SHUT_WR)
+        answer = rest(sock)
+    assert answer.startswith(said)
+    pid, count = answer[len(said) :].split()
+    assert int(count) == len(said)
+    return int(pid)
+
+
+def test_a_connection_starts_the_service_and_both_directions_end_one_after_the_other(
+    network: Any, service: str
+) -> None:
+    with forwarding(network, service) as (port, _):
+        pid = talk(port, b"hello")
+        assert talk(port, b"again") == pid
+
+
+def test_a_hundred_connections_at_once_are_carried_by_what_was_started_once(
+    network: Any, service: str
+) -> None:
+    with forwarding(network, service) as (port, _), ThreadPoolExecutor(100) as pool:
+        pids = list(pool.map(lambda n: talk(port, b"%d" % n * 1000), range(100)))
+    assert len(set(pids)) == 1
+
+
+def test_a_large_stream_arrives_as_it_was_sent_while_it_comes_back(
+    network: Any, service: str
+) -> None:
+    piece = os.urandom(1024 * 1024)
+    with forwarding(network, service) as (port, _), connect(port) as sock:
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(sock.sendall, piece * 20)
+            for _ in range(20):
+                assert exactly(sock, len(piece)) == piece
+            sending.result()
+        sock.shutdown(socket.SHUT_WR)
+        assert rest(sock).split()[1] == b"%d" % (20 * len(piece))
+
+
+def test_a_killed_instances_connections_end_and_new_ones_go_elsewhere(
+    network: Any, service: str
+) -> None:
+    with forwarding(network, service) as (port, _):
+        pid = talk(port, b"x")
+        with connect(port) as held:
+            held.sendall(b"y")
+            assert held.recv(1) == b"y"
+            os.kill(pid, signal.SIGKILL)
+            assert rest(held) == b""
+        assert talk(port, b"z") != pid
+
+
+def test_an_instance_with_an_open_connection_is_not_stopped_and_an_idle_connection_ends(
+    network: Any,
+) -> None:
+    name = network.add_process(
+        "talk", TALK, protocol="tcp", idle_pause_s=0.2, idle_stop_s=0.4, tunnel_idle_s=3
+    )
+    with forwarding(network, name) as (port, _), connect(port) as sock:
+        for _ in range(4):
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            time.sleep(1)  # longer than an idle instance has, shorter than the connection
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def test_a_service_that_speaks_http_is_led_to_as_well(network: Any) -> None:
+    name = network.add_echo_process()
+    with forwarding(network, name) as (port, _):
+        answer = httpx.get(f"http://127.0.0.1:{port}/x", timeout=TIMEOUT_S)
+    assert answer.json()["path"] == "/x"
+    assert "X-Myxo-Chain" not in answer.json()["headers"]
+
+
+def test_a_request_for_a_service_that_speaks_tcp_says_how_to_get_there(
+    network: Any, service: str
+) -> None:
+    answer = httpx.get(network.url(service), timeout=TIMEOUT_S)
+    assert (answer.status_code, "myxo forward" in answer.text) == (400, True)
+
+
+def test_a_forward_ends_with_its_command_and_its_connections_with_it(
+    network: Any, service: str
+) -> None:
+    with forwarding(network, service) as (port, process):
+        with connect(port) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionResetError):
+                rest(sock)
+        within(10, lambda: refused(port), "the port is closed")
+
+
+def refused(port: int) -> bool:
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_kept_forward_outlives_its_command_and_is_listed_until_it_is_removed(
+    network: Any, service: str
+) -> None:
+    opened = json.loads(myxo(network, "forward", service, "--keep", "--json").stdout)
+    port = opened["listen"].rpartition(":")[2]
+    talk(int(port), b"x")
+    listed = myxo(network, "forward", "--list")
+    assert f"127.0.0.1:{port} -> {service}" in listed.stdout
+    removed = myxo(network, "forward", "--remove", port)
+    assert removed.returncode == 0, removed.stderr
+    assert port not in myxo(network, "forward", "--list").stdout
+    assert refused(int(port))
+    again = myxo(network, "forward", "--remove", port)
+    assert (again.returncode, "forwards nothing on port" in again.stderr) == (1, True)
+
+
+def test_what_cannot_be_forwarded_is_said_at_once(network: Any, service: str) -> None:
+    unknown = myxo(network, "forward", service[:-1])
+    assert (unknown.returncode, f"did you mean {service}" in unknown.stderr) == (1, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        in_use = myxo(network, "forward", service, str(port))
+    assert in_use.returncode == 1
+    assert f"port {port} is already in use by" in in_use.stderr
+    other = myxo(network, "forward", f"udp/{service}")
+    assert (other.returncode, "takes tcp, not udp" in other.stderr) == (1, True)
+    nonsense = myxo(network, "forward", service, "--host", "here")
+    assert (nonsense.returncode, "--host" in nonsense.stderr) == (2, True)
+
+
+def test_a_connection_that_leads_nowhere_is_reset_and_the_command_says_why(network: Any) -> None:
+    name = network.add_process("talk", TALK, protocol="tcp", MemoryReq=2**30)
+    with forwarding(network, name) as (port, process):
+        with connect(port) as sock, pytest.raises(ConnectionResetError):
+            rest(sock)
+        assert process.stderr is not None
+        assert f"{name} runs nowhere and cannot be started" in process.stderr.readline()
+
+
+# to another machine
+
+
+CLIENT = """
+import socket, sys
+size = int(sys.argv[2])
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as sock:
+    said = bytes(range(256)) * (size // 256)
+    sock.sendall(said[:65536]) if size > 65536 else None
+    answer = b""
+    rest = said[65536:] if size > 65536 else said
+    while rest:
+        sent = sock.send(rest[:65536])
+        rest = rest[sent:]
+        answer += sock.recv(65536)
+    sock.shutdown(socket.SHUT_WR)
+    while part := sock.recv(65536):
+        answer += part
+assert answer[:size] == said, len(answer)
+print(answer[size:].decode())
+"""
+
+
+def join_line(printed: str) -> list[str]:
+    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
+
+
+@pytest.mark.netns
+def test_a_connection_to_another_machine_goes_through_its_gateway(lan: Any) -> None:
+    first, second = lan.host(), lan.host()
+    join = join_line(first.start("myxo", "up", "--runtime", "process", "--hostname", "first"))
+    second.start(*join, "--runtime", "process", "--hostname", "second")
+    conf = first.folder / "talk.json"
+    conf.write_text(json.dumps({"protocol": "tcp", "constraints": {"host": "first"}}))
+    command = f"exec {sys.executable} {TALK}"
+    first.run("registry-cli", "add", "--process", command, "--conf", str(conf), "talk")
+    opened = json.loads(second.run("myxo", "forward", "talk", "--keep", "--json"))
+    port = opened["listen"].rpartition(":")[2]
+    pid, count = second.run(sys.executable, "-c", CLIENT, port, str(2**21)).split()
+    assert int(count) == 2**21
+    assert second.run(sys.executable, "-c", CLIENT, port, "256").split() == [pid, "256"]
+    with second.running_command(sys.executable, "-c", HOLD, port) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == b"x\n"
+        (instance,) = json.loads(first.run("myxo", "status", "--json"))["instances"]
+        first.cut()
+        assert held.stdout.readline() == b"ConnectionResetError\n"
+    assert instance["host"] == "first"
+
+
+HOLD = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as sock:
+    sock.sendall(b"x")
+    print(sock.recv(1).decode(), flush=True)
+    try:
+        sock.recv(1)
+    except OSError as exc:
+        print(type(exc).__name__, flush=True)
+"""
