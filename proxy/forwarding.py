@@ -9,7 +9,7 @@ Everything that ends a request otherwise is a `RequestRefused` with its status a
 what was wrong and what to do.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -26,6 +26,7 @@ from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
+from proxy.affinity import cookie, key_of, tie
 from proxy.attempts import Attempts, GoneFromGateway
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
@@ -65,6 +66,7 @@ class Forwarder:
         decisions: where it is kept what was decided.
         guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
+        stand_in: returns what is taken for the definition of a service that has none.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Forwarder:
         guards: Guards,
         *,
         machine_names: frozenset[str],
+        stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -85,6 +88,7 @@ class Forwarder:
         self.decisions = decisions
         self.guards = guards
         self._machine_names = machine_names
+        self._stand_in = stand_in
         self._chains = Chains()
 
     async def forward(
@@ -121,6 +125,9 @@ class Forwarder:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
+            decision.key = key_of(spec, head, route, origin)
+            if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
+                decision.tied = named.decode("ascii", "replace")
             begun(decision)
             if spec.rate_limited:
                 await self.guards.limiter.admit(
@@ -190,6 +197,8 @@ class Forwarder:
             DefinitionUnavailable: whether there is one cannot be known now.
         """
         revision = self._definitions.get(service)
+        if revision is None or revision.revision.spec is None:
+            revision = self._stand_in(service) or revision
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
@@ -233,21 +242,20 @@ class Forwarder:
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            if road.lease is None:
+            if road.lease is None and not road.routed:
                 self._heed_gateway(response, instance)
             if claim is not None:
                 claim()
-            return self._edited(response, road, decision)
+            fields = self._edited(response, road, decision)
+            if decision.spec.sticky and decision.tied != instance.record.id:
+                tied = tie(decision.spec, instance.record.id, route, origin)
+                fields += [] if tied is None else [tied]
+            return fields
 
         fields = [*request_fields(head, route, origin), *road.fields]
-        if decision.given_id is None:
-            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
-        if decision.trace is not None:
-            fields = decision.trace.passed_on(fields)
-        if call.chain:
-            fields.append((HEADER, render(call.chain)))
-        if deadline != inf:
-            fields = passed_on(fields, deadline - trio.current_time())
+        if road.routed:
+            fields = _addressed(fields, road.routed)
+        fields = self._told(fields, decision, call, deadline)
         service_time_s: float | None = None
         visit = self._chains.enter(instance.record.id, call) if road.lease is not None else None
         road.begin()
@@ -272,6 +280,18 @@ class Forwarder:
                 self._chains.leave(visit)
             await road.end(service_time_s or 0.0)
 
+    def _told(
+        self, fields: list[Field], decision: Decision, call: Call, deadline: float
+    ) -> list[Field]:
+        """Return `fields` with what an instance is told of the request besides."""
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
+        if call.chain:
+            fields.append((HEADER, render(call.chain)))
+        return fields if deadline == inf else passed_on(fields, deadline - trio.current_time())
+
     def _heed_gateway(self, response: ResponseHead, instance: InstanceView) -> None:
         """Take in what a gateway says besides the instance's answer.
 
@@ -284,7 +304,7 @@ class Forwarder:
         if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
             self._view.set_load(instance.owner, {instance.record.id: int(load)})
 
-    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> Sequence[Field]:
+    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
         decision.road = road.kind
         fields = response_fields(response, date_field())
         decision.timing.mark("forward")
@@ -307,6 +327,12 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             yield scope
         finally:
             road.under_way.discard(scope)
+
+
+def _addressed(fields: Iterable[Field], target: str) -> list[Field]:
+    """Return the fields with the target's own name as Host: it knows no other."""
+    host: Field = (b"Host", target.encode())
+    return [host, *(f for f in fields if f[0].lower() != b"host")]
 
 
 def _machine_is_dead(client: Client) -> Exception:

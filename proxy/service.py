@@ -37,6 +37,8 @@ from proxy.leases import LeaseHolder
 from proxy.limiting import Limiter
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.shares import Counter, Shares
@@ -135,7 +137,8 @@ class _Server:
         self._listeners = grace.listeners
         self._connections = grace.connections
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
-        self._upstreams = Upstreams(node.view, random)
+        self._routes = RoutingTable()
+        self._upstreams = Upstreams(node.view, random, self._routes)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -148,6 +151,11 @@ class _Server:
         metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         self._guards = self._guard(metrics)
+        kept = None
+        if not settings.ephemeral:
+            kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
+        desk = RoutingDesk(self._routes, kept, settings.port, self._crowd.news, node.identity)
+        node.wants["rtable"] = desk.serve
         forwarder = Forwarder(
             node.view,
             definitions,
@@ -156,6 +164,7 @@ class _Server:
             decisions,
             self._guards,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            stand_in=desk.stand_in,
         )
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
         limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
@@ -204,6 +213,7 @@ class _Server:
             await trio.sleep(PERIOD_S)
             await self._roads.sweep()
             self._guards.begin_period()
+            await self._roads.keep_routed(self._routes.addresses())
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""

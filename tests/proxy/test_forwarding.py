@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 from prometheus_client import CollectorRegistry
 
+from overlay.balancing import Balancing
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
@@ -49,6 +51,8 @@ from proxy.limits import RttLimits
 from proxy.metrics import ProxyMetrics
 from proxy.placement import Site
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingCommand, RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.selection import Candidate
 from proxy.shares import Shares
 from proxy.starting import Flight, Started, Starter
@@ -154,6 +158,7 @@ class Ground:
     counter: PlayedCounter
     crowd: Crowd
     client: Wire
+    desk: RoutingDesk
     version: int = 0
     origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
@@ -257,6 +262,15 @@ class Ground:
         head = f"POST /hello/x HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
         return await self.ask(head, body)
 
+    async def run_target(self, name: str) -> str:
+        """Serve something outside of the network that says its name; return its `host:port`."""
+        return f"127.0.0.1:{await self.listen(self.saying(name))}"
+
+    def rtable(self, do: str, service: str = HELLO, *hosts: str, weights: object = None) -> None:
+        command = {"do": do, "service": service, "hosts": hosts, "weights": weights}
+        said = self.desk.answer(RoutingCommand.model_validate(command))
+        assert "error" not in said, said
+
 
 def answer(body: bytes, *fields: str) -> bytes:
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *fields, "", ""]
@@ -312,7 +326,8 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
+            routes = RoutingTable()
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1), routes)
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
@@ -325,6 +340,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 Limiter(shares, trio.current_time),
                 ProxyMetrics(CollectorRegistry()),
             )
+            desk = RoutingDesk(routes, None, 4200, crowd.news, PROXY)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
@@ -333,6 +349,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 decisions,
                 guards,
                 machine_names=frozenset(),
+                stand_in=desk.stand_in,
             )
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
@@ -356,6 +373,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 counter,
                 crowd,
                 Wire(stream),
+                desk,
                 address=address,
             )
             yield made
@@ -1281,3 +1299,95 @@ async def test_a_start_that_takes_longer_than_the_deadline_is_504(ground: Ground
     assert b"did not answer within" in body
     assert ground.guards.traffics.of(HELLO).pending == 0
     ground.starter.held.set()
+
+
+async def test_the_routing_table_beats_discovery_from_the_next_request_on(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    assert (await ground.get())[2] == b"i1"
+    ground.rtable("set", HELLO, await ground.run_target("outside"))
+    status, _, body = await ground.get("/hello/x?q=1")
+    assert (status, body) == (200, b"outside")
+    (head,) = ground.requests["outside"]
+    assert head.startswith(b"GET /x?q=1 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"myxo-instance" not in head.lower()
+    ground.rtable("unset")
+    assert (await ground.get())[2] == b"i1"
+
+
+async def test_a_service_of_the_routing_table_needs_no_definition(ground: Ground) -> None:
+    ground.definitions.reachable = False
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    ground.rtable("set", "elsewhere", await ground.run_target("outside"))
+    assert (await ground.get("/elsewhere/x"))[2] == b"outside"
+    ground.rtable("clear")
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    assert ground.starter.calls == []
+
+
+async def test_targets_get_requests_in_proportion_to_their_weights(ground: Ground) -> None:
+    one, other = await ground.run_target("one"), await ground.run_target("other")
+    ground.rtable("set", HELLO, one, other, weights=[0.5, 1.5])
+    answers = [(await ground.get())[2] for _ in range(20)]
+    assert Counter(answers) == {b"one": 5, b"other": 15}
+
+
+async def test_a_target_that_is_down_costs_no_request_and_is_tried_again(ground: Ground) -> None:
+    down, up = await closed_port(), await ground.run_target("up")
+    ground.rtable("set", HELLO, down, up)
+    assert [(await ground.get())[2] for _ in range(4)] == [b"up"] * 4
+    ground.rtable("set", HELLO, down)
+    for _ in range(2):
+        status, _, body = await ground.get()
+        assert status == 502
+        assert b"routing table" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_static_service_that_is_not_in_the_table_is_not_started(ground: Ground) -> None:
+    ground.definitions.define(ServiceSpec(process="serve", policy=Balancing(name="static")))
+    status, _, body = await ground.get()
+    assert status == 503
+    assert b"myxo rtable set hello" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_client_with_the_cookie_keeps_its_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    ground.definitions.define(ServiceSpec(process="serve", sticky="sid"))
+    _, fields, first = await ground.get()
+    assert fields["set-cookie"] == f"sid={first.decode()}; Path=/hello; HttpOnly; SameSite=Lax"
+    with_cookie = f"GET /hello/x HTTP/1.1\nHost: localhost\nCookie: sid={first.decode()}"
+    for _ in range(10):
+        _, fields, body = await ground.ask(with_cookie)
+        assert body == first
+        assert "set-cookie" not in fields
+    ground.publish(first.decode(), "", withdrawn=True)
+    _, fields, body = await ground.ask(with_cookie)
+    assert body != first
+    assert fields["set-cookie"].startswith(f"sid={body.decode()};")
+
+
+async def test_the_same_key_goes_to_the_same_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    hashed = Balancing(name="maglev", hash="header:X-User")
+    ground.definitions.define(ServiceSpec(process="serve", policy=hashed))
+    found = {}
+    for user in range(8):
+        request = f"GET /hello/x HTTP/1.1\nHost: localhost\nX-User: u{user}"
+        (found[user],) = {(await ground.ask(request))[2] for _ in range(4)}
+    assert len(set(found.values())) > 1
+
+
+async def test_the_original_destination_answers_or_nobody(ground: Ground) -> None:
+    for name in ("i1", "i2"):
+        await ground.run_instance(name)
+    named = Balancing(name="original_destination")
+    ground.definitions.define(ServiceSpec(process="serve", policy=named))
+    request = "GET /hello/x HTTP/1.1\nHost: localhost\nX-Myxo-Destination: {}"
+    assert {(await ground.ask(request.format("i2")))[2] for _ in range(6)} == {b"i2"}
+    status, _, body = await ground.ask(request.format("127.0.0.1:22"))
+    assert status == 503
+    assert b"no instance '127.0.0.1:22'" in body
+    assert (await ground.get())[0] == 200
