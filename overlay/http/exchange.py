@@ -94,6 +94,7 @@ async def exchange(
     target: bytes | None = None,
     head_timeout_s: float = inf,
     switched: Switched | None = None,
+    watched: bool = False,
 ) -> Exchanged:
     """Forward the request and stream its answer to the client.
 
@@ -109,6 +110,7 @@ async def exchange(
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
         switched: answers and carries on, to the end, where both change their protocol; without it
             the client's wish to do so is not passed on.
+        watched: somebody else looks whether the client leaves.
 
     Raises:
         UpstreamFailed: before the client was answered.
@@ -120,6 +122,7 @@ async def exchange(
     if head.method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s, switched)
+    run.sending = watched
     client.body.rewind()
     fields = [*request_headers]
     if head.takes_trailers:
