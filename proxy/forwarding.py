@@ -262,7 +262,7 @@ class Forwarder:
             load = get(response.headers, b"myxo-in-flight") or b""
             if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
                 self._view.set_load(instance.owner, {instance.record.id: int(load)})
-        fields = response_fields(response, date_field())
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
