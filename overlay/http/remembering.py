@@ -10,7 +10,7 @@ All that is bounded in number and in bytes, and what is refused is not remembere
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 MOST = 512
 """Heads of each kind; more different ones at a time are seldom the same again soon."""
@@ -18,7 +18,7 @@ MOST = 512
 MOST_BYTES = 2048
 """Of one head. Longer ones carry tokens and cookies, and would make it 32 MiB where this is 1."""
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
 
 
@@ -39,34 +39,32 @@ def is_remembered(data: bytes) -> bool:
     return len(data) <= MOST_BYTES
 
 
-def by_bytes(parse: Callable[Concatenate[bytes, P], R]) -> Callable[Concatenate[bytes, P], R]:
+def by_bytes(parse: Callable[[bytes, *Ts], R]) -> Callable[[bytes, *Ts], R]:
     """Have a parser return the same object for the same short bytes; nobody may change it."""
     remembered = lru_cache(maxsize=MOST)(parse)
 
     @wraps(parse)
-    def parsed(data: bytes, *args: P.args, **kwargs: P.kwargs) -> R:
-        if len(data) > MOST_BYTES:
-            return parse(data, *args, **kwargs)
-        return remembered(data, *args, **kwargs)
+    def parsed(data: bytes, /, *args: *Ts) -> R:
+        return remembered(data, *args) if is_remembered(data) else parse(data, *args)
 
     return parsed
 
 
-def by_head(work: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
+def by_head(work: Callable[[H, *Ts], R]) -> Callable[[H, *Ts], R]:
     """Have a pure function remember what it returned last for each remembered head.
 
-    Heads are told by their identity; other arguments, which are positional, are compared. Nobody
-    may change what is returned.
+    Heads are told by their identity; other arguments are compared. Nobody may change what is
+    returned.
     """
-    made: dict[int, tuple[H, tuple[object, ...], R]] = {}
+    made: dict[int, tuple[H, tuple[*Ts], R]] = {}
 
     @wraps(work)
-    def worked(head: H, *args: P.args, **kwargs: P.kwargs) -> R:
+    def worked(head: H, /, *args: *Ts) -> R:
         known = made.get(id(head))
         if known is not None and known[0] is head and known[1] == args:
             return known[2]
-        result = work(head, *args, **kwargs)
-        if head.remembered and not kwargs:
+        result = work(head, *args)
+        if head.remembered:
             if known is None and len(made) >= MOST:
                 del made[next(iter(made))]
             made[id(head)] = (head, args, result)  # holds the head, so that its id stays its own
