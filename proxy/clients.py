@@ -170,7 +170,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, head, exc)
+            await refuse(client, head, exc)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -190,7 +190,8 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(client: Client, head: RequestHead, refusal: RequestRefused) -> None:
+async def refuse(client: Client, head: RequestHead, refusal: RequestRefused) -> None:
+    """Answer a request that the proxy does not forward."""
     if is_grpc(head):
         fields = grpc_refusal(refusal.status, str(refusal), refusal.retry_after_s)
         await client.respond(_OK, fields)

@@ -77,6 +77,7 @@ async def exchange(
     edit_response: EditResponse,
     target: bytes | None = None,
     head_timeout_s: float = inf,
+    watched: bool = False,
 ) -> Exchanged:
     """Forward the request and stream its answer to the client.
 
@@ -90,6 +91,7 @@ async def exchange(
             the exception passes through.
         target: to ask for; the client's if None.
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
+        watched: somebody else looks whether the client leaves.
 
     Raises:
         UpstreamFailed: before the client was answered.
@@ -101,6 +103,7 @@ async def exchange(
     if head.method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
+    run.sending = watched
     client.body.rewind()
     fields = [*request_headers]
     if head.takes_trailers:
