@@ -21,9 +21,10 @@ from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
 from overlay.view import InstanceView
+from proxy.attempts import MAX_ATTEMPTS
 from proxy.decisions import Decision, Failure
 from proxy.errors import NothingFeasible, UpstreamLost
-from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.forwarding import Forwarder
 from proxy.hops import Hop
 from proxy.roads import Road, Roads
 from proxy.timing import Timing
@@ -142,6 +143,8 @@ class Tunnels:
     async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
         if road.lease is not None:
             return SocketEnd(transport(await open_tcp(road.lease.address, "the instance")))
+        if road.routed:
+            return SocketEnd(transport(await open_tcp(road.routed, "the target")))
         target = f"tcp/{instance.record.id}".encode()
         try:
             return await self._ask(stack, road, instance, target, fresh=False)
