@@ -128,7 +128,7 @@ class Attempts:
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
         try:
-            if self._decision.allowed_s == inf:
+            if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
                 return await self._in_turn()
             return await self._in_time()
         except RequestRefused as exc:
@@ -195,6 +195,8 @@ class Attempts:
     @property
     def _hedges(self) -> bool:
         if self._decision.spec.hedge_ms is None or not self._client.body.framing.empty:
+            return False
+        if self._head.upgrade:
             return False
         return self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
 

@@ -19,12 +19,13 @@ import trio
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
-from overlay.http.exchange import Exchanged, exchange
+from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
-from overlay.http.seam import Client
-from overlay.names import ServiceName
+from overlay.http.seam import Client, Upstream
+from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
+from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
 from proxy.affinity import cookie, key_of, tie
 from proxy.attempts import Attempts, GoneFromGateway
@@ -269,6 +270,9 @@ class Forwarder:
                         request_headers=fields,
                         edit_response=edit_response,
                         target=route.target,
+                        switched=_switched(client, upstream, road, decision, instance.owner)
+                        if head.upgrade
+                        else None,
                         watched=claim is not None,
                     )
             if scope is not None and scope.cancelled_caught:
@@ -306,13 +310,20 @@ class Forwarder:
 
     def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
         decision.road = road.kind
-        fields = response_fields(response, date_field())
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
         if decision.explained:
             fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields
+
+
+def _switched(
+    client: Client, upstream: Upstream, road: Road, decision: Decision, owner: PeerId
+) -> Switched | None:
+    far = SocketEnd if road.lease is not None or road.routed else framed(owner)
+    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_idle_s)
 
 
 @contextmanager

@@ -168,14 +168,20 @@ class _Server:
         )
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
         limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self.tunnels = Tunnels(forwarder, self._roads)
         self._clients = Clients(
-            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+            forwarder,
+            self.tunnels,
+            grace,
+            metrics,
+            telemetry,
+            limits,
+            settings.trusted_forwarders,
         )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
-        self.tunnels = Tunnels(forwarder, self._roads)
         metrics.tunnels.set_function(lambda: self.tunnels.count)
         self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
         node.wants[FORWARD] = self.forwards.serve
