@@ -1,6 +1,7 @@
 """Instances that fail their health checks, on a fake machine in virtual time."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,12 @@ from allocator.testing_instances import HELLO, FakeHolder, Lab, id_of, revision
 from overlay.records import InstanceState
 
 READY = InstanceState.READY
-CHECKED = {"health": "/health", "health_interval_s": 10, "health_failures": 2, "idle_stop_s": 1e6}
+CHECKED: dict[str, Any] = {
+    "health": "/health",
+    "health_interval_s": 10,
+    "health_failures": 2,
+    "idle_stop_s": 1e6,
+}
 
 
 @given(st.lists(st.booleans()), st.integers(1, 5))

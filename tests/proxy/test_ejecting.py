@@ -87,8 +87,6 @@ def test_never_more_than_half_are_ejected_and_never_the_last() -> None:
     for number in range(4):
         lab.fail(number)
     assert lab.left_alone() == ["i0", "i1"]
-    for number in (1, 2, 3):
-        add(lab.view, number, withdrawn=True)
     alone = Lab(1)
     alone.fail(0, 100)
     assert alone.left_alone() == []
