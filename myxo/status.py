@@ -61,6 +61,7 @@ def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
         *_images(daemons),
         *_standby(daemons),
         *_crash_loops(daemons),
+        *_not_kept(daemons),
         *_put_away(daemons),
         *_policies(daemons),
         *_limits(daemons),
@@ -176,6 +177,27 @@ def _standby(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
         if (standby := d.get("standby")) and standby["instances"]:
             most = f"{standby['most_instances']} instances, {standby['most_memory_mib']} MiB"
             _add(table, d["host"], str(standby["instances"]), str(standby["memory_mib"]), most)
+    return [table] if table.row_count else []
+
+
+def _not_kept(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return of which services this machine keeps fewer instances than they want, and why."""
+    columns = ("host", "service", "too few by", "because", "owner")
+    table = _table("Not kept on this machine (min_instances)", columns)
+    for d in daemons:
+        for one in d.get("not_kept", ()):
+            why = (
+                f"{one['most_of_owner']} of one owner is the most, {one['most_in_all']} of all; "
+                "the policy file's limits.kept changes it"
+            )
+            _add(
+                table,
+                d["host"],
+                one["service"],
+                str(one["withheld"]),
+                why,
+                _short(one["owner"]),
+            )
     return [table] if table.row_count else []
 
 
