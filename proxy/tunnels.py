@@ -142,6 +142,8 @@ class Tunnels:
     async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
         if road.lease is not None:
             return SocketEnd(transport(await open_tcp(road.lease.address, "the instance")))
+        if road.routed:
+            return SocketEnd(transport(await open_tcp(road.routed, "the target")))
         target = f"tcp/{instance.record.id}".encode()
         try:
             return await self._ask(stack, road, instance, target, fresh=False)
