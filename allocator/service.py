@@ -142,7 +142,7 @@ class _Daemon:
             proxy_port=settings.proxy_port,
             parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
-        self.requests = Requests(node, self.instances, self.definitions)
+        self.requests = Requests(node, self.instances, self.definitions, policy.allowed)
         self.keeper = Keeper(
             node.peer_id,
             self.instances,

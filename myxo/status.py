@@ -17,6 +17,9 @@ from overlay.settings import SYSTEM_STATE_DIR
 
 ANSWER_TIMEOUT_S = 3.0
 
+LOG_LINES = 5
+"""Of a failed instance's log; `--json` has more of them."""
+
 
 class NothingRuns(MyxoError):
     """No daemon of this state directory answers."""
@@ -215,7 +218,7 @@ def _crash_loops(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
                 str(loop["revision"]),
                 str(loop["failures"]),
                 f"in {wait_s:.0f} s" if wait_s > 0 else "when it is asked for",
-                loop["reason"],
+                "\n".join([loop["reason"], *loop.get("log", "").splitlines()[-LOG_LINES:]]),
             )
     return [table] if table.row_count else []
 

@@ -170,7 +170,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, head, exc)
+            await _refuse(client, head, exc, exc.in_full() if origin.local else str(exc))
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -190,7 +190,7 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(client: Client, head: RequestHead, refusal: RequestRefused) -> None:
+async def _refuse(client: Client, head: RequestHead, refusal: RequestRefused, text: str) -> None:
     if is_grpc(head):
         fields = grpc_refusal(refusal.status, str(refusal), refusal.retry_after_s)
         await client.respond(_OK, fields)
@@ -198,4 +198,4 @@ async def _refuse(client: Client, head: RequestHead, refusal: RequestRefused) ->
     fields = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
-    await client.respond(refusal.status, fields, f"{refusal}\n".encode())
+    await client.respond(refusal.status, fields, f"{text}\n".encode())

@@ -312,7 +312,7 @@ class _Attempts:
         try:
             return await self._in_turn()
         except RequestRefused as exc:
-            self._decision.status, self._decision.refusal = exc.status, str(exc)
+            self._decision.status, self._decision.refusal = exc.status, exc.in_full()
             raise
 
     async def _in_turn(self) -> Exchanged:
