@@ -211,5 +211,5 @@ async def test_what_a_service_printed_is_told_to_its_owner_and_to_no_other_membe
         assert "exit code 3" in told.text
         assert f"`myxo status` on {network.allocator.record.host}" in told.text
     assert (await ask(OWNER, me)).details == {"log": "the password is tulip"}
-    (loop,) = (network.allocator.status or dict)()["crash_loops"]
+    (loop,) = network.allocator.status()["crash_loops"]
     assert loop["log"] == "the password is tulip"
