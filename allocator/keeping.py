@@ -22,13 +22,12 @@ are not trusted there (`Allowance`). Who was there first is served first, or ser
 each other out again and again.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from overlay.names import PeerId, ServiceName
+from overlay.names import PeerId
 
 SETTLE_S = 3.0
 """A joining peer knows the others within a second or two."""
@@ -101,11 +100,6 @@ class Allowance:
         return granted
 
 
-def ranked(service: ServiceName, peers: Iterable[PeerId]) -> list[PeerId]:
-    """Return the peers in the order of their weights for a service, the highest first."""
-    return sorted(peers, key=lambda peer: (_weight(service, peer), peer), reverse=True)
-
-
 def shares(able: Sequence[PeerId], minimum: int) -> dict[PeerId, int]:
     """Return how many instances each of the `able`, in their order, has to keep."""
     if not able:
@@ -158,7 +152,3 @@ def _stands_in_after_s(
 ) -> float:
     fit = [p for p in able if holdings[p].usable + holdings[p].starting >= share[p]]
     return TAKEOVER_S * (1 + fit.index(me)) if me in fit else inf
-
-
-def _weight(service: ServiceName, peer: PeerId) -> bytes:
-    return hashlib.blake2b(f"{service}\0{peer}".encode(), digest_size=8).digest()

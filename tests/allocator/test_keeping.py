@@ -11,10 +11,10 @@ from allocator.keeping import (
     Holding,
     duty,
     is_short,
-    ranked,
     shares,
 )
 from overlay.names import PeerId, ServiceName
+from overlay.rendezvous import ranked
 
 HELLO = ServiceName("hello")
 PEERS = [PeerId(f"peer-{n}") for n in range(8)]
