@@ -310,7 +310,7 @@ class Forwarder:
 
     def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
         decision.road = road.kind
-        fields = response_fields(response, date_field())
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
