@@ -178,7 +178,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await refuse(client, head, exc)
+            await refuse(client, head, exc, in_full=origin.local)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -198,13 +198,16 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def refuse(client: Client, head: RequestHead, refusal: RequestRefused) -> None:
+async def refuse(
+    client: Client, head: RequestHead, refusal: RequestRefused, *, in_full: bool = False
+) -> None:
     """Answer a request that the proxy does not forward."""
     if is_grpc(head):
         fields = grpc_refusal(refusal.status, str(refusal), refusal.retry_after_s)
         await client.respond(_OK, fields)
         return
+    text = refusal.in_full() if in_full else str(refusal)
     fields = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
-    await client.respond(refusal.status, fields, f"{refusal}\n".encode())
+    await client.respond(refusal.status, fields, f"{text}\n".encode())

@@ -262,7 +262,8 @@ class Forwarder:
         road.begin()
         try:
             with _ended_with(road) as scope:
-                async with road.pool.acquire(fresh=fresh) as upstream:
+                source = road.source(decision.spec.protocol)
+                async with source.acquire(fresh=fresh) as upstream:
                     exchanged = await exchange(
                         client,
                         head,
@@ -310,7 +311,7 @@ class Forwarder:
 
     def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
         decision.road = road.kind
-        fields = response_fields(response, date_field())
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
