@@ -115,11 +115,11 @@ def _context(protocol: int, chain: bytes, authority: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
     context.load_verify_locations(cadata=authority)
     context.set_alpn_protocols([ALPN_HTTP1])
-    _load_chain(context, chain)
+    load_chain(context, chain)
     return context
 
 
-def _load_chain(context: ssl.SSLContext, chain: bytes) -> None:
+def load_chain(context: ssl.SSLContext, chain: bytes) -> None:
     """Load key and certificate through an anonymous file: the ssl module takes only paths."""
     fd = os.memfd_create("myxo-leaf", os.MFD_CLOEXEC)
     try:

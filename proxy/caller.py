@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from overlay.names import InstanceId, ServiceName
+from proxy.exposure import Exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Origin:
         trusted: what it says of those before it is believed.
         caller: the instance that it is, where that is known.
         who: whose the connection is, for people: an address or a service.
+        exposure: what it may name, where it comes from outside; None is everything.
     """
 
     address: str
@@ -33,3 +35,4 @@ class Origin:
     trusted: bool = False
     caller: Caller | None = None
     who: str = ""
+    exposure: Exposure | None = None

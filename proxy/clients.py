@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from http import HTTPStatus
 from time import perf_counter
 
 import structlog
@@ -13,7 +14,7 @@ from overlay.http.head import Field, RequestHead
 from proxy.caller import Caller, Origin
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
-from proxy.fields import is_trusted
+from proxy.fields import is_trusted, without_claims
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
 from proxy.metrics import ProxyMetrics
@@ -75,7 +76,7 @@ class Clients:
             ask: finds out which instance of this machine it comes from.
         """
         if not self._places.take(source):
-            self._metrics.turned_away(own=source == OWN)
+            self._metrics.turned_away("host" if source == OWN else "container")
             await trio.aclose_forcefully(stream)
             return
         try:
@@ -83,6 +84,10 @@ class Clients:
             await self._serve(ServerConnection(stream, self._limits), origin, ask)
         finally:
             self._places.leave(source)
+
+    async def serve_outside(self, stream: trio.abc.Stream, origin: Origin) -> None:
+        """Serve one connection from outside to its end; it is closed."""
+        await self._serve(ServerConnection(stream, self._limits), origin, unknown)
 
     async def _serve(
         self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
@@ -135,6 +140,9 @@ class Clients:
 
     async def _answer(self, client: ServerConnection, head: RequestHead, origin: Origin) -> None:
         began, outcome = perf_counter(), Outcome()
+        outside = origin.exposure is not None
+        if outside:
+            head = without_claims(head)
         decided: list[Decision] = []
 
         def begun(decision: Decision) -> None:
@@ -146,7 +154,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, exc)
+            await _refuse(client, exc, outside=outside)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -166,8 +174,10 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(client: ServerConnection, refusal: RequestRefused) -> None:
+async def _refuse(client: ServerConnection, refusal: RequestRefused, *, outside: bool) -> None:
+    """Answer what no instance answers; the outside is told nothing of what is inside."""
     fields: list[Field] = [_TEXT]
+    text = f"{refusal.status} {HTTPStatus(refusal.status).phrase}" if outside else str(refusal)
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
-    await client.respond(refusal.status, fields, f"{refusal}\n".encode())
+    await client.respond(refusal.status, fields, f"{text}\n".encode())

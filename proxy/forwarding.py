@@ -124,7 +124,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = route_of(head, self._machine_names)
+        route = self._route(head, origin)
         revision, spec = await self.resolve(route.service, caller)
         _check_speaks_http(route.service, spec)
         timing.mark("lookup")
@@ -137,6 +137,11 @@ class Forwarder:
             return await _Attempts(self, client, head, route, origin, decision, call).run()
         finally:
             self._chains.called(call)
+
+    def _route(self, head: RequestHead, origin: Origin) -> Route:
+        if origin.exposure is not None:
+            return origin.exposure.route(head)
+        return route_of(head, self._machine_names)
 
     async def choose(self, decision: Decision) -> InstanceView:
         """Return an instance to try, of a newer revision if an allocator has heard of one.
@@ -221,7 +226,7 @@ class Forwarder:
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            return self._edited(response, instance, road, decision)
+            return self._edited(response, instance, road, decision, origin)
 
         fields = [*request_fields(head, route, origin), *road.fields]
         if decision.given_id is None:
@@ -254,7 +259,12 @@ class Forwarder:
             await road.end(service_time_s or 0.0)
 
     def _edited(
-        self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
+        self,
+        response: ResponseHead,
+        instance: InstanceView,
+        road: Road,
+        decision: Decision,
+        origin: Origin,
     ) -> Sequence[Field]:
         if road.lease is None:
             if get(response.headers, b"myxo-refused") is not None:
@@ -265,7 +275,8 @@ class Forwarder:
         fields = response_fields(response, date_field())
         decision.timing.mark("forward")
         decision.status = response.status
-        fields.append((b"Server-Timing", decision.timing.header()))
+        if origin.exposure is None:
+            fields.append((b"Server-Timing", decision.timing.header()))
         if decision.explained:
             fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields
