@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 
-from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, within
+from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, rests_on_name, within
 from allocator.runtime import Capacity
 from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
@@ -24,7 +24,7 @@ from overlay.names import InstanceId, PeerId
 from overlay.pacing import Buckets
 from overlay.records import Room
 from overlay.revision import SignedRevision
-from overlay.spec import ServiceSpec
+from overlay.spec import Image, ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +196,17 @@ class Policy:
 
     def decide(self, author: PeerId, spec: ServiceSpec, peer: PeerId | None = None) -> Decision:
         """Return whether this owner's service may run here when `peer` asks for it."""
-        ground = Ground(self.open_network, self.allow_any, self.allowed())
-        verdict = decide(self.rules(), ground, owner=author, spec=spec, peer=peer)
+        verdict = decide(self.rules(), self._ground(), owner=author, spec=spec, peer=peer)
         if verdict.allowed:
             return Admitted()
         return Refusal(AllocationRefusal.NOT_ALLOWED, str(verdict))
+
+    def rests_on_name(self, author: PeerId, image: Image) -> bool:
+        """Return whether an image may run for what it is called, so that this has to be proved."""
+        return rests_on_name(self.rules(), self._ground(), author, image)
+
+    def _ground(self) -> Ground:
+        return Ground(self.open_network, self.allow_any, self.allowed())
 
     def quota(self, author: PeerId) -> Quota:
         """Return how much of this machine an owner may have."""

@@ -5,10 +5,10 @@ one container is in `container_calls.py`, how a container is described in `conta
 which container belongs to which instance, and in which sandbox it is.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import docker
 import structlog
@@ -53,12 +53,18 @@ _LOOPBACK = "127.0.0.1"
 log = structlog.get_logger()
 
 
-Fetch = Callable[[Image, PeerId], Awaitable[None]]
-"""Makes the engine have an image that a service of this owner names, or raises `ImageMissing`."""
+class Fetch(Protocol):
+    """Makes the engine have an image, or raises `ImageMissing`."""
 
+    async def __call__(self, image: Image, owner: PeerId, *, by_name: bool) -> None:
+        """Return when it is there.
 
-async def _pull_pushed(image: Image, _: PeerId) -> None:
-    await pull_pushed(DockerImages(), image, lambda _: None)
+        Args:
+            image: what is wanted.
+            owner: whose service wants it.
+            by_name: the engine has to pull it itself.
+        """
+        ...
 
 
 class DockerRuntime:
@@ -70,13 +76,16 @@ class DockerRuntime:
 
     Attributes:
         fetch: brings images that are not here; from their registry alone until others are known.
+        rests_on_name: whether an image may run for this owner only for what it is called.
     """
 
     name: Literal["docker", "process"] = "docker"
 
     def __init__(self, ownership: Ownership, plan: SandboxPlan | None = None) -> None:
         self._ownership = ownership
-        self.fetch: Fetch = _pull_pushed
+        self._images = DockerImages()
+        self.fetch: Fetch = self._pull_pushed
+        self.rests_on_name: Callable[[PeerId, Image], bool] = lambda _owner, _image: False
         self._engine = EngineSession(ownership.filters())
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._engine.call)
         self._containers = ContainerTable()
@@ -118,6 +127,9 @@ class DockerRuntime:
 
     async def create(self, launch: Launch) -> None:
         """Create the container, in a sandbox if there is one; see `Runtime.create`."""
+        image = launch.spec.image
+        if image is not None and self.rests_on_name(launch.author, image):
+            await self._insist_on_name(image)
         with self.sandboxes.start_under_way():
             sandbox = await self.sandboxes.take(launch)
             if sandbox is not None:
@@ -155,7 +167,23 @@ class DockerRuntime:
     async def pull(self, launch: Launch) -> None:
         """Fetch the image by `fetch`; see `Runtime.pull`."""
         if launch.spec.image is not None:
-            await self.fetch(launch.spec.image, launch.author)
+            by_name = self.rests_on_name(launch.author, launch.spec.image)
+            await self.fetch(launch.spec.image, launch.author, by_name=by_name)
+
+    async def _pull_pushed(self, image: Image, owner: PeerId, *, by_name: bool) -> None:  # noqa: ARG002
+        await pull_pushed(self._images, image, lambda _done, _total: None)
+
+    async def _insist_on_name(self, image: Image) -> None:
+        """See that the engine pulled an image by its name, or pushed it.
+
+        Raises:
+            ImageMissing: it did not, or does not have it.
+        """
+        if image.repo_digest not in await self._images.repo_digests(image.config_digest):
+            raise ImageMissing(
+                f"{image.reference} is not here under the name {image.repo_digest}, for which "
+                "alone this machine's policy lets it run"
+            )
 
     async def start(self, instance: InstanceId) -> str:
         """Start the container; return its address on the bridge. See `Runtime.start`."""

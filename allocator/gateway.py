@@ -116,6 +116,7 @@ class Gateway:
         self._idle: set[trio.CancelScope] = set()
         self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
+        instances.use.partings.append(self._part)
 
     async def serve(
         self,
@@ -175,9 +176,19 @@ class Gateway:
             await trio.sleep(SWEEP_S)
             there = self._instances.use.load()
             for instance in self._pools.keys() - there.keys():
-                await self._pools.pop(instance).pool.aclose()
+                await self._part(instance)
             for pool in list(self._pools.values()):
                 await pool.pool.sweep()
+
+    async def _part(self, instance: InstanceId) -> None:
+        """Close the connections to an instance before it ends.
+
+        Those that its end closes are closed towards a dead address, and whoever gets that address
+        next could not be reached for up to a second.
+        """
+        found = self._pools.pop(instance, None)
+        if found is not None:
+            await found.pool.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(

@@ -19,6 +19,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from allocator.engine import CUT, open_client, say
 from allocator.errors import ImageMissing, RuntimeDown
 from allocator.image_plan import ImageWrong
+from allocator.image_pulled import Pulled
 from overlay.names import Digest
 
 SILENCE_S = 60.0
@@ -28,7 +29,10 @@ WATCH_S = 1.0
 
 T = TypeVar("T")
 Told = Callable[[int], None]
-"""Is called, on the trio side, with how many bytes there are so far."""
+"""Is called with how many bytes there are so far."""
+
+ToldOf = Callable[[int, int], None]
+"""Is called, on the trio side, with how many bytes came, and of how many that are known of."""
 
 
 class DockerImages:
@@ -40,6 +44,14 @@ class DockerImages:
     async def size_bytes(self, image: Digest) -> int | None:
         """Return how large an image is as the engine counts it; None if it is not there."""
         return await self._run(lambda client: _size(client, image))
+
+    async def repo_digests(self, image: Digest) -> tuple[str, ...]:
+        """Return the `NAME@sha256:…`s that the engine itself pulled or pushed an image by."""
+        return await self._run(lambda client: _repo_digests(client, image))
+
+    async def has(self, reference: str) -> bool:
+        """Return whether the engine knows an image by this name."""
+        return await self._run(lambda client: _size(client, reference)) is not None
 
     async def held_layers(self) -> list[tuple[Digest, ...]]:
         """Return the layers of each image that is there, the lowest first."""
@@ -93,26 +105,26 @@ class DockerImages:
 
         await self._transfer(load, lambda _: None)
 
-    async def pull(self, reference: str, told: Told) -> Digest:
+    async def pull(self, reference: str, told: ToldOf) -> Digest:
         """Pull an image from its registry; return its config's digest.
+
+        What is told are the bytes of the layers that come, compressed as they are; that they are
+        unpacked is progress too.
 
         Raises:
             ImageMissing: it cannot be pulled.
         """
 
         def pull(client: docker.APIClient, tell: Told) -> Digest:
-            done: dict[tuple[str, str], int] = {}
-
             def take(line: dict[str, Any]) -> None:
-                current = (line.get("progressDetail") or {}).get("current")
-                if current:
-                    done[str(line.get("id")), str(line.get("status"))] = int(current)
-                tell(sum(done.values()))
+                pulled.take(line)
+                tell(pulled.steps)
 
             _read(client.pull(reference, stream=True, decode=True), take)
             return Digest(client.inspect_image(reference)["Id"])
 
-        return await self._transfer(pull, told)
+        pulled = Pulled()
+        return await self._transfer(pull, lambda _: told(pulled.done_bytes, pulled.total_bytes))
 
     async def remove(self, image: Digest) -> bool:
         """Remove an image that has no name and no container; return whether it is gone."""
@@ -158,6 +170,7 @@ class DockerImages:
                 await trio.to_thread.run_sync(
                     in_thread, limiter=self._limiter, abandon_on_cancel=True
                 )
+                told(heard)
                 nursery.cancel_scope.cancel()
         except* (ImageMissing, ImageWrong, RuntimeDown) as group:
             raise group.exceptions[0] from None
@@ -182,11 +195,18 @@ def _client() -> Iterator[docker.APIClient]:
         client.close()
 
 
-def _size(client: docker.APIClient, image: Digest) -> int | None:
+def _size(client: docker.APIClient, image: str) -> int | None:
     try:
         return int(client.inspect_image(image)["Size"])
     except ImageNotFound:
         return None
+
+
+def _repo_digests(client: docker.APIClient, image: Digest) -> tuple[str, ...]:
+    try:
+        return tuple(client.inspect_image(image).get("RepoDigests") or ())
+    except ImageNotFound:
+        return ()
 
 
 def _held_layers(client: docker.APIClient) -> list[tuple[Digest, ...]]:

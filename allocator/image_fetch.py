@@ -6,7 +6,7 @@ A fetch ends with the engine saying that it has the very image that the revision
 """
 
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ SWEEP_S = 600.0
 GUESSED_BYTES = 100 * 1024 * 1024
 """Of an image whose revision does not say."""
 
+_ONLY_BY_NAME = "this machine's policy lets it run for its name alone, so only its registry will do"
+
 log = structlog.get_logger()
 
 
@@ -47,6 +49,10 @@ class Images(Pulls, Protocol):
 
     async def size_bytes(self, image: Digest) -> int | None:
         """Return how large an image is; None if it is not there."""
+        ...
+
+    async def repo_digests(self, image: Digest) -> Collection[str]:
+        """Return the `NAME@sha256:…`s that it pulled or pushed an image by."""
         ...
 
     async def held_layers(self) -> list[tuple[Digest, ...]]:
@@ -99,6 +105,9 @@ class ImageFetcher:
         shelf: notes what was fetched.
         folder: where layers are put while they come.
         fetched: called with the way and the bytes of each fetch.
+
+    Attributes:
+        rates: how fast images came lately.
     """
 
     def __init__(
@@ -114,7 +123,7 @@ class ImageFetcher:
         self._shelf = shelf
         self._folder = folder
         self._fetched = fetched
-        self._rates = Rates()
+        self.rates = Rates()
         self._turns = FetchTurns()
         self._under_way: dict[Digest, _Fetch] = {}
         self._transfers = Transfers()
@@ -129,12 +138,13 @@ class ImageFetcher:
             await self._sweep(KEPT_S)
             await trio.sleep(SWEEP_S)
 
-    async def fetch(self, image: Image, owner: PeerId) -> None:
+    async def fetch(self, image: Image, owner: PeerId, *, by_name: bool = False) -> None:
         """Return when the engine has an image.
 
         Args:
             image: what a service of `owner` names.
             owner: who takes turns with others.
+            by_name: the engine has to pull it from its registry, whoever else has it.
 
         Raises:
             ImageMissing: it cannot be fetched; says what was tried.
@@ -144,14 +154,14 @@ class ImageFetcher:
         digest = image.config_digest
         while (other := self._under_way.get(digest)) is not None:
             await other.ended.wait()
-            if await self._engine.size_bytes(digest) is not None:
+            if await self._is_here(image, by_name=by_name):
                 return
-            if other.failure is not None and other.image == image:
+            if other.failure is not None and (other.image, other.by_name) == (image, by_name):
                 raise Refused(other.failure.code, str(other.failure)) from other.failure
-        mine = self._under_way[digest] = _Fetch(image)
+        mine = self._under_way[digest] = _Fetch(image, by_name)
         try:
             async with self._turns.turn(owner, image.size_bytes or GUESSED_BYTES):
-                await self._fetch(image)
+                await self._fetch(image, by_name=by_name)
         except AllocatorError as exc:
             mine.failure = exc
             raise
@@ -159,10 +169,16 @@ class ImageFetcher:
             del self._under_way[digest]
             mine.ended.set()
 
-    async def _fetch(self, image: Image) -> None:
+    async def _is_here(self, image: Image, *, by_name: bool) -> bool:
+        if by_name:
+            return image.repo_digest in await self._engine.repo_digests(image.config_digest)
+        return await self._engine.size_bytes(image.config_digest) is not None
+
+    async def _fetch(self, image: Image, *, by_name: bool) -> None:
         await self._shelf.make_room(image.size_bytes or 0, image.config_digest)
         await self._check_room(image.config_digest, image.size_bytes or 0)
-        near = await self._have_it(image)
+        was_here = await self._engine.size_bytes(image.config_digest) is not None
+        near = [] if by_name else await self._have_it(image)
         size = image.size_bytes or GUESSED_BYTES
         ways: list[tuple[str, Callable[[Progress], Awaitable[None]]]] = []
         if near:
@@ -170,9 +186,9 @@ class ImageFetcher:
             ways.append(("peers", lambda told: self._from_peers(image, peers, told)))
         if image.repo_digest is not None:
             ways.append(("registry", lambda told: self._from_registry(image, told)))
-        if near and not self._rates.peers_first(size, near[0].rtt_s):
+        if near and not self.rates.peers_first(size, near[0].rtt_s):
             ways.reverse()
-        failures = [] if near else ["no machine near has it"]
+        failures = [] if near else [_ONLY_BY_NAME if by_name else "no machine near has it"]
         if image.repo_digest is None:
             failures.append("it was pushed to no registry")
         for way, fetch in ways:
@@ -182,7 +198,8 @@ class ImageFetcher:
                 failures.append(str(exc))
                 log.warning("image.way_failed", image=image.reference, way=way, error=str(exc))
             else:
-                await self._shelf.took(image.config_digest)
+                if not was_here:
+                    await self._shelf.took(image.config_digest)
                 return
         raise ImageMissing(
             f"{image.reference} ({image.config_digest[:19]}…) is not on this machine and could "
@@ -199,7 +216,7 @@ class ImageFetcher:
         seconds = trio.current_time() - progress.begun
         by_peers = way == "peers"
         if progress.done_bytes:
-            self._rates.measured(peers=by_peers, size_bytes=progress.done_bytes, seconds=seconds)
+            self.rates.measured(peers=by_peers, size_bytes=progress.done_bytes, seconds=seconds)
         self._fetched(way, progress.done_bytes)
         log.info(
             "image.fetched",
@@ -230,8 +247,8 @@ class ImageFetcher:
     async def _from_registry(self, image: Image, progress: Progress) -> None:
         progress.sources.append((image.repo_digest or "").partition("/")[0])
 
-        def told(count: int) -> None:
-            progress.done_bytes = count
+        def told(done_bytes: int, total_bytes: int) -> None:
+            progress.done_bytes, progress.total_bytes = done_bytes, total_bytes
 
         await pull_pushed(self._engine, image, told)
 
@@ -272,6 +289,7 @@ class ImageFetcher:
 @dataclass(slots=True)
 class _Fetch:
     image: Image
+    by_name: bool
     ended: trio.Event = field(default_factory=trio.Event)
     failure: AllocatorError | None = None
 

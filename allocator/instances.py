@@ -37,7 +37,7 @@ from allocator.flights import Flights
 from allocator.instance import Instance, Publisher
 from allocator.leftovers import Leftovers
 from allocator.life import Life
-from allocator.lifecycle import RESTING, USABLE, State
+from allocator.lifecycle import BEGINNING, RESTING, USABLE, State
 from allocator.metrics import AllocatorMetrics
 from allocator.outlook import Outlook, outlook
 from allocator.pauses import Pauses
@@ -86,6 +86,10 @@ class Instances:
         ready: waits until an instance is ready.
         proxy_port: where instances find this machine's proxy.
         parallel_starts: how many starts may be under way at once; the others wait their turn.
+
+    Attributes:
+        use: who uses what is here.
+        admitted: told of each revision that is about to be started, once it has passed every check.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Instances:
         self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
         self.use = Use(self._instances, metrics)
+        self.admitted: Callable[[SignedRevision], None] = lambda _: None
         self._turns = Turns(parallel_starts)
         self._arrivals = Arrivals(
             self._instances,
@@ -210,12 +215,13 @@ class Instances:
         if instance is None:
             nursery = self._nursery_now()
             instance = self._arrivals.admit(given, spec)
+            self.admitted(given)
             flight = self._take_off(nursery, instance, request_id, caller)
         else:
             flight = self._wake(instance)
         try:
             record = await self._flights.landed(instance)
-        except (Exited, LaunchFailed, NotReady):
+        except (Exited, InstanceGone, LaunchFailed, NotReady):
             if not flight.wakes:
                 raise
             return await self._allocate(given, {*exclude, instance.id}, request_id, caller)
@@ -303,14 +309,18 @@ class Instances:
         self._crashes.forget(service, newest)
         for instance in self._instances.values():
             if instance.service == service and (newest is None or instance.revision < newest):
-                instance.unwanted = Why.OUTDATED
-                instance.notify()
+                instance.give_up(Why.OUTDATED)
 
     # view
 
     def services(self) -> set[ServiceName]:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
+
+    def fetches(self, service: ServiceName, revision: int) -> bool:
+        """Return whether a start of a revision waits for its image, and none is further on."""
+        states = {i.state for i in self._all() if i.key == (service, revision)}
+        return State.PULLING in states and not states & (BEGINNING - {State.PULLING})
 
     def outlook(self, service: ServiceName, revision: int) -> Outlook:
         """Return what a start of a service would meet here."""

@@ -61,16 +61,16 @@ class Duty:
     lacks: int = 0
     stand_in_after_s: float = inf
 
-    def starts(self, lacking_s: float, short_s: float) -> int:
-        """Return how many to start now.
+    def is_due(self, lacking_s: float, short_s: float) -> bool:
+        """Return whether to start one more now.
 
         Args:
             lacking_s: for how long it has lacked something of its own.
             short_s: for how long the network has had too few.
         """
         if self.lacks and lacking_s >= SETTLE_S:
-            return self.lacks
-        return int(short_s >= self.stand_in_after_s)
+            return True
+        return short_s >= self.stand_in_after_s
 
 
 def ranked(service: ServiceName, peers: Iterable[PeerId]) -> list[PeerId]:

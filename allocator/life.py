@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from allocator.errors import AllocatorError, Refused, RuntimeDown
+from allocator.errors import AllocatorError, InstanceGone, LaunchFailed, Refused, RuntimeDown
 from allocator.instance import Instance
 from allocator.lifecycle import DRAINABLE, Event, State
 from allocator.pauses import Pauses
@@ -62,15 +62,24 @@ class Life:
 
     async def live(self, instance: Instance, begin: Callable[[], Awaitable[None]]) -> None:
         """Live an instance's life: `begin` makes it ready, then it serves, then it is put away."""
+        end: AllocatorError = LaunchFailed(
+            f"the allocator met a fault of its own with {instance.service}; its log has it"
+        )
         try:
-            await begin()
-            instance.land()
-            await self._serve(instance)
+            with instance.beginning:
+                await begin()
+            if not instance.beginning.cancelled_caught:
+                instance.land()
+                await self._serve(instance)
+            end = _put_away_because(instance)
         except AllocatorError as exc:
             self._register.failed(instance, exc)
-            instance.land(exc)
+            end = exc
+        except trio.Cancelled:
+            end = Refused(AllocationRefusal.DRAINING, "the allocator is stopping")
+            raise
         finally:
-            instance.land(Refused(AllocationRefusal.DRAINING, "the allocator is stopping"))
+            instance.land(end)
             with trio.CancelScope(shield=True):
                 await self._put_away(instance)
 
@@ -134,6 +143,7 @@ class Life:
                 instance.unwanted = instance.unwanted or Why.ALLOCATOR_STOPS
                 with trio.move_on_after(STOP_DRAIN_S):
                     await self._drain(instance)
+            await self._use.part(instance)
             await self._remove(instance, STOP_GRACE_S if drained else STOP_REMOVE_GRACE_S)
         if bound.cancelled_caught:
             self._not_removed(instance)
@@ -148,3 +158,13 @@ class Life:
         except RuntimeDown as exc:
             log.warning("instance.not_removed", id=instance.id, error=str(exc))
             self._not_removed(instance)
+
+
+def _put_away_because(instance: Instance) -> AllocatorError:
+    """Return what to tell whoever waits for an instance that is put away on purpose."""
+    if instance.unwanted == Why.OUTDATED:
+        return Refused(
+            AllocationRefusal.BAD_REVISION,
+            f"revision {instance.revision} of {instance.service} is not the newest any more",
+        )
+    return InstanceGone(f"the instance {instance.id} is being put away: {instance.unwanted}")

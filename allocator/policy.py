@@ -12,8 +12,11 @@ that. A `--process` service runs with the rights of this machine's user: only tr
 have one started anywhere, and those whose own table names the runtime. Nothing here can ask for a
 privileged container, because nothing in a service's definition can.
 
-What an image is called is what the owner of the service calls it; what runs is what has the digest.
-So a name in a rule binds those who name their images truly, and a digest binds everybody.
+What an image is called is what the owner of the service calls it; what runs is what has the digest
+of its config. So only that digest proves itself, whoever brought the bytes. Where a rule lets an
+image in by its name, its host or the digest that a registry gave it (`rests_on_name`), the engine
+itself must have pulled it by that name, unless a trusted owner says it. A rule that keeps a name
+out binds those who name their images truly: others push the same bytes under another name.
 """
 
 from collections.abc import Mapping
@@ -150,7 +153,7 @@ def decide(
         Verdict("default") if peer is None else _who("peers", rules.peers, peer, "peer", ground),
         _who("owners", rules.owners, owner, "owner", ground),
         _runtime(rules, ground, owner, spec),
-        _image(rules.images, spec.image),
+        _image(rules, ground, owner, spec.image),
         _open_network(rules, ground, owner, spec),
         _under_ceiling(rules, owner, spec),
     ]
@@ -216,9 +219,17 @@ def _runtime(rules: Rules, ground: Ground, owner: PeerId, spec: ServiceSpec) -> 
     return Verdict("default")
 
 
-def _image(listed: Listed, image: Image | None) -> Verdict:
+def rests_on_name(rules: Rules, ground: Ground, owner: PeerId, image: Image) -> bool:
+    """Return whether an image may run for what it is called, so that this has to be proved."""
+    allow = rules.images.allow
+    proved = EVERYBODY in allow or image.config_digest in allow
+    return not proved and owner not in ground.trusted
+
+
+def _image(rules: Rules, ground: Ground, owner: PeerId, image: Image | None) -> Verdict:
     if image is None:
         return Verdict("default")
+    listed = rules.images
     for pattern in listed.deny:
         if any(matches(pattern, image)):
             return Verdict(f'images.deny "{pattern}"', f"the image {image.reference} may not run")
@@ -226,8 +237,16 @@ def _image(listed: Listed, image: Image | None) -> Verdict:
         if pattern == EVERYBODY:
             return Verdict("default")
         if all(matches(pattern, image)):
-            return Verdict(f'images.allow "{pattern}"')
+            unproved = image.repo_digest is None and rests_on_name(rules, ground, owner, image)
+            return Verdict(f'images.allow "{pattern}"', _nameless(image) if unproved else "")
     return Verdict("images.allow", f"the image {image.reference} is not among those that may run")
+
+
+def _nameless(image: Image) -> str:
+    return (
+        f"the image {image.reference} is in no registry, so nobody but its owner says that it is "
+        f"called so; push it, or have {image.config_digest} allowed"
+    )
 
 
 def matches(pattern: str, image: Image) -> list[bool]:
@@ -254,13 +273,14 @@ def registry_host(name: str) -> str:
 
 def _is_called(name: str, pattern: str) -> bool:
     """A name without a tag, as a pushed one has none, is compared with the pattern's name alone."""
-    untagged = _untagged(name)
-    if fnmatchcase(name, pattern) or fnmatchcase(untagged, pattern):
+    bare = untagged(name)
+    if fnmatchcase(name, pattern) or fnmatchcase(bare, pattern):
         return True
-    return name == untagged and fnmatchcase(name, _untagged(pattern))
+    return name == bare and fnmatchcase(name, untagged(pattern))
 
 
-def _untagged(name: str) -> str:
+def untagged(name: str) -> str:
+    """Return an image's name without its tag."""
     before, colon, tag = name.rpartition(":")
     return before if colon and "/" not in tag else name
 

@@ -7,7 +7,6 @@ import trio
 
 from allocator.admission import Refusal, check_constraints
 from allocator.errors import AllocatorError
-from allocator.image_services import ImageServices
 from allocator.instances import Instances
 from allocator.offers import Held
 from overlay.allocation import (
@@ -38,13 +37,11 @@ class Requests:
         node: of this allocator.
         instances: what runs here.
         definitions: what services there are.
-        images: learns which revision an image belongs to; None where there is no engine.
     """
 
     node: Node
     instances: Instances
     definitions: Definitions
-    images: ImageServices | None = None
     _held: Held = field(default_factory=Held)
 
     async def allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
@@ -60,8 +57,6 @@ class Requests:
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         self._held.taken(peer, given.revision.name, given.revision.number)
         await self._learn(given.revision, peer)
-        if self.images is not None:
-            self.images.heard(given)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
             raise CallRefused(unmet.code, unmet.text)

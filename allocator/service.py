@@ -121,6 +121,9 @@ class _Daemon:
             lambda: allowed_keys(settings.admin),
             self.policy.rules,
         )
+        docker = self.runtimes.get("docker")
+        if isinstance(docker, DockerRuntime):
+            docker.rests_on_name = policy.rests_on_name
         self.instances = Instances(
             self.runtimes,
             Ledger(self.limits, policy.quota),
@@ -182,7 +185,7 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.services
+        self.instances.admitted = images.services.heard
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
         nursery.start_soon(images.run, self._tell_images)

@@ -67,6 +67,7 @@ class FakeImages:
         in_use: what cannot be removed.
         free: bytes on its disk.
         gate: saves wait for this.
+        pulled: what came from a registry, by reference.
         saves, loads, pulls: how often that was done.
         loaded_layers: those that came with the last load.
     """
@@ -76,6 +77,7 @@ class FakeImages:
     in_use: set[Digest] = field(default_factory=set)
     free: int | None = None
     gate: trio.Event | None = None
+    pulled: dict[str, Digest] = field(default_factory=dict)
     saves: int = 0
     loads: int = 0
     pulls: int = 0
@@ -89,6 +91,16 @@ class FakeImages:
         """Return the bytes of an image's layers."""
         await trio.lowlevel.checkpoint()
         return self.images[image].size_bytes if image in self.images else None
+
+    async def repo_digests(self, image: Digest) -> tuple[str, ...]:
+        """Return what an image was pulled by."""
+        await trio.lowlevel.checkpoint()
+        return tuple(name for name, pulled in self.pulled.items() if pulled == image)
+
+    async def has(self, reference: str) -> bool:
+        """Return whether an image was pulled by a name."""
+        await trio.lowlevel.checkpoint()
+        return reference in self.pulled
 
     async def held_layers(self) -> list[tuple[Digest, ...]]:
         """Return every image's layers."""
@@ -140,15 +152,16 @@ class FakeImages:
             layers[diff_id] = data
         self.put(FakeImage(config, layers))
 
-    async def pull(self, reference: str, told: Callable[[int], None]) -> Digest:
+    async def pull(self, reference: str, told: Callable[[int, int], None]) -> Digest:
         """Take in what a registry has."""
         await trio.lowlevel.checkpoint()
         self.pulls += 1
         if reference not in self.pushed:
             raise ImageMissing(f"no registry has {reference}")
         found = self.pushed[reference]
-        told(found.size_bytes)
+        told(found.size_bytes, found.size_bytes)
         self.put(found)
+        self.pulled[reference] = found.digest
         return found.digest
 
     async def remove(self, image: Digest) -> bool:
@@ -157,6 +170,7 @@ class FakeImages:
         if image in self.in_use:
             return False
         self.images.pop(image, None)
+        self.pulled = {name: pulled for name, pulled in self.pulled.items() if pulled != image}
         return True
 
 

@@ -34,7 +34,7 @@ def revision(
     number: int = 1, name: str = HELLO, *, owner: Identity = OWNER, **fields: Any
 ) -> SignedRevision:
     """Return a signed revision; its instances are never paused unless `fields` say so."""
-    spec = ServiceSpec(image=IMAGE, **({"idle_pause_s": 0} | fields))
+    spec = ServiceSpec(**({"image": IMAGE, "idle_pause_s": 0} | fields))
     return SignedRevision.sign(owner, Revision(name=ServiceName(name), number=number, spec=spec))
 
 
@@ -74,6 +74,7 @@ class Lab:
     standby: Bounds = UNBOUNDED
     runtime: Callable[[FakeMachine], FakeRuntime] = FakeRuntime
     elsewhere: int = 0
+    known: SignedRevision | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     ledger: Ledger = field(init=False)
 
@@ -92,6 +93,7 @@ class Lab:
             self.publisher,
             AllocatorMetrics(self.registry),
             standby=self.standby,
+            known=lambda _: self.known,
             elsewhere=lambda _: self.elsewhere,
             parallel_starts=self.parallel_starts,
             ready=partial(_ready_unless_it_hangs, self.machine),

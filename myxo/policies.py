@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from allocator.allowed import allowed_keys
-from allocator.policy import NO_RULES, Ground, Rules, Verdict, decide
+from allocator.policy import NO_RULES, Ground, Rules, Verdict, decide, untagged
 from allocator.policy_file import default_path, read_policy
 from overlay.identity import Identity
 from overlay.names import Digest, PeerId
@@ -74,7 +74,11 @@ def _spec(question: Question) -> ServiceSpec:
         return ServiceSpec(process="true", **limits)
     is_digest = question.image.startswith("sha256:")
     digest = Digest(question.image) if is_digest else _ANY_DIGEST
-    return ServiceSpec(image=Image(reference=question.image, config_digest=digest), **limits)
+    image = Image(reference=question.image, config_digest=digest)
+    if not is_digest:  # a name that can be proved: whether it is, the engine knows at the start
+        name = image.reference.partition("@")[0]
+        image = image.model_copy(update={"repo_digest": f"{untagged(name)}@{_ANY_DIGEST}"})
+    return ServiceSpec(image=image, **limits)
 
 
 def _in_words(part: object) -> str:

@@ -28,6 +28,7 @@ from overlay.names import PeerId
 from overlay.passphrase import NetworkKeys
 
 ALPN_HTTP1 = "http/1.1"
+ALPN_HTTP2 = "h2"
 
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for."""

@@ -16,15 +16,23 @@ from time import perf_counter
 
 import trio
 
+from overlay.balancing import ORIGINAL_DESTINATION, STATIC
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.view import InstanceView, View
 from proxy.crowd import Crowd, Place
 from proxy.decisions import Decision, Decisions, Waited
-from proxy.errors import NothingFeasible, RequestRefused
+from proxy.errors import (
+    DestinationGone,
+    NothingFeasible,
+    NotRouted,
+    RequestRefused,
+    UpstreamLost,
+)
 from proxy.limits import RttLimits
 from proxy.moving import Breaches, is_clearly_better, is_over
 from proxy.placement import Site
+from proxy.routing_table import BALANCING as ROUTED_BALANCING
 from proxy.selection import Group, Upstream, rtt_s
 from proxy.starting import Flight, Starter
 from proxy.upstreams import Upstreams
@@ -78,6 +86,7 @@ class Chooser:
 
         Raises:
             NothingFeasible, NeverReady, RevisionOutdated: none can be had; says why.
+            DestinationGone: the one that the request names is not there, or full.
         """
         chosen = self._select(decision)
         decision.timing.mark("select")
@@ -107,7 +116,11 @@ class Chooser:
     def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
         group, now = self._group(decision), trio.current_time()
-        chosen = group.pick(now, decision.key, decision.excluded)
+        chosen = None
+        if decision.tied is not None:
+            chosen = group.tied(decision.tied, now, decision.excluded)
+        if chosen is None:
+            chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
         if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
             decision.candidates = self._upstreams.candidates(group.instances, now)
@@ -120,6 +133,17 @@ class Chooser:
         return self._group(decision).least_busy(trio.current_time(), decision.excluded)
 
     async def _choose_late(self, decision: Decision) -> Upstream:
+        policy = decision.spec.policy
+        if decision.key is not None and policy is not None and policy.name == ORIGINAL_DESTINATION:
+            raise DestinationGone(decision.service, decision.key)
+        group = self._group(decision)
+        if group.balancing is ROUTED_BALANCING:
+            found = group.last_resort(decision.excluded)
+            if found is None:
+                raise UpstreamLost(f"no target of {decision.service} in the routing table answers")
+            return found
+        if policy is not None and policy.name == STATIC:
+            raise NotRouted(decision.service)
         while True:
             full = self._least_busy(decision)
             chosen = await (self._first(decision) if full is None else self._room(decision, full))

@@ -9,18 +9,24 @@ import structlog
 import trio
 
 from overlay.http.connection import Limits, ServerConnection
-from overlay.http.errors import BadRequest, ClientGone, ResponseCut
+from overlay.http.errors import BadRequest, ClientGone, ResponseCut, SpeaksHttp2
+from overlay.http.h2_server import ServerStream, serve_http2
 from overlay.http.head import Field, RequestHead
+from overlay.http.seam import Client
+from overlay.http.transport import Transport
 from proxy.caller import Caller, Origin
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
 from proxy.fields import is_trusted, without_claims
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
+from proxy.grpc import is_grpc
+from proxy.grpc import refusal as grpc_refusal
 from proxy.metrics import ProxyMetrics
 from proxy.places import OWN, Places
 from proxy.telemetry import Outcome, Telemetry
 
+_OK = 200
 _LOOPBACK = "127.0.0.1"
 _TEXT: Field = (b"Content-Type", b"text/plain; charset=utf-8")
 
@@ -110,8 +116,26 @@ class Clients:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
             await self._serve_in_turn(client, origin)
+        except SpeaksHttp2 as exc:
+            await self.serve_http2(exc.transport, origin, exc.received)
         except BadRequest as exc:
             await client.refuse(exc)
+
+    async def serve_http2(
+        self, connection: Transport, origin: Origin, received: bytes = b""
+    ) -> None:
+        """Serve a connection that speaks HTTP/2 to its end, each of its requests by itself."""
+
+        async def answer(client: ServerStream, head: RequestHead) -> None:
+            await self._answer(client, head, origin)
+
+        await serve_http2(
+            connection,
+            answer,
+            stopping=self._grace.stopping,
+            received=received,
+            limits=self._limits,
+        )
 
     async def _serve_in_turn(self, client: ServerConnection, origin: Origin) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
@@ -138,7 +162,7 @@ class Clients:
         finally:
             self._grace.idle.discard(scope)
 
-    async def _answer(self, client: ServerConnection, head: RequestHead, origin: Origin) -> None:
+    async def _answer(self, client: Client, head: RequestHead, origin: Origin) -> None:
         began, outcome = perf_counter(), Outcome()
         outside = origin.exposure is not None
         if outside:
@@ -154,7 +178,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, exc, outside=outside)
+            await _refuse(client, head, exc, outside=outside)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -174,10 +198,15 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(client: ServerConnection, refusal: RequestRefused, *, outside: bool) -> None:
+async def _refuse(
+    client: Client, head: RequestHead, refusal: RequestRefused, *, outside: bool
+) -> None:
     """Answer what no instance answers; the outside is told nothing of what is inside."""
-    fields: list[Field] = [_TEXT]
     text = f"{refusal.status} {HTTPStatus(refusal.status).phrase}" if outside else str(refusal)
+    if is_grpc(head):
+        await client.respond(_OK, grpc_refusal(refusal.status, text, refusal.retry_after_s))
+        return
+    fields: list[Field] = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
     await client.respond(refusal.status, fields, f"{text}\n".encode())

@@ -85,6 +85,7 @@ class Decision:
         explained: the client wants to be told in the answer.
         caller: the service that asks, if one does.
         key: what the service's policy hashes, or the instance that the request names.
+        tied: the instance that the request's cookie names.
         instances: every instance of the service when it was last selected.
         candidates: as they were known then; of many, only the chosen one.
         chosen: the instance that was selected last.
@@ -105,6 +106,7 @@ class Decision:
     timing: Timing
     caller: ServiceName | None = None
     key: bytes | None = None
+    tied: str | None = None
     instances: Sequence[InstanceView] = ()
     candidates: Sequence[Candidate] = ()
     chosen: InstanceView | None = None

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from overlay.errors import SettingsInvalid
-from overlay.tls import ALPN_HTTP1, load_chain
+from overlay.tls import ALPN_HTTP1, ALPN_HTTP2, load_chain
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ class EdgeTls:
         chain, leaf = _checked(cert, key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols([ALPN_HTTP1])
+        context.set_alpn_protocols([ALPN_HTTP2, ALPN_HTTP1])
         try:
             load_chain(context, chain)
         except ssl.SSLError as exc:

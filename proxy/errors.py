@@ -94,6 +94,32 @@ class NeverReady(RequestRefused):
         super().__init__(f"{service} was started but never got ready: {text}{tail}")
 
 
+class DestinationGone(RequestRefused):
+    """The request names the instance that it is for, and that one cannot take it."""
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, service: ServiceName, named: bytes) -> None:
+        name = "".join(c if c.isprintable() else "?" for c in named.decode("ascii", "replace"))
+        super().__init__(
+            f"{service} has no instance {name!r} that could take this request now\n"
+            "leave X-Myxo-Destination out to have any instance; `myxo why` lists them"
+        )
+
+
+class NotRouted(RequestRefused):
+    """The service is served by the routing table alone, and is not in it."""
+
+    status = 503
+
+    def __init__(self, service: ServiceName) -> None:
+        super().__init__(
+            f"{service} has the policy `static`, and this proxy's routing table has no targets for "
+            f"it\nmyxo rtable set {service} HOST:PORT 1 gives it one"
+        )
+
+
 class GoesInCircles(RequestRefused):
     """The services call each other in a circle, or the chain of calls is longer than a chain is."""
 

@@ -9,7 +9,7 @@ Everything that ends a request otherwise is a `RequestRefused` with its status a
 what was wrong and what to do.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -17,15 +17,16 @@ import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
-from overlay.http.connection import ServerConnection
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
+from overlay.http.seam import Client
 from overlay.names import ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView, View
+from proxy.affinity import cookie, key_of, tie
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
@@ -79,6 +80,7 @@ class Forwarder:
         chooser: chooses among them, and has more started.
         decisions: where it is kept what was decided.
         machine_names: names under which this machine may be addressed.
+        stand_in: returns what is taken for the definition of a service that has none.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Forwarder:
         decisions: Decisions,
         *,
         machine_names: frozenset[str],
+        stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -97,11 +100,12 @@ class Forwarder:
         self.chooser = chooser
         self.decisions = decisions
         self._machine_names = machine_names
+        self._stand_in = stand_in
         self._chains = Chains()
 
     async def forward(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         begun: Callable[[Decision], None],
         origin: Origin,
@@ -133,6 +137,9 @@ class Forwarder:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
+            decision.key = key_of(spec, head, route, origin)
+            if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
+                decision.tied = named.decode("ascii", "replace")
             begun(decision)
             return await _Attempts(self, client, head, route, origin, decision, call).run()
         finally:
@@ -185,6 +192,8 @@ class Forwarder:
             DefinitionUnavailable: whether there is one cannot be known now.
         """
         revision = self._definitions.get(service)
+        if revision is None or revision.revision.spec is None:
+            revision = self._stand_in(service) or revision
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
@@ -206,7 +215,7 @@ class Forwarder:
 
     async def send(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -226,9 +235,15 @@ class Forwarder:
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            return self._edited(response, instance, road, decision, origin)
+            fields = self._edited(response, instance, road, decision, origin)
+            if decision.spec.sticky and decision.tied != instance.record.id:
+                tied = tie(decision.spec, instance.record.id, route, origin)
+                fields += [] if tied is None else [tied]
+            return fields
 
         fields = [*request_fields(head, route, origin), *road.fields]
+        if road.routed:
+            fields = _addressed(fields, road.routed)
         if decision.given_id is None:
             fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
         if decision.trace is not None:
@@ -265,8 +280,8 @@ class Forwarder:
         road: Road,
         decision: Decision,
         origin: Origin,
-    ) -> Sequence[Field]:
-        if road.lease is None:
+    ) -> list[Field]:
+        if road.lease is None and not road.routed:
             if get(response.headers, b"myxo-refused") is not None:
                 raise GoneFromGateway
             load = get(response.headers, b"myxo-in-flight") or b""
@@ -288,7 +303,7 @@ class _Attempts:
     def __init__(
         self,
         forwarder: Forwarder,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
@@ -394,7 +409,13 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             road.under_way.discard(scope)
 
 
-def _machine_is_dead(client: ServerConnection) -> Exception:
+def _addressed(fields: Iterable[Field], target: str) -> list[Field]:
+    """Return the fields with the target's own name as Host: it knows no other."""
+    host: Field = (b"Host", target.encode())
+    return [host, *(f for f in fields if f[0].lower() != b"host")]
+
+
+def _machine_is_dead(client: Client) -> Exception:
     reason = "its machine does not answer any more"
     if client.answering:
         return ResponseCut(0, reason)

@@ -9,7 +9,7 @@ hour. So what is under way to a gateway ends when membership says that its machi
 TCP user timeout would do that too, and would also end a connection whose reader is merely slow.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from overlay.records import Role
 from overlay.tls import PeerTls
 from overlay.view import InstanceView, View
 from proxy.leases import Lease, LeaseHolder
+from proxy.routed import open_target
+from proxy.routing_table import ROUTED
 
 POOL_IDLE = 64
 """Idle connections kept to one target; a burst above it opens more and closes them afterwards."""
@@ -45,6 +47,7 @@ class Road:
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
         carried: the overlay carries it.
+        routed: the target in the routing table that it leads to; empty for an instance.
         under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
@@ -53,11 +56,14 @@ class Road:
     lease: Lease | None = None
     holder: LeaseHolder | None = None
     carried: bool = False
+    routed: str = ""
     under_way: set[trio.CancelScope] = field(default_factory=set)
 
     @property
     def kind(self) -> str:
-        """`direct`, `gateway` or `overlay`, for explanations and metrics."""
+        """`direct`, `gateway`, `overlay` or `routed`, for explanations and metrics."""
+        if self.routed:
+            return "routed"
         if self.lease is not None:
             return "direct"
         return "overlay" if self.carried else "gateway"
@@ -115,6 +121,7 @@ class Roads:
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
         self._direct: dict[tuple[PeerId, InstanceId], Road] = {}
         self._gateways: dict[PeerId, _Gateway] = {}
+        self._targets: dict[str, Road] = {}
 
     async def to(self, instance: InstanceView) -> Road:
         """Return the best road to `instance`.
@@ -122,6 +129,8 @@ class Roads:
         Raises:
             PeerUnreachable: its owner has no gateway, and it is not on this machine.
         """
+        if instance.owner == ROUTED:
+            return self._routed(instance.record.address)
         if instance.local:
             road = self._direct.get(instance.key)
             if road is not None and road.lease is not None and not road.lease.releasing:
@@ -157,15 +166,33 @@ class Roads:
 
     async def sweep(self) -> None:
         """Close idle connections that are too old or were closed by the other end."""
-        pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
+        for pool in self._pools():
             await pool.sweep()
 
     async def aclose(self) -> None:
         """Close every connection that is kept, and each in use when its request has ended."""
-        pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
+        for pool in self._pools():
             await pool.aclose()
+
+    async def keep_routed(self, targets: Collection[str]) -> None:
+        """Close the connections to what is not in the routing table any more."""
+        for address in self._targets.keys() - set(targets):
+            await self._targets.pop(address).pool.aclose()
+
+    def _pools(self) -> list[Pool]:
+        roads = [*self._direct.values(), *self._targets.values()]
+        return [road.pool for road in roads] + [g.pool for g in self._gateways.values()]
+
+    def _routed(self, address: str) -> Road:
+        road = self._targets.get(address)
+        if road is None:
+
+            async def dial() -> trio.abc.Stream:
+                return await open_target(address, self._proxy_port)
+
+            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address)
+            self._targets[address] = road
+        return road
 
     async def _open_direct(self, instance: InstanceView) -> Road | None:
         holder, _ = self._holders.get(instance.owner, (None, None))

@@ -38,6 +38,8 @@ from proxy.leases import LeaseHolder
 from proxy.metrics import ProxyMetrics
 from proxy.places import Places
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
 from proxy.starting import Starter
@@ -144,7 +146,8 @@ class _Server:
         self._listeners = grace.listeners
         self._connections = grace.connections
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
-        self._upstreams = Upstreams(node.view, random)
+        self._routes = RoutingTable()
+        self._upstreams = Upstreams(node.view, random, self._routes)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -154,6 +157,11 @@ class _Server:
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
         starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        kept = None
+        if not settings.ephemeral:
+            kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
+        desk = RoutingDesk(self._routes, kept, settings.port, self._crowd.news, node.identity)
+        node.wants["rtable"] = desk.serve
         forwarder = Forwarder(
             node.view,
             definitions,
@@ -161,6 +169,7 @@ class _Server:
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            stand_in=desk.stand_in,
         )
         metrics = self._metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
@@ -206,6 +215,7 @@ class _Server:
         while True:
             await trio.sleep(SWEEP_S)
             await self._roads.sweep()
+            await self._roads.keep_routed(self._routes.addresses())
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""

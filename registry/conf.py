@@ -6,6 +6,7 @@ what was found there, and what may be there; an unknown field with the nearest k
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,6 +15,17 @@ from typing import Any, Generic, NoReturn, TypeVar, get_args
 
 import yaml
 
+from overlay.balancing import (
+    COOKIE_PATTERN,
+    DEFAULT_COOKIE,
+    HASH_PATTERN,
+    HASHING,
+    MAX_WEIGHT,
+    MAX_WEIGHTS,
+    POLICIES,
+    WEIGHTED,
+    canonical,
+)
 from overlay.labels import (
     ALLOWED_NAME,
     ALLOWED_VALUE,
@@ -343,6 +355,49 @@ def _network(place: _Place) -> str:
     return str(place.value)
 
 
+def _policy(place: _Place) -> dict[str, Any]:
+    allowed = f"one of {', '.join(POLICIES)}, or an object with it as name"
+    if isinstance(place.value, str):
+        return {"name": _policy_name(place)}
+    if not isinstance(place.value, dict) or "name" not in place.value:
+        place.refuse(allowed)
+    found = place.fields(_POLICY_FIELDS)
+    if "hash" in found and found["name"] not in HASHING:
+        place.at("hash").refuse(f"nothing, as only {' and '.join(sorted(HASHING))} hash")
+    if "weights" in found and found["name"] not in WEIGHTED | HASHING:
+        place.at("weights").refuse(f"nothing, but with {', '.join(sorted(WEIGHTED | HASHING))}")
+    return found
+
+
+def _policy_name(place: _Place) -> str:
+    name = canonical(place.value) if isinstance(place.value, str) else None
+    if name is None:
+        place.refuse(f"one of {', '.join(POLICIES)}")
+    return name
+
+
+def _hash(place: _Place) -> str:
+    if not isinstance(place.value, str) or not re.fullmatch(HASH_PATTERN, place.value):
+        place.refuse('"client", "path", "header:NAME" or "cookie:NAME"')
+    return place.value
+
+
+def _weights(place: _Place) -> dict[str, float]:
+    allowed = 'an object of weights by host name, such as {"einstein": 2.5}'
+    if not isinstance(place.value, dict) or not 0 < len(place.value) <= MAX_WEIGHTS:
+        place.refuse(allowed)
+    number = _number(f"a weight from 0 to {MAX_WEIGHT:g}", 0, MAX_WEIGHT, whole=False)
+    return {host: float(number(place.at(host))) for host in place.value}
+
+
+def _sticky(place: _Place) -> bool | str:
+    if isinstance(place.value, bool):
+        return DEFAULT_COOKIE if place.value else False
+    if not isinstance(place.value, str) or not re.fullmatch(COOKIE_PATTERN, place.value):
+        place.refuse("true, false or the name of a cookie")
+    return place.value
+
+
 def _path(place: _Place) -> str:
     allowed = 'a path that answers 2xx when the service is ready, such as "/health"'
     value = _text(allowed, 1024)(place)
@@ -394,6 +449,14 @@ _FIELDS: dict[str, _Field[Any]] = {
     "read_only": _Field(_flag),
     "cap_drop": _Field(_cap_drop),
     "network": _Field(_network),
+    "policy": _Field(_policy),
+    "sticky": _Field(_sticky),
+}
+
+_POLICY_FIELDS: dict[str, _Field[Any]] = {
+    "name": _Field(_policy_name),
+    "hash": _Field(_hash),
+    "weights": _Field(_weights),
 }
 
 _SPEC_FIELDS = {
@@ -419,6 +482,8 @@ _SPEC_FIELDS = {
             "health",
             "read_only",
             "network",
+            "policy",
+            "sticky",
         )
     },
 }

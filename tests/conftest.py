@@ -185,6 +185,26 @@ class Etcd:
     process: subprocess.Popen[str]
 
 
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[str]:
+    """A real image registry on loopback, which every engine trusts without TLS."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        _leave_out("docker-registry is not installed")
+    port = free_port()
+    conf = tmp_path / "registry.yml"
+    conf.write_text(
+        "version: 0.1\nstorage:\n  filesystem:\n"
+        f"    rootdirectory: {tmp_path / 'blobs'}\nhttp:\n  addr: 127.0.0.1:{port}\n"
+    )
+    process = subprocess.Popen(
+        [program, "serve", str(conf)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    await_line(process, "listening on")
+    yield f"127.0.0.1:{port}"
+    stop_process(process)
+
+
 @pytest.fixture(scope="session")
 def _etcd_member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     member = start_etcd(tmp_path_factory.mktemp("etcd"))

@@ -29,14 +29,20 @@ class BodyDecoder(Protocol):
     """Finds the end of one body.
 
     Attributes:
-        done: the body is complete.
         leftover: what was fed after its end.
-        trailers: fields that came after the last chunk.
     """
 
-    done: bool
     leftover: bytes
-    trailers: Sequence[Field]
+
+    @property
+    def done(self) -> bool:
+        """The body is complete."""
+        ...
+
+    @property
+    def trailers(self) -> Sequence[Field]:
+        """Fields that came after it."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes of the body in `data`; call only while not `done`.

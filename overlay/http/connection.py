@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from typing import NoReturn, Protocol
 
 import trio
 
 from overlay.http.body import BodyDecoder, body_decoder, encode_chunk, encode_end
 from overlay.http.dates import date_field
-from overlay.http.errors import BadRequest, ClientGone, MalformedBody
+from overlay.http.errors import BadRequest, ClientGone, MalformedBody, SpeaksHttp2
 from overlay.http.head import (
     CHUNKED,
     MAX_HEAD_BYTES,
@@ -26,17 +27,14 @@ from overlay.http.head import (
     serialise_response,
     why_never_a_head,
 )
+from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
 
 _CLOSE: Field = (b"Connection", b"close")
-_SERVER: Field = (b"Server", b"myxo")
+SERVER: Field = (b"Server", b"myxo")
 _KEEP_ALIVE: Field = (b"Connection", b"keep-alive")
-_LINGER_BYTES = 1024 * 1024
-_LINGER_S = 2.0
-"""How much, and for how long in seconds, a client may go on sending before it reads our answer.
-
-A socket that is closed with unread bytes resets the connection, and the reset destroys the answer.
-"""
+PREFACE_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
+"""What an HTTP/1 server sees of HTTP/2's preface, which was made to be refused (RFC 9113 §3.4)."""
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_WAITS_S = (0.01, 0.05, 0.2, 1.0)
 
@@ -63,8 +61,45 @@ class Limits:
     max_body_bytes: float = inf
     replay_bytes: int = 64 * 1024
 
+    def check_size(self, size: int) -> None:
+        """Check that a body may have `size` bytes.
+
+        Raises:
+            BadRequest: that is too large (413).
+        """
+        if size > self.max_body_bytes:
+            raise BadRequest(413, f"a body has {self.max_body_bytes} bytes at most here")
+
 
 DEFAULT_LIMITS = Limits()
+
+
+class BodySource(Protocol):
+    """What a request's body is read from.
+
+    Attributes:
+        limits: of the client.
+        must_close: set where the body turns out to be malformed.
+    """
+
+    limits: Limits
+    must_close: bool
+
+    def take_buffered(self) -> bytes:
+        """Return what came and was not used."""
+        ...
+
+    def put_back(self, data: bytes) -> None:
+        """Keep what followed the body."""
+        ...
+
+    def check_size(self, size: int) -> None:
+        """Take note that the body has at least `size` bytes, which may be too many."""
+        ...
+
+    async def receive_body(self) -> bytes:
+        """Wait for more; b"" where there is none."""
+        ...
 
 
 class RequestBody:
@@ -85,9 +120,11 @@ class RequestBody:
         "received",
     )
 
-    def __init__(self, connection: "ServerConnection", framing: Framing) -> None:
+    def __init__(
+        self, connection: "BodySource", framing: Framing, decoder: BodyDecoder | None = None
+    ) -> None:
         self._connection = connection
-        self._decoder: BodyDecoder | None = None if framing.empty else body_decoder(framing)
+        self._decoder = None if framing.empty else decoder or body_decoder(framing)
         self._remembered: list[bytes] = []
         self._position = 0
         self._overflowed = False
@@ -237,9 +274,11 @@ class ServerConnection:
 
         Raises:
             BadRequest: answer it with `refuse`, then close.
+            SpeaksHttp2: hand the connection over, or refuse that, too.
         """
         if self.must_close or not self._answered or not await self._drain():
             return None
+        data: bytes | None = None
         try:
             data = await self._receive_head()
             if data is None:
@@ -248,6 +287,8 @@ class ServerConnection:
             head = parse_request_head(data)
             self.check_size(head.framing.length)
         except BadRequest:
+            if self._head is None and data == PREFACE_HEAD:
+                self._speaks_http2()
             self._head = None
             self.must_close = True
             self._answered = False
@@ -275,7 +316,7 @@ class ServerConnection:
         framing = Framing(BodyKind.LENGTH, len(body))
         if has_no_body(status):
             framing, body = NO_BODY, b""
-        own = (date_field(), _SERVER)
+        own = (date_field(), SERVER)
         fields = [*own, *headers, *framing_fields(framing), *self._connection_fields()]
         head = serialise_response(status, reason or reason_phrase(status), fields)
         self.answering = True
@@ -406,9 +447,9 @@ class ServerConnection:
             return
         try:
             if not self._client_ended and self._may_have_unread():
-                await self._linger()
+                await linger(self._transport)
         finally:
-            with trio.move_on_after(_LINGER_S, shield=True), suppress(trio.BrokenResourceError):
+            with trio.move_on_after(LINGER_S, shield=True), suppress(trio.BrokenResourceError):
                 await self._transport.aclose()
 
     async def abort(self) -> None:
@@ -416,6 +457,11 @@ class ServerConnection:
         self.must_close = True
         reset = self.answering and not self._answered
         await self._transport.abort(reset=reset and self._framing_out is not CHUNKED)
+
+    def _speaks_http2(self) -> NoReturn:
+        received = PREFACE_HEAD + self.take_buffered()
+        self.must_close = self._client_ended = True
+        raise SpeaksHttp2(self._transport, received)
 
     def take_buffered(self) -> bytes:
         """Return what was read and not used; for the current body."""
@@ -428,9 +474,11 @@ class ServerConnection:
         Raises:
             BadRequest: that is too large (413).
         """
-        if size > self.limits.max_body_bytes:
+        try:
+            self.limits.check_size(size)
+        except BadRequest:
             self.must_close = True
-            raise BadRequest(413, f"a body has {self.limits.max_body_bytes} bytes at most here")
+            raise
 
     def put_back(self, data: bytes) -> None:
         """Keep what followed the current body."""
@@ -552,20 +600,6 @@ class ServerConnection:
         if self._head is None or self._buffer or not self.body.complete:
             return True
         return not self._transport.quiet()
-
-    async def _linger(self) -> None:
-        """Read on for a while after the last answer; see `_LINGER_BYTES`."""
-        with trio.move_on_after(_LINGER_S):
-            try:
-                await self._transport.end()
-                left = _LINGER_BYTES
-                while left > 0:
-                    data = await self._transport.receive()
-                    if not data:
-                        return
-                    left -= len(data)
-            except trio.BrokenResourceError:
-                return
 
     async def _until_reset(self) -> None:
         probed = False

@@ -1,6 +1,11 @@
 """What can go wrong while HTTP is spoken, by whose fault it is and what the caller can do next."""
 
+from typing import TYPE_CHECKING
+
 from overlay.errors import MyxoError
+
+if TYPE_CHECKING:
+    from overlay.http.transport import Transport
 
 
 class HttpError(MyxoError):
@@ -19,6 +24,20 @@ class BadRequest(HttpError):
         self.status = status
         self.reason = reason
         super().__init__(f"{status}: {reason}")
+
+
+class SpeaksHttp2(BadRequest):
+    """The client began with HTTP/2's preface; whoever does not speak it refuses with 505.
+
+    Attributes:
+        transport: the connection, which belongs to who catches this.
+        received: what was read of it.
+    """
+
+    def __init__(self, transport: "Transport", received: bytes) -> None:
+        self.transport = transport
+        self.received = received
+        super().__init__(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
 
 
 class BadResponse(HttpError):

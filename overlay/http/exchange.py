@@ -18,8 +18,6 @@ from time import perf_counter
 
 import trio
 
-from overlay.http.body import encode_chunk, encode_end
-from overlay.http.connection import RequestBody, ServerConnection
 from overlay.http.errors import (
     BadRequest,
     BadResponse,
@@ -38,10 +36,9 @@ from overlay.http.head import (
     ResponseHead,
     end_to_end,
     framing_fields,
-    serialise_request,
 )
+from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
-from overlay.http.upstream import UpstreamConnection
 
 WATCH_AFTER_S = 0.05
 """Seconds of silence from the upstream after which the client is watched; below, it is not worth
@@ -72,9 +69,9 @@ class Exchanged:
 
 
 async def exchange(
-    client: ServerConnection,
+    client: Client,
     head: RequestHead,
-    upstream: UpstreamConnection,
+    upstream: Upstream,
     *,
     request_headers: Sequence[Field],
     edit_response: EditResponse,
@@ -105,10 +102,10 @@ async def exchange(
         raise BadRequest(501, "CONNECT is not offered here")
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
     client.body.rewind()
-    fields = [*request_headers, *framing_fields(client.body.framing)]
+    fields = [*request_headers]
     if head.takes_trailers:
         fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
-    await run.send_request(serialise_request(head.method, target or head.target, fields))
+    await run.send_request(target or head.target, fields)
     if run.request_sent:
         await run.answer()
     else:
@@ -138,9 +135,9 @@ class _Exchange:
 
     def __init__(
         self,
-        client: ServerConnection,
+        client: Client,
         head: RequestHead,
-        upstream: UpstreamConnection,
+        upstream: Upstream,
         edit_response: EditResponse,
         head_timeout_s: float,
     ) -> None:
@@ -149,7 +146,7 @@ class _Exchange:
         self.upstream = upstream
         self.edit_response = edit_response
         self.head_timeout_s = head_timeout_s
-        self.body: RequestBody = client.body
+        self.body: ClientBody = client.body
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
@@ -169,14 +166,21 @@ class _Exchange:
             perf_counter() - self.started_at,
         )
 
-    async def send_request(self, request: bytes) -> None:
+    async def send_request(self, target: bytes, fields: Sequence[Field]) -> None:
         """Send the head, and of the body what there is already."""
-        payload = self.body.take()
-        parts = [request, *self._framed(payload)]
+        body = self.body
+        payload = body.take()
         self.sent_any_body = bool(payload)
-        self.request_sent = self.body.consumed
+        self.request_sent = body.consumed
         try:
-            await self.upstream.send(b"".join(parts))
+            await self.upstream.send_request(
+                self.head.method,
+                target,
+                fields,
+                body.framing,
+                payload,
+                trailers=body.trailers if self.request_sent else None,
+            )
         except SendFailed as exc:
             reason = "the connection broke while the request was sent"
             raise self._failed(reason, maybe_processed=exc.sent != 0) from exc
@@ -222,8 +226,10 @@ class _Exchange:
             while not self.request_sent:
                 payload = await self.body.receive()
                 self.sent_any_body = self.sent_any_body or bool(payload)
-                await self.upstream.send(*self._framed(payload))
-                self.request_sent = self.body.consumed
+                ended = self.body.consumed
+                trailers = self.body.trailers if ended else None
+                await self.upstream.send_body(payload, trailers=trailers)
+                self.request_sent = ended
             await self.client.until_gone()
             self.failure = ClientGone("the client left before it was answered")
         except SendFailed:
@@ -231,15 +237,6 @@ class _Exchange:
         except (BadRequest, ClientGone) as exc:
             self.failure = exc
         scope.cancel()
-
-    def _framed(self, payload: bytes) -> list[bytes]:
-        """Frame `payload` for the upstream, and the body's end if this was all of it."""
-        if self.body.framing.kind is not BodyKind.CHUNKED:
-            return [payload] if payload else []
-        parts = list(encode_chunk(payload)) if payload else []
-        if self.body.consumed:
-            parts.append(encode_end(self.body.trailers))
-        return parts
 
     async def _receive_head(self) -> tuple[ResponseHead, bytes]:
         """Wait for the final answer's head; return it with what of its body came along."""
@@ -353,7 +350,7 @@ class _Exchange:
     ) -> UpstreamFailed:
         return UpstreamFailed(
             reason,
-            maybe_processed=maybe_processed,
+            maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
             reused=self.upstream.reused,
             malformed=malformed,

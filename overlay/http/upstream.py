@@ -1,20 +1,25 @@
 """Connections to servers that requests are forwarded to, and the pool that keeps them for reuse."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from types import TracebackType
 
 import trio
 
-from overlay.http.body import BodyDecoder, body_decoder
+from overlay.http.body import BodyDecoder, body_decoder, encode_chunk, encode_end
 from overlay.http.errors import BadResponse
 from overlay.http.head import (
     MAX_HEAD_BYTES,
     NO_BODY,
     UNTIL_CLOSE,
+    BodyKind,
+    Field,
+    Framing,
     ResponseHead,
+    framing_fields,
     parse_response_head,
+    serialise_request,
 )
 from overlay.http.transport import Transport, transport
 
@@ -30,12 +35,24 @@ class UpstreamConnection:
         idle_since: of the pool.
     """
 
-    __slots__ = ("_buffer", "_decoder", "_transport", "idle_since", "reusable", "reused")
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_decoder",
+        "_transport",
+        "idle_since",
+        "reusable",
+        "reused",
+    )
+
+    refused = False
+    """A server of HTTP/1 has no way to say so."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._transport = transport(stream)
         self._buffer = b""
         self._decoder: BodyDecoder = body_decoder(NO_BODY)
+        self._chunked = False
         self.reused = False
         self.reusable = False
         self.idle_since = 0.0
@@ -48,6 +65,43 @@ class UpstreamConnection:
         """
         self.reusable = False
         await self._transport.send(*parts)
+
+    async def send_request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+        *,
+        trailers: Sequence[Field] | None,
+    ) -> None:
+        """Send a head with the first bytes of its body, and its end too if `trailers` is not None.
+
+        Raises:
+            SendFailed: the connection is lost.
+            ValueError: something in the head contains a line end.
+        """
+        head = serialise_request(method, target, [*headers, *framing_fields(framing)])
+        self._chunked = framing.kind is BodyKind.CHUNKED
+        await self.send(b"".join((head, *self._framed(payload, trailers))))
+
+    async def send_body(self, payload: bytes, *, trailers: Sequence[Field] | None) -> None:
+        """Send more of the body, and its end too if `trailers` is not None.
+
+        Raises:
+            SendFailed: the connection is lost.
+        """
+        if parts := self._framed(payload, trailers):
+            await self.send(*parts)
+
+    def _framed(self, payload: bytes, trailers: Sequence[Field] | None) -> Sequence[bytes]:
+        if not self._chunked:
+            return (payload,) if payload else ()
+        parts = list(encode_chunk(payload)) if payload else []
+        if trailers is not None:
+            parts.append(encode_end(trailers))
+        return parts
 
     async def receive(self, within_s: float = inf) -> bytes | None:
         """Return what arrived, b"" at the end, or None if nothing did in `within_s` seconds.

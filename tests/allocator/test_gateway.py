@@ -260,6 +260,33 @@ async def test_an_unknown_instance_is_refused_so_that_the_request_may_go_elsewhe
         assert (await caller.answer())[0] == 200
 
 
+async def test_the_connections_to_an_instance_end_before_it_does(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.machine.keep_alive = True
+    alone: list[bool] = []
+    gone = trio.Event()
+    remove = FakeRuntime.remove
+
+    async def remove_and_note(self: FakeRuntime, instance: InstanceId, *, grace_s: float) -> None:
+        with trio.move_on_after(3) as waited:
+            await lab.machine.instances[instance].alone.wait()
+        alone.append(not waited.cancelled_caught)
+        await remove(self, instance, grace_s=grace_s)
+        gone.set()
+
+    monkeypatch.setattr(FakeRuntime, "remove", remove_and_note)
+    instance = await lab.start()
+    async with lab.call() as caller:
+        await caller.line()
+        await caller.ask(instance)
+        await caller.answer()
+        assert lab.machine.instances[instance].connections == 1
+        lab.instances.drain_outdated(HELLO.revision.name, 2)
+        await gone.wait()
+    assert alone == [True]
+
+
 async def test_a_crashed_instance_is_refused_too(lab: Lab) -> None:
     instance = await lab.start()
     async with lab.call() as caller:

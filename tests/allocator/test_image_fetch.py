@@ -1,5 +1,6 @@
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,46 @@ async def test_another_image_under_the_pushed_digest_is_refused(here: Here) -> N
     here.images.pushed["hello@sha256:1"] = make_image(b"other")
     with pytest.raises(ImageMissing, match="which the service names"):
         await here.fetch(PUSHED)
+
+
+async def test_who_needs_an_image_by_its_name_does_not_get_it_from_a_peer(here: Here) -> None:
+    near = here.peer(NEAR, IMAGE)
+    with pytest.raises(ImageMissing, match="for its name alone"):
+        await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    assert near.asked == []
+    assert here.images.pulls == 2
+
+
+async def test_who_needs_it_by_name_is_not_content_with_what_came_from_a_peer(here: Here) -> None:
+    near = here.peer(NEAR, IMAGE)
+    near.gate = trio.Event()
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    here.fetcher.rates.registry = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetch, PUSHED)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(here.fetcher.fetch, PUSHED, OWNER, by_name=True))
+        await trio.testing.wait_all_tasks_blocked()
+        near.gate.set()
+    assert here.images.loads == 1
+    assert here.images.pulls == 1
+
+
+async def test_what_was_here_before_is_not_taken_for_fetched(here: Here) -> None:
+    here.images.put(IMAGE)
+    here.images.pushed["hello@sha256:1"] = IMAGE
+    await here.fetcher.fetch(PUSHED, OWNER, by_name=True)
+    assert here.shelf.images == set()
+
+
+async def test_another_image_than_is_meant_does_not_stay(here: Here) -> None:
+    other = make_image(b"other")
+    here.images.pushed["hello@sha256:1"] = other
+    with pytest.raises(ImageMissing):
+        await here.fetch(PUSHED)
+    assert other.digest not in here.images.images
 
 
 async def test_however_many_wait_an_image_is_fetched_once(here: Here) -> None:

@@ -126,10 +126,19 @@ async def test_a_removed_image_is_gone_and_may_be_removed_again(lab: Lab, tmp_pa
         assert await lab.images.remove(image.digest)
 
 
+async def test_what_was_not_pulled_is_known_by_no_registrys_name(lab: Lab, tmp_path: Path) -> None:
+    image = lab.image("one")
+    with trio.fail_after(60):
+        await lab.load(image, tmp_path, *image.layers)
+        assert await lab.images.repo_digests(image.digest) == ()
+        assert await lab.images.repo_digests(make_image(b"nowhere").digest) == ()
+        assert not await lab.images.has(f"127.0.0.1:1/nothing@{image.digest}")
+
+
 async def test_what_no_registry_has_cannot_be_pulled(lab: Lab) -> None:
     nowhere = "127.0.0.1:1/nothing@sha256:" + "0" * 64
     with trio.fail_after(60), pytest.raises(ImageMissing):
-        await lab.images.pull(nowhere, lambda _: None)
+        await lab.images.pull(nowhere, lambda _done, _total: None)
 
 
 @pytest.mark.docker

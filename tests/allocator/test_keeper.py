@@ -14,9 +14,10 @@ from allocator.keeper import Keeper
 from allocator.keeping import SETTLE_S, TAKEOVER_S, ranked
 from allocator.testing import FakeMachine, open_fake_machine
 from allocator.testing_instances import HELLO, Lab, revision
-from overlay.names import PeerId, ServiceName
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
 from overlay.revision import SignedRevision
+from overlay.spec import Image
 from overlay.view import InstanceView
 
 STATES = {
@@ -231,6 +232,50 @@ async def test_a_newcomer_to_many_services_starts_few_at_once(autojump_clock: Mo
         assert net.total().count("starting") <= 2
         await trio.sleep(60)
         assert net.total() == ["ready"] * 6
+
+
+async def test_images_that_come_slowly_are_in_no_other_services_way(
+    autojump_clock: MockClock,
+) -> None:
+    slow = Image(reference="slow", config_digest=Digest("sha256:" + "1" * 64))
+    absent = {slow.config_digest}
+    async with network("a", absent=absent, pullable=absent, pull_s=1000.0) as (net, _):
+        for n in range(4):
+            net.defined.add(kept(1, name=f"slow-{n}", image=slow))
+        await trio.sleep(SETTLE_S + 5)
+        net.defined.add(kept(3))
+        await trio.sleep(SETTLE_S + 5)
+        assert net.total().count("ready") == 3
+        await trio.sleep(1010)
+        assert net.total() == ["ready"] * 7
+
+
+async def test_what_came_while_a_start_waited_for_its_place_is_not_started_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", start_s=5.0) as (net, _):
+        for n in range(2):
+            net.defined.add(kept(1, name=f"service-{n}"))
+        await trio.sleep(1.5)
+        net.defined.add(kept(1))
+        await trio.sleep(SETTLE_S + 1)  # it is due from now on, and there is no place for it
+        assert net.total().count("starting") == 2
+        (machine,) = net.machines.values()
+        machine.lab.machine.start_s = 0.1
+        await machine.instances.allocate(kept(1))
+        await trio.sleep(60)
+        assert net.total() == ["ready"] * 3
+        assert net.starts() == 3
+
+
+async def test_services_take_turns_at_the_places(autojump_clock: MockClock) -> None:
+    async with network("a", start_s=1.0) as (net, _):
+        net.defined.add(kept(3, name="many"))
+        net.defined.add(kept(3, name="as-many"))
+        net.defined.add(kept(1, name="one"))
+        await trio.sleep(SETTLE_S + 3.5)
+        (machine,) = net.machines.values()
+        assert [s.service for s in machine.lab.machine.starts if s.service == "one"] == ["one"]
 
 
 async def test_one_that_crashes_is_replaced_and_one_that_crashes_always_is_not_hammered(

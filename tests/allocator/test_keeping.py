@@ -45,8 +45,8 @@ def test_everybody_orders_alike_whatever_order_it_heard_of_them_in() -> None:
 
 def test_nothing_is_started_before_the_view_has_settled() -> None:
     lacking = Duty(lacks=2)
-    assert lacking.starts(lacking_s=SETTLE_S - 0.1, short_s=100) == 0
-    assert lacking.starts(lacking_s=SETTLE_S, short_s=SETTLE_S) == 2
+    assert not lacking.is_due(lacking_s=SETTLE_S - 0.1, short_s=100)
+    assert lacking.is_due(lacking_s=SETTLE_S, short_s=SETTLE_S)
 
 
 def test_who_holds_anothers_share_lets_go_when_that_is_there_and_not_while_it_starts() -> None:
@@ -96,9 +96,9 @@ class Network:
             self.have[peer] = min(self.have[peer], todo.keep)  # all others are put away at once
             lacking = self._since(self.lacking_since, peer, bool(todo.lacks), now)
             short = self._since(self.short_since, peer, is_short(self.minimum, holdings), now)
-            if (count := todo.starts(lacking, short)) and peer not in self.refusing:
-                self.starting[peer] += count
-                self.starts += count
+            if todo.is_due(lacking, short) and peer not in self.refusing:
+                self.starting[peer] += 1
+                self.starts += 1
 
     @staticmethod
     def _since(table: dict[PeerId, float], peer: PeerId, holds: bool, now: float) -> float:

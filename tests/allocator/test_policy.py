@@ -15,6 +15,7 @@ from allocator.policy import (
     decide,
     matches,
     registry_host,
+    rests_on_name,
     within,
 )
 from overlay.identity import Identity
@@ -23,12 +24,15 @@ from overlay.spec import Image, ServiceSpec
 
 ALICE, BOB, PROXY = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(3))
 DIGEST = Digest("sha256:" + "a" * 64)
+REPO_DIGEST = "sha256:" + "c" * 64
 PROCESS = ServiceSpec(process="exec server")
 CLOSED, OPEN = Ground(), Ground(open_network=True)
 
 
-def container(reference: str = "team/web:1", **fields: object) -> ServiceSpec:
-    image = Image(reference=reference, config_digest=DIGEST)
+def container(
+    reference: str = "team/web:1", *, repo_digest: str | None = None, **fields: object
+) -> ServiceSpec:
+    image = Image(reference=reference, config_digest=DIGEST, repo_digest=repo_digest)
     return ServiceSpec.model_validate({"image": image, **fields})
 
 
@@ -107,6 +111,37 @@ def test_an_image_must_be_allowed_by_every_name_and_is_denied_by_any() -> None:
     )
     pushed = image.model_copy(update={"repo_digest": f"ghcr.io/team/web@{DIGEST}"})
     assert allows(Rules(images=Listed(("ghcr.io/team/web:1",))), spec=ServiceSpec(image=pushed))
+
+
+PUSHED = container("ghcr.io/team/web:1", repo_digest=f"ghcr.io/team/web@{REPO_DIGEST}")
+
+
+def rests(*allow: str, ground: Ground = CLOSED) -> bool:
+    assert PUSHED.image is not None
+    return rests_on_name(Rules(images=Listed(allow)), ground, ALICE, PUSHED.image)
+
+
+def test_only_the_digest_of_its_config_needs_no_proof_that_an_image_is_what_it_is_called() -> None:
+    assert rests("registry:ghcr.io")
+    assert rests("ghcr.io/team/*")
+    assert rests(REPO_DIGEST), "its owner says which one a registry gave it"
+    assert not rests(DIGEST)
+    assert not rests("registry:ghcr.io", DIGEST)
+    assert not rests("registry:ghcr.io", "*")
+
+
+def test_a_trusted_owner_is_believed_what_an_image_is_called() -> None:
+    trusts = Ground(trusted=frozenset({ALICE}))
+    assert not rests("registry:ghcr.io", ground=trusts)
+    assert allows(Rules(images=Listed(("team/*",))), trusts)
+
+
+def test_an_image_in_no_registry_does_not_run_for_its_name() -> None:
+    named = Rules(images=Listed(("team/*",)))
+    assert "nobody but its owner" in refusal(named)
+    assert DIGEST in refusal(named), "what would help"
+    assert allows(Rules(images=Listed(("team/*", DIGEST))))
+    assert allows(Rules(images=Listed(("ghcr.io/team/*",))), spec=PUSHED)
 
 
 def test_the_host_of_a_name_is_read_as_docker_reads_it() -> None:

@@ -33,11 +33,11 @@ class Edge:
     hidden: str
     clients: Authority = field(init=False)
 
-    def client(self, cert: tuple[Path, Path] | None = None) -> httpx.Client:
+    def client(self, cert: tuple[Path, Path] | None = None, *, http2: bool = False) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.authority.file))
         if cert is not None:
             context.load_cert_chain(*cert)
-        return httpx.Client(verify=context, timeout=TIMEOUT_S)
+        return httpx.Client(verify=context, timeout=TIMEOUT_S, http2=http2)
 
     def url(self, path: str, *, private: bool = False) -> str:
         return f"https://localhost:{self.private_port if private else self.port}{path}"
@@ -96,6 +96,19 @@ def test_an_exposed_service_is_started_and_answers_and_is_told_who_asked(edge: E
     assert told["x-request-id"] != "mine"
     ours = [name for name in answer.headers if name.startswith(("x-myxo", "server-timing"))]
     assert ours == []
+
+
+def test_a_client_that_offers_http2_speaks_it_under_the_same_rules(edge: Edge) -> None:
+    with edge.client(http2=True) as client:
+        answers = [
+            client.get(edge.url(f"/{name}/x"), headers={"X-Forwarded-For": "10.9.9.9"})
+            for name in (edge.service, edge.hidden)
+        ]
+    assert [(a.http_version, a.status_code) for a in answers] == [("HTTP/2", 200), ("HTTP/2", 404)]
+    told = {name.lower(): value for name, value in answers[0].json()["headers"].items()}
+    assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == ("127.0.0.1", "https")
+    assert "server-timing" not in answers[0].headers
+    assert answers[1].text == "404 Not Found\n"
 
 
 def test_a_host_leads_to_its_service(edge: Edge) -> None:

@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from overlay.balancing import Balancing
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
@@ -42,6 +44,8 @@ from proxy.forwarding import MAX_ATTEMPTS, Forwarder
 from proxy.limits import RttLimits
 from proxy.placement import Site
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingCommand, RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.selection import Candidate
 from proxy.starting import Flight, Started, Starter
 from proxy.testing import PlayedAllocator, played_allocator
@@ -143,6 +147,7 @@ class Ground:
     chooser: Chooser
     crowd: Crowd
     client: Wire
+    desk: RoutingDesk
     counter: int = 0
     origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
@@ -246,6 +251,15 @@ class Ground:
         head = f"POST /hello/x HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
         return await self.ask(head, body)
 
+    async def run_target(self, name: str) -> str:
+        """Serve something outside of the network that says its name; return its `host:port`."""
+        return f"127.0.0.1:{await self.listen(self.saying(name))}"
+
+    def rtable(self, do: str, service: str = HELLO, *hosts: str, weights: object = None) -> None:
+        command = {"do": do, "service": service, "hosts": hosts, "weights": weights}
+        said = self.desk.answer(RoutingCommand.model_validate(command))
+        assert "error" not in said, said
+
 
 def answer(body: bytes, *fields: str) -> bytes:
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *fields, "", ""]
@@ -301,11 +315,13 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
+            routes = RoutingTable()
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1), routes)
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
             chooser = Chooser(view, upstreams, starter, crowd, decisions)
+            desk = RoutingDesk(routes, None, 4200, crowd.news, PROXY)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
@@ -313,6 +329,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 chooser,
                 decisions,
                 machine_names=frozenset(),
+                stand_in=desk.stand_in,
             )
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
@@ -334,6 +351,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 chooser,
                 crowd,
                 Wire(stream),
+                desk,
                 address=address,
             )
             yield made
@@ -982,3 +1000,95 @@ async def test_a_hundred_requests_leave_nothing_in_flight(ground: Ground) -> Non
     assert road.lease is not None
     assert road.lease.in_flight == 0
     assert (road.pool.in_use, road.pool.idle) == (0, 1)
+
+
+async def test_the_routing_table_beats_discovery_from_the_next_request_on(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    assert (await ground.get())[2] == b"i1"
+    ground.rtable("set", HELLO, await ground.run_target("outside"))
+    status, _, body = await ground.get("/hello/x?q=1")
+    assert (status, body) == (200, b"outside")
+    (head,) = ground.requests["outside"]
+    assert head.startswith(b"GET /x?q=1 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"myxo-instance" not in head.lower()
+    ground.rtable("unset")
+    assert (await ground.get())[2] == b"i1"
+
+
+async def test_a_service_of_the_routing_table_needs_no_definition(ground: Ground) -> None:
+    ground.definitions.reachable = False
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    ground.rtable("set", "elsewhere", await ground.run_target("outside"))
+    assert (await ground.get("/elsewhere/x"))[2] == b"outside"
+    ground.rtable("clear")
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    assert ground.starter.calls == []
+
+
+async def test_targets_get_requests_in_proportion_to_their_weights(ground: Ground) -> None:
+    one, other = await ground.run_target("one"), await ground.run_target("other")
+    ground.rtable("set", HELLO, one, other, weights=[0.5, 1.5])
+    answers = [(await ground.get())[2] for _ in range(20)]
+    assert Counter(answers) == {b"one": 5, b"other": 15}
+
+
+async def test_a_target_that_is_down_costs_no_request_and_is_tried_again(ground: Ground) -> None:
+    down, up = await closed_port(), await ground.run_target("up")
+    ground.rtable("set", HELLO, down, up)
+    assert [(await ground.get())[2] for _ in range(4)] == [b"up"] * 4
+    ground.rtable("set", HELLO, down)
+    for _ in range(2):
+        status, _, body = await ground.get()
+        assert status == 502
+        assert b"routing table" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_static_service_that_is_not_in_the_table_is_not_started(ground: Ground) -> None:
+    ground.definitions.define(ServiceSpec(process="serve", policy=Balancing(name="static")))
+    status, _, body = await ground.get()
+    assert status == 503
+    assert b"myxo rtable set hello" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_client_with_the_cookie_keeps_its_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    ground.definitions.define(ServiceSpec(process="serve", sticky="sid"))
+    _, fields, first = await ground.get()
+    assert fields["set-cookie"] == f"sid={first.decode()}; Path=/hello; HttpOnly; SameSite=Lax"
+    with_cookie = f"GET /hello/x HTTP/1.1\nHost: localhost\nCookie: sid={first.decode()}"
+    for _ in range(10):
+        _, fields, body = await ground.ask(with_cookie)
+        assert body == first
+        assert "set-cookie" not in fields
+    ground.publish(first.decode(), "", withdrawn=True)
+    _, fields, body = await ground.ask(with_cookie)
+    assert body != first
+    assert fields["set-cookie"].startswith(f"sid={body.decode()};")
+
+
+async def test_the_same_key_goes_to_the_same_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    hashed = Balancing(name="maglev", hash="header:X-User")
+    ground.definitions.define(ServiceSpec(process="serve", policy=hashed))
+    found = {}
+    for user in range(8):
+        request = f"GET /hello/x HTTP/1.1\nHost: localhost\nX-User: u{user}"
+        (found[user],) = {(await ground.ask(request))[2] for _ in range(4)}
+    assert len(set(found.values())) > 1
+
+
+async def test_the_original_destination_answers_or_nobody(ground: Ground) -> None:
+    for name in ("i1", "i2"):
+        await ground.run_instance(name)
+    named = Balancing(name="original_destination")
+    ground.definitions.define(ServiceSpec(process="serve", policy=named))
+    request = "GET /hello/x HTTP/1.1\nHost: localhost\nX-Myxo-Destination: {}"
+    assert {(await ground.ask(request.format("i2")))[2] for _ in range(6)} == {b"i2"}
+    status, _, body = await ground.ask(request.format("127.0.0.1:22"))
+    assert status == 503
+    assert b"no instance '127.0.0.1:22'" in body
+    assert (await ground.get())[0] == 200

@@ -2,8 +2,6 @@
 
 import io
 import os
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,25 +56,6 @@ def tag(client: Any) -> Iterator[str]:
     name = f"myxo-test-{uuid4().hex[:8]}:1.0"
     yield name
     _remove(client, name)
-
-
-@pytest.fixture
-def docker_registry(tmp_path: Path) -> Iterator[str]:
-    """A real registry on loopback, which every engine trusts without TLS."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed")
-    (port,) = free_ports(1)
-    conf = tmp_path / "registry.yml"
-    conf.write_text(
-        "version: 0.1\nstorage:\n  filesystem:\n"
-        f"    rootdirectory: {tmp_path / 'blobs'}\nhttp:\n  addr: 127.0.0.1:{port}\n"
-    )
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(conf)], stdout=log, stderr=log)
-    yield f"127.0.0.1:{port}"
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture

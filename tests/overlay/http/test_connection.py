@@ -3,6 +3,7 @@ import trio
 
 from overlay.http import BadRequest, ClientGone, Limits, ServerConnection
 from overlay.http.connection import DEFAULT_LIMITS
+from overlay.http.errors import SpeaksHttp2
 from overlay.http.testing import Lab, Wire
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -135,3 +136,37 @@ async def test_a_body_is_asked_for_when_the_client_waits(lab: Lab) -> None:
     assert await client.exactly(5) == b"hello"
     await client.send(GET)
     assert b"Content-Length: 0" in await client.head()
+
+
+async def test_http2_is_refused_by_who_does_not_speak_it(lab: Lab) -> None:
+    client = await server(lab)
+    await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert (await client.head()).startswith(b"HTTP/1.1 505 ")
+
+
+async def test_http2_is_handed_over_with_what_was_read_of_it(lab: Lab) -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    got: list[bytes] = []
+    done = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        connection = ServerConnection(stream)
+        with pytest.raises(SpeaksHttp2) as caught:
+            await connection.read_head()
+        got.append(caught.value.received)
+        while len(b"".join(got)) < len(preface) + 4:
+            got.append(await caught.value.transport.receive() or b"")
+        await connection.aclose()
+        done.set()
+
+    client = Wire(await lab.dial(await lab.listen(serve)))
+    await client.send(preface + b"more")
+    await done.wait()
+    assert b"".join(got) == preface + b"more"
+
+
+async def test_http2_after_a_request_of_http1_is_no_request(lab: Lab) -> None:
+    client = await server(lab)
+    await client.send(GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert (await client.until(b"/a")).startswith(b"HTTP/1.1 200 ")
+    assert (await client.head()).startswith(b"HTTP/1.1 505 ")

@@ -1,0 +1,46 @@
+"""What the proxy says to gRPC clients where it answers a request itself.
+
+A gRPC client looks for `grpc-status` in an answer of 200; any other status it maps by itself, and
+then shows no text. So a refusal becomes an answer of trailers alone, with the code that Envoy sends
+for the same HTTP status.
+"""
+
+from urllib.parse import quote
+
+from overlay.http.head import Field, RequestHead, get
+
+_TYPE = b"application/grpc"
+_INTERNAL, _UNAUTHENTICATED, _PERMISSION_DENIED = 13, 16, 7
+_UNIMPLEMENTED, _UNAVAILABLE, _UNKNOWN = 12, 14, 2
+_CODES = {
+    400: _INTERNAL,
+    401: _UNAUTHENTICATED,
+    403: _PERMISSION_DENIED,
+    404: _UNIMPLEMENTED,
+    429: _UNAVAILABLE,
+    502: _UNAVAILABLE,
+    503: _UNAVAILABLE,
+    504: _UNAVAILABLE,
+}
+_MAX_MESSAGE = 1024
+"""Of a refusal's text, in characters; a started instance's log may be a part of it."""
+_PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+
+
+def is_grpc(head: RequestHead) -> bool:
+    """Return whether a request is a call of gRPC."""
+    kind = get(head.headers, b"content-type")
+    return kind is not None and kind[: len(_TYPE)] == _TYPE and kind[len(_TYPE) :][:1] in b"+;"
+
+
+def refusal(status: int, text: str, retry_after_s: float | None) -> list[Field]:
+    """Return the fields of the answer that refuses a call; it has status 200 and no body."""
+    code = _CODES.get(status, _UNKNOWN)
+    fields = [
+        (b"Content-Type", _TYPE),
+        (b"grpc-status", b"%d" % code),
+        (b"grpc-message", quote(text[:_MAX_MESSAGE], safe=_PLAIN).encode("ascii")),
+    ]
+    if retry_after_s is not None:
+        fields.append((b"grpc-retry-pushback-ms", b"%d" % round(retry_after_s * 1000)))
+    return fields
