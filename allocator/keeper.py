@@ -13,11 +13,12 @@ import trio
 
 from allocator.errors import AllocatorError
 from allocator.instances import Instances
-from allocator.keeping import Holding, duty, is_short, ranked
+from allocator.keeping import Holding, duty, is_short
 from allocator.resting import Kept
 from overlay.labels import unmet
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState, PeerRecord
+from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView

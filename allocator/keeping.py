@@ -18,12 +18,11 @@ Views differ for moments, so three things keep this calm:
   know) is stood in for after `TAKEOVER_S` by the next in order, then by the one after.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from overlay.names import PeerId, ServiceName
+from overlay.names import PeerId
 
 SETTLE_S = 3.0
 """A joining peer knows the others within a second or two."""
@@ -71,11 +70,6 @@ class Duty:
         if self.lacks and lacking_s >= SETTLE_S:
             return True
         return short_s >= self.stand_in_after_s
-
-
-def ranked(service: ServiceName, peers: Iterable[PeerId]) -> list[PeerId]:
-    """Return the peers in the order of their weights for a service, the highest first."""
-    return sorted(peers, key=lambda peer: (_weight(service, peer), peer), reverse=True)
 
 
 def shares(able: Sequence[PeerId], minimum: int) -> dict[PeerId, int]:
@@ -130,7 +124,3 @@ def _stands_in_after_s(
 ) -> float:
     fit = [p for p in able if holdings[p].usable + holdings[p].starting >= share[p]]
     return TAKEOVER_S * (1 + fit.index(me)) if me in fit else inf
-
-
-def _weight(service: ServiceName, peer: PeerId) -> bytes:
-    return hashlib.blake2b(f"{service}\0{peer}".encode(), digest_size=8).digest()

@@ -26,6 +26,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.outdated import Outdated
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
+from allocator.quotas import Quotas
 from allocator.requests import Requests
 from allocator.runtime import Capacity, Runtime
 from allocator.runtimes import open_runtimes
@@ -48,6 +49,7 @@ from overlay.listeners import listen_near, port_of
 from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
+from overlay.quota import QUOTA_PROTOCOL, QuotaRequest
 from overlay.records import PeerRecord, Role
 from overlay.settings import split_address
 from overlay.tunnel import TARGET as TUNNEL_TARGET
@@ -167,6 +169,7 @@ class _Daemon:
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self.requests.allocate)
         serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self.requests.offer)
+        serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, Quotas(self.definitions.get).answer)
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(Outdated(self.instances, self.definitions).run)

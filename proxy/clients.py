@@ -15,6 +15,7 @@ from overlay.http.head import Field, RequestHead
 from overlay.http.seam import Client
 from overlay.http.transport import Transport
 from proxy.caller import Caller, Origin
+from proxy.connecting import connect
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
 from proxy.fields import is_trusted, without_claims
@@ -25,6 +26,7 @@ from proxy.grpc import refusal as grpc_refusal
 from proxy.metrics import ProxyMetrics
 from proxy.places import OWN, Places
 from proxy.telemetry import Outcome, Telemetry
+from proxy.tunnels import Tunnels
 
 _OK = 200
 _LOOPBACK = "127.0.0.1"
@@ -43,6 +45,7 @@ class Clients:
 
     Args:
         forwarder: has their requests answered.
+        tunnels: lead to instances, for CONNECT.
         grace: tells when the proxy stops; its `connections` run `serve`.
         metrics: counts connections.
         telemetry: tells of requests.
@@ -53,6 +56,7 @@ class Clients:
     def __init__(
         self,
         forwarder: Forwarder,
+        tunnels: Tunnels,
         grace: Grace,
         metrics: ProxyMetrics,
         telemetry: Telemetry,
@@ -62,6 +66,7 @@ class Clients:
         self._limits = limits
         self._trusted = trusted
         self._forwarder = forwarder
+        self._tunnels = tunnels
         self._telemetry = telemetry
         self._grace = grace
         self._metrics = metrics
@@ -174,11 +179,14 @@ class Clients:
             self._telemetry.begun(decision, head)
 
         try:
-            exchanged = await self._forwarder.forward(client, head, begun, origin)
+            if head.method == b"CONNECT" and not outside:
+                exchanged = await connect(self._tunnels, client, head, origin)
+            else:
+                exchanged = await self._forwarder.forward(client, head, begun, origin)
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, head, exc, outside=outside)
+            await refuse(client, head, exc, outside=outside)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -198,10 +206,10 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(
-    client: Client, head: RequestHead, refusal: RequestRefused, *, outside: bool
+async def refuse(
+    client: Client, head: RequestHead, refusal: RequestRefused, *, outside: bool = False
 ) -> None:
-    """Answer what no instance answers; the outside is told nothing of what is inside."""
+    """Answer a request that is not forwarded; the outside is told nothing of what is inside."""
     text = f"{refusal.status} {HTTPStatus(refusal.status).phrase}" if outside else str(refusal)
     if is_grpc(head):
         await client.respond(_OK, grpc_refusal(refusal.status, text, refusal.retry_after_s))

@@ -17,7 +17,7 @@ from overlay.names import PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.revision import SignedRevision
 from overlay.view import InstanceView, View
-from proxy.decisions import Decision, Decisions, Event, Failure, Plan, Waited
+from proxy.decisions import Decision, Decisions, Event, Failure, Hedge, Plan, Waited
 from proxy.limits import RttLimits, limits_of
 from proxy.placement import Ranking
 from proxy.selection import Candidate, expected_latency_s, feasible, has_room, rtt_s
@@ -193,6 +193,9 @@ class Explainer:
                     "host": host,
                     "reason": reason[:MAX_TEXT],
                 }
+            case Hedge(instance=instance):
+                host = _host(instance.owner, self._view)
+                return {"what": "hedge", "instance": instance.record.id, "host": host}
             case Waited(seconds=seconds):
                 return {"what": "wait", "seconds": seconds}
 

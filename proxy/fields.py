@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from overlay.http.errors import BadRequest
-from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead, get
+from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead
 from proxy.caller import Origin
 from proxy.chains import HEADER
 from proxy.errors import TooManyHops
@@ -166,16 +166,16 @@ def last_hop(head: RequestHead) -> bool:
     """Return whether the request must not be forwarded any further (RFC 9110 §7.6.2).
 
     Raises:
-        BadRequest: its Max-Forwards is no number.
+        BadRequest: its Max-Forwards is not one number.
     """
     if head.method not in LIMITED:
         return False
-    left = get(head.headers, b"max-forwards")
-    if left is None:
+    left = [value for name, value in head.headers if name.lower() == b"max-forwards"]
+    if not left:
         return False
-    if not _NUMBER.fullmatch(left):
-        raise BadRequest(400, "Max-Forwards is not a number of at most nine digits")
-    return int(left) == 0
+    if len(left) != 1 or not _NUMBER.fullmatch(left[0]):
+        raise BadRequest(400, "Max-Forwards is not one number of at most nine digits")
+    return int(left[0]) == 0
 
 
 def _one_fewer(field: Field) -> Field:

@@ -204,7 +204,7 @@ def parse_request_head(data: bytes) -> RequestHead:
         minor,
         headers,
         framing,
-        _keeps_alive(control.options, minor) and (minor == 1 or target.startswith(b"/")),
+        _keeps_alive(control.options, minor) and _may_be_kept(method, target, minor),
         minor == 1 and _expects_continue(control.expect),
         bool(control.te) and _takes_trailers(control.te),
         control.options,
@@ -456,6 +456,15 @@ def _may_switch(control: _Control) -> bool:
     if not upgrade or b"upgrade" not in control.options or not _PROTOCOLS.fullmatch(upgrade):
         return False
     return not any(p.startswith(_NEVER_SWITCHED_TO) for p in protocols(upgrade))
+
+
+def _may_be_kept(method: bytes, target: bytes, minor: int) -> bool:
+    """Whether another request may follow, if the client wishes.
+
+    Not where it takes us for a proxy in HTTP/1.0 (RFC 9112 §9.3), nor behind a CONNECT, because
+    what a client hopes to send through a tunnel is no request where there is none.
+    """
+    return method != b"CONNECT" and (minor == 1 or target.startswith(b"/"))
 
 
 def _request_framing(control: _Control, minor: int) -> Framing:

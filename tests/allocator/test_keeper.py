@@ -11,11 +11,12 @@ from trio.testing import MockClock
 
 from allocator.instances import Instances
 from allocator.keeper import Keeper
-from allocator.keeping import SETTLE_S, TAKEOVER_S, ranked
+from allocator.keeping import SETTLE_S, TAKEOVER_S
 from allocator.testing import FakeMachine, open_fake_machine
 from allocator.testing_instances import HELLO, Lab, revision
 from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
+from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
 from overlay.spec import Image
 from overlay.view import InstanceView

@@ -3,8 +3,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.keeping import SETTLE_S, TAKEOVER_S, Duty, Holding, duty, is_short, ranked, shares
+from allocator.keeping import SETTLE_S, TAKEOVER_S, Duty, Holding, duty, is_short, shares
 from overlay.names import PeerId, ServiceName
+from overlay.rendezvous import ranked
 
 HELLO = ServiceName("hello")
 PEERS = [PeerId(f"peer-{n}") for n in range(8)]
