@@ -125,7 +125,7 @@ class Register:
             return
         if not isinstance(error, RuntimeDown):
             self._metrics.crashed()
-            self._crashes.failed(instance.key, trio.current_time(), str(error))
+            self._crashes.failed(instance.key, trio.current_time(), str(error), error.log)
         log.warning("instance.failed", service=instance.service, id=instance.id, error=str(error))
 
     def withdraw(self, instance: Instance) -> None:

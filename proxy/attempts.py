@@ -132,7 +132,7 @@ class Attempts:
                 return await self._in_turn()
             return await self._in_time()
         except RequestRefused as exc:
-            self._decision.status, self._decision.refusal = exc.status, str(exc)
+            self._decision.status, self._decision.refusal = exc.status, exc.in_full()
             raise
 
     async def _in_time(self) -> Exchanged:

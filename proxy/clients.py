@@ -186,7 +186,7 @@ class Clients:
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await refuse(client, head, exc, outside=outside)
+            await refuse(client, head, exc, _told(exc, origin))
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -206,11 +206,18 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
+def _told(refusal: RequestRefused, origin: Origin) -> str:
+    """Return what a client is told; one from outside nothing of what is inside."""
+    if origin.exposure is not None:
+        return f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
+    return refusal.in_full() if origin.local else str(refusal)
+
+
 async def refuse(
-    client: Client, head: RequestHead, refusal: RequestRefused, *, outside: bool = False
+    client: Client, head: RequestHead, refusal: RequestRefused, text: str = ""
 ) -> None:
-    """Answer a request that is not forwarded; the outside is told nothing of what is inside."""
-    text = f"{refusal.status} {HTTPStatus(refusal.status).phrase}" if outside else str(refusal)
+    """Answer a request that the proxy does not forward, by default with the refusal's words."""
+    text = text or str(refusal)
     if is_grpc(head):
         await client.respond(_OK, grpc_refusal(refusal.status, text, refusal.retry_after_s))
         return

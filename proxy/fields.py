@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from overlay.http.errors import BadRequest
 from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead
+from overlay.http.remembering import by_head
 from proxy.caller import Origin
 from proxy.chains import HEADER
 from proxy.errors import TooManyHops
@@ -54,7 +55,8 @@ _CLAIMED = frozenset({b"forwarded", b"x-real-ip", b"x-request-id"})
 _SPECIAL = _FORWARDED | _ONLY_BELIEVED | {b"via"}
 
 
-def request_fields(head: RequestHead, route: Route, origin: Origin) -> list[Field]:
+@by_head
+def request_fields(head: RequestHead, route: Route, origin: Origin) -> Sequence[Field]:
     """Return the fields to forward a request with, framing excepted.
 
     Raises:
@@ -84,6 +86,7 @@ def request_fields(head: RequestHead, route: Route, origin: Origin) -> list[Fiel
     return fields
 
 
+@by_head
 def without_claims(head: RequestHead) -> RequestHead:
     """Return a request without what only a client that is believed may say.
 
@@ -97,7 +100,8 @@ def _is_claim(name: bytes) -> bool:
     return name.startswith(_CLAIMS) or name in _CLAIMED
 
 
-def response_fields(head: ResponseHead, date: Field) -> list[Field]:
+@by_head
+def response_fields(head: ResponseHead, date: Field) -> Sequence[Field]:
     """Return the fields to pass an answer on with, framing excepted; `date` if it has none."""
     names = [name.translate(_LOWER) for name, _ in head.headers]
     dropped = _with(head.options, _DROPPED)

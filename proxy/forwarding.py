@@ -317,7 +317,7 @@ class Forwarder:
         self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
     ) -> list[Field]:
         decision.road = road.kind
-        fields = response_fields(response, date_field())
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         if origin.exposure is None:

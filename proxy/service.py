@@ -13,6 +13,7 @@ import trio
 
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
+from overlay.deputy import own_deputy
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
 from overlay.http.connection import Limits
@@ -158,7 +159,15 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        starter = Starter(
+            node.view,
+            node.calls,
+            grace.lasting,
+            node.take,
+            random,
+            self._crowd.news,
+            partial(own_deputy, node.peer_id),
+        )
         metrics = self._metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         self._guards = self._guard(metrics)
