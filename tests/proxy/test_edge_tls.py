@@ -3,11 +3,15 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
 from overlay.errors import SettingsInvalid
 from proxy.edge_tls import EdgeTls
 from proxy.testing_certificates import Authority
+
+COMMON_NAME = NameOID.COMMON_NAME
 
 
 @pytest.fixture
@@ -34,10 +38,10 @@ def shaken(
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    found = ends[0].getpeercert()
-    assert found is not None
-    subject = dict(pair for (pair,) in found["subject"])  # type: ignore[misc]
-    return str(subject["commonName"])
+    der = ends[0].getpeercert(binary_form=True)
+    assert der is not None
+    (name,) = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(COMMON_NAME)
+    return str(name.value)
 
 
 def test_the_certificate_is_the_one_for_the_name_that_is_asked_for(authority: Authority) -> None:
