@@ -31,12 +31,13 @@ from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
-from overlay.http.exchange import exchange
+from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
-from overlay.http.upstream import Pool
+from overlay.http.upstream import Pool, UpstreamConnection
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
+from overlay.tunnel import SocketEnd, framed, switching
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MEMBER_WAIT_S = 2.0
@@ -55,6 +56,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
+_VIA: Field = (b"Via", b"1.1 myxo-gateway")
 
 Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 """Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
@@ -275,7 +277,7 @@ class Gateway:
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head)
+                await self._forward(client, head, caller)
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
@@ -297,7 +299,7 @@ class Gateway:
                 self._idle.discard(scope)
         return None
 
-    async def _forward(self, client: ServerConnection, head: RequestHead) -> None:
+    async def _forward(self, client: ServerConnection, head: RequestHead, caller: str) -> None:
         """Take one request to its instance.
 
         Raises:
@@ -309,18 +311,24 @@ class Gateway:
         with self._instances.use.request(named) as instance:
             try:
                 try:
-                    await self._exchange(client, head, instance, fresh=False)
+                    await self._exchange(client, head, instance, caller, fresh=False)
                 except UpstreamFailed as exc:
                     if not _stale(exc, client, head):
                         raise
-                    await self._exchange(client, head, instance, fresh=True)
+                    await self._exchange(client, head, instance, caller, fresh=True)
             except UpstreamFailed as exc:
                 await self._report_failure(client, instance, exc)
                 return
         self._metrics.gateway("served")
 
     async def _exchange(
-        self, client: ServerConnection, head: RequestHead, instance: Instance, *, fresh: bool
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        instance: Instance,
+        caller: str,
+        *,
+        fresh: bool,
     ) -> None:
         pool = self._pools.get(instance.id)
         if pool is None:
@@ -331,8 +339,9 @@ class Gateway:
                 client,
                 head,
                 upstream,
-                request_headers=_without_ours(end_to_end(head)),
+                request_headers=[*_without_ours(end_to_end(head)), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
+                switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
     async def _report_failure(
@@ -368,6 +377,13 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
         (b"Myxo-In-Flight", str(instance.load).encode()),
         (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
     ]
+
+
+def _switched(
+    client: ServerConnection, upstream: UpstreamConnection, caller: str, instance: Instance
+) -> Switched | None:
+    near = framed(PeerId(caller))
+    return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_idle_s)
 
 
 def _without_ours(fields: list[Field]) -> list[Field]:

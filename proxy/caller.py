@@ -1,6 +1,7 @@
 """Who asks, as far as a connection tells: an address, and which instance of this machine it is."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from overlay.names import InstanceId, ServiceName
 
@@ -33,3 +34,13 @@ class Origin:
     trusted: bool = False
     caller: Caller | None = None
     who: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether this machine's own people ask, and no instance that runs here."""
+        if self.caller is not None:
+            return False
+        try:
+            return ip_address(self.address.partition("%")[0]).is_loopback
+        except ValueError:
+            return False

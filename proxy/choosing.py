@@ -35,6 +35,7 @@ from proxy.placement import Site
 from proxy.routing_table import BALANCING as ROUTED_BALANCING
 from proxy.selection import Group, Upstream, rtt_s
 from proxy.starting import Flight, Starter
+from proxy.traffic import Traffic
 from proxy.upstreams import Upstreams
 
 READY = InstanceState.READY
@@ -81,22 +82,37 @@ class Chooser:
         self._breaches = Breaches()
         self._grow_at: dict[ServiceName, float] = {}
 
-    async def choose(self, decision: Decision) -> InstanceView:
+    async def choose(self, decision: Decision, traffic: Traffic) -> InstanceView:
         """Return the instance for a request; `done` is to be called when it has ended there.
 
+        Args:
+            decision: of the request.
+            traffic: of its service; bounds how many wait.
+
         Raises:
-            NothingFeasible, NeverReady, RevisionOutdated: none can be had; says why.
+            TooManyPending, NothingFeasible, NeverReady, RevisionOutdated: none can be had, and why.
             DestinationGone: the one that the request names is not there, or full.
         """
         chosen = self._select(decision)
         decision.timing.mark("select")
         if chosen is None:
-            chosen = await self._choose_late(decision)
+            with traffic.waiting(decision.spec):
+                chosen = await self._choose_late(decision)
         elif decision.limits.soft_s is not None or chosen.instance.suspect:
             self._watch(decision, chosen.instance)
         decision.chosen = instance = chosen.instance
         self._upstreams.begin(instance)
         return instance
+
+    def another(self, decision: Decision, first: InstanceView) -> InstanceView | None:
+        """Return an instance with room besides `first`, if there is one; `done` as for `choose`."""
+        before, decision.excluded = decision.excluded, decision.excluded | {first.key}
+        chosen = self._select(decision)
+        decision.excluded = before
+        if chosen is None:
+            return None
+        self._upstreams.begin(chosen.instance)
+        return chosen.instance
 
     def done(self, instance: InstanceView, service_time_s: float | None) -> None:
         """Take in that a request has ended, and how long it took if it was answered."""
@@ -268,7 +284,7 @@ class Chooser:
             return
         if not self._breaches.met(decision.service, now, suspect=instance.suspect):
             return
-        limits, why, accept = decision.limits, "the only instance may be dead", None
+        limits, why, accept = decision.limits, "the only instance may not answer", None
         if soft_s is not None and over and not instance.suspect:
             current = self._view.distance(instance.owner)
             limits, why = RttLimits(soft_s, soft_s), "all instances are over the soft RTT limit"

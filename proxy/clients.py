@@ -14,6 +14,7 @@ from overlay.http.head import Field, RequestHead
 from overlay.http.seam import Client
 from overlay.http.transport import Transport
 from proxy.caller import Caller, Origin
+from proxy.connecting import connect
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
 from proxy.fields import is_trusted
@@ -24,6 +25,7 @@ from proxy.grpc import refusal as grpc_refusal
 from proxy.metrics import ProxyMetrics
 from proxy.places import OWN, Places
 from proxy.telemetry import Outcome, Telemetry
+from proxy.tunnels import Tunnels
 
 _OK = 200
 _LOOPBACK = "127.0.0.1"
@@ -42,6 +44,7 @@ class Clients:
 
     Args:
         forwarder: has their requests answered.
+        tunnels: lead to instances, for CONNECT.
         grace: tells when the proxy stops; its `connections` run `serve`.
         metrics: counts connections.
         telemetry: tells of requests.
@@ -52,6 +55,7 @@ class Clients:
     def __init__(
         self,
         forwarder: Forwarder,
+        tunnels: Tunnels,
         grace: Grace,
         metrics: ProxyMetrics,
         telemetry: Telemetry,
@@ -61,6 +65,7 @@ class Clients:
         self._limits = limits
         self._trusted = trusted
         self._forwarder = forwarder
+        self._tunnels = tunnels
         self._telemetry = telemetry
         self._grace = grace
         self._metrics = metrics
@@ -166,11 +171,14 @@ class Clients:
             self._telemetry.begun(decision, head)
 
         try:
-            exchanged = await self._forwarder.forward(client, head, begun, origin)
+            if head.method == b"CONNECT":
+                exchanged = await connect(self._tunnels, client, head, origin)
+            else:
+                exchanged = await self._forwarder.forward(client, head, begun, origin)
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await _refuse(client, head, exc)
+            await refuse(client, head, exc, in_full=origin.local)
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -190,12 +198,16 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
-async def _refuse(client: Client, head: RequestHead, refusal: RequestRefused) -> None:
+async def refuse(
+    client: Client, head: RequestHead, refusal: RequestRefused, *, in_full: bool = False
+) -> None:
+    """Answer a request that the proxy does not forward."""
     if is_grpc(head):
         fields = grpc_refusal(refusal.status, str(refusal), refusal.retry_after_s)
         await client.respond(_OK, fields)
         return
+    text = refusal.in_full() if in_full else str(refusal)
     fields = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
-    await client.respond(refusal.status, fields, f"{refusal}\n".encode())
+    await client.respond(refusal.status, fields, f"{text}\n".encode())

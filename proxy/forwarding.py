@@ -11,63 +11,49 @@ what was wrong and what to do.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from math import inf
 
-import structlog
 import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
-from overlay.errors import PeerUnreachable
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
-from overlay.http.exchange import Exchanged, exchange
+from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
-from overlay.http.seam import Client
-from overlay.names import ServiceName
+from overlay.http.seam import Client, Upstream
+from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
+from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
 from proxy.affinity import cookie, key_of, tie
+from proxy.attempts import Attempts, GoneFromGateway
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
-from proxy.decisions import Decision, Decisions, Failure
+from proxy.deadlines import passed_on
+from proxy.decisions import Decision, Decisions
 from proxy.errors import (
     DefinitionUnavailable,
-    RequestRefused,
     RevisionOutdated,
     ServiceUnknown,
-    UpstreamLost,
-    UpstreamTooSlow,
     WrongProtocol,
 )
 from proxy.explaining import explained
 from proxy.fields import LIMITED, request_fields, response_fields
+from proxy.guards import Guards
 from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
 from proxy.timing import Timing
 
-MAX_ATTEMPTS = 4
-"""Sends of one request, the first included; each goes to another instance or connection."""
-
 NEWS_TIMEOUT_S = 2.0
 """A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2."""
-
 _MAX_LOAD_DIGITS = 9
 _CHAIN = HEADER.lower()
-
-log = structlog.get_logger()
-
-
-class GoneFromGateway(Exception):
-    """The gateway says that the instance is not there any more; nothing was processed."""
-
-    def __str__(self) -> str:
-        return "its machine says that it is gone"
 
 
 class Forwarder:
@@ -79,6 +65,7 @@ class Forwarder:
         roads: how instances are reached.
         chooser: chooses among them, and has more started.
         decisions: where it is kept what was decided.
+        guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
         stand_in: returns what is taken for the definition of a service that has none.
     """
@@ -90,6 +77,7 @@ class Forwarder:
         roads: Roads,
         chooser: Chooser,
         decisions: Decisions,
+        guards: Guards,
         *,
         machine_names: frozenset[str],
         stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
@@ -99,6 +87,7 @@ class Forwarder:
         self._roads = roads
         self.chooser = chooser
         self.decisions = decisions
+        self.guards = guards
         self._machine_names = machine_names
         self._stand_in = stand_in
         self._chains = Chains()
@@ -141,9 +130,30 @@ class Forwarder:
             if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
                 decision.tied = named.decode("ascii", "replace")
             begun(decision)
-            return await _Attempts(self, client, head, route, origin, decision, call).run()
+            if spec.rate_limited:
+                await self.guards.limiter.admit(
+                    decision, origin.who if caller is None else caller.instance
+                )
+            return await self._attempted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
+
+    async def _attempted(
+        self,
+        client: Client,
+        head: RequestHead,
+        route: Route,
+        origin: Origin,
+        decision: Decision,
+        call: Call,
+    ) -> Exchanged:
+        traffic = self.guards.traffics.of(route.service)
+        traffic.begin(decision.spec)
+        try:
+            send = partial(self._send, client, head, route, origin, decision, call)
+            return await Attempts(self, client, head, decision, traffic, send).run()
+        finally:
+            traffic.end()
 
     async def choose(self, decision: Decision) -> InstanceView:
         """Return an instance to try, of a newer revision if an allocator has heard of one.
@@ -151,8 +161,9 @@ class Forwarder:
         Raises:
             RequestRefused: none can be had; says why.
         """
+        traffic = self.guards.traffics.of(decision.service)
         try:
-            return await self.chooser.choose(decision)
+            return await self.chooser.choose(decision, traffic)
         except RevisionOutdated:
             news = await self._newer(decision.revision)
             if news is None:
@@ -160,7 +171,7 @@ class Forwarder:
         decision.revision, decision.spec = news
         decision.limits = self.limits(decision.spec, decision.caller)
         decision.starts = 0
-        return await self.chooser.choose(decision)
+        return await self.chooser.choose(decision, traffic)
 
     async def _newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
@@ -208,17 +219,19 @@ class Forwarder:
         known = None if caller is None else self._definitions.get(caller)
         return limits_of(spec, None if known is None else known.revision.spec)
 
-    async def send(
+    async def _send(
         self,
         client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
-        instance: InstanceView,
         decision: Decision,
         call: Call,
+        instance: InstanceView,
+        deadline: float,
         *,
         fresh: bool,
+        claim: Callable[[], None] | None,
     ) -> Exchanged:
         """Forward the request to `instance`.
 
@@ -230,7 +243,11 @@ class Forwarder:
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            fields = self._edited(response, instance, road, decision)
+            if road.lease is None and not road.routed:
+                self._heed_gateway(response, instance)
+            if claim is not None:
+                claim()
+            fields = self._edited(response, road, decision)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
                 fields += [] if tied is None else [tied]
@@ -239,12 +256,7 @@ class Forwarder:
         fields = [*request_fields(head, route, origin), *road.fields]
         if road.routed:
             fields = _addressed(fields, road.routed)
-        if decision.given_id is None:
-            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
-        if decision.trace is not None:
-            fields = decision.trace.passed_on(fields)
-        if call.chain:
-            fields.append((HEADER, render(call.chain)))
+        fields = self._told(fields, decision, call, deadline)
         service_time_s: float | None = None
         visit = self._chains.enter(instance.record.id, call) if road.lease is not None else None
         road.begin()
@@ -258,6 +270,10 @@ class Forwarder:
                         request_headers=fields,
                         edit_response=edit_response,
                         target=route.target,
+                        switched=_switched(client, upstream, road, decision, instance.owner)
+                        if head.upgrade
+                        else None,
+                        watched=claim is not None,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
@@ -268,16 +284,33 @@ class Forwarder:
                 self._chains.leave(visit)
             await road.end(service_time_s or 0.0)
 
-    def _edited(
-        self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
+    def _told(
+        self, fields: list[Field], decision: Decision, call: Call, deadline: float
     ) -> list[Field]:
-        if road.lease is None and not road.routed:
-            if get(response.headers, b"myxo-refused") is not None:
-                raise GoneFromGateway
-            load = get(response.headers, b"myxo-in-flight") or b""
-            if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
-                self._view.set_load(instance.owner, {instance.record.id: int(load)})
-        fields = response_fields(response, date_field())
+        """Return `fields` with what an instance is told of the request besides."""
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
+        if call.chain:
+            fields.append((HEADER, render(call.chain)))
+        return fields if deadline == inf else passed_on(fields, deadline - trio.current_time())
+
+    def _heed_gateway(self, response: ResponseHead, instance: InstanceView) -> None:
+        """Take in what a gateway says besides the instance's answer.
+
+        Raises:
+            GoneFromGateway: there is no answer of the instance.
+        """
+        if get(response.headers, b"myxo-refused") is not None:
+            raise GoneFromGateway
+        load = get(response.headers, b"myxo-in-flight") or b""
+        if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
+            self._view.set_load(instance.owner, {instance.record.id: int(load)})
+
+    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
+        decision.road = road.kind
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
         fields.append((b"Server-Timing", decision.timing.header()))
@@ -286,102 +319,11 @@ class Forwarder:
         return fields
 
 
-class _Attempts:
-    """The attempts to have one request answered."""
-
-    def __init__(
-        self,
-        forwarder: Forwarder,
-        client: Client,
-        head: RequestHead,
-        route: Route,
-        origin: Origin,
-        decision: Decision,
-        call: Call,
-    ) -> None:
-        self._forwarder = forwarder
-        self._client = client
-        self._head = head
-        self._route = route
-        self._origin = origin
-        self._decision = decision
-        self._call = call
-        self._fresh = False
-
-    async def run(self) -> Exchanged:
-        try:
-            return await self._in_turn()
-        except RequestRefused as exc:
-            self._decision.status, self._decision.refusal = exc.status, str(exc)
-            raise
-
-    async def _in_turn(self) -> Exchanged:
-        failure: Exception | None = None
-        chooser = self._forwarder.chooser
-        for _ in range(MAX_ATTEMPTS):
-            instance = await self._forwarder.choose(self._decision)
-            service_time_s: float | None = None
-            try:
-                exchanged = await self._send(instance)
-            except (GoneFromGateway, PeerUnreachable) as exc:
-                failure = exc
-                self._give_up_on(instance, exc)
-                self._check_replayable(instance, exc)
-            except UpstreamFailed as exc:
-                failure = exc
-                self._after_failure(instance, exc)
-            else:
-                service_time_s = exchanged.total_s
-                return exchanged
-            finally:
-                chooser.done(instance, service_time_s)
-        raise UpstreamLost(f"{self._route.service} failed {MAX_ATTEMPTS} times: {failure}")
-
-    async def _send(self, instance: InstanceView) -> Exchanged:
-        return await self._forwarder.send(
-            self._client,
-            self._head,
-            self._route,
-            self._origin,
-            instance,
-            self._decision,
-            self._call,
-            fresh=self._fresh,
-        )
-
-    def _give_up_on(self, instance: InstanceView, exc: Exception) -> None:
-        self._forwarder.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._forwarder.chooser.lost(self._decision, instance)
-
-    def _after_failure(self, instance: InstanceView, exc: UpstreamFailed) -> None:
-        """Prepare another attempt, or say why there must not be one.
-
-        Raises:
-            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
-        """
-        log.info("forward.failed", service=self._route.service, reason=exc.reason)
-        if exc.reused:
-            self._fresh = True  # the server closed a kept connection; the instance may be well
-        else:
-            self._give_up_on(instance, exc)
-        where = f"{self._route.service} (instance {instance.record.id})"
-        if exc.timed_out:
-            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        repeatable = self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
-        if exc.maybe_processed and not repeatable:
-            raise UpstreamLost(
-                f"{where} failed after it was sent the request: {exc.reason}; "
-                f"a {self._head.method.decode()} is not sent twice unless the service says "
-                "`idempotent`"
-            ) from exc
-        self._check_replayable(instance, exc)
-
-    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
-        if not self._client.body.replayable:
-            raise UpstreamLost(
-                f"{self._route.service} (instance {instance.record.id}) failed in the middle of a "
-                f"body too large to be sent again: {exc}"
-            ) from exc
+def _switched(
+    client: Client, upstream: Upstream, road: Road, decision: Decision, owner: PeerId
+) -> Switched | None:
+    far = SocketEnd if road.lease is not None or road.routed else framed(owner)
+    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_idle_s)
 
 
 @contextmanager

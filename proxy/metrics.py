@@ -64,12 +64,38 @@ class ProxyMetrics:
             "Requests that wait for room at full instances.",
             registry=registry,
         )
+        self._events = Counter(
+            "myxo_proxy_resilience_total",
+            "What the proxy did about failures and load, by service and what.",
+            ["service", "event"],
+            registry=registry,
+        )
         self._turned_away = Counter(
             "myxo_proxy_connections_refused_total",
             "Client connections over a bound, by whose they were: host or container.",
             ["client"],
             registry=registry,
         )
+
+    def retried(self, service: str) -> None:
+        """Count a request that is sent again after a failure."""
+        self._events.labels(service, "retry").inc()
+
+    def hedged(self, service: str) -> None:
+        """Count a request that is sent to a second instance."""
+        self._events.labels(service, "hedge").inc()
+
+    def ejected(self, service: str) -> None:
+        """Count an instance that is left alone."""
+        self._events.labels(service, "ejection").inc()
+
+    def timed_out(self, service: str) -> None:
+        """Count a request whose deadline is over."""
+        self._events.labels(service, "deadline").inc()
+
+    def over_rate(self, service: str) -> None:
+        """Count a request that a rate limit refused."""
+        self._events.labels(service, "rate_limit").inc()
 
     def turned_away(self, *, own: bool) -> None:
         """Count a connection over a bound, of this machine's programs or of a container."""

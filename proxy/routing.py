@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from overlay.errors import InvalidName
 from overlay.http.head import RequestHead, get
+from overlay.http.remembering import by_head
 from overlay.names import ServiceName, service_name
 from proxy.errors import CrossSite, Misdirected, NotAService
 
@@ -47,6 +48,7 @@ class Route:
     prefix: bytes = b""
 
 
+@by_head
 def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
     """Return what `head` asks for.
 

@@ -13,6 +13,7 @@ import trio
 
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
+from overlay.deputy import own_deputy
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
 from overlay.http.connection import Limits
@@ -26,27 +27,29 @@ from proxy.choosing import Chooser
 from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
+from proxy.ejecting import Ejector
 from proxy.explaining import Explainer
 from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
 from proxy.forwards import Forwards
 from proxy.grace import Grace
+from proxy.guards import Guards
 from proxy.leases import LeaseHolder
+from proxy.limiting import Limiter
 from proxy.metrics import ProxyMetrics
 from proxy.roads import Roads
 from proxy.routing_desk import RoutingDesk
 from proxy.routing_table import RoutingTable
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
+from proxy.shares import Counter, Shares
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
+from proxy.traffic import PERIOD_S, Traffics
 from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
-
-SWEEP_S = 5.0
-"""How often idle upstream connections are looked through."""
 
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own way to say where spans go."""
@@ -145,7 +148,18 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        starter = Starter(
+            node.view,
+            node.calls,
+            grace.lasting,
+            node.take,
+            random,
+            self._crowd.news,
+            partial(own_deputy, node.peer_id),
+        )
+        metrics = ProxyMetrics(node.metrics)
+        metrics.waiting.set_function(lambda: self._crowd.count)
+        self._guards = self._guard(metrics)
         kept = None
         if not settings.ephemeral:
             kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
@@ -157,24 +171,39 @@ class _Server:
             self._roads,
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
+            self._guards,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
             stand_in=desk.stand_in,
         )
-        metrics = ProxyMetrics(node.metrics)
-        metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
         limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self.tunnels = Tunnels(forwarder, self._roads)
         self._clients = Clients(
-            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+            forwarder,
+            self.tunnels,
+            grace,
+            metrics,
+            telemetry,
+            limits,
+            settings.trusted_forwarders,
         )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
-        self.tunnels = Tunnels(forwarder, self._roads)
         metrics.tunnels.set_function(lambda: self.tunnels.count)
         self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
         node.wants[FORWARD] = self.forwards.serve
+
+    def _guard(self, metrics: ProxyMetrics) -> Guards:
+        view, now = self._node.view, trio.current_time
+        counter = Counter(view, self._node.calls)
+        return Guards(
+            Traffics(),
+            Ejector(view, self._upstreams, now, metrics.ejected),
+            Limiter(Shares(counter.ask, counter.proxies), now, metrics.over_rate),
+            metrics,
+        )
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept this machine's programs until cancelled."""
@@ -194,10 +223,11 @@ class _Server:
             self._crowd.look(self._node.view.instances)
 
     async def sweep(self) -> None:
-        """Drop idle upstream connections now and then."""
+        """Drop idle upstream connections now and then, and what is not worth remembering."""
         while True:
-            await trio.sleep(SWEEP_S)
+            await trio.sleep(PERIOD_S)
             await self._roads.sweep()
+            self._guards.begin_period()
             await self._roads.keep_routed(self._routes.addresses())
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:

@@ -21,9 +21,10 @@ from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
 from overlay.view import InstanceView
+from proxy.attempts import MAX_ATTEMPTS
 from proxy.decisions import Decision, Failure
 from proxy.errors import NothingFeasible, UpstreamLost
-from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.forwarding import Forwarder
 from proxy.hops import Hop
 from proxy.roads import Road, Roads
 from proxy.timing import Timing

@@ -74,9 +74,10 @@ class Upstreams:
             away_s = 0.0 if instance.local else instance.rtt_s or 0.0
             upstream.latency.observe(max(service_time_s - away_s, 0.0), now)
 
-    def failed(self, instance: InstanceView, now: float) -> None:
-        """Leave the instance alone for a while, for every request of this proxy."""
-        self._of(instance).failed_until = now + FAILED_FOR_S
+    def failed(self, instance: InstanceView, now: float, for_s: float = FAILED_FOR_S) -> None:
+        """Leave the instance alone for `for_s` seconds, for every request of this proxy."""
+        upstream = self._of(instance)
+        upstream.failed_until = max(upstream.failed_until, now + for_s)
 
     def prune(self) -> None:
         """Forget instances that are in no view any more and have nothing in flight."""

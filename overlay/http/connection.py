@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import inf
 from typing import NoReturn, Protocol
 
@@ -405,16 +406,18 @@ class ServerConnection:
             await self._send(*parts)
         self._answered = trailers is not None
 
-    async def switch(self, headers: Sequence[Field]) -> tuple[Transport, bytes]:
-        """Answer 101; hand over the connection, with what came already of the other protocol.
+    async def switch(
+        self, headers: Sequence[Field], status: int = HTTPStatus.SWITCHING_PROTOCOLS
+    ) -> tuple[Transport, bytes]:
+        """Answer 101, or 200 to a CONNECT, and hand over the connection.
 
-        Call `aclose` all the same in the end.
+        With it goes what came already of what follows. Call `aclose` all the same in the end.
 
         Raises:
             ClientGone: the client is not there any more.
         """
         self.must_close = self.answering = self._answered = self._client_ended = True
-        await self._send(serialise_response(101, reason_phrase(101), headers))
+        await self._send(serialise_response(status, reason_phrase(status), headers))
         return self._transport, self.take_buffered()
 
     async def until_gone(self) -> None:

@@ -254,6 +254,10 @@ def test_a_client_of_http_1_0_that_takes_us_for_a_proxy_is_not_kept() -> None:
     assert not parse_request_head(kept).keep_alive
 
 
+def test_what_follows_a_connect_is_never_taken_for_a_request() -> None:
+    assert not parse_request_head(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").keep_alive
+
+
 @pytest.mark.parametrize(
     ("lines", "upgrade"),
     [
