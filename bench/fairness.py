@@ -38,7 +38,7 @@ from proxy.policies import Backend, policy_named
 
 INSTANCES = 3
 REQUESTS = 1500
-RATE = 300.0
+RATE = 500.0
 FAST_S, SLOW_S = 0.005, 0.05
 CONNECTIONS = 200
 """More than are ever busy, so that the client is no part of what is measured."""
@@ -67,6 +67,7 @@ class Plan:
 
     Attributes:
         policies: of Myxo.
+        balancers: that these are compared with.
         slow_s: seconds of load with one slow backend.
         recovery_s: seconds within which it should be back.
         many: instances of the large service.
@@ -74,6 +75,7 @@ class Plan:
     """
 
     policies: Sequence[str]
+    balancers: Sequence[str]
     slow_s: float
     recovery_s: float
     many: int
@@ -89,12 +91,20 @@ FULL = Plan(
         "least_request",
         "weighted_least_request",
     ),
+    tuple(BALANCERS),
     slow_s=10.0,
     recovery_s=40.0,
     many=250,
     many_each=80,
 )
-QUICK = Plan((PEAK_EWMA, "round_robin"), slow_s=4.0, recovery_s=15.0, many=30, many_each=40)
+QUICK = Plan(
+    (PEAK_EWMA, "round_robin"),
+    ("envoy least_request", "haproxy leastconn"),
+    slow_s=3.0,
+    recovery_s=15.0,
+    many=30,
+    many_each=40,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,8 @@ def measure(quick: bool) -> Report:
         with network("process", *flags) as running:
             found = trio.run(_with_myxo, running, folder, plan)
             many = trio.run(_with_many, running, folder, plan)
-        for balancer, serve in BALANCERS.items():
+        for balancer in plan.balancers:
+            serve = BALANCERS[balancer]
             with ExitStack() as stack:
                 backends = stack.enter_context(delayed.backends(folder, [FAST_S] * INSTANCES))
                 url = stack.enter_context(serve([b.port for b in backends]))
@@ -275,6 +286,7 @@ async def _with_many(running: Network, folder: Path, plan: Plan) -> Many:
         async with _service(running, registrar, folder, PEAK_EWMA, plan.many) as (name, backends):
             started_s = time.monotonic() - began
             idle_mib = memory_mib(proxy)["pss"]
+            await trio.to_thread.run_sync(_load, running.url(name, "/"), plan.many * 4 / RATE)
             before = [b.count for b in backends]
             seconds = plan.many * plan.many_each / RATE
             await trio.to_thread.run_sync(_load, running.url(name, "/"), seconds)

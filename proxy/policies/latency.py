@@ -20,9 +20,9 @@ ALPHA = 0.2
 """Weight of the newest sample: ten samples forget a change."""
 
 FADE_S = (1.0, 16.0)
-"""In so long without a sample, two thirds of what sets a backend apart are forgotten: the first, and
-twice as long each time that it is found to be as slow as before, up to the second. So one that had
-to wait for its disk is back in a second, and one that stays slow is tried once in 18 s."""
+"""In so long without a sample, two thirds of what sets a backend apart are forgotten: in the first,
+and in twice as long each time that it is found to be as slow as before, up to the second. So one
+that had to wait for its disk is back in a second, and one that stays slow is tried once in 18 s."""
 
 OUTLIER = 2.0
 """A sample counts for at most so many averages. A pause of 0.1 s, which any machine has, would make
