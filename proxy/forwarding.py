@@ -263,7 +263,8 @@ class Forwarder:
         road.begin()
         try:
             with _ended_with(road) as scope:
-                async with road.pool.acquire(fresh=fresh) as upstream:
+                source = road.source(decision.spec.protocol)
+                async with source.acquire(fresh=fresh) as upstream:
                     exchanged = await exchange(
                         client,
                         head,

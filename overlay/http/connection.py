@@ -535,8 +535,8 @@ class ServerConnection:
                 data = self._buffer[: end + 4]
                 self._buffer = self._buffer[end + 4 :]
                 return data
+            self._check_incomplete_head(searched)
             searched = max(0, len(self._buffer) - 3)
-            self._check_incomplete_head()
             if not self._buffer:
                 received = await self._receive_first()
             else:
@@ -546,13 +546,13 @@ class ServerConnection:
                 return None
             self._buffer += received
 
-    def _check_incomplete_head(self) -> None:
+    def _check_incomplete_head(self, looked_at: int) -> None:
         if len(self._buffer) > MAX_HEAD_BYTES:
             if self._buffer.find(b"\r\n", 0, MAX_TARGET_BYTES) < 0:
                 raise BadRequest(414, f"the target is longer than {MAX_TARGET_BYTES} bytes")
             raise BadRequest(431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
         if self._buffer and self._buffer != b"\r":
-            fault = why_never_a_head(self._buffer)
+            fault = why_never_a_head(self._buffer, looked_at)
             if fault is not None:
                 raise BadRequest(400, fault)
 
