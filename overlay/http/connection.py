@@ -48,7 +48,7 @@ class Limits:
         idle_timeout_s: seconds between two requests, and before the first byte of the first one.
         head_timeout_s: seconds from a head's first byte to its last.
         body_timeout_s: seconds without a byte of a body that is awaited.
-        send_timeout_s: seconds in which the client takes nothing of an answer; plain sockets only.
+        send_timeout_s: seconds in which the client takes nothing of an answer.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
         max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
