@@ -72,6 +72,9 @@ TABLE_BYTES = 4096
 MAX_HEADS = 64
 """Of one stream, that wait for their reader: interim answers that nobody reads."""
 
+FIRST_FRAME_S = 10.0
+"""Until the other end's first frame, where nothing is under way."""
+
 GOODBYE_S = 2.0
 """For the last frames, where the other end does not read."""
 
@@ -274,19 +277,31 @@ class Link:
         while True:
             if data:
                 self._take_in(data)
-            while self.pending > MAX_PENDING:
-                await self.room.park()
-            data = await self._transport.receive(self._idle_timeout_s)
-            if data is None and self._is_idle():
+            if self._is_idle():
                 return
+            if self.pending > MAX_PENDING and not await self._wrote():
+                return
+            data = await self._transport.receive(self._patience_s)
             if data is not None and not data:
                 self._ended = True
                 return
 
-    def _is_idle(self) -> bool:
-        if not self._splitter.began:
+    async def _wrote(self) -> bool:
+        """Wait until less waits to be written; False if the other end takes nothing."""
+        with trio.move_on_after(self.send_timeout_s):
+            while self.pending > MAX_PENDING:
+                await self.room.park()
             return True
-        return not self.users and trio.current_time() >= self._used_at + self._idle_timeout_s
+        return False
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing may come while nothing is under way."""
+        most = inf if self._splitter.began else FIRST_FRAME_S
+        return min(self._idle_timeout_s, most)
+
+    def _is_idle(self) -> bool:
+        return not self.users and trio.current_time() >= self._used_at + self._patience_s
 
     def _take_in(self, data: bytes) -> None:
         batch: list[bytes] = []
