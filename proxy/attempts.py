@@ -226,7 +226,11 @@ class Attempts:
         return second
 
     def _note(self, instance: InstanceView, exc: Exception) -> None:
-        """Take in a failure: the instance is left alone, unless only a kept connection failed."""
+        """Take in a failure.
+
+        The instance is left alone for a while, unless only a kept connection failed, or only this
+        request did where others go on beside it: a client could end the instance for all otherwise.
+        """
         if isinstance(exc, UpstreamFailed):
             log.info("forward.failed", service=self._service, reason=exc.reason)
             if exc.reused:
@@ -234,7 +238,8 @@ class Attempts:
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
         self._parts.guards.ejector.failed(instance, self._decision.spec)
-        self._parts.chooser.lost(self._decision, instance)
+        if not (isinstance(exc, UpstreamFailed) and exc.alone):
+            self._parts.chooser.lost(self._decision, instance)
 
     def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:
         """Say why there must not be another attempt.

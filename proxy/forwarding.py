@@ -117,7 +117,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = route_of(head, self._machine_names)
+        route = self._route(head, origin)
         revision, spec = await self.resolve(route.service, caller)
         _check_speaks_http(route.service, spec)
         timing.mark("lookup")
@@ -137,6 +137,11 @@ class Forwarder:
             return await self._attempted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
+
+    def _route(self, head: RequestHead, origin: Origin) -> Route:
+        if origin.exposure is not None:
+            return origin.exposure.route(head)
+        return route_of(head, self._machine_names)
 
     async def _attempted(
         self,
@@ -247,7 +252,7 @@ class Forwarder:
                 self._heed_gateway(response, instance)
             if claim is not None:
                 claim()
-            fields = self._edited(response, road, decision)
+            fields = self._edited(response, road, decision, origin)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
                 fields += [] if tied is None else [tied]
@@ -309,12 +314,15 @@ class Forwarder:
         if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
             self._view.set_load(instance.owner, {instance.record.id: int(load)})
 
-    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
+    def _edited(
+        self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
+    ) -> list[Field]:
         decision.road = road.kind
         fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
-        fields.append((b"Server-Timing", decision.timing.header()))
+        if origin.exposure is None:
+            fields.append((b"Server-Timing", decision.timing.header()))
         if decision.explained:
             fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields

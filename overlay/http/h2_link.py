@@ -34,7 +34,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from overlay.http.h2_channel import Channel, Head
+from overlay.http.h2_channel import Channel, Head, Loss
 from overlay.http.h2_fields import MalformedHead, trailers
 from overlay.http.h2_flow import (
     CONNECTION_WINDOW,
@@ -338,7 +338,7 @@ class Link:
         self.leaving = True
         for channel in list(self.users) if self._client else ():
             if channel.id > last or not channel.id:
-                channel.lose("the server is leaving", refused=True)
+                channel.lose("the server is leaving", Loss.LEFT)
 
     def _process(self, batch: list[bytes]) -> None:
         if not batch:
@@ -381,7 +381,8 @@ class Link:
             channel.end()
         else:
             refused = event.error_code == ErrorCodes.REFUSED_STREAM
-            channel.lose("the other end reset the stream", refused=refused)
+            text = f"the other end reset the stream (error {event.error_code!s})"
+            channel.lose(text, Loss.REFUSED if refused else Loss.RESET)
 
     def _head_came(
         self, event: RequestReceived | ResponseReceived | InformationalResponseReceived
@@ -419,8 +420,9 @@ class Link:
 
     def _lose_all(self, why: ConnectionFault | str) -> None:
         self.closed = True
+        loss = Loss.MALFORMED if isinstance(why, ConnectionFault) else Loss.CONNECTION
         for channel in list(self.users):
-            channel.lose(str(why), malformed=isinstance(why, ConnectionFault))
+            channel.lose(str(why), loss)
         self.room.unpark_all()
 
     async def _say_goodbye(self, fault: ConnectionFault | None) -> None:

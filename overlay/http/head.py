@@ -338,15 +338,17 @@ def reason_phrase(status: int) -> bytes:
         return b""
 
 
-def why_never_a_head(data: bytes) -> str | None:
+def why_never_a_head(data: bytes, looked_at: int = 0) -> str | None:
     """Return why these first bytes can never become a request head, if that is known already.
+
+    The first `looked_at` of them were asked about before, less the last three.
 
     It answers at once where waiting for the empty line would end in a timeout: TLS sent to a plain
     port, and lines ended by a bare LF.
     """
     if data[:1] < b"!" or data[:1] > b"~":
         return "this is no HTTP/1 request (TLS, perhaps)"
-    if _BARE_LF.search(data):
+    if _BARE_LF.search(data, looked_at):
         return "a line ends in LF alone; HTTP/1 needs CR LF"
     return None
 
