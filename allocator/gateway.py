@@ -17,7 +17,6 @@ authenticated as peers: the same line, and the same from there on.
 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -31,12 +30,15 @@ from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
-from overlay.http.exchange import exchange
+from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
+from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.seam import Source, Upstream
 from overlay.http.upstream import Pool
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
+from overlay.tunnel import SocketEnd, framed, switching
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MEMBER_WAIT_S = 2.0
@@ -47,6 +49,9 @@ CONNECT_TIMEOUT_S = 1.0
 
 MAX_CONNECTIONS = 10_000
 SWEEP_S = 5.0
+CLOSE_S = 0.5
+"""For closing the connections to instances, when the gateway stops."""
+
 DRAIN_S = 1.5
 """Connections outlive the listener by this: longer than a stopping instance waits for requests."""
 
@@ -55,6 +60,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
+_VIA: Field = (b"Via", b"1.1 myxo-gateway")
 
 Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 """Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
@@ -62,21 +68,19 @@ Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class _InstancePool:
-    address: str
-    pool: Pool = field(init=False)
+def _source(instance: Instance, nursery: trio.Nursery) -> Source:
+    """Return what lends connections to an instance, whatever version of HTTP it speaks."""
 
-    def __post_init__(self) -> None:
-        self.pool = Pool(self._dial)
-
-    async def _dial(self) -> trio.abc.Stream:
-        host, _, port = self.address.rpartition(":")
+    async def dial() -> trio.abc.Stream:
+        host, _, port = instance.address.rpartition(":")
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 return await trio.open_tcp_stream(host, int(port))
         except (OSError, trio.TooSlowError) as exc:
-            raise InstanceGone(f"the instance at {self.address} does not accept: {exc}") from exc
+            text = f"the instance at {instance.address} does not accept: {exc}"
+            raise InstanceGone(text) from exc
+
+    return StreamPool(dial, nursery) if instance.spec.protocol == "h2c" else Pool(dial)
 
 
 class Gateway:
@@ -110,12 +114,14 @@ class Gateway:
         self._members_changed = members_changed
         self._metrics = metrics
         self.own: dict[bytes, Answer] = {}
-        self._pools: dict[InstanceId, _InstancePool] = {}
+        self._pools: dict[InstanceId, Source] = {}
         self._connections = 0
         self._holder: trio.Nursery | None = None
+        self._links: trio.Nursery | None = None
         self._idle: set[trio.CancelScope] = set()
         self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
+        instances.use.partings.append(self._part)
 
     async def serve(
         self,
@@ -158,16 +164,20 @@ class Gateway:
         self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Own the connections; when the listener is gone, give them a deadline."""
-        async with trio.open_nursery() as connections:
-            connections.cancel_scope.shield = True
-            task_status.started(connections)
-            await self._stopping.wait()
-            connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
-            for scope in self._idle:
-                scope.cancel()
-        with trio.CancelScope(shield=True):
-            for pool in self._pools.values():
-                await pool.pool.aclose()
+        async with trio.open_nursery() as links:  # what requests need lasts until they have ended
+            links.cancel_scope.shield = True
+            self._links = links
+            async with trio.open_nursery() as connections:
+                connections.cancel_scope.shield = True
+                task_status.started(connections)
+                await self._stopping.wait()
+                connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
+                for scope in self._idle:
+                    scope.cancel()
+            with trio.move_on_after(CLOSE_S):
+                for pool in self._pools.values():
+                    await pool.aclose()
+            links.cancel_scope.cancel()
 
     async def _sweep(self) -> None:
         """Close idle connections that are old, and those to instances that are gone."""
@@ -175,9 +185,19 @@ class Gateway:
             await trio.sleep(SWEEP_S)
             there = self._instances.use.load()
             for instance in self._pools.keys() - there.keys():
-                await self._pools.pop(instance).pool.aclose()
+                await self._part(instance)
             for pool in list(self._pools.values()):
-                await pool.pool.sweep()
+                await pool.sweep()
+
+    async def _part(self, instance: InstanceId) -> None:
+        """Close the connections to an instance before it ends.
+
+        Those that its end closes are closed towards a dead address, and whoever gets that address
+        next could not be reached for up to a second.
+        """
+        found = self._pools.pop(instance, None)
+        if found is not None:
+            await found.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(
@@ -264,7 +284,7 @@ class Gateway:
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head)
+                await self._forward(client, head, caller)
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
@@ -286,7 +306,7 @@ class Gateway:
                 self._idle.discard(scope)
         return None
 
-    async def _forward(self, client: ServerConnection, head: RequestHead) -> None:
+    async def _forward(self, client: ServerConnection, head: RequestHead, caller: str) -> None:
         """Take one request to its instance.
 
         Raises:
@@ -298,30 +318,39 @@ class Gateway:
         with self._instances.use.request(named) as instance:
             try:
                 try:
-                    await self._exchange(client, head, instance, fresh=False)
+                    await self._exchange(client, head, instance, caller, fresh=False)
                 except UpstreamFailed as exc:
                     if not _stale(exc, client, head):
                         raise
-                    await self._exchange(client, head, instance, fresh=True)
+                    await self._exchange(client, head, instance, caller, fresh=True)
             except UpstreamFailed as exc:
                 await self._report_failure(client, instance, exc)
                 return
         self._metrics.gateway("served")
 
     async def _exchange(
-        self, client: ServerConnection, head: RequestHead, instance: Instance, *, fresh: bool
+        self,
+        client: ServerConnection,
+        head: RequestHead,
+        instance: Instance,
+        caller: str,
+        *,
+        fresh: bool,
     ) -> None:
-        pool = self._pools.get(instance.id)
-        if pool is None:
-            pool = self._pools[instance.id] = _InstancePool(instance.address)
-        async with pool.pool.acquire(fresh=fresh) as upstream:
+        source = self._pools.get(instance.id)
+        if source is None:
+            if self._links is None:
+                raise InstanceGone("the gateway is not open")
+            source = self._pools[instance.id] = _source(instance, self._links)
+        async with source.acquire(fresh=fresh) as upstream:
             begun = trio.current_time()
             await exchange(
                 client,
                 head,
                 upstream,
-                request_headers=_without_ours(end_to_end(head)),
+                request_headers=[*_without_ours(end_to_end(head)), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
+                switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
     async def _report_failure(
@@ -357,6 +386,13 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
         (b"Myxo-In-Flight", str(instance.load).encode()),
         (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
     ]
+
+
+def _switched(
+    client: ServerConnection, upstream: Upstream, caller: str, instance: Instance
+) -> Switched | None:
+    near = framed(PeerId(caller))
+    return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_idle_s)
 
 
 def _without_ours(fields: list[Field]) -> list[Field]:

@@ -8,7 +8,7 @@ import trio
 from allocator.crashes import RevisionKey
 from allocator.errors import AllocatorError
 from allocator.flight import Flight
-from allocator.lifecycle import State
+from allocator.lifecycle import BEGINNING, State
 from allocator.resting import Kept, Standing
 from allocator.runtime import Runtime
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -30,6 +30,7 @@ class Publisher(Protocol):
         address: str,
         concurrency: int,
         resume_s: float = 0.0,
+        healthy: bool = True,
     ) -> Signed:
         """Publish an instance's state."""
         ...
@@ -61,8 +62,10 @@ class Instance:
         started_at: when it got ready for the first time.
         paused_at: when it was paused last.
         memory_mib: what it was last measured to use.
+        healthy: it passes the checks of its health; see `checkups.py`.
         surplus: the load does not need it.
         pausable_at: when it may be paused at the earliest.
+        beginning: cancelled, it ends what makes the instance ready.
         unwanted: why it must go; empty if it need not.
     """
 
@@ -83,9 +86,11 @@ class Instance:
     started_at: float = 0.0
     paused_at: float = 0.0
     memory_mib: int = 0
+    healthy: bool = True
     surplus: bool = False
     kept: Kept = Kept.NOT
     pausable_at: float = 0.0
+    beginning: trio.CancelScope = field(default_factory=trio.CancelScope)
     unwanted: str = ""
     _change: trio.Event = field(default_factory=trio.Event)
 
@@ -119,6 +124,13 @@ class Instance:
             pausable_at=self.pausable_at,
             unwanted=self.unwanted,
         )
+
+    def give_up(self, why: str) -> None:
+        """Let the instance go as soon as nobody uses it; a start of it is broken off."""
+        self.unwanted = why
+        if self.state in BEGINNING:
+            self.beginning.cancel()
+        self.notify()
 
     def land(self, error: AllocatorError | None = None) -> None:
         """Tell whoever waits for the instance that it is ready, or why not."""

@@ -22,6 +22,7 @@ import trio
 from allocator.admission import Ledger, Policy
 from allocator.adoption import adopt_all
 from allocator.arrivals import Arrivals
+from allocator.checkups import Check, Checkups
 from allocator.crashes import CrashGuard, CrashLoop
 from allocator.demand import Demand
 from allocator.errors import (
@@ -37,12 +38,12 @@ from allocator.flights import Flights
 from allocator.instance import Instance, Publisher
 from allocator.leftovers import Leftovers
 from allocator.life import Life
-from allocator.lifecycle import RESTING, USABLE, State
+from allocator.lifecycle import BEGINNING, RESTING, USABLE, State
 from allocator.metrics import AllocatorMetrics
 from allocator.outlook import Outlook, outlook
 from allocator.pauses import Pauses
 from allocator.pool import Pool
-from allocator.readiness import wait_ready
+from allocator.readiness import answers, wait_ready
 from allocator.register import Register
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
@@ -84,8 +85,13 @@ class Instances:
         elsewhere: returns how many instances of a service other machines have.
         room_changed: called with what is left after each change.
         ready: waits until an instance is ready.
+        check: asks whether it stays well.
         proxy_port: where instances find this machine's proxy.
         parallel_starts: how many starts may be under way at once; the others wait their turn.
+
+    Attributes:
+        use: who uses what is here.
+        admitted: told of each revision that is about to be started, once it has passed every check.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Instances:
         elsewhere: Callable[[ServiceName], int] = lambda _: 0,
         room_changed: Callable[[Room], None] = lambda _: None,
         ready: ReadyWait = wait_ready,
+        check: Check = answers,
         proxy_port: int = 4200,
         parallel_starts: int = PARALLEL_STARTS_PER_CORE,
     ) -> None:
@@ -113,6 +120,7 @@ class Instances:
         self._leftovers = Leftovers()
         self._nursery: trio.Nursery | None = None
         self.use = Use(self._instances, metrics)
+        self.admitted: Callable[[SignedRevision], None] = lambda _: None
         self._turns = Turns(parallel_starts)
         self._arrivals = Arrivals(
             self._instances,
@@ -132,7 +140,8 @@ class Instances:
         )
         self._starts = Starts(self._register, self._turns, ready, proxy_port=proxy_port)
         self._pauses = Pauses(self._register, self._starts.await_ready, self._pool.hold_bounds)
-        self._life = Life(self._register, self._pauses, self.use, self._leftovers.keep)
+        checkups = Checkups(self._register, check)
+        self._life = Life(self._register, self._pauses, self.use, self._leftovers.keep, checkups)
         metrics.starts_waiting(lambda: self._turns.waiting)
         metrics.standby(ledger.resting_mib)
         metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))
@@ -210,12 +219,13 @@ class Instances:
         if instance is None:
             nursery = self._nursery_now()
             instance = self._arrivals.admit(given, spec)
+            self.admitted(given)
             flight = self._take_off(nursery, instance, request_id, caller)
         else:
             flight = self._wake(instance)
         try:
             record = await self._flights.landed(instance)
-        except (Exited, LaunchFailed, NotReady):
+        except (Exited, InstanceGone, LaunchFailed, NotReady):
             if not flight.wakes:
                 raise
             return await self._allocate(given, {*exclude, instance.id}, request_id, caller)
@@ -303,14 +313,18 @@ class Instances:
         self._crashes.forget(service, newest)
         for instance in self._instances.values():
             if instance.service == service and (newest is None or instance.revision < newest):
-                instance.unwanted = Why.OUTDATED
-                instance.notify()
+                instance.give_up(Why.OUTDATED)
 
     # view
 
     def services(self) -> set[ServiceName]:
         """Return the services that have instances here."""
         return {i.service for i in self._instances.values()}
+
+    def fetches(self, service: ServiceName, revision: int) -> bool:
+        """Return whether a start of a revision waits for its image, and none is further on."""
+        states = {i.state for i in self._all() if i.key == (service, revision)}
+        return State.PULLING in states and not states & (BEGINNING - {State.PULLING})
 
     def outlook(self, service: ServiceName, revision: int) -> Outlook:
         """Return what a start of a service would meet here."""

@@ -16,14 +16,18 @@ Views differ for moments, so three things keep this calm:
   falls below the minimum by letting go, and duplicates last no longer than the news of them.
 - Whoever should keep one and does not (its policy forbids it, its disk is full, nobody else can
   know) is stood in for after `TAKEOVER_S` by the next in order, then by the one after.
+
+What is kept gives no room to others, so a machine keeps only so many: of one owner, and of all who
+are not trusted there (`Allowance`). Who was there first is served first, or services would push
+each other out again and again.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 
-from overlay.names import PeerId, ServiceName
+from overlay.names import PeerId
 
 SETTLE_S = 3.0
 """A joining peer knows the others within a second or two."""
@@ -61,21 +65,39 @@ class Duty:
     lacks: int = 0
     stand_in_after_s: float = inf
 
-    def starts(self, lacking_s: float, short_s: float) -> int:
-        """Return how many to start now.
+    def is_due(self, lacking_s: float, short_s: float) -> bool:
+        """Return whether to start one more now.
 
         Args:
             lacking_s: for how long it has lacked something of its own.
             short_s: for how long the network has had too few.
         """
         if self.lacks and lacking_s >= SETTLE_S:
-            return self.lacks
-        return int(short_s >= self.stand_in_after_s)
+            return True
+        return short_s >= self.stand_in_after_s
 
 
-def ranked(service: ServiceName, peers: Iterable[PeerId]) -> list[PeerId]:
-    """Return the peers in the order of their weights for a service, the highest first."""
-    return sorted(peers, key=lambda peer: (_weight(service, peer), peer), reverse=True)
+@dataclass(slots=True)
+class Allowance:
+    """How many instances a machine may keep still, while one look lasts.
+
+    Attributes:
+        most: returns how many of one owner; None is no bound, neither of its own nor of all.
+        in_all: of all owners who have a bound.
+    """
+
+    most: Callable[[PeerId], int | None]
+    in_all: int
+    _taken: Counter[PeerId] = field(default_factory=Counter)
+
+    def take(self, owner: PeerId, wanted: int) -> int:
+        """Return how many of `wanted` instances may be kept; they are taken off."""
+        most = self.most(owner)
+        if most is None:
+            return wanted
+        granted = max(0, min(wanted, most - self._taken[owner], self.in_all - self._taken.total()))
+        self._taken[owner] += granted
+        return granted
 
 
 def shares(able: Sequence[PeerId], minimum: int) -> dict[PeerId, int]:
@@ -130,7 +152,3 @@ def _stands_in_after_s(
 ) -> float:
     fit = [p for p in able if holdings[p].usable + holdings[p].starting >= share[p]]
     return TAKEOVER_S * (1 + fit.index(me)) if me in fit else inf
-
-
-def _weight(service: ServiceName, peer: PeerId) -> bytes:
-    return hashlib.blake2b(f"{service}\0{peer}".encode(), digest_size=8).digest()

@@ -14,11 +14,13 @@ allocator that stops itself puts a bound on that.
 """
 
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 import trio
 
-from allocator.errors import AllocatorError, Refused, RuntimeDown
+from allocator.checkups import Checkups
+from allocator.errors import AllocatorError, InstanceGone, LaunchFailed, Refused, RuntimeDown
 from allocator.instance import Instance
 from allocator.lifecycle import DRAINABLE, Event, State
 from allocator.pauses import Pauses
@@ -35,6 +37,9 @@ STOP_TOTAL_S = 4.0
 """A stopping allocator gives requests a second to end and its containers a second to go; systemd
 and `myxo up` wait 5 s."""
 
+UNHEALTHY_DRAIN_S = 30.0
+"""What an instance that hangs has in flight would never end; what it can still end, it may."""
+
 log = structlog.get_logger()
 
 
@@ -46,6 +51,7 @@ class Life:
         pauses: puts instances to rest and wakes them.
         use: knows who uses them.
         not_removed: called with an instance whose runtime was down when it should go.
+        checkups: looks whether they stay well.
     """
 
     def __init__(
@@ -54,23 +60,34 @@ class Life:
         pauses: Pauses,
         use: Use,
         not_removed: Callable[[Instance], None],
+        checkups: Checkups,
     ) -> None:
         self._register = register
         self._pauses = pauses
         self._use = use
         self._not_removed = not_removed
+        self._checkups = checkups
 
     async def live(self, instance: Instance, begin: Callable[[], Awaitable[None]]) -> None:
         """Live an instance's life: `begin` makes it ready, then it serves, then it is put away."""
+        end: AllocatorError = LaunchFailed(
+            f"the allocator met a fault of its own with {instance.service}; its log has it"
+        )
         try:
-            await begin()
-            instance.land()
-            await self._serve(instance)
+            with instance.beginning:
+                await begin()
+            if not instance.beginning.cancelled_caught:
+                instance.land()
+                await self._serve(instance)
+            end = _put_away_because(instance)
         except AllocatorError as exc:
             self._register.failed(instance, exc)
-            instance.land(exc)
+            end = exc
+        except trio.Cancelled:
+            end = Refused(AllocationRefusal.DRAINING, "the allocator is stopping")
+            raise
         finally:
-            instance.land(Refused(AllocationRefusal.DRAINING, "the allocator is stopping"))
+            instance.land(end)
             with trio.CancelScope(shield=True):
                 await self._put_away(instance)
 
@@ -92,9 +109,12 @@ class Life:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
+            nursery.start_soon(self._checkups.watch, instance)
             try:
                 await self._use_and_rest(instance)
-                await self._drain(instance)
+                unwell = instance.unwanted == Why.UNHEALTHY
+                with trio.move_on_after(UNHEALTHY_DRAIN_S if unwell else inf):
+                    await self._drain(instance)
             except AllocatorError as exc:  # raised outside the nursery, which would wrap it
                 failure = exc
             nursery.cancel_scope.cancel()
@@ -134,6 +154,7 @@ class Life:
                 instance.unwanted = instance.unwanted or Why.ALLOCATOR_STOPS
                 with trio.move_on_after(STOP_DRAIN_S):
                     await self._drain(instance)
+            await self._use.part(instance)
             await self._remove(instance, STOP_GRACE_S if drained else STOP_REMOVE_GRACE_S)
         if bound.cancelled_caught:
             self._not_removed(instance)
@@ -148,3 +169,13 @@ class Life:
         except RuntimeDown as exc:
             log.warning("instance.not_removed", id=instance.id, error=str(exc))
             self._not_removed(instance)
+
+
+def _put_away_because(instance: Instance) -> AllocatorError:
+    """Return what to tell whoever waits for an instance that is put away on purpose."""
+    if instance.unwanted == Why.OUTDATED:
+        return Refused(
+            AllocationRefusal.BAD_REVISION,
+            f"revision {instance.revision} of {instance.service} is not the newest any more",
+        )
+    return InstanceGone(f"the instance {instance.id} is being put away: {instance.unwanted}")

@@ -63,9 +63,8 @@ class Pool:
     def _stop(self, shortage: Shortage, why: Why) -> None:
         for victim in victims(self._resting(), shortage):
             instance = self._instances[victim]
-            instance.unwanted = why
             self._ledger.release(victim)
-            instance.notify()
+            instance.give_up(why)
 
     def _resting(self) -> list[Resting]:
         """Return the paused instances that may go."""

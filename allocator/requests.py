@@ -1,5 +1,6 @@
 """What other peers ask of an allocator: a ready instance, or what a start would meet here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -7,7 +8,6 @@ import trio
 
 from allocator.admission import Refusal, check_constraints
 from allocator.errors import AllocatorError
-from allocator.image_services import ImageServices
 from allocator.instances import Instances
 from allocator.offers import Held
 from overlay.allocation import (
@@ -19,10 +19,12 @@ from overlay.allocation import (
 )
 from overlay.calls import CallRefused
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
+from overlay.deputy import spoken_for
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.names import PeerId
 from overlay.node import Node
 from overlay.revision import Revision, SignedRevision
+from overlay.signed import Signed
 
 RESOLVE_TIMEOUT_S = 1.0
 """How long a registry is asked about a name that is new here; a start does not depend on it."""
@@ -38,20 +40,22 @@ class Requests:
         node: of this allocator.
         instances: what runs here.
         definitions: what services there are.
-        images: learns which revision an image belongs to; None where there is no engine.
+        trusted: returns the owner keys that may read every log here, the machine's user's among
+            them.
     """
 
     node: Node
     instances: Instances
     definitions: Definitions
-    images: ImageServices | None = None
+    trusted: Callable[[], frozenset[PeerId]]
     _held: Held = field(default_factory=Held)
 
     async def allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
         """Answer an allocate call.
 
         Raises:
-            CallRefused: with a code of `AllocationRefusal`, and the log's end where there is one.
+            CallRefused: with a code of `AllocationRefusal`, and the end of the instance's log for
+                whoever may read that.
         """
         try:
             given = SignedRevision.verified(request.revision)
@@ -60,8 +64,6 @@ class Requests:
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
         self._held.taken(peer, given.revision.name, given.revision.number)
         await self._learn(given.revision, peer)
-        if self.images is not None:
-            self.images.heard(given)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):
             raise CallRefused(unmet.code, unmet.text)
@@ -70,9 +72,19 @@ class Requests:
                 given, request.exclude, request.request_id, caller=peer
             )
         except AllocatorError as exc:
-            details = {"log": exc.log} if exc.log else {}
-            raise CallRefused(exc.code, str(exc), details) from exc
+            if not exc.log or self._may_read(given.owner, peer, request.deputy):
+                raise CallRefused(exc.code, str(exc), {"log": exc.log}) from exc
+            where = f"its owner sees its log, and `myxo status` on {self.node.record.host}"
+            raise CallRefused(exc.code, f"{exc} ({where})") from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
+
+    def _may_read(self, owner: PeerId, peer: PeerId, deputy: Signed | None) -> bool:
+        """Return whether what a service of `owner` printed may be told to `peer`.
+
+        Any member may have a service started; what it prints may be secret.
+        """
+        spoken = spoken_for(deputy, peer)
+        return spoken is not None and (spoken == owner or spoken in self.trusted())
 
     async def offer(self, peer: PeerId, request: OfferRequest) -> Offer:
         """Say what a start would meet here."""

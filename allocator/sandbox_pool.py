@@ -108,6 +108,7 @@ class SandboxPool:
     _networks: list[Network] = field(default_factory=lambda: ["outside"])
     _idle: dict[SandboxId, _Member] = field(default_factory=dict)
     _used: dict[SandboxId, _Member] = field(default_factory=dict)
+    _making: set[SandboxId] = field(default_factory=set)
     _handed_over: set[SandboxId] = field(default_factory=set)
     _doomed: set[str] = field(default_factory=set)
     _starts: int = 0
@@ -121,8 +122,8 @@ class SandboxPool:
 
     @property
     def known(self) -> Collection[SandboxId]:
-        """The sandboxes that are waiting or in use."""
-        return self._idle.keys() | self._used.keys()
+        """The sandboxes that are waiting, in use, or being made."""
+        return self._idle.keys() | self._used.keys() | self._making
 
     def set_proxy_port(self, port: int) -> None:
         """Make sandboxes for a proxy at `port` from now on."""
@@ -338,6 +339,7 @@ class SandboxPool:
             raise LaunchFailed("there is no program for network sandboxes")
         image, name = self._image, SandboxId(secrets.token_hex(6))
         directory = None if self._unshared else self.plan.directory
+        self._making.add(name)
         try:
             sandbox = await self.call(
                 lambda client: make_sandbox(client, name, kind, image, self.ownership, directory)
@@ -348,6 +350,8 @@ class SandboxPool:
             self._unshared = f"the engine cannot share {directory} with sandboxes: {say(exc)}"
             log.warning("sandbox.unshared", problem=self._unshared)
             return await self._make(kind)
+        finally:
+            self._making.discard(name)
         self._say("")
         return _Member(sandbox, trio.current_time())
 

@@ -24,8 +24,10 @@ from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.outdated import Outdated
+from allocator.policy import KEPT_SHARE
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
+from allocator.quotas import Quotas
 from allocator.requests import Requests
 from allocator.runtime import Capacity, Runtime
 from allocator.runtimes import open_runtimes
@@ -48,6 +50,7 @@ from overlay.listeners import listen_near, port_of
 from overlay.names import Digest, PeerId, ServiceName
 from overlay.node import Node, open_node
 from overlay.notify import notify
+from overlay.quota import QUOTA_PROTOCOL, QuotaRequest
 from overlay.records import PeerRecord, Role
 from overlay.settings import split_address
 from overlay.tunnel import TARGET as TUNNEL_TARGET
@@ -108,6 +111,7 @@ class _Daemon:
     requests: Requests = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
+    keeper: Keeper = field(init=False)
     _room_change: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -140,7 +144,16 @@ class _Daemon:
             proxy_port=settings.proxy_port,
             parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
-        self.requests = Requests(node, self.instances, self.definitions)
+        self.requests = Requests(node, self.instances, self.definitions, policy.allowed)
+        self.keeper = Keeper(
+            node.peer_id,
+            self.instances,
+            self.definitions,
+            self._allocators,
+            node.view.instances,
+            policy.most_kept,
+            self.limits.instances // KEPT_SHARE,
+        )
 
     async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
         """Start everything; it is reachable when this returns."""
@@ -167,13 +180,11 @@ class _Daemon:
         node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self.requests.allocate)
         serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self.requests.offer)
+        serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, Quotas(self.definitions.get).answer)
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(Outdated(self.instances, self.definitions).run)
-        keeper = Keeper(
-            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
-        )
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(self.keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -185,7 +196,7 @@ class _Daemon:
         self.images = images = open_images(
             self.settings, self.node, self.definitions, self.instances, self.metrics
         )
-        self.requests.images = images.services
+        self.instances.admitted = images.services.heard
         docker.fetch = images.fetcher.fetch
         serve_calls(self.node.host, IMAGE_PROTOCOL, ImageRequest, images.source.answer)
         nursery.start_soon(images.run, self._tell_images)
@@ -262,6 +273,7 @@ class _Daemon:
             "sandboxes": {} if docker is None else docker.sandboxes.status(),
             "images": {} if self.images is None else self.images.status(),
             "policy": self.policy.status(),
+            "not_kept": self.keeper.status(),
             "room": room.model_dump(),
             "capacity": {
                 "cpu_millicores": self.limits.cpu_millicores,

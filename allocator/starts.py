@@ -121,7 +121,9 @@ class Starts:
             AllocatorError: it is not started.
         """
         begun = trio.current_time()
-        async with self._turns.turn(instance.id, instance.author, flight.caller):
+        async with self._turns.turn(
+            instance.id, instance.author, flight.caller, lambda: flight.waiting > 0
+        ):
             flight.add("queue", trio.current_time() - begun)
             with flight.phase("create"):
                 await instance.runtime.create(launch)

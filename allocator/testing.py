@@ -36,6 +36,8 @@ class FakeInstance:
     Attributes:
         awake: set while it is not paused.
         memory_mib: what it is found to use.
+        connections: open to it.
+        alone: set while there are none.
     """
 
     owner: str
@@ -47,6 +49,8 @@ class FakeInstance:
     paused: bool = False
     awake: trio.Event = field(default_factory=trio.Event)
     memory_mib: int = 8
+    connections: int = 0
+    alone: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -71,6 +75,7 @@ class FakeMachine:
         unpausable: why no instance can be paused; empty if each can.
         create_s, start_s, pull_s, pause_s, resume_s, remove_s: how long these take, in seconds.
         listens: whether instances really listen; off, tests run in virtual time.
+        keep_alive: whether they answer more than one request on a connection.
     """
 
     nursery: trio.Nursery
@@ -89,6 +94,7 @@ class FakeMachine:
     remove_s: float = 0.0
     unpausable: str = ""
     listens: bool = True
+    keep_alive: bool = False
 
 
 @asynccontextmanager
@@ -162,7 +168,7 @@ class FakeRuntime:
             _, code, *text = command.split(" ", 2)
             found.crash(int(code), "".join(text))
         elif command != "hang" and self._machine.listens:
-            found.address = await self._machine.nursery.start(_serve, found)
+            found.address = await self._machine.nursery.start(_serve, found, self._machine)
         return found.address
 
     async def pause(self, instance: InstanceId) -> None:
@@ -267,6 +273,7 @@ class FakePublisher:
         address: str,
         concurrency: int,
         resume_s: float = 0.0,
+        healthy: bool = True,
     ) -> Signed:
         """Return the signed record."""
         self.said.append((instance, state))
@@ -279,6 +286,7 @@ class FakePublisher:
             address=address,
             concurrency=concurrency,
             resume_s=resume_s,
+            healthy=healthy,
         )
         self.records.append(record)
         return sign_record(self.identity, record)
@@ -289,20 +297,36 @@ class FakePublisher:
 
 
 async def _serve(
-    instance: FakeInstance, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    instance: FakeInstance,
+    machine: FakeMachine,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     listeners = await trio.open_tcp_listeners(0, host=_LOOPBACK)
     port = int(listeners[0].socket.getsockname()[1])
     environment = instance_environment(instance.launch, port=port, proxy_ip=_LOOPBACK)
     body = "".join(f"{k}={v}\n" for k, v in environment.items()).encode()
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    lasts = "keep-alive" if machine.keep_alive else "close"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: {lasts}\r\n\r\n".encode()
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with stream:
-            with trio.move_on_after(5):
-                if await stream.receive_some():
-                    await instance.awake.wait()
-                    await stream.send_all(head + body)
+        instance.connections += 1
+        instance.alone = trio.Event()
+        try:
+            async with stream:
+                await converse(stream)
+        finally:
+            instance.connections -= 1
+            if not instance.connections:
+                instance.alone.set()
+
+    async def converse(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(5):
+            while await stream.receive_some():
+                await instance.awake.wait()
+                await stream.send_all(head + body)
+                if not machine.keep_alive:
+                    return
 
     with instance.scope:
         task_status.started(f"{_LOOPBACK}:{port}")

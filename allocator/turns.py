@@ -1,6 +1,6 @@
 """Starts take turns: the shell around `queue.py` that makes them wait and tells them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,9 @@ sixteen, and each of them 0.6, 0.7, 0.9 to 1.9, 1.9 to 3.5 and 5.7 to 6.8 s."""
 
 MAX_WAIT_S = 30.0
 """Another machine, or another try, is better than waiting longer."""
+
+
+UNWANTED = "nobody waits for this start any more"
 
 
 @dataclass(slots=True)
@@ -43,13 +46,26 @@ class Turns:
 
     @asynccontextmanager
     async def turn(
-        self, instance: InstanceId, owner: PeerId, caller: PeerId | None
+        self,
+        instance: InstanceId,
+        owner: PeerId,
+        caller: PeerId | None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[None]:
         """Wait for the turn of a start; the block is it.
+
+        Args:
+            instance: that is to be started.
+            owner: whose service it is.
+            caller: the peer that asked.
+            wanted: returns whether somebody waits for the start; who stops to says so with
+                `withdraw`, but may have stopped while the start did not wait here.
 
         Raises:
             Refused: too many wait, it waited too long, or nobody waits for it any more.
         """
+        if not wanted():
+            raise _refused(UNWANTED)
         ticket = Ticket(owner, caller)
         wait = self._waits[ticket] = _Wait()
         self._tickets[instance] = ticket
@@ -63,7 +79,7 @@ class Turns:
             if not wait.called.is_set():
                 wait.refused = f"{MAX_WAIT_S:g} s were not enough for its turn among other starts"
             if wait.refused:
-                raise Refused(AllocationRefusal.BUSY, f"{wait.refused}; try again in a moment")
+                raise _refused(wait.refused)
             yield
         finally:
             self._queue.leave(ticket)
@@ -77,7 +93,7 @@ class Turns:
         ticket = self._tickets.get(instance)
         if ticket is not None and not self._waits[ticket].called.is_set():
             self._queue.leave(ticket)
-            self._waits[ticket].call("nobody waits for this start any more")
+            self._waits[ticket].call(UNWANTED)
 
     @property
     def waiting(self) -> int:
@@ -90,3 +106,7 @@ class Turns:
 
     def _too_many(self) -> str:
         return f"{self._queue.most} starts wait here already, which is the most"
+
+
+def _refused(why: str) -> Refused:
+    return Refused(AllocationRefusal.BUSY, f"{why}; try again in a moment")

@@ -5,7 +5,7 @@ holds a lease and reports what is in flight. An instance is idle when neither kn
 only then it may be paused or stopped, after its leases have come back.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,9 @@ LEAST_WINDOW_S = 0.001
 """A definition may ask for any idle time, and what is counted in it must stay a number."""
 
 
+Parting = Callable[[InstanceId], Awaitable[None]]
+
+
 @dataclass(slots=True)
 class Activity:
     """What a revision's requests were like, over all of its instances here."""
@@ -38,12 +41,16 @@ class Use:
     Args:
         instances: what is here; read at each call.
         metrics: counts.
+
+    Attributes:
+        partings: awaited with an instance that is about to be ended, for who dials it to let go.
     """
 
     def __init__(self, instances: Mapping[InstanceId, Instance], metrics: AllocatorMetrics) -> None:
         self._instances = instances
         self._metrics = metrics
         self._activities: dict[RevisionKey, Activity] = {}
+        self.partings: list[Parting] = []
 
     @contextmanager
     def request(self, instance: InstanceId) -> Iterator[Instance]:
@@ -102,6 +109,11 @@ class Use:
         """Take in that a holder is gone, and its leases with it."""
         for instance in list(self._instances):
             self.released(instance, holder)
+
+    async def part(self, instance: Instance) -> None:
+        """Let everybody close the connections to an instance while it is there to answer that."""
+        for parting in self.partings:
+            await parting(instance.id)
 
     def ended(self, instance: Instance) -> None:
         """Take every lease on an instance that is gone back, and tell who had one."""

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import trio
 import typer
 
-from myxo import banning, distances, keys, policies, rotating, running
+from myxo import banning, distances, keys, policies, rotating, rtable_cli, running
 from myxo import forward as forwarding
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, join_words, joining, run
@@ -98,6 +98,7 @@ app.add_typer(key_app, name="key")
 app.add_typer(policy_app, name="policy")
 app.add_typer(psk_app, name="psk")
 app.add_typer(install_app, name="install")
+app.add_typer(rtable_cli.app, name="rtable")
 
 ProxyPort = Annotated[
     int, typer.Option("--proxy-port", metavar="PORT", help="The proxy's port on 127.0.0.1.")

@@ -136,6 +136,8 @@ def _event(event: Answer) -> Iterable[str]:
             yield from (f"    refused by {reason}" for reason in event["refused"])
         case "failure":
             yield f"  failed: {event['instance']} on {event['host']}: {event['reason']}"
+        case "hedge":
+            yield f"  asked {event['instance']} on {event['host']} too, as it took long"
         case "wait":
             yield f"  waited {event['seconds'] * 1000:.1f} ms for room"
 

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 PEAK_EWMA: Final = "peak_ewma"
 """The default."""
 
+ORIGINAL_DESTINATION: Final = "original_destination"
+STATIC: Final = "static"
+
 POLICIES: Final = (
     PEAK_EWMA,
     "round_robin",
@@ -22,8 +25,8 @@ POLICIES: Final = (
     "weighted_least_request",
     "ring_hash",
     "maglev",
-    "static",
-    "original_destination",
+    STATIC,
+    ORIGINAL_DESTINATION,
 )
 
 HASHING: Final = frozenset({"ring_hash", "maglev"})
@@ -33,9 +36,10 @@ WEIGHTED: Final = frozenset({"weighted_round_robin", "weighted_random", "weighte
 """Those that weights change anything for."""
 
 MAX_WEIGHT: Final = 1000.0
-"""Against the least, 0.001, it is a million to one."""
+"""Of a backend; what is a thousand times as strong as another needs no policy to tell."""
 
-LEAST_WEIGHT: Final = 0.001
+MAX_WEIGHTS: Final = 1000
+"""Hosts that are named."""
 
 HASH_PATTERN: Final = r"^(client|path|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128})$"
 """`header:NAME` and `cookie:NAME` with a token of RFC 9110 as name."""
@@ -53,9 +57,9 @@ _OTHER_NAMES: Final = {
     "wrr": "weighted_round_robin",
     "smooth_weighted_round_robin": "weighted_round_robin",
     "ringhash": "ring_hash",
-    "original_dst": "original_destination",
-    "original_dst_lb": "original_destination",
-    "routing_table": "static",
+    "original_dst": ORIGINAL_DESTINATION,
+    "original_dst_lb": ORIGINAL_DESTINATION,
+    "routing_table": STATIC,
 }
 
 Weight = Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)]
@@ -76,7 +80,7 @@ class Balancing(BaseModel):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = PEAK_EWMA
     hash: Annotated[str, StringConstraints(pattern=HASH_PATTERN)] | None = None
-    weights: dict[Host, Weight] = Field(default_factory=dict, max_length=1000)
+    weights: dict[Host, Weight] = Field(default_factory=dict, max_length=MAX_WEIGHTS)
 
 
 Sticky = Literal[False] | Annotated[str, StringConstraints(pattern=COOKIE_PATTERN)]

@@ -153,6 +153,10 @@ class Replica:
         """Return the newest known revision of a service."""
         return self._by_name.get(name)
 
+    def deleted(self, name: ServiceName) -> bool:
+        """Whether the owner's deletion of a service was heard, and nothing newer since."""
+        return name in self._deleted and name not in self._by_name
+
     def names(self) -> list[ServiceName]:
         """Return every known service."""
         return list(self._by_name)
@@ -177,7 +181,10 @@ class Replica:
         if newest >= number:
             return False
         if revision.revision.spec is None:
+            self._deleted.pop(name, None)
             self._deleted[name] = number
+            if len(self._deleted) > MAX_DEFINITIONS:
+                del self._deleted[next(iter(self._deleted))]
         return self._put(self._by_name, revision)
 
     def take_page(self, page: Page) -> bool:
@@ -262,6 +269,10 @@ class Definitions:
     def get(self, name: ServiceName) -> SignedRevision | None:
         """Return the newest known revision of a service, from memory."""
         return self._replica.get(name)
+
+    def deleted(self, name: ServiceName) -> bool:
+        """Whether the owner's deletion of a service was heard, and nothing newer since."""
+        return self._replica.deleted(name)
 
     def names(self) -> list[ServiceName]:
         """Return every known service."""

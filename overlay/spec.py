@@ -20,6 +20,16 @@ DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
 DEFAULT_TUNNEL_IDLE_S = 3600.0
 
+DEFAULT_HEALTH_INTERVAL_S = 10.0
+DEFAULT_HEALTH_FAILURES = 3
+DEFAULT_EJECT_AFTER = 5
+DEFAULT_RETRY_PERCENT = 20.0
+
+MAX_S = 86400.0
+"""Of any time that one request, or the next check, may take."""
+
+MOST_FAILURES = 1000
+
 MOST = 2**31
 """Of anything that is counted. Whoever reckons with a number that a peer sent may need a float."""
 
@@ -56,6 +66,20 @@ class Image(BaseModel):
     size_bytes: int | None = Field(None, ge=0, le=2**53)
 
 
+class RateLimit(BaseModel):
+    """So many requests a second on average, and so many at once.
+
+    Attributes:
+        per_s: requests a second.
+        burst: requests that may come at once after a silence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    per_s: float = Field(gt=0, le=MOST)
+    burst: int = Field(1, ge=1, le=MOST)
+
+
 class ServiceSpec(BaseModel):
     """One revision's definition of a service.
 
@@ -83,6 +107,18 @@ class ServiceSpec(BaseModel):
         ready_timeout_s: seconds within which a started instance must accept connections.
         idempotent: every request may be sent again after a failure, POST too.
         health: a path that must answer 2xx before the instance counts as ready; None: TCP only.
+        health_interval_s: seconds between checks of `health` while it is ready; 0: none then.
+        health_failures: failed checks in a row after which requests avoid an instance; after twice
+            as many it is replaced.
+        eject_after: failed requests in a row after which a proxy avoids an instance; 0 is never.
+        retry_percent: of its requests, how many more a proxy may send again after failures.
+        hedge_ms: after so long without an answer a request is sent to a second instance too.
+        timeout_s: seconds within which a request must be answered to its end; None is no bound.
+        max_in_flight: requests that a proxy has under way for the service; 0 is no bound.
+        max_pending: requests that wait at a proxy for an instance; 0 is the proxy's own bound.
+        rate_limit: of all requests, at each proxy.
+        client_rate_limit: of each client's requests, at each proxy.
+        global_rate_limit: of all requests, over the network.
         read_only: the container's root file system is read-only.
         cap_drop_all: every capability is dropped, not only the dangerous ones.
         network: `none` leaves a container no way out but through its machine's proxy.
@@ -114,6 +150,17 @@ class ServiceSpec(BaseModel):
     ready_timeout_s: float = Field(DEFAULT_READY_TIMEOUT_S, gt=0, le=600)
     idempotent: bool = False
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=1024)] | None = None
+    health_interval_s: float = Field(DEFAULT_HEALTH_INTERVAL_S, ge=0, le=MAX_S)
+    health_failures: int = Field(DEFAULT_HEALTH_FAILURES, ge=1, le=MOST_FAILURES)
+    eject_after: int = Field(DEFAULT_EJECT_AFTER, ge=0, le=MOST_FAILURES)
+    retry_percent: float = Field(DEFAULT_RETRY_PERCENT, ge=0, le=100)
+    hedge_ms: float | None = Field(None, gt=0, le=MAX_S * 1000)
+    timeout_s: float | None = Field(None, gt=0, le=MAX_S)
+    max_in_flight: int = Field(0, ge=0, le=MOST)
+    max_pending: int = Field(0, ge=0, le=MOST)
+    rate_limit: RateLimit | None = None
+    client_rate_limit: RateLimit | None = None
+    global_rate_limit: RateLimit | None = None
     read_only: bool = False
     cap_drop_all: bool = False
     network: Network = "outside"
@@ -124,6 +171,12 @@ class ServiceSpec(BaseModel):
     def runtime(self) -> Literal["docker", "process"]:
         """The runtime that the service needs."""
         return "process" if self.process is not None else "docker"
+
+    @property
+    def rate_limited(self) -> bool:
+        """Whether any rate limit is set."""
+        limits = self.rate_limit, self.client_rate_limit, self.global_rate_limit
+        return limits != (None, None, None)
 
     @property
     def soft_rtt_s(self) -> float | None:

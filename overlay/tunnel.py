@@ -17,7 +17,7 @@ A tunnel is a ring: what one end says goes to the next one, what the last says t
 ends are a connection; more are a chain of services, each of which gets what the one before it said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -26,8 +26,11 @@ import trio
 
 from overlay.errors import MalformedMessage, MyxoError, PeerUnreachable, StreamCut
 from overlay.framing import FramedStream
+from overlay.http.connection import ServerConnection
 from overlay.http.errors import HttpError
+from overlay.http.exchange import Moved, Switched
 from overlay.http.head import Field, serialise_request
+from overlay.http.seam import Client, Upstream
 from overlay.http.transport import Transport
 from overlay.http.upstream import UpstreamConnection
 from overlay.names import PeerId
@@ -135,13 +138,22 @@ async def let_go(ends: Sequence[End], *, orderly: bool) -> None:
 
 
 class SocketEnd:
-    """A TCP connection as an end."""
+    """A TCP connection as an end.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: of the connection.
+        left: what came on it already.
+    """
+
+    def __init__(self, transport: Transport, left: bytes = b"") -> None:
         self._transport = transport
+        self._left = left
 
     async def receive(self) -> bytes | None:
         """See `End`."""
+        if self._left:
+            left, self._left = self._left, b""
+            return left
         return await self._transport.receive() or None
 
     async def send(self, data: bytes) -> None:
@@ -149,7 +161,9 @@ class SocketEnd:
         await self._transport.send(data)
 
     async def finish(self) -> None:
-        """See `End`."""
+        """See `End`: what cannot end one direction alone, as TLS, ends both."""
+        if not self._transport.half_closes:
+            raise trio.BrokenResourceError("one direction cannot end alone")
         await self._transport.end()
 
     async def aclose(self) -> None:
@@ -159,6 +173,39 @@ class SocketEnd:
     async def cut(self) -> None:
         """See `End`."""
         await self._transport.abort(reset=True)
+
+
+Make = Callable[[Transport, bytes], "End"]
+"""Makes an end of a connection that changed its protocol and of what came on it already."""
+
+
+def switching(
+    client: Client, upstream: Upstream, near: Make, far: Make, idle_s: float
+) -> Switched | None:
+    """Return how an `exchange` goes on where both ends change their protocol; None if they cannot.
+
+    Args:
+        client: of HTTP/1 (there is no Upgrade in HTTP/2).
+        upstream: of HTTP/1.
+        near: makes an end of the client's connection.
+        far: makes an end of the upstream's.
+        idle_s: seconds in which nothing moves, after which both are given up.
+    """
+    if not isinstance(client, ServerConnection) or not isinstance(upstream, UpstreamConnection):
+        return None
+    server = upstream
+
+    async def carry(fields: Sequence[Field]) -> Moved:
+        here = near(*await client.switch(fields))
+        relayed = await relay([here, far(*server.switch())], idle_s)
+        return Moved(relayed.sent, relayed.received)
+
+    return carry
+
+
+def framed(peer: PeerId) -> Make:
+    """Return how an end is made of a connection between a proxy and a gateway."""
+    return lambda transport, left: FramedEnd(transport, left, peer, "tcp")
 
 
 class FramedEnd:

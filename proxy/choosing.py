@@ -16,17 +16,26 @@ from time import perf_counter
 
 import trio
 
+from overlay.balancing import ORIGINAL_DESTINATION, STATIC
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.view import InstanceView, View
 from proxy.crowd import Crowd, Place
 from proxy.decisions import Decision, Decisions, Waited
-from proxy.errors import NothingFeasible, RequestRefused
+from proxy.errors import (
+    DestinationGone,
+    NothingFeasible,
+    NotRouted,
+    RequestRefused,
+    UpstreamLost,
+)
 from proxy.limits import RttLimits
 from proxy.moving import Breaches, is_clearly_better, is_over
 from proxy.placement import Site
+from proxy.routing_table import BALANCING as ROUTED_BALANCING
 from proxy.selection import Group, Upstream, rtt_s
 from proxy.starting import Flight, Starter
+from proxy.traffic import Traffic
 from proxy.upstreams import Upstreams
 
 READY = InstanceState.READY
@@ -73,21 +82,37 @@ class Chooser:
         self._breaches = Breaches()
         self._grow_at: dict[ServiceName, float] = {}
 
-    async def choose(self, decision: Decision) -> InstanceView:
+    async def choose(self, decision: Decision, traffic: Traffic) -> InstanceView:
         """Return the instance for a request; `done` is to be called when it has ended there.
 
+        Args:
+            decision: of the request.
+            traffic: of its service; bounds how many wait.
+
         Raises:
-            NothingFeasible, NeverReady, RevisionOutdated: none can be had; says why.
+            TooManyPending, NothingFeasible, NeverReady, RevisionOutdated: none can be had, and why.
+            DestinationGone: the one that the request names is not there, or full.
         """
         chosen = self._select(decision)
         decision.timing.mark("select")
         if chosen is None:
-            chosen = await self._choose_late(decision)
+            with traffic.waiting(decision.spec):
+                chosen = await self._choose_late(decision)
         elif decision.limits.soft_s is not None or chosen.instance.suspect:
             self._watch(decision, chosen.instance)
         decision.chosen = instance = chosen.instance
         self._upstreams.begin(instance)
         return instance
+
+    def another(self, decision: Decision, first: InstanceView) -> InstanceView | None:
+        """Return an instance with room besides `first`, if there is one; `done` as for `choose`."""
+        before, decision.excluded = decision.excluded, decision.excluded | {first.key}
+        chosen = self._select(decision)
+        decision.excluded = before
+        if chosen is None:
+            return None
+        self._upstreams.begin(chosen.instance)
+        return chosen.instance
 
     def done(self, instance: InstanceView, service_time_s: float | None) -> None:
         """Take in that a request has ended, and how long it took if it was answered."""
@@ -107,7 +132,11 @@ class Chooser:
     def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
         group, now = self._group(decision), trio.current_time()
-        chosen = group.pick(now, decision.key, decision.excluded)
+        chosen = None
+        if decision.tied is not None:
+            chosen = group.tied(decision.tied, now, decision.excluded)
+        if chosen is None:
+            chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
         if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
             decision.candidates = self._upstreams.candidates(group.instances, now)
@@ -120,6 +149,17 @@ class Chooser:
         return self._group(decision).least_busy(trio.current_time(), decision.excluded)
 
     async def _choose_late(self, decision: Decision) -> Upstream:
+        policy = decision.spec.policy
+        if decision.key is not None and policy is not None and policy.name == ORIGINAL_DESTINATION:
+            raise DestinationGone(decision.service, decision.key)
+        group = self._group(decision)
+        if group.balancing is ROUTED_BALANCING:
+            found = group.last_resort(decision.excluded)
+            if found is None:
+                raise UpstreamLost(f"no target of {decision.service} in the routing table answers")
+            return found
+        if policy is not None and policy.name == STATIC:
+            raise NotRouted(decision.service)
         while True:
             full = self._least_busy(decision)
             chosen = await (self._first(decision) if full is None else self._room(decision, full))
@@ -244,7 +284,7 @@ class Chooser:
             return
         if not self._breaches.met(decision.service, now, suspect=instance.suspect):
             return
-        limits, why, accept = decision.limits, "the only instance may be dead", None
+        limits, why, accept = decision.limits, "the only instance may not answer", None
         if soft_s is not None and over and not instance.suspect:
             current = self._view.distance(instance.owner)
             limits, why = RttLimits(soft_s, soft_s), "all instances are over the soft RTT limit"

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 from overlay.http.head import Field
@@ -19,6 +20,7 @@ from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import InstanceView
+from proxy import deadlines
 from proxy.limits import RttLimits
 from proxy.placement import Ranking
 from proxy.selection import Candidate
@@ -35,7 +37,8 @@ MAX_GIVEN_ID = 128
 """Of an X-Request-Id that a client gives; a longer one is replaced."""
 
 _REQUEST_ID, _EXPLAIN = b"x-request-id", b"x-myxo-explain"
-_LENGTHS = frozenset({len(_REQUEST_ID), len(_EXPLAIN)})
+_TIMEOUTS = frozenset({deadlines.NAME, deadlines.GRPC_HEADER})
+_LENGTHS = frozenset(map(len, {_REQUEST_ID, _EXPLAIN, *_TIMEOUTS}))
 
 
 @dataclass(slots=True)
@@ -72,7 +75,13 @@ class Waited(NamedTuple):
     seconds: float
 
 
-Event = Plan | Failure | Waited
+class Hedge(NamedTuple):
+    """A second instance that was asked beside the first, which took long."""
+
+    instance: InstanceView
+
+
+Event = Plan | Failure | Waited | Hedge
 
 
 @dataclass(slots=True, eq=False)
@@ -85,11 +94,13 @@ class Decision:
         explained: the client wants to be told in the answer.
         caller: the service that asks, if one does.
         key: what the service's policy hashes, or the instance that the request names.
+        tied: the instance that the request's cookie names.
         instances: every instance of the service when it was last selected.
         candidates: as they were known then; of many, only the chosen one.
         chosen: the instance that was selected last.
         excluded: instances that the request found unusable.
         starts: that it asked for.
+        allowed_s: how long it may take, in seconds.
         road: the kind of road to the chosen one.
         status: of the answer; 0 until there is one.
         refusal: why the proxy answered itself.
@@ -105,11 +116,13 @@ class Decision:
     timing: Timing
     caller: ServiceName | None = None
     key: bytes | None = None
+    tied: str | None = None
     instances: Sequence[InstanceView] = ()
     candidates: Sequence[Candidate] = ()
     chosen: InstanceView | None = None
     excluded: frozenset[tuple[PeerId, InstanceId]] = frozenset()
     starts: int = 0
+    allowed_s: float = inf
     road: str = ""
     status: int = 0
     refusal: str = ""
@@ -146,9 +159,11 @@ class Decisions:
         caller: ServiceName | None,
     ) -> Decision:
         """Return the decision of a request that begins, and keep it; a tunnel has no `headers`."""
-        given_id, explained = _asked(headers)
+        given_id, explained, timeout_s = _asked(headers)
         number = next(self._numbers)
         made = Decision(number, given_id, explained, revision, spec, limits, timing, caller)
+        if timeout_s is not None or spec.timeout_s is not None:
+            made.allowed_s = deadlines.allowed_s(spec, timeout_s)
         self._last.append(made)
         return made
 
@@ -172,10 +187,11 @@ class Decisions:
             yield both[number]
 
 
-def _asked(headers: Sequence[Field]) -> tuple[bytes | None, bool]:
-    """Return the id that the client gave, and whether it wants to be told the decision."""
+def _asked(headers: Sequence[Field]) -> tuple[bytes | None, bool, float | None]:
+    """Return the id that the client gave, whether it wants to be told the decision, its timeout."""
     given: bytes | None = None
     explained = False
+    timeout_s: float | None = None
     for name, value in headers:
         if len(name) in _LENGTHS:
             lower = name.lower()
@@ -184,4 +200,7 @@ def _asked(headers: Sequence[Field]) -> tuple[bytes | None, bool]:
                 given = value if usable else None
             elif lower == _EXPLAIN:
                 explained = value.strip() == b"1"
-    return given, explained
+            elif lower in _TIMEOUTS:
+                asked_s = deadlines.asked_s(lower, value)
+                timeout_s = asked_s if timeout_s is None else min(timeout_s, asked_s or timeout_s)
+    return given, explained, timeout_s

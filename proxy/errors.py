@@ -1,9 +1,12 @@
 """Why the proxy answers a request itself; each knows its status and what to tell the client."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from overlay.errors import MyxoError
 from overlay.names import ServiceName
+
+MAX_RETRY_AFTER_S = 3600.0
 
 
 class RequestRefused(MyxoError):
@@ -12,10 +15,22 @@ class RequestRefused(MyxoError):
     Attributes:
         status: the HTTP status.
         retry_after_s: when to ask again, in whole seconds; None if that would not help.
+        log: what a failed instance printed last; None if that is not known.
     """
 
     status = 400
     retry_after_s: int | None = None
+    log: str | None = None
+
+    def in_full(self) -> str:
+        """Return the text with the log's end, which is for the people of this machine only."""
+        if self.log is None:
+            return str(self)
+        return (
+            f"{self}\nthe end of its log:\n{self.log}"
+            if self.log
+            else f"{self}\nit printed nothing"
+        )
 
 
 class NotAService(RequestRefused):
@@ -66,10 +81,52 @@ class NothingFeasible(RequestRefused):
     status = 503
     retry_after_s = 2
 
-    def __init__(self, service: ServiceName, reasons: Sequence[str]) -> None:
+    def __init__(
+        self, service: ServiceName, reasons: Sequence[str], log: str | None = None
+    ) -> None:
         self.reasons = tuple(reasons)
+        self.log = log
         listed = "\n".join(f"  {reason}" for reason in reasons) or "  there is no allocator"
         super().__init__(f"{service} runs nowhere and cannot be started:\n{listed}")
+
+
+class TooManyInFlight(RequestRefused):
+    """The service's circuit is open: as many requests are under way as its definition allows."""
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, service: ServiceName, most: int) -> None:
+        super().__init__(
+            f"{service} has {most} requests under way at this proxy, as many as its definition "
+            "allows (max_in_flight); ask again when some of them have ended"
+        )
+
+
+class TooManyPending(RequestRefused):
+    """As many requests wait for an instance of the service as may."""
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, service: ServiceName, most: int) -> None:
+        super().__init__(
+            f"{most} requests wait at this proxy for an instance of {service}, and more may not "
+            "(max_pending); ask again when one has started or has room"
+        )
+
+
+class OverRate(RequestRefused):
+    """More requests came than a rate limit of the service lets through."""
+
+    status = 429
+
+    def __init__(self, service: ServiceName, limit: str, wait_s: float) -> None:
+        self.retry_after_s = max(1, ceil(min(wait_s, MAX_RETRY_AFTER_S)))
+        super().__init__(
+            f"{service} gets more requests than its {limit} lets through; ask again in "
+            f"{self.retry_after_s} s"
+        )
 
 
 class RevisionOutdated(RequestRefused):
@@ -80,18 +137,39 @@ class RevisionOutdated(RequestRefused):
 
 
 class NeverReady(RequestRefused):
-    """An instance was started but did not accept connections in time.
-
-    Attributes:
-        log: the end of what it printed.
-    """
+    """An instance was started but did not accept connections in time."""
 
     status = 504
 
-    def __init__(self, service: ServiceName, text: str, log: str) -> None:
+    def __init__(self, service: ServiceName, text: str, log: str | None) -> None:
         self.log = log
-        tail = f"\nthe end of its log:\n{log}" if log else "\nit printed nothing"
-        super().__init__(f"{service} was started but never got ready: {text}{tail}")
+        super().__init__(f"{service} was started but never got ready: {text}")
+
+
+class DestinationGone(RequestRefused):
+    """The request names the instance that it is for, and that one cannot take it."""
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, service: ServiceName, named: bytes) -> None:
+        name = "".join(c if c.isprintable() else "?" for c in named.decode("ascii", "replace"))
+        super().__init__(
+            f"{service} has no instance {name!r} that could take this request now\n"
+            "leave X-Myxo-Destination out to have any instance; `myxo why` lists them"
+        )
+
+
+class NotRouted(RequestRefused):
+    """The service is served by the routing table alone, and is not in it."""
+
+    status = 503
+
+    def __init__(self, service: ServiceName) -> None:
+        super().__init__(
+            f"{service} has the policy `static`, and this proxy's routing table has no targets for "
+            f"it\nmyxo rtable set {service} HOST:PORT 1 gives it one"
+        )
 
 
 class GoesInCircles(RequestRefused):
@@ -124,10 +202,44 @@ class UpstreamLost(RequestRefused):
     status = 502
 
 
+class RetriesSpent(RequestRefused):
+    """The instance failed, and too much of the service's traffic are repeated requests already."""
+
+    status = 503
+    retry_after_s = 1
+
+    def __init__(self, service: ServiceName, percent: float, failure: Exception | None) -> None:
+        super().__init__(
+            f"{service} failed: {failure}; it is not asked again, since more than {percent:g} % of "
+            "its requests lately were repeated ones (retry_percent)"
+        )
+
+
+class DeadlineOver(RequestRefused):
+    """The request was not answered in the time that it may take."""
+
+    status = 504
+
+    def __init__(self, service: ServiceName, allowed_s: float) -> None:
+        super().__init__(
+            f"{service} did not answer within {allowed_s:g} s, which is what the service's "
+            "timeout_s or the request allows"
+        )
+
+
 class UpstreamTooSlow(RequestRefused):
     """The instance took the request and did not answer in time."""
 
     status = 504
+
+
+class NotExposed(RequestRefused):
+    """The outside may not name this, whether it exists or not."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("nothing that is exposed here")
 
 
 class NotAChain(RequestRefused):

@@ -17,7 +17,7 @@ from overlay.names import PeerId, ServiceName
 from overlay.records import InstanceState
 from overlay.revision import SignedRevision
 from overlay.view import InstanceView, View
-from proxy.decisions import Decision, Decisions, Event, Failure, Plan, Waited
+from proxy.decisions import Decision, Decisions, Event, Failure, Hedge, Plan, Waited
 from proxy.limits import RttLimits, limits_of
 from proxy.placement import Ranking
 from proxy.selection import Candidate, expected_latency_s, feasible, has_room, rtt_s
@@ -193,6 +193,9 @@ class Explainer:
                     "host": host,
                     "reason": reason[:MAX_TEXT],
                 }
+            case Hedge(instance=instance):
+                host = _host(instance.owner, self._view)
+                return {"what": "hedge", "instance": instance.record.id, "host": host}
             case Waited(seconds=seconds):
                 return {"what": "wait", "seconds": seconds}
 
@@ -233,7 +236,9 @@ def _objections(candidate: Candidate, revision: int, limits: RttLimits) -> Itera
         yield "failed a moment ago"
     if limits.hard_s is not None and away_s > limits.hard_s:
         yield "is over the hard RTT limit"
-    if instance.suspect:
+    if not instance.record.healthy:
+        yield "fails its health checks"
+    elif instance.suspect:
         yield "does not answer at the moment"
     if not has_room(candidate):
         yield "is full"

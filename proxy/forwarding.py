@@ -9,64 +9,51 @@ Everything that ends a request otherwise is a `RequestRefused` with its status a
 what was wrong and what to do.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from math import inf
 
-import structlog
 import trio
 
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
-from overlay.errors import PeerUnreachable
 from overlay.http.dates import date_field
 from overlay.http.errors import ResponseCut, UpstreamFailed
-from overlay.http.exchange import Exchanged, exchange
+from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
-from overlay.http.seam import Client
-from overlay.names import ServiceName
+from overlay.http.seam import Client, Upstream
+from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
+from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
+from proxy.affinity import cookie, key_of, tie
+from proxy.attempts import Attempts, GoneFromGateway
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
-from proxy.decisions import Decision, Decisions, Failure
+from proxy.deadlines import passed_on
+from proxy.decisions import Decision, Decisions
 from proxy.errors import (
     DefinitionUnavailable,
-    RequestRefused,
     RevisionOutdated,
     ServiceUnknown,
-    UpstreamLost,
-    UpstreamTooSlow,
     WrongProtocol,
 )
 from proxy.explaining import explained
 from proxy.fields import LIMITED, request_fields, response_fields
+from proxy.guards import Guards
 from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
 from proxy.timing import Timing
 
-MAX_ATTEMPTS = 4
-"""Sends of one request, the first included; each goes to another instance or connection."""
-
 NEWS_TIMEOUT_S = 2.0
 """A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2."""
-
 _MAX_LOAD_DIGITS = 9
 _CHAIN = HEADER.lower()
-
-log = structlog.get_logger()
-
-
-class GoneFromGateway(Exception):
-    """The gateway says that the instance is not there any more; nothing was processed."""
-
-    def __str__(self) -> str:
-        return "its machine says that it is gone"
 
 
 class Forwarder:
@@ -78,7 +65,9 @@ class Forwarder:
         roads: how instances are reached.
         chooser: chooses among them, and has more started.
         decisions: where it is kept what was decided.
+        guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
+        stand_in: returns what is taken for the definition of a service that has none.
     """
 
     def __init__(
@@ -88,15 +77,19 @@ class Forwarder:
         roads: Roads,
         chooser: Chooser,
         decisions: Decisions,
+        guards: Guards,
         *,
         machine_names: frozenset[str],
+        stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
     ) -> None:
         self._view = view
         self._definitions = definitions
         self._roads = roads
         self.chooser = chooser
         self.decisions = decisions
+        self.guards = guards
         self._machine_names = machine_names
+        self._stand_in = stand_in
         self._chains = Chains()
 
     async def forward(
@@ -124,7 +117,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = route_of(head, self._machine_names)
+        route = self._route(head, origin)
         revision, spec = await self.resolve(route.service, caller)
         _check_speaks_http(route.service, spec)
         timing.mark("lookup")
@@ -133,10 +126,39 @@ class Forwarder:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
             decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
+            decision.key = key_of(spec, head, route, origin)
+            if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
+                decision.tied = named.decode("ascii", "replace")
             begun(decision)
-            return await _Attempts(self, client, head, route, origin, decision, call).run()
+            if spec.rate_limited:
+                await self.guards.limiter.admit(
+                    decision, origin.who if caller is None else caller.instance
+                )
+            return await self._attempted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
+
+    def _route(self, head: RequestHead, origin: Origin) -> Route:
+        if origin.exposure is not None:
+            return origin.exposure.route(head)
+        return route_of(head, self._machine_names)
+
+    async def _attempted(
+        self,
+        client: Client,
+        head: RequestHead,
+        route: Route,
+        origin: Origin,
+        decision: Decision,
+        call: Call,
+    ) -> Exchanged:
+        traffic = self.guards.traffics.of(route.service)
+        traffic.begin(decision.spec)
+        try:
+            send = partial(self._send, client, head, route, origin, decision, call)
+            return await Attempts(self, client, head, decision, traffic, send).run()
+        finally:
+            traffic.end()
 
     async def choose(self, decision: Decision) -> InstanceView:
         """Return an instance to try, of a newer revision if an allocator has heard of one.
@@ -144,8 +166,9 @@ class Forwarder:
         Raises:
             RequestRefused: none can be had; says why.
         """
+        traffic = self.guards.traffics.of(decision.service)
         try:
-            return await self.chooser.choose(decision)
+            return await self.chooser.choose(decision, traffic)
         except RevisionOutdated:
             news = await self._newer(decision.revision)
             if news is None:
@@ -153,7 +176,7 @@ class Forwarder:
         decision.revision, decision.spec = news
         decision.limits = self.limits(decision.spec, decision.caller)
         decision.starts = 0
-        return await self.chooser.choose(decision)
+        return await self.chooser.choose(decision, traffic)
 
     async def _newer(self, revision: SignedRevision) -> tuple[SignedRevision, ServiceSpec] | None:
         """Wait a moment for a newer revision, which an allocator has heard of first.
@@ -180,6 +203,8 @@ class Forwarder:
             DefinitionUnavailable: whether there is one cannot be known now.
         """
         revision = self._definitions.get(service)
+        if revision is None or revision.revision.spec is None:
+            revision = self._stand_in(service) or revision
         if revision is None:
             try:
                 revision = await self._definitions.resolve(
@@ -199,17 +224,19 @@ class Forwarder:
         known = None if caller is None else self._definitions.get(caller)
         return limits_of(spec, None if known is None else known.revision.spec)
 
-    async def send(
+    async def _send(
         self,
         client: Client,
         head: RequestHead,
         route: Route,
         origin: Origin,
-        instance: InstanceView,
         decision: Decision,
         call: Call,
+        instance: InstanceView,
+        deadline: float,
         *,
         fresh: bool,
+        claim: Callable[[], None] | None,
     ) -> Exchanged:
         """Forward the request to `instance`.
 
@@ -221,21 +248,27 @@ class Forwarder:
         decision.road = road.kind
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
-            return self._edited(response, instance, road, decision)
+            if road.lease is None and not road.routed:
+                self._heed_gateway(response, instance)
+            if claim is not None:
+                claim()
+            fields = self._edited(response, road, decision, origin)
+            if decision.spec.sticky and decision.tied != instance.record.id:
+                tied = tie(decision.spec, instance.record.id, route, origin)
+                fields += [] if tied is None else [tied]
+            return fields
 
         fields = [*request_fields(head, route, origin), *road.fields]
-        if decision.given_id is None:
-            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
-        if decision.trace is not None:
-            fields = decision.trace.passed_on(fields)
-        if call.chain:
-            fields.append((HEADER, render(call.chain)))
+        if road.routed:
+            fields = _addressed(fields, road.routed)
+        fields = self._told(fields, decision, call, deadline)
         service_time_s: float | None = None
         visit = self._chains.enter(instance.record.id, call) if road.lease is not None else None
         road.begin()
         try:
             with _ended_with(road) as scope:
-                async with road.pool.acquire(fresh=fresh) as upstream:
+                source = road.source(decision.spec.protocol)
+                async with source.acquire(fresh=fresh) as upstream:
                     exchanged = await exchange(
                         client,
                         head,
@@ -243,6 +276,10 @@ class Forwarder:
                         request_headers=fields,
                         edit_response=edit_response,
                         target=route.target,
+                        switched=_switched(client, upstream, road, decision, instance.owner)
+                        if head.upgrade
+                        else None,
+                        watched=claim is not None,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
@@ -253,120 +290,49 @@ class Forwarder:
                 self._chains.leave(visit)
             await road.end(service_time_s or 0.0)
 
+    def _told(
+        self, fields: list[Field], decision: Decision, call: Call, deadline: float
+    ) -> list[Field]:
+        """Return `fields` with what an instance is told of the request besides."""
+        if decision.given_id is None:
+            fields.append((b"X-Request-Id", self.decisions.id_of(decision).encode()))
+        if decision.trace is not None:
+            fields = decision.trace.passed_on(fields)
+        if call.chain:
+            fields.append((HEADER, render(call.chain)))
+        return fields if deadline == inf else passed_on(fields, deadline - trio.current_time())
+
+    def _heed_gateway(self, response: ResponseHead, instance: InstanceView) -> None:
+        """Take in what a gateway says besides the instance's answer.
+
+        Raises:
+            GoneFromGateway: there is no answer of the instance.
+        """
+        if get(response.headers, b"myxo-refused") is not None:
+            raise GoneFromGateway
+        load = get(response.headers, b"myxo-in-flight") or b""
+        if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
+            self._view.set_load(instance.owner, {instance.record.id: int(load)})
+
     def _edited(
-        self, response: ResponseHead, instance: InstanceView, road: Road, decision: Decision
-    ) -> Sequence[Field]:
-        if road.lease is None:
-            if get(response.headers, b"myxo-refused") is not None:
-                raise GoneFromGateway
-            load = get(response.headers, b"myxo-in-flight") or b""
-            if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
-                self._view.set_load(instance.owner, {instance.record.id: int(load)})
-        fields = response_fields(response, date_field())
+        self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
+    ) -> list[Field]:
+        decision.road = road.kind
+        fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
-        fields.append((b"Server-Timing", decision.timing.header()))
+        if origin.exposure is None:
+            fields.append((b"Server-Timing", decision.timing.header()))
         if decision.explained:
             fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields
 
 
-class _Attempts:
-    """The attempts to have one request answered."""
-
-    def __init__(
-        self,
-        forwarder: Forwarder,
-        client: Client,
-        head: RequestHead,
-        route: Route,
-        origin: Origin,
-        decision: Decision,
-        call: Call,
-    ) -> None:
-        self._forwarder = forwarder
-        self._client = client
-        self._head = head
-        self._route = route
-        self._origin = origin
-        self._decision = decision
-        self._call = call
-        self._fresh = False
-
-    async def run(self) -> Exchanged:
-        try:
-            return await self._in_turn()
-        except RequestRefused as exc:
-            self._decision.status, self._decision.refusal = exc.status, str(exc)
-            raise
-
-    async def _in_turn(self) -> Exchanged:
-        failure: Exception | None = None
-        chooser = self._forwarder.chooser
-        for _ in range(MAX_ATTEMPTS):
-            instance = await self._forwarder.choose(self._decision)
-            service_time_s: float | None = None
-            try:
-                exchanged = await self._send(instance)
-            except (GoneFromGateway, PeerUnreachable) as exc:
-                failure = exc
-                self._give_up_on(instance, exc)
-                self._check_replayable(instance, exc)
-            except UpstreamFailed as exc:
-                failure = exc
-                self._after_failure(instance, exc)
-            else:
-                service_time_s = exchanged.total_s
-                return exchanged
-            finally:
-                chooser.done(instance, service_time_s)
-        raise UpstreamLost(f"{self._route.service} failed {MAX_ATTEMPTS} times: {failure}")
-
-    async def _send(self, instance: InstanceView) -> Exchanged:
-        return await self._forwarder.send(
-            self._client,
-            self._head,
-            self._route,
-            self._origin,
-            instance,
-            self._decision,
-            self._call,
-            fresh=self._fresh,
-        )
-
-    def _give_up_on(self, instance: InstanceView, exc: Exception) -> None:
-        self._forwarder.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._forwarder.chooser.lost(self._decision, instance)
-
-    def _after_failure(self, instance: InstanceView, exc: UpstreamFailed) -> None:
-        """Prepare another attempt, or say why there must not be one.
-
-        Raises:
-            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
-        """
-        log.info("forward.failed", service=self._route.service, reason=exc.reason)
-        if exc.reused:
-            self._fresh = True  # the server closed a kept connection; the instance may be well
-        else:
-            self._give_up_on(instance, exc)
-        where = f"{self._route.service} (instance {instance.record.id})"
-        if exc.timed_out:
-            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        repeatable = self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
-        if exc.maybe_processed and not repeatable:
-            raise UpstreamLost(
-                f"{where} failed after it was sent the request: {exc.reason}; "
-                f"a {self._head.method.decode()} is not sent twice unless the service says "
-                "`idempotent`"
-            ) from exc
-        self._check_replayable(instance, exc)
-
-    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
-        if not self._client.body.replayable:
-            raise UpstreamLost(
-                f"{self._route.service} (instance {instance.record.id}) failed in the middle of a "
-                f"body too large to be sent again: {exc}"
-            ) from exc
+def _switched(
+    client: Client, upstream: Upstream, road: Road, decision: Decision, owner: PeerId
+) -> Switched | None:
+    far = SocketEnd if road.lease is not None or road.routed else framed(owner)
+    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_idle_s)
 
 
 @contextmanager
@@ -381,6 +347,12 @@ def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
             yield scope
         finally:
             road.under_way.discard(scope)
+
+
+def _addressed(fields: Iterable[Field], target: str) -> list[Field]:
+    """Return the fields with the target's own name as Host: it knows no other."""
+    host: Field = (b"Host", target.encode())
+    return [host, *(f for f in fields if f[0].lower() != b"host")]
 
 
 def _machine_is_dead(client: Client) -> Exception:

@@ -9,7 +9,7 @@ hour. So what is under way to a gateway ends when membership says that its machi
 TCP user timeout would do that too, and would also end a connection whose reader is merely slow.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +19,19 @@ from overlay.addresses import is_hidden
 from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
 from overlay.http.gateway import Carry, GatewayShut, carry_gateway, dial_gateway, open_tcp
+from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field
+from overlay.http.seam import Source
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
 from overlay.records import Role
+from overlay.spec import Protocol
 from overlay.tls import PeerTls
 from overlay.view import InstanceView, View
 from proxy.leases import Lease, LeaseHolder
+from proxy.routed import open_target
+from proxy.routing_table import ROUTED
 
 POOL_IDLE = 64
 """Idle connections kept to one target; a burst above it opens more and closes them afterwards."""
@@ -41,10 +46,12 @@ class Road:
     """A way to one instance.
 
     Attributes:
-        pool: connections to its end.
+        pool: connections to its end, for HTTP/1.
+        streams: the same for HTTP/2, where the instance is dialled directly.
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
         carried: the overlay carries it.
+        routed: the target in the routing table that it leads to; empty for an instance.
         under_way: what is cancelled when the other machine is dead; shared by its roads.
     """
 
@@ -53,14 +60,31 @@ class Road:
     lease: Lease | None = None
     holder: LeaseHolder | None = None
     carried: bool = False
+    routed: str = ""
     under_way: set[trio.CancelScope] = field(default_factory=set)
+    streams: StreamPool | None = None
 
     @property
     def kind(self) -> str:
-        """`direct`, `gateway` or `overlay`, for explanations and metrics."""
+        """`direct`, `gateway`, `overlay` or `routed`, for explanations and metrics."""
+        if self.routed:
+            return "routed"
         if self.lease is not None:
             return "direct"
         return "overlay" if self.carried else "gateway"
+
+    def source(self, protocol: Protocol) -> Source:
+        """Return what lends connections to an instance that speaks `protocol`.
+
+        A gateway speaks HTTP/1 to us and what it has to to the instance.
+        """
+        return self.streams if protocol == "h2c" and self.streams is not None else self.pool
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        await self.pool.aclose()
+        if self.streams is not None:
+            await self.streams.aclose()
 
     def begin(self) -> None:
         """Count a request that is about to be sent."""
@@ -115,6 +139,7 @@ class Roads:
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
         self._direct: dict[tuple[PeerId, InstanceId], Road] = {}
         self._gateways: dict[PeerId, _Gateway] = {}
+        self._targets: dict[str, Road] = {}
 
     async def to(self, instance: InstanceView) -> Road:
         """Return the best road to `instance`.
@@ -122,6 +147,8 @@ class Roads:
         Raises:
             PeerUnreachable: its owner has no gateway, and it is not on this machine.
         """
+        if instance.owner == ROUTED:
+            return self._routed(instance.record.address)
         if instance.local:
             road = self._direct.get(instance.key)
             if road is not None and road.lease is not None and not road.lease.releasing:
@@ -147,7 +174,7 @@ class Roads:
             self._nursery.start_soon(_run_within, scope, holder)
         alive = {i.key for i in self._view.all_instances()}
         for instance in self._direct.keys() - alive:
-            await self._direct.pop(instance).pool.aclose()
+            await self._direct.pop(instance).aclose()
         members = {peer.peer_id for peer in self._view.peers(Role.ALLOCATOR)}
         for peer in self._gateways.keys() - members:
             gateway = self._gateways.pop(peer)
@@ -157,15 +184,36 @@ class Roads:
 
     async def sweep(self) -> None:
         """Close idle connections that are too old or were closed by the other end."""
-        pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
+        for pool in self._pools():
             await pool.sweep()
 
     async def aclose(self) -> None:
         """Close every connection that is kept, and each in use when its request has ended."""
-        pools = [road.pool for road in self._direct.values()]
-        for pool in pools + [gateway.pool for gateway in self._gateways.values()]:
-            await pool.aclose()
+        for road in (*self._direct.values(), *self._targets.values()):
+            await road.aclose()
+        for gateway in self._gateways.values():
+            await gateway.pool.aclose()
+
+    async def keep_routed(self, targets: Collection[str]) -> None:
+        """Close the connections to what is not in the routing table any more."""
+        for address in self._targets.keys() - set(targets):
+            await self._targets.pop(address).aclose()
+
+    def _pools(self) -> list[Pool]:
+        roads = [*self._direct.values(), *self._targets.values()]
+        return [road.pool for road in roads] + [g.pool for g in self._gateways.values()]
+
+    def _routed(self, address: str) -> Road:
+        road = self._targets.get(address)
+        if road is None:
+
+            async def dial() -> trio.abc.Stream:
+                return await open_target(address, self._proxy_port)
+
+            streams = StreamPool(dial, self._nursery)
+            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address, streams=streams)
+            self._targets[address] = road
+        return road
 
     async def _open_direct(self, instance: InstanceView) -> Road | None:
         holder, _ = self._holders.get(instance.owner, (None, None))
@@ -176,13 +224,14 @@ class Roads:
         if known is not None and known.lease is lease:
             return known
         if known is not None:
-            self._nursery.start_soon(known.pool.aclose)  # the lease holds until the next wait only
+            self._nursery.start_soon(known.aclose)  # the lease holds until the next wait only
 
         async def dial() -> trio.abc.Stream:
             return await open_tcp(lease.address, "the instance")
 
-        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
-        lease.let_go = road.pool.aclose
+        streams = StreamPool(dial, self._nursery)
+        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder, streams=streams)
+        lease.let_go = road.aclose
         self._direct[instance.key] = road
         return road
 

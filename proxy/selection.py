@@ -97,6 +97,13 @@ class Group:
     far: tuple[Upstream, ...]
     suspects: tuple[Upstream, ...]
 
+    def tied(self, name: str, now: float, excluded: Container[Key] = ()) -> Upstream | None:
+        """Return the instance that a client is tied to, if it is among those that are best."""
+        for upstream in self.near or self.far:
+            if upstream.name == name and upstream.usable(now):
+                return None if upstream.instance.key in excluded else upstream
+        return None
+
     def pick(
         self, now: float, key: bytes | None = None, excluded: Container[Key] = ()
     ) -> Upstream | None:
@@ -120,6 +127,11 @@ class Group:
     def least_busy(self, now: float, excluded: Container[Key] = ()) -> Upstream | None:
         """Return the one to use where none has room."""
         return min(self._in_use(now, excluded), key=_wait, default=None)
+
+    def last_resort(self, excluded: Container[Key] = ()) -> Upstream | None:
+        """Return the one that failed the longest ago: where there is no other, it is tried."""
+        rest = [u for u in self.near if u.instance.key not in excluded]
+        return min(rest, key=lambda u: u.failed_until, default=None)
 
     def _in_use(self, now: float, excluded: Container[Key]) -> list[Upstream]:
         return self._well(now, excluded) or [

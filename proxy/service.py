@@ -13,6 +13,7 @@ import trio
 
 from overlay.advertising import system_hostname
 from overlay.definitions import Definitions
+from overlay.deputy import own_deputy
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
 from overlay.http.connection import Limits
@@ -26,25 +27,33 @@ from proxy.choosing import Chooser
 from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
+from proxy.edge import MAX_OUTSIDE, Edge, listen_outside
+from proxy.edge_tls import EdgeTls
+from proxy.ejecting import Ejector
 from proxy.explaining import Explainer
+from proxy.exposure import exposure_of
 from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
 from proxy.forwards import Forwards
 from proxy.grace import Grace
+from proxy.guards import Guards
 from proxy.leases import LeaseHolder
+from proxy.limiting import Limiter
 from proxy.metrics import ProxyMetrics
+from proxy.places import Places
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.sandboxes import SandboxDoor
 from proxy.settings import ProxySettings
+from proxy.shares import Counter, Shares
 from proxy.starting import Starter
 from proxy.telemetry import Telemetry, Tracer
+from proxy.traffic import PERIOD_S, Traffics
 from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
-
-SWEEP_S = 5.0
-"""How often idle upstream connections are looked through."""
 
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own way to say where spans go."""
@@ -61,8 +70,11 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
 
     Raises:
         AddressTaken: the port is in use; says by whom.
+        SettingsInvalid: a certificate cannot be used.
     """
+    tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
     listener = await listen("127.0.0.1", settings.port, what="the proxy")
+    outside = [await listen_outside(text, secured=tls is not None) for text in settings.listen]
     async with (
         open_node(
             settings,
@@ -85,6 +97,10 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
+        if outside:
+            serve = server.edge(settings, tls).serve
+            hold = partial(trio.serve_listeners, handler_nursery=grace.connections)
+            grace.listeners.start_soon(hold, serve, outside)
         if ready is not None:
             ready(node)
         notify("READY=1")
@@ -133,7 +149,8 @@ class _Server:
         self._listeners = grace.listeners
         self._connections = grace.connections
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
-        self._upstreams = Upstreams(node.view, random)
+        self._routes = RoutingTable()
+        self._upstreams = Upstreams(node.view, random, self._routes)
         carry = partial(open_carried, node.host, node.reach.connect)
         self._roads = Roads(
             node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
@@ -142,36 +159,74 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(node.view, node.calls, grace.lasting, node.take, random, self._crowd.news)
+        starter = Starter(
+            node.view,
+            node.calls,
+            grace.lasting,
+            node.take,
+            random,
+            self._crowd.news,
+            partial(own_deputy, node.peer_id),
+        )
+        metrics = self._metrics = ProxyMetrics(node.metrics)
+        metrics.waiting.set_function(lambda: self._crowd.count)
+        self._guards = self._guard(metrics)
+        kept = None
+        if not settings.ephemeral:
+            kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
+        desk = RoutingDesk(self._routes, kept, settings.port, self._crowd.news, node.identity)
+        node.wants["rtable"] = desk.serve
         forwarder = Forwarder(
             node.view,
             definitions,
             self._roads,
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
+            self._guards,
             machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            stand_in=desk.stand_in,
         )
-        metrics = ProxyMetrics(node.metrics)
-        metrics.waiting.set_function(lambda: self._crowd.count)
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
         limits = Limits(max_body_bytes=settings.max_body_bytes or inf)
+        self.tunnels = Tunnels(forwarder, self._roads)
         self._clients = Clients(
-            forwarder, grace, metrics, telemetry, limits, settings.trusted_forwarders
+            forwarder,
+            self.tunnels,
+            grace,
+            metrics,
+            telemetry,
+            limits,
+            settings.trusted_forwarders,
         )
         explainer = Explainer(
             decisions, node.view, definitions, self._upstreams, starter, trio.current_time
         )
         node.wants["why"] = explainer.serve
-        self.tunnels = Tunnels(forwarder, self._roads)
         metrics.tunnels.set_function(lambda: self.tunnels.count)
         self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
         node.wants[FORWARD] = self.forwards.serve
+
+    def _guard(self, metrics: ProxyMetrics) -> Guards:
+        view, now = self._node.view, trio.current_time
+        counter = Counter(view, self._node.calls)
+        return Guards(
+            Traffics(),
+            Ejector(view, self._upstreams, now, metrics.ejected),
+            Limiter(Shares(counter.ask, counter.proxies), now, metrics.over_rate),
+            metrics,
+        )
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept this machine's programs until cancelled."""
         await trio.serve_listeners(
             self._clients.serve, [listener], handler_nursery=self._connections
         )
+
+    def edge(self, settings: ProxySettings, tls: EdgeTls | None) -> Edge:
+        """Return what serves clients from outside."""
+        places = Places(MAX_OUTSIDE, MAX_OUTSIDE, settings.listen_connections_of_one)
+        self._metrics.outside.set_function(lambda: places.taken)
+        return Edge(self._clients, exposure_of(settings.expose), tls, self._metrics, places)
 
     async def follow_view(self) -> None:
         """Keep roads and statistics in step with the view."""
@@ -185,10 +240,12 @@ class _Server:
             self._crowd.look(self._node.view.instances)
 
     async def sweep(self) -> None:
-        """Drop idle upstream connections now and then."""
+        """Drop idle upstream connections now and then, and what is not worth remembering."""
         while True:
-            await trio.sleep(SWEEP_S)
+            await trio.sleep(PERIOD_S)
             await self._roads.sweep()
+            self._guards.begin_period()
+            await self._roads.keep_routed(self._routes.addresses())
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""

@@ -144,6 +144,8 @@ class Starter:
         apply: takes an instance's signed record into the view.
         random: draws whom to ask among equal machines.
         landed: told when a start of a service has ended, whatever came of it.
+        deputy: returns the word of whom this proxy speaks for; what services of theirs printed is
+            told. Asked at each start, as the key may be younger than the proxy.
     """
 
     def __init__(
@@ -154,7 +156,9 @@ class Starter:
         apply: Callable[[Signed], None],
         random: Random,
         landed: Callable[[ServiceName], None] = lambda _: None,
+        deputy: Callable[[], Signed | None] = lambda: None,
     ) -> None:
+        self._deputy = deputy
         self._random = random
         self._landed = landed
         self._view = view
@@ -194,7 +198,9 @@ class Starter:
         flight = self._flights.get(key)
         if flight is None or flight.scope.cancel_called:
             flight = self._flights[key] = Flight(key[0], Plan(why))
-            asking = _Asking(revision, limits, exclude, request_id, accept, flight.plan)
+            asking = _Asking(
+                revision, limits, exclude, request_id, accept, flight.plan, self._deputy()
+            )
             self._nursery.start_soon(self._fly, key, flight, asking)
         flight.kept |= keep
         return flight
@@ -231,6 +237,7 @@ class Starter:
         revision, plan = asking.revision, asking.plan
         name, spec = revision.revision.name, _spec_of(revision)
         plan.ranking = self.ranking(revision, asking.limits)
+        logs: list[str] = []
         sites = await self._in_order(asking, plan.ranking, spec)
         for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
@@ -239,10 +246,12 @@ class Starter:
             try:
                 started = await self._ask(allocator, asking.request(allocator.peer_id), spec)
             except CallRefused as exc:
-                plan.refused.append(f"{host}: {exc.text}{_log_of(exc)}")
+                plan.refused.append(f"{host}: {exc.text}")
+                tail = exc.details.get("log")
                 if exc.code == AllocationRefusal.NOT_READY:
-                    tail = str(exc.details.get("log", ""))
-                    raise NeverReady(name, exc.text, tail) from exc
+                    raise NeverReady(name, exc.text, None if tail is None else str(tail)) from exc
+                if tail:
+                    logs.append(f"  {host}:\n{indent(str(tail), ' ' * 4)}")
                 if exc.code == AllocationRefusal.BAD_REVISION:
                     raise RevisionOutdated(f"{host}: {exc.text}") from exc
             except MyxoError as exc:
@@ -250,7 +259,9 @@ class Starter:
             else:
                 plan.chosen = allocator.peer_id
                 return started
-        raise NothingFeasible(name, [*plan.ranking.excluded, *plan.refused])
+        raise NothingFeasible(
+            name, [*plan.ranking.excluded, *plan.refused], "\n".join(logs) or None
+        )
 
     async def _in_order(
         self, asking: "_Asking", ranking: Ranking, spec: ServiceSpec
@@ -282,12 +293,6 @@ class Starter:
         return Started(held.owner, held.record.id, reply.phases)
 
 
-def _log_of(refused: CallRefused) -> str:
-    """Return the end of the log that came with a refusal, ready to stand below its reason."""
-    log_tail = str(refused.details.get("log", ""))
-    return f"; the end of its log:\n{indent(log_tail, ' ' * 4)}" if log_tail else ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """What one flight asks of allocators."""
@@ -298,12 +303,14 @@ class _Asking:
     request_id: str
     accept: Callable[[Site], bool] | None
     plan: Plan
+    deputy: Signed | None
 
     def request(self, allocator: PeerId) -> AllocateRequest:
         return AllocateRequest(
             revision=self.revision.signed,
             exclude=tuple(i for owner, i in self.exclude if owner == allocator),
             request_id=self.request_id,
+            deputy=self.deputy,
         )
 
 

@@ -1,4 +1,7 @@
-"""The allocator's end of use-leases, played by hand over a real Unix socket. For tests."""
+"""Peers of a proxy, played by hand for its tests.
+
+An allocator's end of use-leases over a real Unix socket, and a counter of global rate limits.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +19,10 @@ from overlay.leases import (
     Refused,
     Welcome,
 )
-from overlay.names import InstanceId
+from overlay.names import InstanceId, ServiceName
+from overlay.quota import Quota
+from overlay.rates import Bucket
+from overlay.spec import RateLimit
 
 
 class PlayedAllocator:
@@ -78,3 +84,30 @@ async def played_allocator(path: Path) -> AsyncIterator[PlayedAllocator]:
         await nursery.start(serve_control, path, dict, {"lease": allocator.serve})
         yield allocator
         nursery.cancel_scope.cancel()
+
+
+class PlayedCounter:
+    """Counts one service's requests, as an allocator does for all proxies.
+
+    Attributes:
+        limit: of all requests together.
+        answers: whether it answers at all.
+        asked: how many calls came.
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
+        self.answers = True
+        self.asked = 0
+        self._bucket = Bucket()
+
+    async def ask(self, _: ServiceName, wanted: int) -> Quota | None:
+        """Grant a share, or say how long to wait for one."""
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        if not self.answers:
+            return None
+        now = trio.current_time()
+        granted = self._bucket.take_up_to(wanted, self.limit, now)
+        wait_s = 0.0 if granted else self._bucket.wait_s(self.limit, now)
+        return Quota(granted=granted, wait_s=wait_s)

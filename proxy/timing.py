@@ -35,6 +35,10 @@ class Timing:
         self._phases.extend(named[:MAX_FOREIGN_PHASES])
         self._last = perf_counter()
 
+    def elapsed_s(self) -> float:
+        """Return the seconds since the request's head was there."""
+        return perf_counter() - self.started
+
     def phases(self) -> list[tuple[str, float]]:
         """Return the phases and their seconds, in order."""
         return list(self._phases)

@@ -15,15 +15,14 @@ import structlog
 import trio
 
 from overlay.errors import PeerUnreachable
-from overlay.http.gateway import open_tcp
-from overlay.http.transport import transport
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
 from overlay.view import InstanceView
+from proxy.attempts import MAX_ATTEMPTS
 from proxy.decisions import Decision, Failure
 from proxy.errors import NothingFeasible, UpstreamLost
-from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.forwarding import Forwarder
 from proxy.hops import Hop
 from proxy.roads import Road, Roads
 from proxy.timing import Timing
@@ -140,8 +139,9 @@ class Tunnels:
         return tunnel
 
     async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
-        if road.lease is not None:
-            return SocketEnd(transport(await open_tcp(road.lease.address, "the instance")))
+        if road.lease is not None or road.routed:
+            upstream = await stack.enter_async_context(road.pool.acquire(fresh=True))
+            return SocketEnd(upstream.switch()[0])
         target = f"tcp/{instance.record.id}".encode()
         try:
             return await self._ask(stack, road, instance, target, fresh=False)

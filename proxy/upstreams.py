@@ -1,6 +1,6 @@
 """What this proxy has learnt of each instance, and which of them a request may go to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from overlay.balancing import Balancing
@@ -8,6 +8,8 @@ from overlay.names import ServiceName
 from overlay.view import InstanceView, View
 from proxy.limits import RttLimits
 from proxy.policies import policy_named
+from proxy.routing_table import BALANCING as ROUTED_BALANCING
+from proxy.routing_table import ROUTED, RoutingTable
 from proxy.selection import Candidate, Group, Key, Upstream, rtt_s, tiers
 
 FAILED_FOR_S = 2.0
@@ -26,10 +28,12 @@ class Upstreams:
     Args:
         view: where they are.
         random: draws among them.
+        routes: what is used instead of them, for some services.
     """
 
-    def __init__(self, view: View, random: Random) -> None:
+    def __init__(self, view: View, random: Random, routes: RoutingTable | None = None) -> None:
         self._view = view
+        self._routes = RoutingTable() if routes is None else routes
         self._random = random
         self._upstreams: dict[Key, Upstream] = {}
         self._groups: dict[tuple[ServiceName, RttLimits], Group] = {}
@@ -42,13 +46,16 @@ class Upstreams:
         balancing: Balancing | None = None,
     ) -> Group:
         """Return the instances of a service that requests with `limits` may go to."""
-        instances = self._view.instances(service)
+        instances: Sequence[InstanceView]
+        if service in self._routes:
+            instances, balancing = self._routes.instances(service, revision), ROUTED_BALANCING
+        else:
+            instances, balancing = self._view.instances(service), balancing or _DEFAULT
         known = self._groups.get((service, limits))
-        balancing = balancing or _DEFAULT
         if known is None or known.instances is not instances or known.revision != revision:
-            known = self._grouped(service, revision, limits, balancing, known)
-        elif known.balancing is not balancing and known.balancing != balancing:
-            known = self._grouped(service, revision, limits, balancing, None)
+            return self._grouped(service, revision, limits, instances, balancing)
+        if known.balancing is not balancing and known.balancing != balancing:
+            return self._grouped(service, revision, limits, instances, balancing)
         return known
 
     def candidates(self, instances: Iterable[InstanceView], now: float) -> list[Candidate]:
@@ -67,18 +74,19 @@ class Upstreams:
             away_s = 0.0 if instance.local else instance.rtt_s or 0.0
             upstream.latency.observe(max(service_time_s - away_s, 0.0), now)
 
-    def failed(self, instance: InstanceView, now: float) -> None:
-        """Leave the instance alone for a while, for every request of this proxy."""
-        self._of(instance).failed_until = now + FAILED_FOR_S
+    def failed(self, instance: InstanceView, now: float, for_s: float = FAILED_FOR_S) -> None:
+        """Leave the instance alone for `for_s` seconds, for every request of this proxy."""
+        upstream = self._of(instance)
+        upstream.failed_until = max(upstream.failed_until, now + for_s)
 
     def prune(self) -> None:
         """Forget instances that are in no view any more and have nothing in flight."""
-        there = {i.key for i in self._view.all_instances()}
+        there = {i.key for i in self._view.all_instances()} | set(self._routes.keys())
         gone = [k for k, u in self._upstreams.items() if k not in there and not u.in_flight]
         for key in gone:
             del self._upstreams[key]
         for name, limits in list(self._groups):
-            if not self._view.instances(name):
+            if not self._view.instances(name) and name not in self._routes:
                 del self._groups[name, limits]
 
     def _grouped(
@@ -86,17 +94,18 @@ class Upstreams:
         service: ServiceName,
         revision: int,
         limits: RttLimits,
+        instances: Sequence[InstanceView],
         balancing: Balancing,
-        before: Group | None,
     ) -> Group:
         """Make the group anew; its policy goes on where it was if it still is the same."""
-        instances = self._view.instances(service)
-        same = before is not None and before.balancing == balancing
-        policy = before.policy if before and same else policy_named(balancing.name, self._random)
+        before = self._groups.pop((service, limits), None)
+        if before is not None and before.balancing == balancing:
+            policy = before.policy
+        else:
+            policy = policy_named(balancing.name, self._random)
         all_of_them = [self._placed(instance, balancing) for instance in instances]
         near, far, suspects = tiers(all_of_them, revision=revision, limits=limits)
         made = Group(instances, revision, policy, balancing, near, far, suspects)
-        self._groups.pop((service, limits), None)
         if len(self._groups) >= MAX_GROUPS:
             del self._groups[next(iter(self._groups))]
         self._groups[service, limits] = made
@@ -105,7 +114,9 @@ class Upstreams:
     def _placed(self, instance: InstanceView, balancing: Balancing) -> Upstream:
         upstream = self._of(instance)
         upstream.instance, upstream.distance_s = instance, rtt_s(instance)
-        if balancing.weights or upstream.weight != 1.0:
+        if instance.owner == ROUTED:
+            upstream.weight = self._routes.weight(instance)
+        elif balancing.weights or upstream.weight != 1.0:
             peer = self._view.peer(instance.owner)
             upstream.weight = balancing.weights.get("" if peer is None else peer.host, 1.0)
         return upstream

@@ -6,14 +6,27 @@ what was found there, and what may be there; an unknown field with the nearest k
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import ceil
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, get_args
 
 import yaml
 
+from overlay.balancing import (
+    COOKIE_PATTERN,
+    DEFAULT_COOKIE,
+    HASH_PATTERN,
+    HASHING,
+    MAX_WEIGHT,
+    MAX_WEIGHTS,
+    POLICIES,
+    WEIGHTED,
+    canonical,
+)
 from overlay.labels import (
     ALLOWED_NAME,
     ALLOWED_VALUE,
@@ -22,7 +35,7 @@ from overlay.labels import (
     is_label,
     is_wanted,
 )
-from overlay.spec import MOST_KEPT, Protocol
+from overlay.spec import MAX_S, MOST_FAILURES, MOST_KEPT, Protocol
 from registry.errors import ConfInvalid
 
 MAX_CONF_BYTES = 256 * 1024
@@ -343,6 +356,56 @@ def _network(place: _Place) -> str:
     return str(place.value)
 
 
+def _rate(place: _Place) -> dict[str, Any]:
+    if not isinstance(place.value, dict) or "per_s" not in place.value:
+        place.refuse('requests a second, and how many at once, as in {"per_s": 100, "burst": 20}')
+    known = place.fields(_RATE_FIELDS)
+    return {"burst": max(1, ceil(known["per_s"]))} | known
+
+
+def _policy(place: _Place) -> dict[str, Any]:
+    allowed = f"one of {', '.join(POLICIES)}, or an object with it as name"
+    if isinstance(place.value, str):
+        return {"name": _policy_name(place)}
+    if not isinstance(place.value, dict) or "name" not in place.value:
+        place.refuse(allowed)
+    found = place.fields(_POLICY_FIELDS)
+    if "hash" in found and found["name"] not in HASHING:
+        place.at("hash").refuse(f"nothing, as only {' and '.join(sorted(HASHING))} hash")
+    if "weights" in found and found["name"] not in WEIGHTED | HASHING:
+        place.at("weights").refuse(f"nothing, but with {', '.join(sorted(WEIGHTED | HASHING))}")
+    return found
+
+
+def _policy_name(place: _Place) -> str:
+    name = canonical(place.value) if isinstance(place.value, str) else None
+    if name is None:
+        place.refuse(f"one of {', '.join(POLICIES)}")
+    return name
+
+
+def _hash(place: _Place) -> str:
+    if not isinstance(place.value, str) or not re.fullmatch(HASH_PATTERN, place.value):
+        place.refuse('"client", "path", "header:NAME" or "cookie:NAME"')
+    return place.value
+
+
+def _weights(place: _Place) -> dict[str, float]:
+    allowed = 'an object of weights by host name, such as {"einstein": 2.5}'
+    if not isinstance(place.value, dict) or not 0 < len(place.value) <= MAX_WEIGHTS:
+        place.refuse(allowed)
+    number = _number(f"a weight from 0 to {MAX_WEIGHT:g}", 0, MAX_WEIGHT, whole=False)
+    return {host: float(number(place.at(host))) for host in place.value}
+
+
+def _sticky(place: _Place) -> bool | str:
+    if isinstance(place.value, bool):
+        return DEFAULT_COOKIE if place.value else False
+    if not isinstance(place.value, str) or not re.fullmatch(COOKIE_PATTERN, place.value):
+        place.refuse("true, false or the name of a cookie")
+    return place.value
+
+
 def _path(place: _Place) -> str:
     allowed = 'a path that answers 2xx when the service is ready, such as "/health"'
     value = _text(allowed, 1024)(place)
@@ -360,6 +423,15 @@ _DOCKER_FIELDS: dict[str, _Field[Any]] = {
 }
 
 _MOST = 2**31
+
+_RATE_FIELDS: dict[str, _Field[Any]] = {
+    "per_s": _Field(_number("requests a second, over 0", 0.001, _MOST, whole=False)),
+    "burst": _Field(_number("requests that may come at once, from 1", 1, _MOST, whole=True)),
+}
+
+_FAILURES = _Field(
+    _number(f"how many in a row, from 1 to {MOST_FAILURES}", 1, MOST_FAILURES, whole=True)
+)
 
 _FIELDS: dict[str, _Field[Any]] = {
     "NetworkSoftReq": _Field(_rtt_ms),
@@ -391,9 +463,30 @@ _FIELDS: dict[str, _Field[Any]] = {
     "ready_timeout_s": _Field(_number("seconds over 0, at most 600", 0.001, 600, whole=False)),
     "idempotent": _Field(_flag),
     "health": _Field(_path),
+    "health_interval_s": _Field(_number("seconds, 0 is at the start only", 0, MAX_S, whole=False)),
+    "health_failures": _FAILURES,
+    "eject_after": _Field(_number("how many in a row, 0 is never", 0, MOST_FAILURES, whole=True)),
+    "retry_percent": _Field(_number("a share of the requests, from 0 to 100", 0, 100, whole=False)),
+    "hedge_ms": _Field(_number("milliseconds over 0", 0.001, MAX_S * 1000, whole=False)),
+    "timeout_s": _Field(_number("seconds over 0", 0.001, MAX_S, whole=False)),
+    "max_in_flight": _Field(_number("how many requests, 0 is no bound", 0, _MOST, whole=True)),
+    "max_pending": _Field(
+        _number("how many requests, 0 is the proxy's own bound", 0, _MOST, whole=True)
+    ),
+    "rate_limit": _Field(_rate),
+    "client_rate_limit": _Field(_rate),
+    "global_rate_limit": _Field(_rate),
     "read_only": _Field(_flag),
     "cap_drop": _Field(_cap_drop),
     "network": _Field(_network),
+    "policy": _Field(_policy),
+    "sticky": _Field(_sticky),
+}
+
+_POLICY_FIELDS: dict[str, _Field[Any]] = {
+    "name": _Field(_policy_name),
+    "hash": _Field(_hash),
+    "weights": _Field(_weights),
 }
 
 _SPEC_FIELDS = {
@@ -417,8 +510,21 @@ _SPEC_FIELDS = {
             "ready_timeout_s",
             "idempotent",
             "health",
+            "health_interval_s",
+            "health_failures",
+            "eject_after",
+            "retry_percent",
+            "hedge_ms",
+            "timeout_s",
+            "max_in_flight",
+            "max_pending",
+            "rate_limit",
+            "client_rate_limit",
+            "global_rate_limit",
             "read_only",
             "network",
+            "policy",
+            "sticky",
         )
     },
 }

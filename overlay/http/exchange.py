@@ -10,11 +10,13 @@ request is closed, and so is the client's connection after the answer, since wha
 could not be told from a next request (RFC 9112 §9.3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
 from time import perf_counter
+from typing import NamedTuple
 
 import trio
 
@@ -36,6 +38,8 @@ from overlay.http.head import (
     ResponseHead,
     end_to_end,
     framing_fields,
+    get,
+    protocols,
 )
 from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
@@ -43,8 +47,24 @@ from overlay.http.transport import SendFailed
 WATCH_AFTER_S = 0.05
 """Seconds of silence from the upstream after which the client is watched; below, it is not worth
 the two tasks."""
+CONTINUE_AFTER_S = 1.0
+"""Seconds without a word of the upstream after which a client is told to send the body that it
+expects to be asked for; curl waits as long."""
 MAX_INFORMATIONAL = 32
 """1xx answers to one request; more is a broken server."""
+
+_UPGRADE: Field = (b"Connection", b"Upgrade")
+
+
+class Moved(NamedTuple):
+    """What was carried after a change of the protocol, in bytes, seen from the client."""
+
+    sent: int
+    received: int
+
+
+Switched = Callable[[Sequence[Field]], Awaitable[Moved]]
+"""Answers 101 with these fields, then carries bytes between client and upstream to the end."""
 
 EditResponse = Callable[[ResponseHead], Sequence[Field]]
 
@@ -58,7 +78,7 @@ class Exchanged:
         sent_bytes: of the answer's body, to the client.
         received_bytes: of the request's body, from the client.
         first_byte_s: seconds until the answer's head was there.
-        total_s: seconds until the client had been sent all of it.
+        total_s: seconds until the client had been sent all of it, or the protocol was changed.
     """
 
     status: int
@@ -77,6 +97,8 @@ async def exchange(
     edit_response: EditResponse,
     target: bytes | None = None,
     head_timeout_s: float = inf,
+    switched: Switched | None = None,
+    watched: bool = False,
 ) -> Exchanged:
     """Forward the request and stream its answer to the client.
 
@@ -90,6 +112,9 @@ async def exchange(
             the exception passes through.
         target: to ask for; the client's if None.
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
+        switched: answers and carries on, to the end, where both change their protocol; without it
+            the client's wish to do so is not passed on.
+        watched: somebody else looks whether the client leaves.
 
     Raises:
         UpstreamFailed: before the client was answered.
@@ -100,11 +125,14 @@ async def exchange(
     """
     if head.method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
-    run = _Exchange(client, head, upstream, edit_response, head_timeout_s)
+    run = _Exchange(client, head, upstream, edit_response, head_timeout_s, switched)
+    run.sending = watched
     client.body.rewind()
     fields = [*request_headers]
     if head.takes_trailers:
         fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+    if head.upgrade and switched is not None:
+        fields += ((b"Upgrade", head.upgrade), _UPGRADE)
     await run.send_request(target or head.target, fields)
     if run.request_sent:
         await run.answer()
@@ -119,17 +147,20 @@ class _Exchange:
     __slots__ = (
         "body",
         "client",
+        "continued",
         "edit_response",
         "failure",
         "first_byte_at",
         "head",
         "head_timeout_s",
+        "moved",
         "request_sent",
         "sending",
         "sent_any_body",
         "sent_bytes",
         "started_at",
         "status",
+        "switched",
         "upstream",
     )
 
@@ -140,7 +171,10 @@ class _Exchange:
         upstream: Upstream,
         edit_response: EditResponse,
         head_timeout_s: float,
+        switched: Switched | None,
     ) -> None:
+        self.switched = switched
+        self.moved: Moved | None = None
         self.client = client
         self.head = head
         self.upstream = upstream
@@ -150,6 +184,7 @@ class _Exchange:
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
+        self.continued = False  # the client was told to send the body that it announced
         self.failure: Exception | None = None
         self.status = 0
         self.sent_bytes = 0
@@ -158,6 +193,9 @@ class _Exchange:
 
     def exchanged(self) -> Exchanged:
         """Return what was done."""
+        if self.moved is not None:
+            stood_s = self.first_byte_at - self.started_at
+            return Exchanged(self.status, self.moved.received, self.moved.sent, stood_s, stood_s)
         return Exchanged(
             self.status,
             self.sent_bytes,
@@ -192,6 +230,9 @@ class _Exchange:
             self.upstream.finish(response)  # whatever becomes of the client
         fields = self.edit_response(response)
         self.status = response.status
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS and self.switched is not None:
+            self.moved = await self.switched([*fields, *_upgrade_of(response)])
+            return
         if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
             self.client.must_close = True  # most likely the rest of the body is unwanted
         await self._start(response, fields, payload)
@@ -207,6 +248,8 @@ class _Exchange:
         self.sending = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_body, nursery.cancel_scope)
+            if self.head.expects_continue:
+                nursery.start_soon(self._ask_for_body)
             try:
                 await self.answer()
             except Exception as exc:  # noqa: BLE001 - raised again outside, so that no group wraps it
@@ -243,10 +286,10 @@ class _Exchange:
         try:
             informational = 0
             head = await self._next_head()
-            while head.status < FINAL:
+            while head.status < FINAL and not self._switches(head):
                 informational += 1
                 _check_informational(head, informational)
-                await self.client.send_informational(head.status, head.reason, end_to_end(head))
+                await self._pass_on(head)
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
             self.first_byte_at = perf_counter()
             return head, self.upstream.take_body()
@@ -254,6 +297,31 @@ class _Exchange:
             raise self._failed("the connection broke before it answered") from exc
         except (BadResponse, MalformedBody) as exc:
             raise self._failed(f"its answer is malformed: {exc.reason}", malformed=True) from exc
+
+    async def _pass_on(self, head: ResponseHead) -> None:
+        if head.status == HTTPStatus.CONTINUE:
+            if self.continued:
+                return
+            self.continued = True
+        await self.client.send_informational(head.status, head.reason, end_to_end(head))
+
+    async def _ask_for_body(self) -> None:
+        """Ask for the body if the upstream does not (RFC 9110 §10.1.1), as one of HTTP/1.0.
+
+        A client that waits for ever would otherwise do so.
+        """
+        await trio.sleep(CONTINUE_AFTER_S)
+        if not (self.continued or self.client.answering or self.body.received):
+            self.continued = True
+            with suppress(ClientGone):  # who reads the body finds out as well
+                await self.client.send_informational(HTTPStatus.CONTINUE, b"Continue", ())
+
+    def _switches(self, head: ResponseHead) -> bool:
+        """Whether the upstream changes to a protocol that the client asked for, and could."""
+        if head.status != HTTPStatus.SWITCHING_PROTOCOLS or self.switched is None:
+            return False
+        chosen = protocols(get(head.headers, b"upgrade") or b"")
+        return bool(chosen) and chosen <= protocols(self.head.upgrade)
 
     async def _next_head(self) -> ResponseHead:
         while True:
@@ -271,6 +339,8 @@ class _Exchange:
         decoder = self.upstream.body
         if response.framing is NO_BODY and response.content_length is not None:
             fields = [*fields, *self._length_without_body(response, response.content_length)]
+        if response.status == HTTPStatus.UPGRADE_REQUIRED:
+            fields = [*fields, *_upgrade_of(response)]
         await self.client.start_response(
             response.status,
             response.reason,
@@ -356,6 +426,12 @@ class _Exchange:
             malformed=malformed,
             timed_out=timed_out,
         )
+
+
+def _upgrade_of(response: ResponseHead) -> tuple[Field, ...]:
+    """Return the fields that say what an upstream changes to, or wants changed to (426)."""
+    value = get(response.headers, b"upgrade")
+    return () if value is None else ((b"Upgrade", value), _UPGRADE)
 
 
 def _check_informational(head: ResponseHead, count: int) -> None:

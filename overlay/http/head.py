@@ -24,6 +24,7 @@ from http import HTTPStatus
 from typing import NamedTuple, NoReturn
 
 from overlay.http.errors import BadRequest, BadResponse
+from overlay.http.remembering import by_bytes, is_remembered
 
 Field = tuple[bytes, bytes]
 """A field's name and value, the name in the sender's case."""
@@ -114,6 +115,7 @@ class RequestHead(NamedTuple):
         takes_trailers: it said `TE: trailers`.
         options: lower-case field names listed in Connection.
         upgrade: the protocols that the client asks to switch to and that may be; b"" for none.
+        remembered: another request with the same head gets this very object.
     """
 
     method: bytes
@@ -126,6 +128,7 @@ class RequestHead(NamedTuple):
     takes_trailers: bool
     options: frozenset[bytes]
     upgrade: bytes = b""
+    remembered: bool = False
 
 
 class ResponseHead(NamedTuple):
@@ -140,6 +143,7 @@ class ResponseHead(NamedTuple):
         content_length: what the field says, also where no body follows (HEAD, 304); else None.
         keep_alive: another request may be sent on this connection.
         options: lower-case field names listed in Connection.
+        remembered: another answer with the same head gets this very object.
     """
 
     status: int
@@ -150,6 +154,7 @@ class ResponseHead(NamedTuple):
     content_length: int | None
     keep_alive: bool
     options: frozenset[bytes]
+    remembered: bool = False
 
 
 class _Malformed(Exception):
@@ -172,6 +177,7 @@ class _Control(NamedTuple):
     upgrade: bytes
 
 
+@by_bytes
 def parse_request_head(data: bytes) -> RequestHead:
     """Return the request head in `data`, which ends with the empty line.
 
@@ -204,14 +210,16 @@ def parse_request_head(data: bytes) -> RequestHead:
         minor,
         headers,
         framing,
-        _keeps_alive(control.options, minor) and (minor == 1 or target.startswith(b"/")),
+        _keeps_alive(control.options, minor) and _may_be_kept(method, target, minor),
         minor == 1 and _expects_continue(control.expect),
         bool(control.te) and _takes_trailers(control.te),
         control.options,
         control.upgrade if minor and framing.empty and _may_switch(control) else b"",
+        is_remembered(data),
     )
 
 
+@by_bytes
 def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
     """Return the response head in `data`, which ends with the empty line.
 
@@ -245,6 +253,7 @@ def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
         control.length,
         _keeps_alive(control.options, minor),
         control.options,
+        is_remembered(data),
     )
 
 
@@ -329,15 +338,17 @@ def reason_phrase(status: int) -> bytes:
         return b""
 
 
-def why_never_a_head(data: bytes) -> str | None:
+def why_never_a_head(data: bytes, looked_at: int = 0) -> str | None:
     """Return why these first bytes can never become a request head, if that is known already.
+
+    The first `looked_at` of them were asked about before, less the last three.
 
     It answers at once where waiting for the empty line would end in a timeout: TLS sent to a plain
     port, and lines ended by a bare LF.
     """
     if data[:1] < b"!" or data[:1] > b"~":
         return "this is no HTTP/1 request (TLS, perhaps)"
-    if _BARE_LF.search(data):
+    if _BARE_LF.search(data, looked_at):
         return "a line ends in LF alone; HTTP/1 needs CR LF"
     return None
 
@@ -456,6 +467,15 @@ def _may_switch(control: _Control) -> bool:
     if not upgrade or b"upgrade" not in control.options or not _PROTOCOLS.fullmatch(upgrade):
         return False
     return not any(p.startswith(_NEVER_SWITCHED_TO) for p in protocols(upgrade))
+
+
+def _may_be_kept(method: bytes, target: bytes, minor: int) -> bool:
+    """Whether another request may follow, if the client wishes.
+
+    Not where it takes us for a proxy in HTTP/1.0 (RFC 9112 §9.3), nor behind a CONNECT, because
+    what a client hopes to send through a tunnel is no request where there is none.
+    """
+    return method != b"CONNECT" and (minor == 1 or target.startswith(b"/"))
 
 
 def _request_framing(control: _Control, minor: int) -> Framing:

@@ -24,6 +24,9 @@ from overlay.http import (
 )
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.head import Field
+from overlay.tunnel import SocketEnd, switching
+
+_IDLE_S = 20.0
 
 
 class Wire:
@@ -162,6 +165,7 @@ class Lab:
                             request_headers=end_to_end(head),
                             edit_response=edit,
                             head_timeout_s=head_timeout_s,
+                            switched=switching(client, upstream, SocketEnd, SocketEnd, _IDLE_S),
                         )
                     await self.note(done)
                 except UpstreamFailed as exc:

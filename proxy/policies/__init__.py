@@ -8,7 +8,7 @@ chance is a `Random`, so a run with the same seed picks the same.
 from collections.abc import Callable
 from random import Random
 
-from overlay.balancing import PEAK_EWMA
+from overlay.balancing import ORIGINAL_DESTINATION, PEAK_EWMA, STATIC
 from proxy.policies.backend import Backend, Policy
 from proxy.policies.chance import EvenChance, WeightedChance
 from proxy.policies.fixed import OriginalDestination
@@ -45,8 +45,8 @@ _MADE: dict[str, Callable[[Random], Policy]] = {
     "weighted_least_request": WeightedLeastRequest,
     "ring_hash": RingHash,
     "maglev": Maglev,
-    "static": lambda _: WeightedRoundRobin(),
-    "original_destination": lambda random: OriginalDestination(Nearest(random)),
+    STATIC: lambda _: WeightedRoundRobin(),
+    ORIGINAL_DESTINATION: lambda random: OriginalDestination(Nearest(random)),
 }
 
 

@@ -14,7 +14,7 @@ from allocator.errors import AllocatorError, Refused
 from allocator.instances import Instances
 from allocator.policy import Listed, Quota, Rules
 from allocator.testing import open_fake_machine
-from allocator.testing_instances import Lab, revision
+from allocator.testing_instances import IMAGE, Lab, revision
 from allocator.turns import MAX_WAIT_S
 from overlay.allocation import AllocationRefusal
 from overlay.identity import Identity
@@ -72,6 +72,39 @@ async def test_what_has_not_begun_is_dropped_when_nobody_waits_and_what_has_goes
         assert {launch.service for launch in lab.machine.starts} == instances.services()
         assert len(lab.machine.starts) == 1
         assert instances.room().instances == 9
+
+
+@pytest.mark.parametrize("somebody_stays", [False, True])
+async def test_a_start_that_nobody_waits_for_any_more_ends_with_its_pull(
+    lab: Lab, autojump_clock: MockClock, somebody_stays: bool
+) -> None:
+    lab.machine.absent, lab.machine.pullable = {IMAGE.config_digest}, {IMAGE.config_digest}
+    lab.machine.pull_s = 5.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        if somebody_stays:
+            nursery.start_soon(instances.allocate, revision())
+        with trio.move_on_after(1):
+            await instances.allocate(revision())
+        await trio.sleep(10)
+        assert len(lab.machine.starts) == somebody_stays
+        assert not lab.machine.absent
+        assert instances.room().instances == 10 - somebody_stays
+
+
+async def test_a_revision_is_told_of_only_when_it_has_passed_every_check(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    told: list[SignedRevision] = []
+    lab.known = revision()
+    forged = revision(number=2, owner=Identity.generate())
+    async with lab.open() as instances:
+        instances.admitted = told.append
+        error = await refused_with(instances, forged)
+        assert error.code is AllocationRefusal.BAD_REVISION
+        await refused_with(instances, revision(number=2, cpu_millicores=10_000))
+        assert told == []
+        await instances.allocate(revision())
+        assert told == [lab.known]
 
 
 async def test_a_start_that_did_not_get_its_turn_is_no_crash(

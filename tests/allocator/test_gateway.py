@@ -17,6 +17,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
 from overlay.host import Host, open_host
 from overlay.http.carried import HTTP_PROTOCOL, open_carried
+from overlay.http.upstream import Pool
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
@@ -260,6 +261,33 @@ async def test_an_unknown_instance_is_refused_so_that_the_request_may_go_elsewhe
         assert (await caller.answer())[0] == 200
 
 
+async def test_the_connections_to_an_instance_end_before_it_does(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.machine.keep_alive = True
+    alone: list[bool] = []
+    gone = trio.Event()
+    remove = FakeRuntime.remove
+
+    async def remove_and_note(self: FakeRuntime, instance: InstanceId, *, grace_s: float) -> None:
+        with trio.move_on_after(3) as waited:
+            await lab.machine.instances[instance].alone.wait()
+        alone.append(not waited.cancelled_caught)
+        await remove(self, instance, grace_s=grace_s)
+        gone.set()
+
+    monkeypatch.setattr(FakeRuntime, "remove", remove_and_note)
+    instance = await lab.start()
+    async with lab.call() as caller:
+        await caller.line()
+        await caller.ask(instance)
+        await caller.answer()
+        assert lab.machine.instances[instance].connections == 1
+        lab.instances.drain_outdated(HELLO.revision.name, 2)
+        await gone.wait()
+    assert alone == [True]
+
+
 async def test_a_crashed_instance_is_refused_too(lab: Lab) -> None:
     instance = await lab.start()
     async with lab.call() as caller:
@@ -343,8 +371,8 @@ async def test_a_request_whose_connection_is_cut_is_in_flight_no_more(
 
     (listener,) = await nursery.start(partial(trio.serve_tcp, never_answer, 0, host="127.0.0.1"))
     instance = await lab.start()
-    address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-    lab.gateway._pools[instance] = gateway_module._InstancePool(address)
+    port = listener.socket.getsockname()[1]
+    lab.gateway._pools[instance] = Pool(partial(trio.open_tcp_stream, "127.0.0.1", port))
     async with lab.carry() as (caller, host):
         await caller.line()
         await caller.ask(instance)

@@ -415,6 +415,28 @@ async def test_a_clean_stop_removes_what_runs_and_withdraws_it(
     assert lab.states(first)[-2:] == [DRAINING, None]
 
 
+async def test_a_start_of_an_outdated_revision_is_broken_off_and_whoever_waits_is_told(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.start_s = 100.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        begun = trio.current_time()
+
+        async def ask() -> None:
+            error = await refused_with(instances, revision(1))
+            assert error.code is AllocationRefusal.BAD_REVISION
+            assert "not the newest" in str(error)
+            assert trio.current_time() - begun == pytest.approx(1)
+
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        instances.drain_outdated(HELLO, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not lab.machine.instances
+        assert instances.room().instances == 10
+        assert lab.registry.get_sample_value("myxo_allocator_crashes_total") == 0
+
+
 async def test_a_clean_stop_waits_for_requests_only_so_long(
     lab: Lab, autojump_clock: MockClock
 ) -> None:
@@ -503,6 +525,7 @@ async def test_a_bug_that_one_instance_meets_ends_no_other(
                 raise ValueError("embedded null byte")
 
             patched.setattr(FakeRuntime, "create", fail)
-            await refused_with(instances, revision(name="other"))
+            error = await refused_with(instances, revision(name="other"))
+            assert "a fault of its own" in str(error)
         assert (await instances.allocate(revision())).record == kept.record
         await instances.allocate(revision(name="other"))

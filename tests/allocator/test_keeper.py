@@ -11,12 +11,14 @@ from trio.testing import MockClock
 
 from allocator.instances import Instances
 from allocator.keeper import Keeper
-from allocator.keeping import SETTLE_S, TAKEOVER_S, ranked
+from allocator.keeping import SETTLE_S, TAKEOVER_S
 from allocator.testing import FakeMachine, open_fake_machine
-from allocator.testing_instances import HELLO, Lab, revision
-from overlay.names import PeerId, ServiceName
+from allocator.testing_instances import HELLO, Lab, id_of, revision
+from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
+from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
+from overlay.spec import Image
 from overlay.view import InstanceView
 
 STATES = {
@@ -49,6 +51,11 @@ class Machine:
     lab: Lab
     instances: Instances
     scope: trio.CancelScope
+    keeper: Keeper = field(init=False)
+
+    def count(self, service: str) -> int:
+        rows = self.instances.status()["own_instances"]
+        return sum(row["service"] == service for row in rows)
 
     def states(self) -> list[str]:
         return sorted(i["state"] for i in self.instances.status()["own_instances"])
@@ -59,6 +66,8 @@ class Network:
     """Machines that see each other without delay."""
 
     defined: Defined = field(default_factory=Defined)
+    most_kept: int | None = None
+    most_in_all: int = 5
     machines: dict[PeerId, Machine] = field(default_factory=dict)
 
     async def join(self, peer: PeerId, nursery: trio.Nursery, **machine: Any) -> Machine:
@@ -79,7 +88,16 @@ class Network:
             scope = stack.enter_context(trio.CancelScope())
             instances = await stack.enter_async_context(lab.open())
             machine = self.machines[peer] = Machine(lab, instances, scope)
-            keeper = Keeper(peer, instances, self.defined, self.allocators, self.there)
+            keeper = Keeper(
+                peer,
+                instances,
+                self.defined,
+                self.allocators,
+                self.there,
+                lambda _: self.most_kept,
+                self.most_in_all,
+            )
+            machine.keeper = keeper
             try:
                 task_status.started(machine)
                 await keeper.run()
@@ -233,6 +251,50 @@ async def test_a_newcomer_to_many_services_starts_few_at_once(autojump_clock: Mo
         assert net.total() == ["ready"] * 6
 
 
+async def test_images_that_come_slowly_are_in_no_other_services_way(
+    autojump_clock: MockClock,
+) -> None:
+    slow = Image(reference="slow", config_digest=Digest("sha256:" + "1" * 64))
+    absent = {slow.config_digest}
+    async with network("a", absent=absent, pullable=absent, pull_s=1000.0) as (net, _):
+        for n in range(4):
+            net.defined.add(kept(1, name=f"slow-{n}", image=slow))
+        await trio.sleep(SETTLE_S + 5)
+        net.defined.add(kept(3))
+        await trio.sleep(SETTLE_S + 5)
+        assert net.total().count("ready") == 3
+        await trio.sleep(1010)
+        assert net.total() == ["ready"] * 7
+
+
+async def test_what_came_while_a_start_waited_for_its_place_is_not_started_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", start_s=5.0) as (net, _):
+        for n in range(2):
+            net.defined.add(kept(1, name=f"service-{n}"))
+        await trio.sleep(1.5)
+        net.defined.add(kept(1))
+        await trio.sleep(SETTLE_S + 1)  # it is due from now on, and there is no place for it
+        assert net.total().count("starting") == 2
+        (machine,) = net.machines.values()
+        machine.lab.machine.start_s = 0.1
+        await machine.instances.allocate(kept(1))
+        await trio.sleep(60)
+        assert net.total() == ["ready"] * 3
+        assert net.starts() == 3
+
+
+async def test_services_take_turns_at_the_places(autojump_clock: MockClock) -> None:
+    async with network("a", start_s=1.0) as (net, _):
+        net.defined.add(kept(3, name="many"))
+        net.defined.add(kept(3, name="as-many"))
+        net.defined.add(kept(1, name="one"))
+        await trio.sleep(SETTLE_S + 3.5)
+        (machine,) = net.machines.values()
+        assert [s.service for s in machine.lab.machine.starts if s.service == "one"] == ["one"]
+
+
 async def test_one_that_crashes_is_replaced_and_one_that_crashes_always_is_not_hammered(
     autojump_clock: MockClock,
 ) -> None:
@@ -268,3 +330,47 @@ async def test_only_machines_that_may_run_it_keep_it(autojump_clock: MockClock) 
         await trio.sleep(100)
         assert net.machines[PeerId("b")].states() == ["ready", "ready"]
         assert net.starts() == 2
+
+
+async def test_no_more_are_kept_for_an_owner_than_it_may_have_and_what_is_not_is_told(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.most_kept = 3
+        (machine,) = net.machines.values()
+        net.defined.add(kept(2))
+        await trio.sleep(20)
+        assert machine.keeper.status() == []
+        net.defined.add(kept(4, name="another"))
+        net.defined.add(kept(2, name="and-another"))
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 3
+        assert {s: machine.count(s) for s in (HELLO, "another")} == {HELLO: 2, "another": 1}
+        withheld = {row["service"]: row["withheld"] for row in machine.keeper.status()}
+        assert withheld == {"another": 3, "and-another": 2}
+        net.most_kept = None
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 8
+        assert machine.keeper.status() == []
+
+
+async def test_an_instance_beyond_what_may_be_kept_is_put_away_like_any_other(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.most_kept = 1
+        (machine,) = net.machines.values()
+        net.defined.add(kept(2))
+        first = await machine.instances.allocate(kept(2))
+        await machine.instances.allocate(kept(2), exclude={id_of(first)})
+        await trio.sleep(100)
+        assert net.total() == ["ready"]
+        assert net.starts() == 2
+
+
+async def test_what_a_machine_may_not_keep_another_one_keeps(autojump_clock: MockClock) -> None:
+    async with network("a", "b") as (net, _):
+        net.most_kept = 2
+        net.defined.add(kept(4))
+        await trio.sleep(100)
+        assert [len(m.states()) for m in net.machines.values()] == [2, 2]

@@ -3,8 +3,18 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.keeping import SETTLE_S, TAKEOVER_S, Duty, Holding, duty, is_short, ranked, shares
+from allocator.keeping import (
+    SETTLE_S,
+    TAKEOVER_S,
+    Allowance,
+    Duty,
+    Holding,
+    duty,
+    is_short,
+    shares,
+)
 from overlay.names import PeerId, ServiceName
+from overlay.rendezvous import ranked
 
 HELLO = ServiceName("hello")
 PEERS = [PeerId(f"peer-{n}") for n in range(8)]
@@ -45,8 +55,8 @@ def test_everybody_orders_alike_whatever_order_it_heard_of_them_in() -> None:
 
 def test_nothing_is_started_before_the_view_has_settled() -> None:
     lacking = Duty(lacks=2)
-    assert lacking.starts(lacking_s=SETTLE_S - 0.1, short_s=100) == 0
-    assert lacking.starts(lacking_s=SETTLE_S, short_s=SETTLE_S) == 2
+    assert not lacking.is_due(lacking_s=SETTLE_S - 0.1, short_s=100)
+    assert lacking.is_due(lacking_s=SETTLE_S, short_s=SETTLE_S)
 
 
 def test_who_holds_anothers_share_lets_go_when_that_is_there_and_not_while_it_starts() -> None:
@@ -96,9 +106,9 @@ class Network:
             self.have[peer] = min(self.have[peer], todo.keep)  # all others are put away at once
             lacking = self._since(self.lacking_since, peer, bool(todo.lacks), now)
             short = self._since(self.short_since, peer, is_short(self.minimum, holdings), now)
-            if (count := todo.starts(lacking, short)) and peer not in self.refusing:
-                self.starting[peer] += count
-                self.starts += count
+            if todo.is_due(lacking, short) and peer not in self.refusing:
+                self.starting[peer] += 1
+                self.starts += 1
 
     @staticmethod
     def _since(table: dict[PeerId, float], peer: PeerId, holds: bool, now: float) -> float:
@@ -155,3 +165,13 @@ def test_when_an_allocator_comes_what_moves_is_never_missing(
         assert sum(network.have.values()) >= minimum
     assert network.have == shares(ranked(HELLO, network.have), minimum)
     assert network.starts - starts <= network.have[newcomer] + minimum % len(network.have)
+
+
+def test_an_owner_may_have_so_many_kept_and_all_together_so_many() -> None:
+    most = {PeerId("mad"): 16, PeerId("alice"): 16, PeerId("root"): None}
+    allowance = Allowance(most.__getitem__, 20)
+    assert allowance.take(PeerId("mad"), 10) == 10
+    assert allowance.take(PeerId("mad"), 10) == 6
+    assert allowance.take(PeerId("alice"), 10) == 4
+    assert allowance.take(PeerId("alice"), 1) == 0
+    assert allowance.take(PeerId("root"), 1000) == 1000

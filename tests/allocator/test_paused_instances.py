@@ -12,7 +12,7 @@ from allocator.admission import Limits
 from allocator.errors import InstanceGone, Refused, RuntimeDown
 from allocator.instances import Instances
 from allocator.standby import Bounds
-from allocator.testing import open_fake_machine
+from allocator.testing import FakeRuntime, open_fake_machine
 from allocator.testing_instances import (
     HELLO,
     READY_S,
@@ -165,6 +165,80 @@ async def test_one_that_is_asked_for_while_it_is_being_frozen_is_resumed_at_once
         assert not lab.machine.instances[first].paused
         assert lab.ledger.resting_mib() == 0
         assert instances.room().instances == 9
+
+
+async def test_a_waking_leaves_the_start_of_another_instance_to_be_joined(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.start_s = 5.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        first = await paused(instances, resting())
+        got: list[InstanceId] = []
+
+        async def ask_for_another() -> None:
+            got.append(id_of(await instances.allocate(resting(), {first})))
+
+        nursery.start_soon(ask_for_another)
+        await trio.sleep(1)
+        await instances.awake(first)
+        await ask_for_another()
+        assert len(lab.machine.starts) == 2  # the first one's, and one for both who asked
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(set(got)) == 1
+        assert first not in got
+
+
+async def test_a_waking_that_its_caller_cannot_use_is_not_joined(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.resume_s = 5.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        first = await paused(instances, resting())
+        nursery.start_soon(instances.awake, first)
+        await trio.sleep(1)
+        assert id_of(await instances.allocate(resting(), {first})) != first
+
+
+async def test_whoever_waits_for_one_that_becomes_outdated_is_told_that(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.pause_s = 1.0
+    async with lab.open() as instances, trio.open_nursery() as nursery:
+        await instances.allocate(resting())
+        await trio.sleep(10.5)
+        assert [*states(instances).values()] == ["pausing"]
+
+        async def ask() -> None:
+            with pytest.raises(Refused, match="not the newest"):
+                await instances.allocate(resting())
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        instances.drain_outdated(HELLO, 2)
+
+
+async def test_one_that_is_woken_while_it_is_being_adopted_keeps_what_it_was_promised(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    class SlowToMeasure(FakeRuntime):
+        async def memory_mib(self, instance: InstanceId) -> int:
+            await trio.sleep(1)
+            return await super().memory_mib(instance)
+
+    given = resting(cpu_millicores=500)
+    async with lab.open() as instances:
+        first = await paused(instances, given)
+        left = lab.machine.instances[first]
+    left.ended, left.scope = trio.Event(), trio.CancelScope()
+    lab.machine.instances[first] = left
+    lab.runtime = SlowToMeasure
+    async with lab.open() as instances:
+        await trio.sleep(0.5)
+        assert states(instances) == {first: "paused"}
+        assert instances.room().cpu_millicores == 4000
+        assert id_of(await instances.allocate(given)) == first
+        assert instances.room().cpu_millicores == 3500
+        assert lab.ledger.resting_mib() == 0
 
 
 async def test_whoever_comes_to_a_paused_instance_by_the_gateway_wakes_it(

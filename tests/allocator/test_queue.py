@@ -28,7 +28,8 @@ def test_no_more_go_than_there_are_slots() -> None:
     assert queue.next() is None
     queue.leave(first)
     assert queue.next() is not None
-    assert (queue.under_way, queue.waiting) == (2, 2)
+    assert queue.next() is None
+    assert queue.waiting == 2
 
 
 def test_owners_take_turns_however_many_starts_one_of_them_has() -> None:
@@ -64,16 +65,66 @@ def test_an_owner_with_a_start_under_way_comes_after_one_with_none() -> None:
 
 def test_the_longest_queue_gives_way_when_all_are_full() -> None:
     queue = StartQueue(1, most=4)
-    flood = [Ticket(MAD) for _ in range(4)]
-    for ticket in flood:
+    flooding = [Ticket(MAD) for _ in range(4)]
+    for ticket in flooding:
         assert queue.join(ticket) is None
     more = Ticket(MAD)
     assert queue.join(more) is more
-    assert queue.join(Ticket(ALICE)) is flood[3]
-    assert queue.join(Ticket(ALICE)) is flood[2]
+    assert queue.join(Ticket(ALICE)) is flooding[3]
+    assert queue.join(Ticket(ALICE)) is flooding[2]
     third = Ticket(ALICE)
     assert queue.join(third) is third
     assert queue.waiting == 4
+
+
+def flood(queue: StartQueue, count: int) -> list[Ticket]:
+    """Have one peer ask for services of as many owners."""
+    tickets = [Ticket(PeerId(f"owner-{n}"), MAD) for n in range(count)]
+    for ticket in tickets:
+        queue.join(ticket)
+    return tickets
+
+
+def test_a_caller_with_many_owners_keys_waits_its_turn_as_one() -> None:
+    queue = StartQueue(1)
+    flood(queue, 100)
+    for _ in range(3):
+        queue.join(Ticket(ALICE, BOB))
+    order: list[PeerId | None] = []
+    while (ticket := queue.next()) is not None and len(order) < 6:
+        order.append(ticket.caller)
+        queue.leave(ticket)
+    assert order == [MAD, BOB, MAD, BOB, MAD, BOB]
+
+
+def test_a_caller_with_starts_under_way_comes_after_one_with_none() -> None:
+    queue = StartQueue(4)
+    flood(queue, 100)
+    for _ in range(3):
+        assert queue.next() is not None
+    queue.join(Ticket(ALICE, BOB))
+    following = queue.next()
+    assert following is not None
+    assert following.caller == BOB
+
+
+def test_a_caller_with_many_owners_keys_cannot_fill_the_queue() -> None:
+    queue = StartQueue(1, most=4)
+    flooding = flood(queue, 4)
+    more = Ticket(PeerId("one-more"), MAD)
+    assert queue.join(more) is more
+    assert queue.join(Ticket(ALICE, BOB)) is flooding[3]
+    assert queue.join(Ticket(BOB, BOB)) is flooding[2]
+    assert queue.join(third := Ticket(ALICE, BOB)) is third
+
+
+def test_where_one_peer_asks_for_everybody_the_owner_with_the_most_gives_way() -> None:
+    queue = StartQueue(1, most=4)
+    mine = [Ticket(ALICE, BOB) for _ in range(4)]
+    for ticket in mine:
+        queue.join(ticket)
+    assert queue.join(Ticket(MAD, BOB)) is mine[3]
+    assert [queue.next(), queue.waiting] == [mine[0], 3]
 
 
 def test_a_start_that_nobody_wants_any_more_leaves_no_trace() -> None:
@@ -83,7 +134,7 @@ def test_a_start_that_nobody_wants_any_more_leaves_no_trace() -> None:
     queue.leave(ticket)
     queue.leave(ticket)
     assert queue.next() is None
-    assert (queue.waiting, queue._owners) == (0, {})
+    assert queue.waiting == 0
 
 
 OWNERS = st.sampled_from([ALICE, BOB, MAD])
@@ -115,7 +166,7 @@ def test_bounds_hold_and_every_start_goes_displaced_or_leaves_exactly_once(
         elif what == "leave" and waiting:
             queue.leave(waiting.pop(len(waiting) // 2))
         assert queue.waiting == len(waiting) <= most
-        assert queue.under_way == len(under_way) <= slots
+        assert len(under_way) <= slots
 
 
 @given(st.lists(OWNERS, min_size=1, max_size=60))
@@ -132,3 +183,20 @@ def test_nobody_waits_for_more_than_one_start_of_each_other_owner_per_own_start(
         for other in (ALICE, BOB, MAD):
             if left[other] > served[other]:
                 assert served[owner] - served[other] <= 1
+
+
+@given(st.lists(st.tuples(OWNERS, OWNERS), min_size=1, max_size=60))
+def test_a_newcomer_waits_for_one_turn_of_each_owner_or_caller_before_it_at_most(
+    joins: list[tuple[PeerId, PeerId]],
+) -> None:
+    queue = StartQueue(1)
+    for owner, caller in joins:
+        queue.join(Ticket(owner, caller))
+    mine = Ticket(PeerId("new-owner"), PeerId("new-caller"))
+    queue.join(mine)
+    before = 0
+    while (ticket := queue.next()) is not mine:
+        assert ticket is not None
+        queue.leave(ticket)
+        before += 1
+    assert before <= min(len({o for o, _ in joins}), len({c for _, c in joins}))

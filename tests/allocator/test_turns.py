@@ -83,6 +83,14 @@ async def test_a_start_that_nobody_waits_for_does_not_get_its_turn(
     ]
 
 
+async def test_a_start_that_lost_who_waited_while_it_was_elsewhere_gets_no_turn() -> None:
+    turns = Turns(1)
+    with pytest.raises(Refused, match="nobody waits"):
+        async with turns.turn(InstanceId("a"), MAD, None, lambda: False):
+            pass
+    assert turns.waiting == 0
+
+
 async def test_a_cancelled_wait_gives_its_place_back(autojump_clock: MockClock) -> None:
     turns, ended = Turns(1), list[tuple[str, float]]()
     async with trio.open_nursery() as nursery:

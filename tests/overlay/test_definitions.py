@@ -60,6 +60,25 @@ def test_a_deleted_service_is_gone_and_an_older_revision_does_not_bring_it_back(
     assert replica.names() == [HELLO]
 
 
+def test_a_deletion_is_remembered_until_the_service_is_there_again() -> None:
+    replica = Replica()
+    replica.take(_revision(number=1))
+    assert not replica.deleted(HELLO)
+    replica.take(_revision(number=2, command=None))
+    assert replica.deleted(HELLO)
+    replica.take(_revision(number=3))
+    assert not replica.deleted(HELLO)
+    assert not replica.deleted(ServiceName("never-heard-of"))
+
+
+def test_no_more_deletions_are_remembered_than_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "MAX_DEFINITIONS", 2)
+    replica = Replica()
+    for name in ("a", "b", "c"):
+        replica.take(_revision(name, number=2, command=None))
+    assert [replica.deleted(ServiceName(n)) for n in ("a", "b", "c")] == [False, True, True]
+
+
 def test_a_snapshot_replaces_everything_at_its_last_page_and_not_before() -> None:
     replica = Replica()
     replica.take_page(_page(_revision("old"), at=5))

@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,9 @@ from typing import cast
 import pytest
 import trio
 import trio.testing
+from prometheus_client import CollectorRegistry
 
+from overlay.balancing import Balancing
 from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
@@ -28,24 +31,34 @@ from overlay.records import (
     sign_record,
 )
 from overlay.revision import Revision, SignedRevision
-from overlay.spec import ServiceSpec
+from overlay.spec import RateLimit, ServiceSpec
 from overlay.testing import empty_view, meet
 from overlay.tls import PeerTls, open_tls
 from overlay.view import View
+from proxy.attempts import MAX_ATTEMPTS
 from proxy.caller import Caller, Origin
 from proxy.chains import MAX_VISITS
 from proxy.choosing import Chooser
+from proxy.clients import refuse
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions, Plan
+from proxy.ejecting import Ejector
 from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
-from proxy.forwarding import MAX_ATTEMPTS, Forwarder
+from proxy.forwarding import Forwarder
+from proxy.guards import Guards
+from proxy.limiting import Limiter
 from proxy.limits import RttLimits
+from proxy.metrics import ProxyMetrics
 from proxy.placement import Site
 from proxy.roads import Roads
+from proxy.routing_desk import RoutingCommand, RoutingDesk
+from proxy.routing_table import RoutingTable
 from proxy.selection import Candidate
+from proxy.shares import Shares
 from proxy.starting import Flight, Started, Starter
-from proxy.testing import PlayedAllocator, played_allocator
+from proxy.testing import PlayedAllocator, PlayedCounter, played_allocator
 from proxy.timing import Timing
+from proxy.traffic import Traffic, Traffics
 from proxy.upstreams import Upstreams
 
 HELLO = ServiceName("hello")
@@ -141,9 +154,12 @@ class Ground:
     starter: ScriptedStarter
     upstreams: Upstreams
     chooser: Chooser
+    guards: Guards
+    counter: PlayedCounter
     crowd: Crowd
     client: Wire
-    counter: int = 0
+    desk: RoutingDesk
+    version: int = 0
     origin: Origin = LOCAL
     address: tuple[str, int] = ("", 0)
     requests: dict[str, list[bytes]] = field(default_factory=dict)
@@ -190,10 +206,10 @@ class Ground:
         revision: int = 1,
         withdrawn: bool = False,
     ) -> None:
-        self.counter += 1
+        self.version += 1
         self.allocator.addresses[InstanceId(name)] = address
         record = InstanceRecord(
-            version=Version(epoch=NOW, counter=self.counter),
+            version=Version(epoch=NOW, counter=self.version),
             id=InstanceId(name),
             service=HELLO,
             revision=revision,
@@ -246,6 +262,15 @@ class Ground:
         head = f"POST /hello/x HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
         return await self.ask(head, body)
 
+    async def run_target(self, name: str) -> str:
+        """Serve something outside of the network that says its name; return its `host:port`."""
+        return f"127.0.0.1:{await self.listen(self.saying(name))}"
+
+    def rtable(self, do: str, service: str = HELLO, *hosts: str, weights: object = None) -> None:
+        command = {"do": do, "service": service, "hosts": hosts, "weights": weights}
+        said = self.desk.answer(RoutingCommand.model_validate(command))
+        assert "error" not in said, said
+
 
 def answer(body: bytes, *fields: str) -> bytes:
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *fields, "", ""]
@@ -262,7 +287,7 @@ async def serve_client(
             try:
                 await forwarder.forward(client, head, lambda *_: None, origin())
             except RequestRefused as exc:
-                await client.respond(exc.status, [], str(exc).encode())
+                await refuse(client, head, exc)
     except BadRequest as exc:
         await client.refuse(exc)
     except (ClientGone, ResponseCut):
@@ -301,18 +326,30 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
             await roads.follow()
             await welcomed.wait()
-            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1))
+            routes = RoutingTable()
+            definitions, upstreams = KnownDefinitions(), Upstreams(view, Random(1), routes)
             crowd, decisions = Crowd(), Decisions()
             starter = ScriptedStarter(nursery, crowd.news)
             definitions.define(ServiceSpec(process="serve"))
             chooser = Chooser(view, upstreams, starter, crowd, decisions)
+            counter = PlayedCounter(RateLimit(per_s=1, burst=1))
+            shares = Shares(counter.ask, lambda: 1)
+            guards = Guards(
+                Traffics(),
+                Ejector(view, upstreams, trio.current_time),
+                Limiter(shares, trio.current_time),
+                ProxyMetrics(CollectorRegistry()),
+            )
+            desk = RoutingDesk(routes, None, 4200, crowd.news, PROXY)
             forwarder = Forwarder(
                 view,
                 cast("Definitions", definitions),
                 roads,
                 chooser,
                 decisions,
+                guards,
                 machine_names=frozenset(),
+                stand_in=desk.stand_in,
             )
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
@@ -332,8 +369,11 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
                 starter,
                 upstreams,
                 chooser,
+                guards,
+                counter,
                 crowd,
                 Wire(stream),
+                desk,
                 address=address,
             )
             yield made
@@ -762,7 +802,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
-        await ground.chooser.choose(decision)
+        await ground.chooser.choose(decision, Traffic(HELLO))
 
 
 async def test_an_unknown_service_is_404_with_what_was_meant(ground: Ground) -> None:
@@ -982,3 +1022,372 @@ async def test_a_hundred_requests_leave_nothing_in_flight(ground: Ground) -> Non
     assert road.lease is not None
     assert road.lease.in_flight == 0
     assert (road.pool.in_use, road.pool.idle) == (0, 1)
+
+
+# health, retries, hedges, circuits, rates, deadlines
+
+
+def failing(ground: Ground, name: str, status: str = "500 No") -> Instance:
+    async def serve(wire: Wire) -> None:
+        while True:
+            ground.requests.setdefault(name, []).append(await wire.head())
+            await wire.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    return serve
+
+
+def silent(ground: Ground, name: str, ends: list[str]) -> Instance:
+    """An instance that takes requests, answers none, and notes when it is left."""
+
+    async def serve(wire: Wire) -> None:
+        ground.requests.setdefault(name, []).append(await wire.head())
+        try:
+            await wire.exactly(1)
+        except (EOFError, trio.BrokenResourceError):
+            ends.append(name)
+
+    return serve
+
+
+async def nothing_in_flight(ground: Ground) -> None:
+    """Return when every attempt is put away, which may be after the client's answer."""
+    while sum(c.in_flight for c in ground.known()):
+        await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+def define(ground: Ground, **fields: object) -> None:
+    ground.definitions.define(ServiceSpec.model_validate({"process": "serve", **fields}))
+
+
+async def test_an_instance_that_answers_errors_is_ejected_and_a_well_one_is_not(
+    ground: Ground,
+) -> None:
+    define(ground, eject_after=3)
+    await ground.run_instance("bad", failing(ground, "bad"))
+    await ground.run_instance("good")
+    statuses = [(await ground.get())[0] for _ in range(100)]
+    assert len(ground.requests["bad"]) == 3
+    assert statuses.count(500) == 3
+    assert statuses[-50:] == [200] * 50
+
+
+async def test_the_last_instance_is_never_ejected(ground: Ground) -> None:
+    define(ground, eject_after=1)
+    await ground.run_instance("bad", failing(ground, "bad", "503 Busy"))
+    assert [(await ground.get())[0] for _ in range(20)] == [503] * 20
+    assert ground.starter.calls == []
+
+
+async def test_answers_that_are_the_clients_fault_eject_nobody(ground: Ground) -> None:
+    define(ground, eject_after=1)
+    await ground.run_instance("a", failing(ground, "a", "404 No"))
+    await ground.run_instance("b", failing(ground, "b", "404 No"))
+    assert [(await ground.get())[0] for _ in range(20)] == [404] * 20
+    assert not any(c.failed for c in ground.known())
+
+
+async def test_what_is_lost_is_not_repeated_when_the_retry_budget_is_spent(ground: Ground) -> None:
+    define(ground, retry_percent=0)
+    traffic, spec = ground.guards.traffics.of(HELLO), ServiceSpec(process="serve", retry_percent=0)
+    while traffic.retry(spec):
+        pass
+    await ground.run_instance("i1", closing)
+    await ground.run_instance("i2")
+    ground.upstreams.failed(ground.view.instances(HELLO)[1], trio.current_time())
+    status, fields, body = await ground.get()
+    assert (status, fields["retry-after"]) == (503, "1")
+    assert b"retry_percent" in body
+
+
+async def test_a_slow_answer_is_overtaken_by_a_second_instances(ground: Ground) -> None:
+    define(ground, hedge_ms=10)
+    ends: list[str] = []
+    await ground.run_instance("slow", silent(ground, "slow", ends))
+    await ground.run_instance("i2")
+    ground.upstreams.begin(ground.view.instances(HELLO)[0])  # the quick one is the busier one
+    for _ in range(2):
+        status, fields, body = await ground.ask(
+            "GET /hello HTTP/1.1\nHost: localhost\nX-Myxo-Explain: 1"
+        )
+        assert (status, body, fields["x-myxo-instance"]) == (200, b"i2", "i2")
+    while [c.in_flight for c in ground.known()] != [1, 0]:  # the loser is still put away
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    assert len(ground.requests["i2"]) == 2
+
+
+async def test_a_hedge_that_was_overtaken_is_ended_and_counted_against_the_budget(
+    ground: Ground,
+) -> None:
+    define(ground, hedge_ms=10)
+    ends: list[str] = []
+    for name in ("a", "b"):
+        await ground.run_instance(name, silent(ground, name, ends))
+
+    await ground.client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    while len(ground.requests) < 2:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    assert ground.guards.traffics.of(HELLO)._retries == 1
+    await ground.client.aclose()
+    while len(ends) < 2:  # the client has left, so nobody needs an answer
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    assert sorted(ends) == ["a", "b"]
+    await nothing_in_flight(ground)
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "POST /hello HTTP/1.1\nHost: localhost\nContent-Length: 0",
+        "PUT /hello HTTP/1.1\nHost: localhost\nContent-Length: 1\n\nx",
+    ],
+)
+async def test_what_may_have_effects_or_has_a_body_is_not_hedged(
+    ground: Ground, request_head: str
+) -> None:
+    define(ground, hedge_ms=0.001)
+
+    async def slow(wire: Wire) -> None:
+        while True:
+            ground.requests.setdefault("slow", []).append(await wire.head())
+            await trio.sleep(0.05)
+            await wire.send(answer(b"slow"))
+
+    await ground.run_instance("slow", slow)
+    await ground.run_instance("i2", slow)
+    head, _, body = request_head.partition("\n\n")
+    assert (await ground.ask(head, body.encode()))[0] == 200
+    assert len(ground.requests["slow"]) == 1
+
+
+async def test_a_first_instance_that_is_lost_before_the_hedge_is_replaced_as_ever(
+    ground: Ground,
+) -> None:
+    define(ground, hedge_ms=60_000)
+    await ground.run_instance("i1", closing)
+    await ground.run_instance("i2")
+    assert [(await ground.get())[2] for _ in range(3)] == [b"i2"] * 3
+
+
+async def test_over_max_in_flight_the_answer_is_503_with_the_reason(ground: Ground) -> None:
+    define(ground, max_in_flight=1)
+    go = trio.Event()
+
+    async def held(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await go.wait()
+            await wire.send(answer(b"ok"))
+
+    await ground.run_instance("i1", held)
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append(await ground.alone("GET /hello HTTP/1.1\nHost: localhost"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        while not ground.guards.traffics.of(HELLO).in_flight:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        status, fields, body = await ground.get()
+        go.set()
+    assert (status, fields["retry-after"], statuses) == (503, "1", [200])
+    assert b"max_in_flight" in body
+    assert (await ground.get())[0] == 200
+
+
+async def test_more_than_max_pending_do_not_wait_for_a_start(ground: Ground) -> None:
+    define(ground, max_pending=2)
+    port = await ground.listen(ground.saying("i1"))
+    ground.starter.held = trio.Event()
+
+    def started() -> Started:
+        ground.publish("i1", f"127.0.0.1:{port}")
+        return Started(HERE.peer_id, InstanceId("i1"), {})
+
+    ground.starter.script.append(started)
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append(await ground.alone("GET /hello HTTP/1.1\nHost: localhost"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(ask)
+        while ground.guards.traffics.of(HELLO).pending < 2:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        status, fields, body = await ground.get()
+        ground.starter.held.set()
+    assert (status, fields["retry-after"], statuses) == (503, "1", [200, 200])
+    assert b"2 requests wait" in body
+    assert b"max_pending" in body
+
+
+@pytest.mark.parametrize("limit", ["rate_limit", "client_rate_limit", "global_rate_limit"])
+async def test_over_a_rate_limit_the_answer_is_429_with_when_to_come_again(
+    ground: Ground, limit: str
+) -> None:
+    define(ground, **{limit: {"per_s": 0.01, "burst": 2}})
+    ground.counter.limit = RateLimit(per_s=0.01, burst=2)
+    await ground.run_instance("i1")
+    answers = [await ground.get() for _ in range(3)]
+    assert [status for status, _, _ in answers] == [200, 200, 429]
+    _, fields, body = answers[2]
+    assert 90 <= int(fields["retry-after"]) <= 100
+    assert limit.encode() in body
+    assert len(ground.requests["i1"]) == 2
+
+
+async def test_each_client_has_a_rate_of_its_own(ground: Ground) -> None:
+    define(ground, client_rate_limit={"per_s": 0.01, "burst": 1})
+    await ground.run_instance("i1")
+    statuses = []
+    for caller in (None, Caller(ServiceName("web"), InstanceId("w1")), None):
+        ground.origin = replace(LOCAL, caller=caller)
+        statuses.append((await ground.get())[0])
+    assert statuses == [200, 200, 429]
+
+
+@pytest.mark.parametrize("field", ["X-Request-Timeout: 0.05", "grpc-timeout: 50m", ""])
+async def test_a_request_that_is_not_answered_in_time_is_504_and_ended(
+    ground: Ground, field: str
+) -> None:
+    define(ground, **({} if field else {"timeout_s": 0.05}))
+    ends: list[str] = []
+    await ground.run_instance("slow", silent(ground, "slow", ends))
+    lines = f"GET /hello HTTP/1.1\nHost: localhost\n{field}"
+    status, _, body = await ground.ask(lines.rstrip())
+    assert status == 504
+    assert b"within 0.05 s" in body
+    while not ends:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    await nothing_in_flight(ground)
+
+
+async def test_what_is_left_of_the_deadline_is_passed_on(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    await ground.ask(
+        "GET /hello HTTP/1.1\nHost: localhost\nX-Request-Timeout: 20\nGrpc-Timeout: 30S"
+    )
+    await ground.get()
+    bounded, free = ground.requests["i1"]
+    (left,) = re.findall(rb"(?i)x-request-timeout: ([\d.]+)", bounded)
+    (grpc,) = re.findall(rb"(?i)grpc-timeout: (\d+)m", bounded)
+    assert 10 < float(left) < 20
+    assert 10_000 < int(grpc) < 20_000
+    assert b"timeout" not in free.lower()
+
+
+async def test_an_answer_that_ends_too_late_is_cut(ground: Ground) -> None:
+    async def drip(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
+        await trio.sleep_forever()
+
+    define(ground, timeout_s=0.1)
+    await ground.run_instance("i1", drip)
+    await ground.client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b"200" in await ground.client.head()
+    with pytest.raises((EOFError, trio.BrokenResourceError)):
+        await ground.client.exactly(100)
+
+
+async def test_a_start_that_takes_longer_than_the_deadline_is_504(ground: Ground) -> None:
+    define(ground, timeout_s=0.05)
+    ground.starter.held = trio.Event()
+    status, _, body = await ground.get()
+    assert status == 504
+    assert b"did not answer within" in body
+    assert ground.guards.traffics.of(HELLO).pending == 0
+    ground.starter.held.set()
+
+
+async def test_the_routing_table_beats_discovery_from_the_next_request_on(ground: Ground) -> None:
+    await ground.run_instance("i1")
+    assert (await ground.get())[2] == b"i1"
+    ground.rtable("set", HELLO, await ground.run_target("outside"))
+    status, _, body = await ground.get("/hello/x?q=1")
+    assert (status, body) == (200, b"outside")
+    (head,) = ground.requests["outside"]
+    assert head.startswith(b"GET /x?q=1 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"myxo-instance" not in head.lower()
+    ground.rtable("unset")
+    assert (await ground.get())[2] == b"i1"
+
+
+async def test_a_service_of_the_routing_table_needs_no_definition(ground: Ground) -> None:
+    ground.definitions.reachable = False
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    ground.rtable("set", "elsewhere", await ground.run_target("outside"))
+    assert (await ground.get("/elsewhere/x"))[2] == b"outside"
+    ground.rtable("clear")
+    assert (await ground.get("/elsewhere/x"))[0] == 503
+    assert ground.starter.calls == []
+
+
+async def test_targets_get_requests_in_proportion_to_their_weights(ground: Ground) -> None:
+    one, other = await ground.run_target("one"), await ground.run_target("other")
+    ground.rtable("set", HELLO, one, other, weights=[0.5, 1.5])
+    answers = [(await ground.get())[2] for _ in range(20)]
+    assert Counter(answers) == {b"one": 5, b"other": 15}
+
+
+async def test_a_target_that_is_down_costs_no_request_and_is_tried_again(ground: Ground) -> None:
+    down, up = await closed_port(), await ground.run_target("up")
+    ground.rtable("set", HELLO, down, up)
+    assert [(await ground.get())[2] for _ in range(4)] == [b"up"] * 4
+    ground.rtable("set", HELLO, down)
+    for _ in range(2):
+        status, _, body = await ground.get()
+        assert status == 502
+        assert b"routing table" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_static_service_that_is_not_in_the_table_is_not_started(ground: Ground) -> None:
+    ground.definitions.define(ServiceSpec(process="serve", policy=Balancing(name="static")))
+    status, _, body = await ground.get()
+    assert status == 503
+    assert b"myxo rtable set hello" in body
+    assert ground.starter.calls == []
+
+
+async def test_a_client_with_the_cookie_keeps_its_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    ground.definitions.define(ServiceSpec(process="serve", sticky="sid"))
+    _, fields, first = await ground.get()
+    assert fields["set-cookie"] == f"sid={first.decode()}; Path=/hello; HttpOnly; SameSite=Lax"
+    with_cookie = f"GET /hello/x HTTP/1.1\nHost: localhost\nCookie: sid={first.decode()}"
+    for _ in range(10):
+        _, fields, body = await ground.ask(with_cookie)
+        assert body == first
+        assert "set-cookie" not in fields
+    ground.publish(first.decode(), "", withdrawn=True)
+    _, fields, body = await ground.ask(with_cookie)
+    assert body != first
+    assert fields["set-cookie"].startswith(f"sid={body.decode()};")
+
+
+async def test_the_same_key_goes_to_the_same_instance(ground: Ground) -> None:
+    for name in ("i1", "i2", "i3"):
+        await ground.run_instance(name)
+    hashed = Balancing(name="maglev", hash="header:X-User")
+    ground.definitions.define(ServiceSpec(process="serve", policy=hashed))
+    found = {}
+    for user in range(8):
+        request = f"GET /hello/x HTTP/1.1\nHost: localhost\nX-User: u{user}"
+        (found[user],) = {(await ground.ask(request))[2] for _ in range(4)}
+    assert len(set(found.values())) > 1
+
+
+async def test_the_original_destination_answers_or_nobody(ground: Ground) -> None:
+    for name in ("i1", "i2"):
+        await ground.run_instance(name)
+    named = Balancing(name="original_destination")
+    ground.definitions.define(ServiceSpec(process="serve", policy=named))
+    request = "GET /hello/x HTTP/1.1\nHost: localhost\nX-Myxo-Destination: {}"
+    assert {(await ground.ask(request.format("i2")))[2] for _ in range(6)} == {b"i2"}
+    status, _, body = await ground.ask(request.format("127.0.0.1:22"))
+    assert status == 503
+    assert b"no instance '127.0.0.1:22'" in body
+    assert (await ground.get())[0] == 200

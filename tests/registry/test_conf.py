@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.balancing import Balancing
 from overlay.spec import ServiceSpec
 from registry.conf import DockerConf, parse_conf, read_conf
 from registry.errors import ConfInvalid
@@ -88,6 +89,8 @@ def test_the_optional_fields_go_into_the_spec() -> None:
             "read_only": False,
             "cap_drop": "all",
             "network": "none",
+            "policy": {"name": "maglev", "hash": "cookie:sid", "weights": {"einstein": 0.5}},
+            "sticky": True,
         }
     )
     spec = ServiceSpec(process="true", **parse_conf(text, "c.json").spec)
@@ -98,6 +101,26 @@ def test_the_optional_fields_go_into_the_spec() -> None:
     assert (spec.min_instances, spec.min_state, spec.idle_pause_s) == (2, "paused", 0.5)
     assert (spec.idempotent, spec.health) == (True, "/ok")
     assert (spec.read_only, spec.cap_drop_all, spec.network) == (False, True, "none")
+    assert spec.policy == Balancing(name="maglev", hash="cookie:sid", weights={"einstein": 0.5})
+    assert spec.sticky == "myxo-instance"
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("round_robin", "round_robin"),
+        ("RING_HASH", "ring_hash"),
+        ("weighted least request", "weighted_least_request"),
+        ("ORIGINAL_DST_LB", "original_destination"),
+        ("TC", "least_request"),
+        ("RR", "round_robin"),
+    ],
+)
+def test_a_policy_is_known_by_its_name_at_puma_and_at_the_queue_simulator(
+    written: str, name: str
+) -> None:
+    conf = parse_conf(json.dumps({"policy": written}), "c.json")
+    assert ServiceSpec(process="true", **conf.spec).policy == Balancing(name=name)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +180,13 @@ def test_an_image_to_run_as_it_is_may_be_named() -> None:
         ('{"health": "ok"}', ["health", "/health"]),
         ('{"health": "/o k"}', ["health", "/health"]),
         ('{"cap_drop": "NET_RAW"}', ["cap_drop", '"all"']),
+        ('{"policy": "fastest"}', ["policy", '"fastest"', "ring_hash"]),
+        ('{"policy": {"hash": "client"}}', ["policy", "as name"]),
+        ('{"policy": {"name": "maglev", "hash": "header:"}}', ["policy.hash", "header:NAME"]),
+        ('{"policy": {"name": "random", "hash": "path"}}', ["policy.hash", "ring_hash hash"]),
+        ('{"policy": {"name": "random", "weights": {"a": 1}}}', ["policy.weights", "maglev"]),
+        ('{"policy": {"name": "maglev", "weights": {"a": -1}}}', ["policy.weights.a", "from 0"]),
+        ('{"sticky": "a;b"}', ["sticky", "name of a cookie"]),
         ('{"idempotent": "yes"}', ["idempotent", "true or false"]),
         ('{"CpuReq": 1,\n"CpuReq": 2}', ["line 2", "CpuReq", "twice", "line 1"]),
         ('{"CpuReq": 1,\n}', ["line 2", "not JSON"]),

@@ -254,6 +254,10 @@ def test_a_client_of_http_1_0_that_takes_us_for_a_proxy_is_not_kept() -> None:
     assert not parse_request_head(kept).keep_alive
 
 
+def test_what_follows_a_connect_is_never_taken_for_a_request() -> None:
+    assert not parse_request_head(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").keep_alive
+
+
 @pytest.mark.parametrize(
     ("lines", "upgrade"),
     [
@@ -321,6 +325,11 @@ def test_trailers_cannot_change_the_message() -> None:
 )
 def test_what_can_never_become_a_head_is_known_early(data: bytes, hopeless: bool) -> None:
     assert (why_never_a_head(data) is not None) is hopeless
+
+
+def test_a_line_end_is_seen_whole_where_looking_goes_on() -> None:
+    for data, hopeless in ((b"GET / HTTP/1.1\r\n", False), (b"GET / HTTP/1.1 \n", True)):
+        assert (why_never_a_head(data, len(data) - 1) is not None) is hopeless
 
 
 def h11_takes(data: bytes) -> bool:

@@ -1,0 +1,262 @@
+"""The attempts to have one request answered, within its deadline and its service's retry budget.
+
+    choose ──► send ──────────────────────────► answered
+      ▲          │ lost before the first byte of the answer, may be sent twice,
+      │          ▼ and the budget is not spent
+      └──── leave the instance alone
+
+With `hedge_ms` a request that waits that long is sent to a second instance beside (`hedging.py`).
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+import structlog
+import trio
+
+from overlay.errors import PeerUnreachable
+from overlay.http.errors import ResponseCut, UpstreamFailed
+from overlay.http.exchange import Exchanged
+from overlay.http.head import RequestHead
+from overlay.http.seam import Client
+from overlay.view import InstanceView
+from proxy.choosing import Chooser
+from proxy.decisions import Decision, Decisions, Failure, Hedge
+from proxy.errors import (
+    DeadlineOver,
+    RequestRefused,
+    RetriesSpent,
+    UpstreamLost,
+    UpstreamTooSlow,
+)
+from proxy.guards import Guards
+from proxy.hedging import Race
+from proxy.traffic import Traffic
+
+MAX_ATTEMPTS = 4
+"""Sends of one request, the first included; each goes to another instance or connection."""
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2."""
+
+log = structlog.get_logger()
+
+
+class GoneFromGateway(Exception):
+    """The gateway says that the instance is not there any more; nothing was processed."""
+
+    def __str__(self) -> str:
+        return "its machine says that it is gone"
+
+
+LOST = (GoneFromGateway, PeerUnreachable, UpstreamFailed)
+"""What an attempt may end with while the client is still unanswered."""
+
+
+class Send(Protocol):
+    """Forwards the request to an instance."""
+
+    async def __call__(
+        self,
+        instance: InstanceView,
+        deadline: float,
+        *,
+        fresh: bool,
+        claim: Callable[[], None] | None,
+    ) -> Exchanged:
+        """Forward it.
+
+        Args:
+            instance: whom to ask.
+            deadline: when the answer must be complete, on trio's clock.
+            fresh: do not use a connection that was used before.
+            claim: if another attempt runs beside: called when the answer begins; it raises if the
+                other was quicker.
+        """
+        ...
+
+
+class Parts(Protocol):
+    """What attempts need of the proxy."""
+
+    chooser: Chooser
+    decisions: Decisions
+    guards: Guards
+
+    async def choose(self, decision: Decision) -> InstanceView:
+        """Return an instance to try."""
+        ...
+
+
+class Attempts:
+    """The attempts for one request.
+
+    Args:
+        parts: of the proxy.
+        client: whose request it is.
+        head: the request.
+        decision: of the request.
+        traffic: of its service.
+        send: makes one attempt.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        client: Client,
+        head: RequestHead,
+        decision: Decision,
+        traffic: Traffic,
+        send: Send,
+    ) -> None:
+        self._parts = parts
+        self._client = client
+        self._head = head
+        self._decision = decision
+        self._traffic = traffic
+        self._send = send
+        self._service = decision.service
+        self._fresh = False
+        self._deadline = inf
+
+    async def run(self) -> Exchanged:
+        """Have the request answered.
+
+        Raises:
+            RequestRefused: the client is still unanswered.
+            BadRequest, ClientGone, ResponseCut: as `exchange` says.
+        """
+        try:
+            if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
+                return await self._in_turn()
+            return await self._in_time()
+        except RequestRefused as exc:
+            self._decision.status, self._decision.refusal = exc.status, exc.in_full()
+            raise
+
+    async def _in_time(self) -> Exchanged:
+        left_s = self._decision.allowed_s - self._decision.timing.elapsed_s()
+        self._deadline = trio.current_time() + max(0.0, left_s)
+        with trio.CancelScope(deadline=self._deadline):
+            return await self._in_turn()
+        self._parts.guards.metrics.timed_out(self._service)
+        if self._client.answering:
+            raise ResponseCut(self._decision.status, "the request's deadline is over")
+        raise DeadlineOver(self._service, self._decision.allowed_s)
+
+    async def _in_turn(self) -> Exchanged:
+        failure: Exception | None = None
+        for number in range(MAX_ATTEMPTS):
+            if number:
+                self._may_repeat(failure)
+            instance = await self._parts.choose(self._decision)
+            try:
+                if self._hedges:
+                    return await self._raced(instance)
+                return await self._sent(instance)
+            except (GoneFromGateway, PeerUnreachable) as exc:
+                failure = exc
+                self._check_replayable(instance, exc)
+            except UpstreamFailed as exc:
+                failure = exc
+                self._check_repeatable(instance, exc)
+        raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
+
+    def _may_repeat(self, failure: Exception | None) -> None:
+        """Count a repetition.
+
+        Raises:
+            RetriesSpent: there are too many.
+        """
+        if isinstance(failure, UpstreamFailed) and failure.reused:
+            return  # the server closed a kept connection, which says nothing about the service
+        if not self._traffic.retry(self._decision.spec):
+            raise RetriesSpent(self._service, self._decision.spec.retry_percent, failure)
+        self._parts.guards.metrics.retried(self._service)
+
+    async def _sent(
+        self, instance: InstanceView, claim: Callable[[], None] | None = None
+    ) -> Exchanged:
+        """Make one attempt at a chosen instance, and take in how it went."""
+        service_time_s: float | None = None
+        try:
+            exchanged = await self._send(instance, self._deadline, fresh=self._fresh, claim=claim)
+        except LOST as exc:
+            self._note(instance, exc)
+            raise
+        else:
+            service_time_s = exchanged.total_s
+            self._parts.guards.ejector.answered(instance, exchanged.status, self._decision.spec)
+            return exchanged
+        finally:
+            self._parts.chooser.done(instance, service_time_s)
+
+    @property
+    def _hedges(self) -> bool:
+        if self._decision.spec.hedge_ms is None or not self._client.body.framing.empty:
+            return False
+        if self._head.upgrade:
+            return False
+        return self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
+
+    async def _raced(self, instance: InstanceView) -> Exchanged:
+        """Send the request to a second instance too if the first one does not answer soon."""
+        race = Race(self._client, LOST)
+        delay_s = (self._decision.spec.hedge_ms or 0.0) / 1000
+        return await race.run(instance, delay_s, self._sent_in_race, self._second)
+
+    async def _sent_in_race(self, instance: InstanceView, claim: Callable[[], None]) -> Exchanged:
+        def won() -> None:
+            claim()
+            self._decision.chosen = instance
+
+        return await self._sent(instance, won)
+
+    def _second(self) -> InstanceView | None:
+        """Return another instance with room, if there is one and the budget has it."""
+        parts, decision = self._parts, self._decision
+        first = decision.chosen
+        if first is None or not self._traffic.retry(decision.spec):
+            return None
+        second = parts.chooser.another(decision, first)
+        if second is not None:
+            parts.decisions.note(decision, Hedge(second))
+            parts.guards.metrics.hedged(self._service)
+        return second
+
+    def _note(self, instance: InstanceView, exc: Exception) -> None:
+        """Take in a failure: the instance is left alone, unless only a kept connection failed."""
+        if isinstance(exc, UpstreamFailed):
+            log.info("forward.failed", service=self._service, reason=exc.reason)
+            if exc.reused:
+                self._fresh = True  # the instance may be well
+                return
+        self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
+        self._parts.guards.ejector.failed(instance, self._decision.spec)
+        self._parts.chooser.lost(self._decision, instance)
+
+    def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:
+        """Say why there must not be another attempt.
+
+        Raises:
+            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
+        """
+        where = f"{self._service} (instance {instance.record.id})"
+        if exc.timed_out:
+            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
+        repeatable = self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
+        if exc.maybe_processed and not repeatable:
+            raise UpstreamLost(
+                f"{where} failed after it was sent the request: {exc.reason}; "
+                f"a {self._head.method.decode()} is not sent twice unless the service says "
+                "`idempotent`"
+            ) from exc
+        self._check_replayable(instance, exc)
+
+    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
+        if not self._client.body.replayable:
+            raise UpstreamLost(
+                f"{self._service} (instance {instance.record.id}) failed in the middle of a "
+                f"body too large to be sent again: {exc}"
+            ) from exc
