@@ -7,6 +7,7 @@ slow; then it is left, and what came of its layer is another's to go on with.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -221,7 +222,8 @@ class PeerFetch:
                 plan.gave(layer, peer)
                 target = layer_target(self.image, layer)
                 pieces = self.read(peer, target, part.size_bytes, size)
-                await part.extend(self._counted(pieces))
+                async with aclosing(self._counted(pieces)) as counted:
+                    await part.extend(counted)
             if await part.complete():
                 plan.finish(layer)
             else:

@@ -4,7 +4,8 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,14 @@ def feed_in(folder: Path) -> tuple[LayerFiles, Feed]:
     return files, Feed(IMAGE.digest, IMAGE.config, list(IMAGE.layers), SIZES, files)
 
 
-async def once(data: bytes) -> AsyncIterator[bytes]:
+async def once(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 
 async def put(files: LayerFiles, layer: Digest, data: bytes) -> bool:
     part = await files.open(layer)
-    await part.extend(once(data))
+    async with aclosing(once(data)) as pieces:
+        await part.extend(pieces)
     return await part.complete()
 
 
