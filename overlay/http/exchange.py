@@ -28,6 +28,7 @@ from overlay.http.errors import (
     ResponseCut,
     UpstreamFailed,
 )
+from overlay.http.fields import protocols
 from overlay.http.head import (
     FINAL,
     NO_BODY,
@@ -39,7 +40,6 @@ from overlay.http.head import (
     end_to_end,
     framing_fields,
     get,
-    protocols,
 )
 from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
