@@ -144,6 +144,7 @@ class Starter:
         apply: takes an instance's signed record into the view.
         random: draws whom to ask among equal machines.
         landed: told when a start of a service has ended, whatever came of it.
+        cut_off: whether requests do not get to a peer, which is then asked last.
     """
 
     def __init__(
@@ -154,9 +155,11 @@ class Starter:
         apply: Callable[[Signed], None],
         random: Random,
         landed: Callable[[ServiceName], None] = lambda _: None,
+        cut_off: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
         self._random = random
         self._landed = landed
+        self._cut_off = cut_off
         self._view = view
         self._calls = calls
         self._nursery = nursery
@@ -231,7 +234,8 @@ class Starter:
         revision, plan = asking.revision, asking.plan
         name, spec = revision.revision.name, _spec_of(revision)
         plan.ranking = self.ranking(revision, asking.limits)
-        sites = await self._in_order(asking, plan.ranking, spec)
+        there, cut_off = self._by_reach(plan.ranking)
+        sites = [*await self._in_order(asking, there, spec), *cut_off]
         for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
             host = allocator.record.host
@@ -251,6 +255,12 @@ class Starter:
                 plan.chosen = allocator.peer_id
                 return started
         raise NothingFeasible(name, [*plan.ranking.excluded, *plan.refused])
+
+    def _by_reach(self, ranking: Ranking) -> tuple[Ranking, Sequence[Site]]:
+        """Split off machines that others see, but that no request gets to from here."""
+        cut_off = [s for s in ranking.sites if self._cut_off(s.allocator.peer_id)]
+        there = [s for s in ranking.sites if s not in cut_off] if cut_off else ranking.sites
+        return replace(ranking, sites=tuple(there)), cut_off
 
     async def _in_order(
         self, asking: "_Asking", ranking: Ranking, spec: ServiceSpec
