@@ -15,7 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 
-from allocator.policy import NO_RULES, Ground, Quota, Rules, Verdict, decide, rests_on_name, within
+from allocator.policy import (
+    KEPT_OF_AN_OWNER,
+    NO_RULES,
+    Ground,
+    Quota,
+    Rules,
+    Verdict,
+    decide,
+    rests_on_name,
+    within,
+)
 from allocator.runtime import Capacity
 from allocator.standby import Shortage
 from overlay.allocation import AllocationRefusal
@@ -211,6 +221,13 @@ class Policy:
     def quota(self, author: PeerId) -> Quota:
         """Return how much of this machine an owner may have."""
         return self.rules().quota_of(author)
+
+    def most_kept(self, author: PeerId) -> int | None:
+        """Return how many instances this machine may keep for an owner; None is no bound."""
+        written = self.rules().quota_of(author).kept
+        if written is None and author not in self.allowed():
+            return KEPT_OF_AN_OWNER
+        return written
 
     def pace(self, author: PeerId, now: float) -> Decision:
         """Count a start, or say that this owner had as many as it may within a minute.

@@ -5,7 +5,7 @@ A service whose instances die at once would otherwise be started as fast as requ
 the oldest of them is out of the window.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from overlay.names import ServiceName
@@ -16,6 +16,9 @@ WINDOW_S = 30.0
 
 MAX_SERVICES = 10_000
 """As many as a network's definitions."""
+
+MAX_LOGS = 64
+"""Ends of logs that are remembered, of some 16 KiB each."""
 
 RevisionKey = tuple[ServiceName, int]
 
@@ -28,6 +31,7 @@ class CrashLoop:
         failures: within the window, at most `FAILURES`.
         reason: of the last one.
         wait_s: until the next start; 0 if one may start now.
+        log: the end of what the last one printed, while it is remembered.
     """
 
     service: ServiceName
@@ -35,6 +39,7 @@ class CrashLoop:
     failures: int
     reason: str
     wait_s: float
+    log: str = ""
 
 
 @dataclass(slots=True)
@@ -42,9 +47,14 @@ class CrashGuard:
     """Remembers the recent failures of each revision."""
 
     _failures: dict[RevisionKey, deque[tuple[float, str]]] = field(default_factory=dict)
+    _logs: OrderedDict[RevisionKey, str] = field(default_factory=OrderedDict)
 
-    def failed(self, key: RevisionKey, now: float, reason: str) -> None:
+    def failed(self, key: RevisionKey, now: float, reason: str, log: str = "") -> None:
         """Take in that a start failed, or that an instance ended by itself."""
+        self._logs[key] = log
+        self._logs.move_to_end(key)
+        if len(self._logs) > MAX_LOGS:
+            self._logs.popitem(last=False)
         if len(self._failures) >= MAX_SERVICES:
             self._failures.pop(next(iter(self._failures)))
         self._failures.setdefault(key, deque(maxlen=FAILURES)).append((now, reason))
@@ -54,6 +64,7 @@ class CrashGuard:
         for key in [k for k in self._failures if k[0] == service]:
             if below is None or key[1] < below:
                 del self._failures[key]
+                self._logs.pop(key, None)
 
     def refusal(self, key: RevisionKey, now: float) -> str | None:
         """Return why no instance of this revision may start at `now`; None if one may."""
@@ -72,7 +83,8 @@ class CrashGuard:
             recent = [reason for at, reason in failures if now - at < WINDOW_S]
             if recent:
                 wait_s = max(0.0, self._wait_s(key, now))
-                found.append(CrashLoop(*key, len(recent), recent[-1], wait_s))
+                log = self._logs.get(key, "")
+                found.append(CrashLoop(*key, len(recent), recent[-1], wait_s, log))
         return found
 
     def _wait_s(self, key: RevisionKey, now: float) -> float:

@@ -5,15 +5,16 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
 
 from allocator.errors import AllocatorError
 from allocator.instances import Instances
-from allocator.keeping import Holding, duty, is_short
+from allocator.keeping import Allowance, Holding, duty, is_short
 from allocator.resting import Kept
 from overlay.labels import unmet
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -59,6 +60,7 @@ class _Watch:
         short: since when the network has too few; likewise.
         begun: when the last start was begun, for services to take turns.
         under_way: the revision that is being started; 0 is none.
+        withheld: how many instances are lacking because no more may be kept here.
     """
 
     lacking: float | None = None
@@ -66,6 +68,7 @@ class _Watch:
     retry_at: float = 0.0
     begun: float = 0.0
     under_way: int = 0
+    withheld: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +85,8 @@ class Keeper:
         definitions: what services want.
         allocators: returns what each allocator that is a member says of itself, this one too.
         there: returns the instances of a service in the whole network.
+        most_kept: returns how many may be kept for one owner; None is no bound.
+        most_in_all: for all owners who have a bound.
     """
 
     me: PeerId
@@ -89,6 +94,8 @@ class Keeper:
     definitions: Definitions
     allocators: Callable[[], Mapping[PeerId, PeerRecord]]
     there: Callable[[ServiceName], Iterable[InstanceView]]
+    most_kept: Callable[[PeerId], int | None] = lambda _: None
+    most_in_all: int = 0
     _watches: dict[ServiceName, _Watch] = field(default_factory=dict)
     _ended: trio.Event = field(default_factory=trio.Event)
 
@@ -113,9 +120,31 @@ class Keeper:
             self.instances.keep(name, 0, 0, Kept.NOT)
             if not self._watches[name].under_way:
                 del self._watches[name]
-        due = [g for name, g in wanted.items() if self._is_due(name, g, allocators, now)]
+        for name in wanted:
+            self._watches.setdefault(name, _Watch())
+        allowance = Allowance(cache(self.most_kept), self.most_in_all)
+        due = [
+            wanted[name]
+            for name in self._watches  # in the order in which they came
+            if name in wanted and self._is_due(name, wanted[name], allocators, allowance, now)
+        ]
         due.sort(key=lambda given: self._watches[given.revision.name].begun)
         return due[: max(0, STARTS_AT_ONCE - self._places_taken())]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return of which services fewer are kept than they want, as JSON-ready values."""
+        found = [(name, self._given(name), w.withheld) for name, w in self._watches.items()]
+        return [
+            {
+                "service": name,
+                "owner": given.owner,
+                "withheld": withheld,
+                "most_of_owner": self.most_kept(given.owner),
+                "most_in_all": self.most_in_all,
+            }
+            for name, given, withheld in found
+            if withheld and given is not None
+        ]
 
     def _places_taken(self) -> int:
         """Return how many of this keeper's starts the machine works on."""
@@ -135,22 +164,36 @@ class Keeper:
         name: ServiceName,
         given: SignedRevision,
         allocators: Mapping[PeerId, PeerRecord],
+        allowance: Allowance,
         now: float,
     ) -> bool:
         """Keep what must be kept of a service; return whether to start one more of it."""
         spec, number = given.revision.spec, given.revision.number
-        watch = self._watches.setdefault(name, _Watch())
+        watch = self._watches[name]
         if spec is None or self.me not in allocators:
             return False
         holdings = _holdings(spec, number, allocators, self.there(name))
         todo = duty(self.me, spec.min_instances, ranked(name, holdings), holdings)
-        self.instances.keep(name, number, todo.keep, Kept(spec.min_state))
+        keep = allowance.take(given.owner, todo.keep)
+        self.instances.keep(name, number, keep, Kept(spec.min_state))
         watch.lacking = _since(watch.lacking, bool(todo.lacks), now)
         watch.short = _since(watch.short, is_short(spec.min_instances, holdings), now)
+        lacks = max(todo.lacks, bool(watch.under_way))
+        may_start = allowance.take(given.owner, lacks)
+        self._withhold(name, watch, todo.keep + lacks - keep - may_start)
         if watch.under_way or now < watch.retry_at:
             return False
         lacking_s = 0.0 if watch.lacking is None else now - watch.lacking
-        return todo.is_due(lacking_s, 0.0 if watch.short is None else now - watch.short)
+        short_s = 0.0 if watch.short is None else now - watch.short
+        if not todo.is_due(lacking_s, short_s):
+            return False
+        return bool(may_start or (not lacks and allowance.take(given.owner, 1)))
+
+    @staticmethod
+    def _withhold(name: ServiceName, watch: _Watch, count: int) -> None:
+        if count and not watch.withheld:
+            log.warning("keeping.bounded", service=name, withheld=count)
+        watch.withheld = count
 
     async def _start(self, given: SignedRevision) -> None:
         name = given.revision.name

@@ -16,10 +16,15 @@ Views differ for moments, so three things keep this calm:
   falls below the minimum by letting go, and duplicates last no longer than the news of them.
 - Whoever should keep one and does not (its policy forbids it, its disk is full, nobody else can
   know) is stood in for after `TAKEOVER_S` by the next in order, then by the one after.
+
+What is kept gives no room to others, so a machine keeps only so many: of one owner, and of all who
+are not trusted there (`Allowance`). Who was there first is served first, or services would push
+each other out again and again.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 from overlay.names import PeerId
@@ -70,6 +75,29 @@ class Duty:
         if self.lacks and lacking_s >= SETTLE_S:
             return True
         return short_s >= self.stand_in_after_s
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How many instances a machine may keep still, while one look lasts.
+
+    Attributes:
+        most: returns how many of one owner; None is no bound, neither of its own nor of all.
+        in_all: of all owners who have a bound.
+    """
+
+    most: Callable[[PeerId], int | None]
+    in_all: int
+    _taken: Counter[PeerId] = field(default_factory=Counter)
+
+    def take(self, owner: PeerId, wanted: int) -> int:
+        """Return how many of `wanted` instances may be kept; they are taken off."""
+        most = self.most(owner)
+        if most is None:
+            return wanted
+        granted = max(0, min(wanted, most - self._taken[owner], self.in_all - self._taken.total()))
+        self._taken[owner] += granted
+        return granted
 
 
 def shares(able: Sequence[PeerId], minimum: int) -> dict[PeerId, int]:

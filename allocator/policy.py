@@ -58,14 +58,29 @@ class Verdict:
         return f"{self.why} (policy: {self.rule})" if self.why else f"allowed by {self.rule}"
 
 
+KEPT_OF_AN_OWNER = 16
+"""Instances that an owner who is not trusted may have kept (`min_instances`) here if no rule says
+otherwise; what is kept gives no room to others, used or not."""
+
+KEPT_SHARE = 2
+"""One part in so many of a machine's instances may be kept for all such owners together, so that
+many of them leave room for what is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How much one owner may have at once; None is no bound."""
+    """How much one owner may have at once; None is no bound.
+
+    Attributes:
+        kept: instances that the machine keeps for its services; None is `KEPT_OF_AN_OWNER` for
+            whoever is not trusted.
+    """
 
     instances: int | None = None
     cpu_millicores: int | None = None
     memory_mib: int | None = None
     starts_per_minute: int | None = None
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

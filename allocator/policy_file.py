@@ -55,6 +55,7 @@ class _Limits(_Section):
     cpu_millicores: _Count | None = None
     memory_mib: _Count | None = None
     starts_per_minute: _Count | None = None
+    kept: _Count | None = None
 
 
 class _Ceiling(_Section):

@@ -87,6 +87,7 @@ class Register:
             address=instance.address,
             concurrency=instance.spec.concurrency,
             resume_s=min(MAX_RESUME_S, self.resume_s) if state is InstanceState.PAUSED else 0.0,
+            healthy=instance.healthy,
         )
 
     def rests(self, instance: Instance) -> None:
@@ -125,7 +126,7 @@ class Register:
             return
         if not isinstance(error, RuntimeDown):
             self._metrics.crashed()
-            self._crashes.failed(instance.key, trio.current_time(), str(error))
+            self._crashes.failed(instance.key, trio.current_time(), str(error), error.log)
         log.warning("instance.failed", service=instance.service, id=instance.id, error=str(error))
 
     def withdraw(self, instance: Instance) -> None:

@@ -1,5 +1,6 @@
 """What other peers ask of an allocator: a ready instance, or what a start would meet here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,10 +19,12 @@ from overlay.allocation import (
 )
 from overlay.calls import CallRefused
 from overlay.definitions import Definitions, LookupsBusy, RegistryUnreachable, UnknownService
+from overlay.deputy import spoken_for
 from overlay.errors import MalformedMessage, SignatureInvalid
 from overlay.names import PeerId
 from overlay.node import Node
 from overlay.revision import Revision, SignedRevision
+from overlay.signed import Signed
 
 RESOLVE_TIMEOUT_S = 1.0
 """How long a registry is asked about a name that is new here; a start does not depend on it."""
@@ -37,18 +40,22 @@ class Requests:
         node: of this allocator.
         instances: what runs here.
         definitions: what services there are.
+        trusted: returns the owner keys that may read every log here, the machine's user's among
+            them.
     """
 
     node: Node
     instances: Instances
     definitions: Definitions
+    trusted: Callable[[], frozenset[PeerId]]
     _held: Held = field(default_factory=Held)
 
     async def allocate(self, peer: PeerId, request: AllocateRequest) -> AllocateReply:
         """Answer an allocate call.
 
         Raises:
-            CallRefused: with a code of `AllocationRefusal`, and the log's end where there is one.
+            CallRefused: with a code of `AllocationRefusal`, and the end of the instance's log for
+                whoever may read that.
         """
         try:
             given = SignedRevision.verified(request.revision)
@@ -65,9 +72,19 @@ class Requests:
                 given, request.exclude, request.request_id, caller=peer
             )
         except AllocatorError as exc:
-            details = {"log": exc.log} if exc.log else {}
-            raise CallRefused(exc.code, str(exc), details) from exc
+            if not exc.log or self._may_read(given.owner, peer, request.deputy):
+                raise CallRefused(exc.code, str(exc), {"log": exc.log}) from exc
+            where = f"its owner sees its log, and `myxo status` on {self.node.record.host}"
+            raise CallRefused(exc.code, f"{exc} ({where})") from exc
         return AllocateReply(instance=allocated.record, phases=dict(allocated.phases))
+
+    def _may_read(self, owner: PeerId, peer: PeerId, deputy: Signed | None) -> bool:
+        """Return whether what a service of `owner` printed may be told to `peer`.
+
+        Any member may have a service started; what it prints may be secret.
+        """
+        spoken = spoken_for(deputy, peer)
+        return spoken is not None and (spoken == owner or spoken in self.trusted())
 
     async def offer(self, peer: PeerId, request: OfferRequest) -> Offer:
         """Say what a start would meet here."""

@@ -24,6 +24,7 @@ from allocator.keeper import Keeper
 from allocator.leases import LeaseDesk
 from allocator.metrics import AllocatorMetrics
 from allocator.outdated import Outdated
+from allocator.policy import KEPT_SHARE
 from allocator.policy_file import PolicyFile
 from allocator.process import ProcessRuntime
 from allocator.quotas import Quotas
@@ -110,6 +111,7 @@ class _Daemon:
     requests: Requests = field(init=False)
     metrics: AllocatorMetrics = field(init=False)
     limits: Limits = field(init=False)
+    keeper: Keeper = field(init=False)
     _room_change: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -142,7 +144,16 @@ class _Daemon:
             proxy_port=settings.proxy_port,
             parallel_starts=settings.parallel_starts or _starts_at_once(self._capacity()),
         )
-        self.requests = Requests(node, self.instances, self.definitions)
+        self.requests = Requests(node, self.instances, self.definitions, policy.allowed)
+        self.keeper = Keeper(
+            node.peer_id,
+            self.instances,
+            self.definitions,
+            self._allocators,
+            node.view.instances,
+            policy.most_kept,
+            self.limits.instances // KEPT_SHARE,
+        )
 
     async def start(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
         """Start everything; it is reachable when this returns."""
@@ -173,10 +184,7 @@ class _Daemon:
         self._publish()
         nursery.start_soon(self._keep_published)
         nursery.start_soon(Outdated(self.instances, self.definitions).run)
-        keeper = Keeper(
-            node.peer_id, self.instances, self.definitions, self._allocators, node.view.instances
-        )
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(self.keeper.run)
         for runtime in self.runtimes.values():
             nursery.start_soon(self._follow_health, runtime)
 
@@ -265,6 +273,7 @@ class _Daemon:
             "sandboxes": {} if docker is None else docker.sandboxes.status(),
             "images": {} if self.images is None else self.images.status(),
             "policy": self.policy.status(),
+            "not_kept": self.keeper.status(),
             "room": room.model_dump(),
             "capacity": {
                 "cpu_millicores": self.limits.cpu_millicores,

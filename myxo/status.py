@@ -17,6 +17,9 @@ from overlay.settings import SYSTEM_STATE_DIR
 
 ANSWER_TIMEOUT_S = 3.0
 
+LOG_LINES = 5
+"""Of a failed instance's log; `--json` has more of them."""
+
 
 class NothingRuns(MyxoError):
     """No daemon of this state directory answers."""
@@ -61,6 +64,7 @@ def as_tables(daemons: list[dict[str, Any]]) -> list[Table]:
         *_images(daemons),
         *_standby(daemons),
         *_crash_loops(daemons),
+        *_not_kept(daemons),
         *_put_away(daemons),
         *_policies(daemons),
         *_limits(daemons),
@@ -179,6 +183,27 @@ def _standby(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [table] if table.row_count else []
 
 
+def _not_kept(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return of which services this machine keeps fewer instances than they want, and why."""
+    columns = ("host", "service", "too few by", "because", "owner")
+    table = _table("Not kept on this machine (min_instances)", columns)
+    for d in daemons:
+        for one in d.get("not_kept", ()):
+            why = (
+                f"{one['most_of_owner']} of one owner is the most, {one['most_in_all']} of all; "
+                "the policy file's limits.kept changes it"
+            )
+            _add(
+                table,
+                d["host"],
+                one["service"],
+                str(one["withheld"]),
+                why,
+                _short(one["owner"]),
+            )
+    return [table] if table.row_count else []
+
+
 def _crash_loops(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Return what failed lately on this machine, and when it may start again."""
     columns = ("host", "service", "revision", "failures", "next try", "the last time")
@@ -193,7 +218,7 @@ def _crash_loops(daemons: Iterable[Mapping[str, Any]]) -> list[Table]:
                 str(loop["revision"]),
                 str(loop["failures"]),
                 f"in {wait_s:.0f} s" if wait_s > 0 else "when it is asked for",
-                loop["reason"],
+                "\n".join([loop["reason"], *loop.get("log", "").splitlines()[-LOG_LINES:]]),
             )
     return [table] if table.row_count else []
 

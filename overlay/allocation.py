@@ -83,6 +83,7 @@ class AllocateRequest(BaseModel):
         revision: the owner-signed revision.
         exclude: ids of instances of this allocator that the caller cannot use (full or failed).
         request_id: ties the allocation to the request that waits for it, in logs.
+        deputy: whom the caller speaks for (`deputy.py`); a service's log is for its owner.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -90,6 +91,7 @@ class AllocateRequest(BaseModel):
     revision: Signed
     exclude: tuple[str, ...] = Field((), max_length=1024)
     request_id: str = Field("", max_length=128)
+    deputy: Signed | None = None
 
 
 class AllocateReply(BaseModel):

@@ -24,6 +24,7 @@ class Purpose(StrEnum):
     LEFT = "myxo/left/1"
     BAN = "myxo/ban/1"
     ROTATION = "myxo/rotation/1"
+    DEPUTY = "myxo/deputy/1"
 
 
 def _decode(value: object) -> object:

@@ -15,10 +15,22 @@ class RequestRefused(MyxoError):
     Attributes:
         status: the HTTP status.
         retry_after_s: when to ask again, in whole seconds; None if that would not help.
+        log: what a failed instance printed last; None if that is not known.
     """
 
     status = 400
     retry_after_s: int | None = None
+    log: str | None = None
+
+    def in_full(self) -> str:
+        """Return the text with the log's end, which is for the people of this machine only."""
+        if self.log is None:
+            return str(self)
+        return (
+            f"{self}\nthe end of its log:\n{self.log}"
+            if self.log
+            else f"{self}\nit printed nothing"
+        )
 
 
 class NotAService(RequestRefused):
@@ -69,8 +81,11 @@ class NothingFeasible(RequestRefused):
     status = 503
     retry_after_s = 2
 
-    def __init__(self, service: ServiceName, reasons: Sequence[str]) -> None:
+    def __init__(
+        self, service: ServiceName, reasons: Sequence[str], log: str | None = None
+    ) -> None:
         self.reasons = tuple(reasons)
+        self.log = log
         listed = "\n".join(f"  {reason}" for reason in reasons) or "  there is no allocator"
         super().__init__(f"{service} runs nowhere and cannot be started:\n{listed}")
 
@@ -122,18 +137,13 @@ class RevisionOutdated(RequestRefused):
 
 
 class NeverReady(RequestRefused):
-    """An instance was started but did not accept connections in time.
-
-    Attributes:
-        log: the end of what it printed.
-    """
+    """An instance was started but did not accept connections in time."""
 
     status = 504
 
-    def __init__(self, service: ServiceName, text: str, log: str) -> None:
+    def __init__(self, service: ServiceName, text: str, log: str | None) -> None:
         self.log = log
-        tail = f"\nthe end of its log:\n{log}" if log else "\nit printed nothing"
-        super().__init__(f"{service} was started but never got ready: {text}{tail}")
+        super().__init__(f"{service} was started but never got ready: {text}")
 
 
 class DestinationGone(RequestRefused):
@@ -221,6 +231,15 @@ class UpstreamTooSlow(RequestRefused):
     """The instance took the request and did not answer in time."""
 
     status = 504
+
+
+class NotExposed(RequestRefused):
+    """The outside may not name this, whether it exists or not."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("nothing that is exposed here")
 
 
 class NotAChain(RequestRefused):

@@ -19,11 +19,14 @@ from overlay.addresses import is_hidden
 from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
 from overlay.http.gateway import Carry, carry_gateway, open_tcp
+from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field
+from overlay.http.seam import Source
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
 from overlay.records import Role
+from overlay.spec import Protocol
 from overlay.tls import PeerTls
 from overlay.view import InstanceView, View
 from proxy.gateways import POOL_IDLE, GatewayWay
@@ -37,7 +40,8 @@ class Road:
     """A way to one instance.
 
     Attributes:
-        pool: connections to its end.
+        pool: connections to its end, for HTTP/1.
+        streams: the same for HTTP/2, where the instance is dialled directly.
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
         carried: the overlay carries it.
@@ -52,6 +56,7 @@ class Road:
     carried: bool = False
     routed: str = ""
     under_way: set[trio.CancelScope] = field(default_factory=set)
+    streams: StreamPool | None = None
 
     @property
     def kind(self) -> str:
@@ -61,6 +66,19 @@ class Road:
         if self.lease is not None:
             return "direct"
         return "overlay" if self.carried else "gateway"
+
+    def source(self, protocol: Protocol) -> Source:
+        """Return what lends connections to an instance that speaks `protocol`.
+
+        A gateway speaks HTTP/1 to us and what it has to to the instance.
+        """
+        return self.streams if protocol == "h2c" and self.streams is not None else self.pool
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        await self.pool.aclose()
+        if self.streams is not None:
+            await self.streams.aclose()
 
     def begin(self) -> None:
         """Count a request that is about to be sent."""
@@ -163,7 +181,7 @@ class Roads:
             self._nursery.start_soon(_run_within, scope, holder)
         alive = {i.key for i in self._view.all_instances()}
         for instance in self._direct.keys() - alive:
-            await self._direct.pop(instance).pool.aclose()
+            await self._direct.pop(instance).aclose()
         members = {peer.peer_id for peer in self._view.peers(Role.ALLOCATOR)}
         for peer in self._gateways.keys() - members:
             gateway = self._gateways.pop(peer)
@@ -189,13 +207,15 @@ class Roads:
 
     async def aclose(self) -> None:
         """Close every connection that is kept, and each in use when its request has ended."""
-        for pool in self._pools():
-            await pool.aclose()
+        for road in (*self._direct.values(), *self._targets.values()):
+            await road.aclose()
+        for gateway in self._gateways.values():
+            await gateway.pool.aclose()
 
     async def keep_routed(self, targets: Collection[str]) -> None:
         """Close the connections to what is not in the routing table any more."""
         for address in self._targets.keys() - set(targets):
-            await self._targets.pop(address).pool.aclose()
+            await self._targets.pop(address).aclose()
 
     def _pools(self) -> list[Pool]:
         roads = [*self._direct.values(), *self._targets.values()]
@@ -208,7 +228,8 @@ class Roads:
             async def dial() -> trio.abc.Stream:
                 return await open_target(address, self._proxy_port)
 
-            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address)
+            streams = StreamPool(dial, self._nursery)
+            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address, streams=streams)
             self._targets[address] = road
         return road
 
@@ -221,13 +242,14 @@ class Roads:
         if known is not None and known.lease is lease:
             return known
         if known is not None:
-            self._nursery.start_soon(known.pool.aclose)  # the lease holds until the next wait only
+            self._nursery.start_soon(known.aclose)  # the lease holds until the next wait only
 
         async def dial() -> trio.abc.Stream:
             return await open_tcp(lease.address, "the instance")
 
-        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
-        lease.let_go = road.pool.aclose
+        streams = StreamPool(dial, self._nursery)
+        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder, streams=streams)
+        lease.let_go = road.aclose
         self._direct[instance.key] = road
         return road
 

@@ -51,9 +51,6 @@ MAX_ALLOCATORS_ASKED = 8
 PULL_TIMEOUT_S = 600.0
 """An image of some GB over a slow line; the allocator bounds the start itself."""
 
-MAX_WAITING = 10_000
-"""Requests that may wait for one start; past it the answer is 503 at once."""
-
 log = structlog.get_logger()
 
 
@@ -92,15 +89,9 @@ class Flight:
     def awaited(self) -> Iterator[None]:
         """Count one who waits for the end, or for something better before it.
 
-        When the last one goes the start is taken back, unless it is kept.
-
-        Raises:
-            NothingFeasible: too many wait already.
+        When the last one goes the start is taken back, unless it is kept. How many may wait is
+        bounded by their service's traffic (`traffic.py`).
         """
-        if self.waiting >= MAX_WAITING:
-            raise NothingFeasible(
-                self.service, [f"{MAX_WAITING} requests are waiting for it already"]
-            )
         self.waiting += 1
         try:
             yield
@@ -144,6 +135,8 @@ class Starter:
         apply: takes an instance's signed record into the view.
         random: draws whom to ask among equal machines.
         landed: told when a start of a service has ended, whatever came of it.
+        deputy: returns the word of whom this proxy speaks for; what services of theirs printed is
+            told. Asked at each start, as the key may be younger than the proxy.
         cut_off: whether requests do not get to a peer, which is then asked last.
     """
 
@@ -155,8 +148,10 @@ class Starter:
         apply: Callable[[Signed], None],
         random: Random,
         landed: Callable[[ServiceName], None] = lambda _: None,
+        deputy: Callable[[], Signed | None] = lambda: None,
         cut_off: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
+        self._deputy = deputy
         self._random = random
         self._landed = landed
         self._cut_off = cut_off
@@ -197,7 +192,9 @@ class Starter:
         flight = self._flights.get(key)
         if flight is None or flight.scope.cancel_called:
             flight = self._flights[key] = Flight(key[0], Plan(why))
-            asking = _Asking(revision, limits, exclude, request_id, accept, flight.plan)
+            asking = _Asking(
+                revision, limits, exclude, request_id, accept, flight.plan, self._deputy()
+            )
             self._nursery.start_soon(self._fly, key, flight, asking)
         flight.kept |= keep
         return flight
@@ -234,6 +231,7 @@ class Starter:
         revision, plan = asking.revision, asking.plan
         name, spec = revision.revision.name, _spec_of(revision)
         plan.ranking = self.ranking(revision, asking.limits)
+        logs: list[str] = []
         there, cut_off = self._by_reach(plan.ranking)
         sites = [*await self._in_order(asking, there, spec), *cut_off]
         for site in sites[:MAX_ALLOCATORS_ASKED]:
@@ -243,10 +241,12 @@ class Starter:
             try:
                 started = await self._ask(allocator, asking.request(allocator.peer_id), spec)
             except CallRefused as exc:
-                plan.refused.append(f"{host}: {exc.text}{_log_of(exc)}")
+                plan.refused.append(f"{host}: {exc.text}")
+                tail = exc.details.get("log")
                 if exc.code == AllocationRefusal.NOT_READY:
-                    tail = str(exc.details.get("log", ""))
-                    raise NeverReady(name, exc.text, tail) from exc
+                    raise NeverReady(name, exc.text, None if tail is None else str(tail)) from exc
+                if tail:
+                    logs.append(f"  {host}:\n{indent(str(tail), ' ' * 4)}")
                 if exc.code == AllocationRefusal.BAD_REVISION:
                     raise RevisionOutdated(f"{host}: {exc.text}") from exc
             except MyxoError as exc:
@@ -254,7 +254,9 @@ class Starter:
             else:
                 plan.chosen = allocator.peer_id
                 return started
-        raise NothingFeasible(name, [*plan.ranking.excluded, *plan.refused])
+        raise NothingFeasible(
+            name, [*plan.ranking.excluded, *plan.refused], "\n".join(logs) or None
+        )
 
     def _by_reach(self, ranking: Ranking) -> tuple[Ranking, Sequence[Site]]:
         """Split off machines that others see, but that no request gets to from here."""
@@ -292,12 +294,6 @@ class Starter:
         return Started(held.owner, held.record.id, reply.phases)
 
 
-def _log_of(refused: CallRefused) -> str:
-    """Return the end of the log that came with a refusal, ready to stand below its reason."""
-    log_tail = str(refused.details.get("log", ""))
-    return f"; the end of its log:\n{indent(log_tail, ' ' * 4)}" if log_tail else ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """What one flight asks of allocators."""
@@ -308,12 +304,14 @@ class _Asking:
     request_id: str
     accept: Callable[[Site], bool] | None
     plan: Plan
+    deputy: Signed | None
 
     def request(self, allocator: PeerId) -> AllocateRequest:
         return AllocateRequest(
             revision=self.revision.signed,
             exclude=tuple(i for owner, i in self.exclude if owner == allocator),
             request_id=self.request_id,
+            deputy=self.deputy,
         )
 
 

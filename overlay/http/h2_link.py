@@ -47,7 +47,6 @@ from overlay.http.h2_frames import (
     IDLE_BURST,
     IDLE_EARNED,
     IDLE_PER_S,
-    MAX_STREAM,
     PREFACE,
     RESET_BURST,
     RESET_EARNED,
@@ -97,7 +96,7 @@ class Link:
 
     Attributes:
         channels: by number, as long as somebody uses them.
-        last_peer_stream: the highest stream of ours that the other end looks at.
+        users: all of them, also those of ours that have no number yet.
         leaving: the other end said that it takes no more streams.
         closed: the connection is over.
     """
@@ -131,7 +130,7 @@ class Link:
         self.room = trio.lowlevel.ParkingLot()
         self.send_timeout_s = send_timeout_s
         self.channels: dict[int, Channel] = {}
-        self.last_peer_stream = MAX_STREAM
+        self.users: set[Channel] = set()
         self.leaving = False
         self.closed = False
         self.flush()
@@ -149,11 +148,8 @@ class Link:
         """
         if self.closed or self.leaving:
             raise SendFailed(0)
-        try:
-            number = self.h2.get_next_available_stream_id()
-        except ProtocolError as exc:
-            raise SendFailed(0) from exc
-        channel = self.channels[number] = Channel(self, number)
+        channel = Channel(self, 0)
+        self.users.add(channel)
         return channel
 
     async def run(self, received: bytes = b"") -> None:
@@ -172,7 +168,7 @@ class Link:
                 nursery.start_soon(self._write, nursery.cancel_scope)
                 with self._reading:
                     fault = await self._read_until_fault(received)
-                self._lose_all(str(fault) if fault is not None else "the connection ended")
+                self._lose_all(fault or "the connection ended")
                 await self._say_goodbye(fault)
                 nursery.cancel_scope.cancel()
         finally:
@@ -233,9 +229,19 @@ class Link:
             self.h2.reset_stream(stream, code)
         self.flush()
 
+    def number(self, channel: Channel) -> None:
+        """Give a channel of our own the next stream, which has to begin at once."""
+        try:
+            channel.id = self.h2.get_next_available_stream_id()
+        except ProtocolError:
+            self.leaving = True  # a thousand million streams are enough for one connection
+            raise
+        self.channels[channel.id] = channel
+
     def forget(self, channel: Channel) -> None:
         """Take note that nobody uses a channel any more."""
         self.channels.pop(channel.id, None)
+        self.users.discard(channel)
         self._used_at = trio.current_time()
 
     async def _write(self, scope: trio.CancelScope) -> None:
@@ -280,7 +286,7 @@ class Link:
     def _is_idle(self) -> bool:
         if not self._splitter.began:
             return True
-        return not self.channels and trio.current_time() >= self._used_at + self._idle_timeout_s
+        return not self.users and trio.current_time() >= self._used_at + self._idle_timeout_s
 
     def _take_in(self, data: bytes) -> None:
         batch: list[bytes] = []
@@ -315,9 +321,8 @@ class Link:
 
     def _goes_away(self, last: int) -> None:
         self.leaving = True
-        self.last_peer_stream = min(self.last_peer_stream, last)
-        for channel in list(self.channels.values()):
-            if self._client and channel.id > self.last_peer_stream:
+        for channel in list(self.users) if self._client else ():
+            if channel.id > last or not channel.id:
                 channel.lose("the server is leaving", refused=True)
 
     def _process(self, batch: list[bytes]) -> None:
@@ -370,6 +375,7 @@ class Link:
         head = Head(event.headers, bool(ended))
         if isinstance(event, RequestReceived) and self._on_request is not None:
             channel = self.channels[event.stream_id] = Channel(self, event.stream_id)
+            self.users.add(channel)
             self._on_request(channel, head)
         elif (known := self.channels.get(event.stream_id)) is not None:
             known.heads.append(head)
@@ -396,10 +402,10 @@ class Link:
         if channel is not None and channel.lost is None:
             channel.came(event.data, size)
 
-    def _lose_all(self, reason: str) -> None:
+    def _lose_all(self, why: ConnectionFault | str) -> None:
         self.closed = True
-        for channel in list(self.channels.values()):
-            channel.lose(reason)
+        for channel in list(self.users):
+            channel.lose(str(why), malformed=isinstance(why, ConnectionFault))
         self.room.unpark_all()
 
     async def _say_goodbye(self, fault: ConnectionFault | None) -> None:
@@ -412,7 +418,8 @@ class Link:
             self._work.unpark()
             while self.pending:
                 await self.room.park()
-            await linger(self._transport)
+            if not self._client:
+                await linger(self._transport)
 
 
 def _open_state(*, client: bool) -> H2Connection:

@@ -13,7 +13,7 @@ from allocator.instances import Instances
 from allocator.keeper import Keeper
 from allocator.keeping import SETTLE_S, TAKEOVER_S
 from allocator.testing import FakeMachine, open_fake_machine
-from allocator.testing_instances import HELLO, Lab, revision
+from allocator.testing_instances import HELLO, Lab, id_of, revision
 from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
 from overlay.rendezvous import ranked
@@ -51,6 +51,11 @@ class Machine:
     lab: Lab
     instances: Instances
     scope: trio.CancelScope
+    keeper: Keeper = field(init=False)
+
+    def count(self, service: str) -> int:
+        rows = self.instances.status()["own_instances"]
+        return sum(row["service"] == service for row in rows)
 
     def states(self) -> list[str]:
         return sorted(i["state"] for i in self.instances.status()["own_instances"])
@@ -61,6 +66,8 @@ class Network:
     """Machines that see each other without delay."""
 
     defined: Defined = field(default_factory=Defined)
+    most_kept: int | None = None
+    most_in_all: int = 5
     machines: dict[PeerId, Machine] = field(default_factory=dict)
 
     async def join(self, peer: PeerId, nursery: trio.Nursery, **machine: Any) -> Machine:
@@ -81,7 +88,16 @@ class Network:
             scope = stack.enter_context(trio.CancelScope())
             instances = await stack.enter_async_context(lab.open())
             machine = self.machines[peer] = Machine(lab, instances, scope)
-            keeper = Keeper(peer, instances, self.defined, self.allocators, self.there)
+            keeper = Keeper(
+                peer,
+                instances,
+                self.defined,
+                self.allocators,
+                self.there,
+                lambda _: self.most_kept,
+                self.most_in_all,
+            )
+            machine.keeper = keeper
             try:
                 task_status.started(machine)
                 await keeper.run()
@@ -314,3 +330,47 @@ async def test_only_machines_that_may_run_it_keep_it(autojump_clock: MockClock) 
         await trio.sleep(100)
         assert net.machines[PeerId("b")].states() == ["ready", "ready"]
         assert net.starts() == 2
+
+
+async def test_no_more_are_kept_for_an_owner_than_it_may_have_and_what_is_not_is_told(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.most_kept = 3
+        (machine,) = net.machines.values()
+        net.defined.add(kept(2))
+        await trio.sleep(20)
+        assert machine.keeper.status() == []
+        net.defined.add(kept(4, name="another"))
+        net.defined.add(kept(2, name="and-another"))
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 3
+        assert {s: machine.count(s) for s in (HELLO, "another")} == {HELLO: 2, "another": 1}
+        withheld = {row["service"]: row["withheld"] for row in machine.keeper.status()}
+        assert withheld == {"another": 3, "and-another": 2}
+        net.most_kept = None
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 8
+        assert machine.keeper.status() == []
+
+
+async def test_an_instance_beyond_what_may_be_kept_is_put_away_like_any_other(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a") as (net, _):
+        net.most_kept = 1
+        (machine,) = net.machines.values()
+        net.defined.add(kept(2))
+        first = await machine.instances.allocate(kept(2))
+        await machine.instances.allocate(kept(2), exclude={id_of(first)})
+        await trio.sleep(100)
+        assert net.total() == ["ready"]
+        assert net.starts() == 2
+
+
+async def test_what_a_machine_may_not_keep_another_one_keeps(autojump_clock: MockClock) -> None:
+    async with network("a", "b") as (net, _):
+        net.most_kept = 2
+        net.defined.add(kept(4))
+        await trio.sleep(100)
+        assert [len(m.states()) for m in net.machines.values()] == [2, 2]

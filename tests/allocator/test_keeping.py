@@ -3,7 +3,16 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.keeping import SETTLE_S, TAKEOVER_S, Duty, Holding, duty, is_short, shares
+from allocator.keeping import (
+    SETTLE_S,
+    TAKEOVER_S,
+    Allowance,
+    Duty,
+    Holding,
+    duty,
+    is_short,
+    shares,
+)
 from overlay.names import PeerId, ServiceName
 from overlay.rendezvous import ranked
 
@@ -156,3 +165,13 @@ def test_when_an_allocator_comes_what_moves_is_never_missing(
         assert sum(network.have.values()) >= minimum
     assert network.have == shares(ranked(HELLO, network.have), minimum)
     assert network.starts - starts <= network.have[newcomer] + minimum % len(network.have)
+
+
+def test_an_owner_may_have_so_many_kept_and_all_together_so_many() -> None:
+    most = {PeerId("mad"): 16, PeerId("alice"): 16, PeerId("root"): None}
+    allowance = Allowance(most.__getitem__, 20)
+    assert allowance.take(PeerId("mad"), 10) == 10
+    assert allowance.take(PeerId("mad"), 10) == 6
+    assert allowance.take(PeerId("alice"), 10) == 4
+    assert allowance.take(PeerId("alice"), 1) == 0
+    assert allowance.take(PeerId("root"), 1000) == 1000

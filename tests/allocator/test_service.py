@@ -16,6 +16,7 @@ from allocator.settings import AllocatorSettings
 from overlay.allocation import ALLOCATE_PROTOCOL, AllocateReply, AllocateRequest
 from overlay.calls import CallRefused, serve_calls
 from overlay.control import open_control
+from overlay.deputy import appoint
 from overlay.identity import Identity
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
@@ -142,13 +143,6 @@ async def test_what_may_not_run_here_is_refused_with_a_code_and_a_reason(
     assert caught.value.code == "not_allowed"
 
 
-async def test_what_ends_before_it_is_ready_is_told_with_its_log(network: Network) -> None:
-    with pytest.raises(CallRefused, match="exit code 3") as caught:
-        await network.allocate(revision(process="echo out of cheese; exit 3"))
-    assert caught.value.code == "failed"
-    assert caught.value.details == {"log": "out of cheese"}
-
-
 async def test_a_forged_revision_is_refused(network: Network) -> None:
     genuine = revision()
     forged = genuine.signed.model_copy(update={"signer": Identity.generate().peer_id})
@@ -192,3 +186,30 @@ async def test_a_revision_of_a_service_that_a_registry_does_not_know_is_refused(
         with pytest.raises(CallRefused) as caught:
             await network.allocate(revision())
     assert caught.value.code == "bad_revision"
+
+
+async def test_what_a_service_printed_is_told_to_its_owner_and_to_no_other_member(
+    network: Network,
+) -> None:
+    await network.seen(network.allocators)
+    failing = revision(process="echo the password is tulip; exit 3")
+
+    async def ask(who: Identity | None, peer: PeerId) -> CallRefused:
+        request = AllocateRequest(
+            revision=failing.signed, deputy=None if who is None else appoint(who, peer)
+        )
+        with pytest.raises(CallRefused) as refused:
+            await network.caller.calls.call(
+                network.allocator.peer_id, ALLOCATE_PROTOCOL, request, AllocateReply, timeout_s=20
+            )
+        return refused.value
+
+    me = network.caller.peer_id
+    for who, peer in ((None, me), (Identity.generate(), me), (OWNER, network.allocator.peer_id)):
+        told = await ask(who, peer)
+        assert "tulip" not in f"{told} {told.details}"
+        assert "exit code 3" in told.text
+        assert f"`myxo status` on {network.allocator.record.host}" in told.text
+    assert (await ask(OWNER, me)).details == {"log": "the password is tulip"}
+    (loop,) = network.allocator.status()["crash_loops"]
+    assert loop["log"] == "the password is tulip"

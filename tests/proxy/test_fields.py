@@ -148,7 +148,7 @@ def test_hops_that_are_no_number_are_refused(left: str) -> None:
 
 def answered(*lines: str, version: str = "1.1") -> list[Field]:
     data = "\r\n".join([f"HTTP/{version} 200 OK", *lines, "", ""])
-    return response_fields(parse_response_head(data.encode(), b"GET"), DATE)
+    return [*response_fields(parse_response_head(data.encode(), b"GET"), DATE)]
 
 
 def test_an_answer_is_dated_and_says_which_way_it_came() -> None:

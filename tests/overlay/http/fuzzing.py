@@ -67,7 +67,7 @@ def through(data: bytes) -> tuple[bytes, list[Seen]]:
             if own_answer(head, MACHINE) is not None:
                 continue
             route = routing.route_of(head, MACHINE)
-            out = fields.request_fields(head, route, ORIGIN)
+            out = [*fields.request_fields(head, route, ORIGIN)]
         except RequestRefused:
             continue
         except BadRequest:
