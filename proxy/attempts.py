@@ -300,7 +300,11 @@ class Attempts:
         return second
 
     def _note(self, instance: InstanceView, exc: Exception) -> None:
-        """Take in a failure: the instance is left alone, unless only a kept connection failed."""
+        """Take in a failure.
+
+        The instance is left alone for a while, unless only a kept connection failed, or only this
+        request did where others go on beside it: a client could end the instance for all otherwise.
+        """
         if isinstance(exc, UpstreamFailed):
             log.info("forward.failed", service=self._service, reason=exc.reason)
             if exc.reused:
@@ -308,7 +312,7 @@ class Attempts:
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
         self._parts.guards.ejector.failed(instance, self._decision.spec)
-        if isinstance(exc, Unwanted):
+        if isinstance(exc, Unwanted) or (isinstance(exc, UpstreamFailed) and exc.alone):
             self._decision.excluded |= {instance.key}  # it lives, and may serve others well
         else:
             self._parts.chooser.lost(self._decision, instance)
