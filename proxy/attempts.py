@@ -5,7 +5,8 @@
       │          ▼ and the budget is not spent
       └──── leave the instance alone
 
-With `hedge_ms` a request that waits that long is sent to a second instance beside (`hedging.py`).
+Where the service is `hedged`, one that waits for long is sent to a second instance, too
+(`hedging.py`).
 """
 
 from collections.abc import Callable
@@ -112,6 +113,21 @@ class Attempts:
         send: makes one attempt.
     """
 
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_decision",
+        "_fresh",
+        "_head",
+        "_left",
+        "_next",
+        "_parts",
+        "_send",
+        "_service",
+        "_spec",
+        "_traffic",
+    )
+
     def __init__(
         self,
         parts: Parts,
@@ -128,6 +144,7 @@ class Attempts:
         self._traffic = traffic
         self._send = send
         self._service = decision.service
+        self._spec = decision.spec
         self._fresh = False
         self._deadline = inf
         self._left = MAX_ATTEMPTS
@@ -163,7 +180,10 @@ class Attempts:
         try:
             while self._left:
                 self._left -= 1
-                instance = await self._instance(failure)
+                if failure is None:
+                    instance = await self._choose()
+                else:
+                    instance = await self._chosen_again(failure)
                 try:
                     return await (self._raced if self._hedges else self._sent)(instance)
                 except (GoneFromGateway, PeerUnreachable) as exc:
@@ -179,15 +199,23 @@ class Attempts:
                 self._parts.chooser.done(self._next, None)
         raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
 
-    async def _instance(self, failure: Exception | None) -> InstanceView:
-        """Return the instance to try next."""
+    async def _choose(self) -> InstanceView:
+        instance = await self._parts.choose(self._decision)
+        self._spec = self._decision.spec  # there may have been news of it
+        return instance
+
+    async def _chosen_again(self, failure: Exception) -> InstanceView:
+        """Return the instance to try after a failure.
+
+        Raises:
+            RetriesSpent: there must be no other attempt.
+        """
         if self._next is not None:
             instance, self._next = self._next, None
             self._decision.chosen = instance
             return instance
-        if failure is not None:
-            self._may_repeat(failure)
-        return await self._parts.choose(self._decision)
+        self._may_repeat(failure)
+        return await self._choose()
 
     def _may_repeat(self, failure: Exception) -> None:
         """Count a repetition.
@@ -197,8 +225,8 @@ class Attempts:
         """
         if isinstance(failure, UpstreamFailed) and failure.reused:
             return  # the server closed a kept connection, which says nothing about the service
-        if not self._traffic.retry(self._decision.spec):
-            raise RetriesSpent(self._service, self._decision.spec.retry_percent, failure)
+        if not self._traffic.retry(self._spec):
+            raise RetriesSpent(self._service, self._spec.retry_percent, failure)
         self._parts.guards.metrics.retried(self._service)
 
     async def _sent(
@@ -211,7 +239,7 @@ class Attempts:
             claim: where another attempt runs beside: raises if that was quicker.
         """
         begins: Callable[[int], None] | None = None
-        if claim is not None or self._decision.spec.retry_statuses:
+        if claim is not None or self._spec.retry_statuses:
             begins = partial(self._begins, instance, claim)
         service_time_s: float | None = None
         try:
@@ -227,11 +255,11 @@ class Attempts:
             raise
         except trio.Cancelled:
             if self._overslept:
-                self._parts.guards.ejector.failed(instance, self._decision.spec)
+                self._parts.guards.ejector.failed(instance, self._spec)
             raise
         else:
             service_time_s = exchanged.total_s
-            self._parts.guards.ejector.answered(instance, exchanged.status, self._decision.spec)
+            self._parts.guards.ejector.answered(instance, exchanged.status, self._spec)
             return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)
@@ -239,7 +267,7 @@ class Attempts:
     @property
     def _overslept(self) -> bool:
         """Whether the service's own bound on time is over, and not only the client's."""
-        bound = self._decision.spec.timeout_s
+        bound = self._spec.timeout_s
         return self._decision.allowed_s == bound and trio.current_time() >= self._deadline
 
     def _begins(
@@ -251,7 +279,7 @@ class Attempts:
             Unwanted: another instance is asked instead.
             Slower: another has answered.
         """
-        if status in self._decision.spec.retry_statuses and self._has_next(instance):
+        if status in self._spec.retry_statuses and self._has_next(instance):
             raise Unwanted(status)
         if claim is not None:
             claim()
@@ -269,26 +297,41 @@ class Attempts:
         """Return another instance with room, if there is one and the budget has it."""
         chooser = self._parts.chooser
         other = chooser.another(self._decision, instance)
-        if other is not None and not self._traffic.retry(self._decision.spec):
+        if other is not None and not self._traffic.retry(self._spec):
             chooser.done(other, None)
             return None
         return other
 
     @property
     def _repeatable(self) -> bool:
-        return self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
+        return self._head.method in _IDEMPOTENT or self._spec.idempotent
 
     @property
     def _hedges(self) -> bool:
-        if self._decision.spec.hedge_ms is None or not self._client.body.framing.empty:
+        if not self._spec.hedged or not self._client.body.framing.empty:
             return False
         return self._repeatable and not self._head.upgrade
 
     async def _raced(self, instance: InstanceView) -> Exchanged:
         """Send the request to a second instance too if the first one does not answer soon."""
-        race = Race(self._client, LOST)
-        delay_s = (self._decision.spec.hedge_ms or 0.0) / 1000
-        return await race.run(instance, delay_s, self._sent, self._second)
+        began = trio.current_time()
+
+        async def sent(to: InstanceView, claim: Callable[[], None]) -> Exchanged:
+            def first() -> None:
+                claim()
+                self._traffic.answer_times.add(trio.current_time() - began)
+
+            return await self._sent(to, first)
+
+        return await Race(self._client, LOST).run(instance, self._patience_s(), sent, self._second)
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for one instance before another is asked, too."""
+        least_s, percentile = (self._spec.hedge_ms or 0.0) / 1000, self._spec.hedge_percentile
+        if percentile is None:
+            return least_s
+        usual_s = self._traffic.answer_times.quantile(percentile / 100)
+        return inf if usual_s is None else max(least_s, usual_s)
 
     def _second(self) -> InstanceView | None:
         """Return the instance to send a hedge to, if there is one."""
@@ -311,7 +354,7 @@ class Attempts:
                 self._fresh = True  # the instance may be well
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._parts.guards.ejector.failed(instance, self._decision.spec)
+        self._parts.guards.ejector.failed(instance, self._spec)
         if isinstance(exc, Unwanted) or (isinstance(exc, UpstreamFailed) and exc.alone):
             self._decision.excluded |= {instance.key}  # it lives, and may serve others well
         else:
