@@ -147,7 +147,7 @@ def measure(quick: bool) -> Report:
                 backends = stack.enter_context(delayed.backends(folder, [FAST_S] * INSTANCES))
                 url = stack.enter_context(serve([b.port for b in backends]))
                 found[balancer] = spread_and_slowed(url, backends, plan)
-    return _report(found, many, selection_us())
+    return report(found, many, selection_us())
 
 
 async def _with_myxo(running: Network, folder: Path, plan: Plan) -> dict[str, Found]:
@@ -296,20 +296,21 @@ async def _with_many(running: Network, folder: Path, plan: Plan) -> Many:
     return Many(plan.many, started_s, reached, share_deviation(counts), grown / plan.many)
 
 
-def selection_us() -> dict[int, float]:
+def selection_us(picks: int = PICKS) -> dict[int, float]:
     """Return what one choice by the default policy takes, in microseconds, by their number."""
     taken: dict[int, float] = {}
     for size in SIZES:
         among = tuple(Backend(f"b{n}") for n in range(size))
         policy = policy_named(PEAK_EWMA, Random(1))  # noqa: S311  (draws, and hides nothing)
         began = time.perf_counter()
-        for _ in range(PICKS):
+        for _ in range(picks):
             policy.pick(among, 0.0)
-        taken[size] = (time.perf_counter() - began) / PICKS * 1e6
+        taken[size] = (time.perf_counter() - began) / picks * 1e6
     return taken
 
 
-def _report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float]) -> Report:
+def report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float]) -> Report:
+    """Return the figures and tables of what was found."""
     default = found[f"myxo {PEAK_EWMA}"]
     figures: dict[str, Any] = {
         "max_share_deviation": default.deviation,
