@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from overlay.http.errors import BadRequest
-from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead
+from overlay.http.fields import HOP_BY_HOP
+from overlay.http.head import Field, RequestHead, ResponseHead
 from overlay.http.remembering import by_head
 from proxy.caller import Origin
 from proxy.chains import HEADER

@@ -236,7 +236,8 @@ class Forwarder:
         deadline: float,
         *,
         fresh: bool,
-        claim: Callable[[], None] | None,
+        watched: bool,
+        begins: Callable[[int], None] | None,
     ) -> Exchanged:
         """Forward the request to `instance`.
 
@@ -250,8 +251,8 @@ class Forwarder:
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             if road.lease is None and not road.routed:
                 self._heed_gateway(response, instance)
-            if claim is not None:
-                claim()
+            if begins is not None:
+                begins(response.status)
             fields = self._edited(response, road, decision, origin)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
@@ -279,7 +280,7 @@ class Forwarder:
                         switched=_switched(client, upstream, road, decision, instance.owner)
                         if head.upgrade
                         else None,
-                        watched=claim is not None,
+                        watched=watched,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)

@@ -51,9 +51,6 @@ MAX_ALLOCATORS_ASKED = 8
 PULL_TIMEOUT_S = 600.0
 """An image of some GB over a slow line; the allocator bounds the start itself."""
 
-MAX_WAITING = 10_000
-"""Requests that may wait for one start; past it the answer is 503 at once."""
-
 log = structlog.get_logger()
 
 
@@ -92,15 +89,9 @@ class Flight:
     def awaited(self) -> Iterator[None]:
         """Count one who waits for the end, or for something better before it.
 
-        When the last one goes the start is taken back, unless it is kept.
-
-        Raises:
-            NothingFeasible: too many wait already.
+        When the last one goes the start is taken back, unless it is kept. How many may wait is
+        bounded by their service's traffic (`traffic.py`).
         """
-        if self.waiting >= MAX_WAITING:
-            raise NothingFeasible(
-                self.service, [f"{MAX_WAITING} requests are waiting for it already"]
-            )
         self.waiting += 1
         try:
             yield

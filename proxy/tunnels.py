@@ -104,6 +104,15 @@ class Tunnels:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
         decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        guards = self._forwarder.guards
+        if spec.rate_limited:
+            await guards.limiter.admit(decision, caller or "")
+        with guards.traffics.of(hop.service).under_way(spec):
+            async with self._dug(decision) as tunnel:
+                yield tunnel
+
+    @asynccontextmanager
+    async def _dug(self, decision: Decision) -> AsyncIterator[Tunnel]:
         failure: Exception | None = None
         for _ in range(MAX_ATTEMPTS):
             instance = await self._forwarder.choose(decision)
@@ -120,7 +129,8 @@ class Tunnels:
                     return
             finally:
                 self._forwarder.chooser.done(instance, None)
-        raise UpstreamLost(f"{hop.service} could not be reached {MAX_ATTEMPTS} times: {failure}")
+        where = decision.service
+        raise UpstreamLost(f"{where} could not be reached {MAX_ATTEMPTS} times: {failure}")
 
     async def _dig(
         self, stack: AsyncExitStack, decision: Decision, instance: InstanceView
@@ -166,6 +176,7 @@ class Tunnels:
     def _give_up_on(self, decision: Decision, instance: InstanceView, exc: Exception) -> None:
         log.info("tunnel.failed", service=decision.service, reason=str(exc))
         self._forwarder.decisions.note(decision, Failure(instance, str(exc)))
+        self._forwarder.guards.ejector.failed(instance, decision.spec)
         self._forwarder.chooser.lost(decision, instance)
 
     def _look_at(self, tunnel: Tunnel) -> None:

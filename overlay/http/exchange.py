@@ -28,6 +28,7 @@ from overlay.http.errors import (
     ResponseCut,
     UpstreamFailed,
 )
+from overlay.http.fields import protocols
 from overlay.http.head import (
     FINAL,
     NO_BODY,
@@ -39,7 +40,6 @@ from overlay.http.head import (
     end_to_end,
     framing_fields,
     get,
-    protocols,
 )
 from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
@@ -422,7 +422,8 @@ class _Exchange:
             reason,
             maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
-            reused=self.upstream.reused,
+            reused=self.upstream.reused and not self.upstream.alone,
+            alone=self.upstream.alone,
             malformed=malformed,
             timed_out=timed_out,
         )

@@ -46,6 +46,7 @@ class UpstreamConnection:
     )
 
     refused = False
+    alone = False
     """A server of HTTP/1 has no way to say so."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:

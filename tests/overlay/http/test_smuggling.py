@@ -48,7 +48,7 @@ class Instance:
             match event := connection.next_event():  # an error would be the proxy's
                 case h11.NEED_DATA:
                     try:
-                        data = await stream.receive_some()
+                        data = bytes(await stream.receive_some())
                     except (trio.BrokenResourceError, trio.ClosedResourceError):
                         return
                     if not data:  # the client left, so the proxy did
