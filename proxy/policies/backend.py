@@ -52,6 +52,10 @@ class Backend:
         """Return whether it can take another request."""
         return True
 
+    def busy(self, now: float) -> int:
+        """Return its load, or -1 where it cannot take another request."""
+        return self.load() if self.usable(now) else -1
+
 
 B = TypeVar("B", bound=Backend)
 P = TypeVar("P")
