@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from bench import delayed
+from bench.alike import share_deviation
 from bench.client import OK, ask
-from bench.fairness import Found, Many, report, selection_us, share_deviation
+from bench.fairness import Found, report
+from bench.fairness_many import Many, selection_us
 
 
 def test_the_share_that_is_farthest_from_a_fair_one_counts() -> None:
