@@ -1,8 +1,8 @@
 """The default: the nearest until it is busy; peak EWMA x RTT with the power of two choices.
 
 Each backend has a latency to expect: the RTT to it, and what an answer takes there for each request
-in flight and the new one. Those within twice the best are as good, and of two of them drawn at
-random the less busy one is taken; between equally busy ones, that which is behind its share.
+in flight and the new one. Those within twice the best are as good, and of two of them the less busy
+one is taken; between equally busy ones, that which is behind its share.
 
 How long an answer takes is measured, and noise. So backends count as equally quick unless one's
 average is over four times the usual one, the median: that one is left out until the others have so
@@ -16,7 +16,7 @@ costs what 60 picks do; so it takes half of the time that picks take, at any num
 from collections.abc import Sequence
 from random import Random
 
-from proxy.policies.backend import B, Backend, Shares, less_busy, two_of
+from proxy.policies.backend import B, Backend, Pairs, Shares, less_busy
 
 NEAR_ENOUGH = 2.0
 """Backends whose expected latency is within this factor of the best are as good."""
@@ -42,7 +42,7 @@ class Nearest:
     """The nearest until it is busy."""
 
     def __init__(self, random: Random) -> None:
-        self._random = random
+        self._pairs = Pairs(random)
         self._shares = Shares()
         self._among: Sequence[Backend] = ()
         self._near: Sequence[int] = ()
@@ -93,7 +93,7 @@ class Nearest:
         near = self._near
         if len(near) < 2:  # noqa: PLR2004
             return next((among[n] for n in near if self._fits(among[n], now) >= 0), None)
-        one, other = two_of(near, self._random)
+        one, other = self._pairs.of(near)
         first, second = among[one], among[other]
         busy, rest = self._fits(first, now), self._fits(second, now)
         if busy < 0:
@@ -107,7 +107,7 @@ class Nearest:
         near = self._near
         if len(near) < 2:  # noqa: PLR2004
             return among[near[0]] if near else None
-        one, other = two_of(near, self._random)
+        one, other = self._pairs.of(near)
         return less_busy(among[one], among[other])
 
     def _fits(self, backend: Backend, now: float) -> int:
