@@ -73,6 +73,15 @@ async def wait_ready(
     exited: Callable[[], Awaitable[None]],
 ) -> Outcome:
     """Wait until the instance at `address` is ready, `exited` returns, or `timeout_s` are over."""
+    return await wait_until(lambda: _until_answer(address, health), timeout_s, exited)
+
+
+async def wait_until(
+    ready: Callable[[], Awaitable[None]],
+    timeout_s: float,
+    exited: Callable[[], Awaitable[None]],
+) -> Outcome:
+    """Wait until `ready` or `exited` returns, or `timeout_s` are over."""
     outcome = Outcome.TIMED_OUT
 
     async def watch() -> None:
@@ -84,7 +93,7 @@ async def wait_ready(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         with trio.move_on_after(timeout_s):
-            await _until_answer(address, health)
+            await ready()
             outcome = Outcome.READY
         nursery.cancel_scope.cancel()
     return outcome

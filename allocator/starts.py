@@ -6,6 +6,7 @@ from functools import partial
 import structlog
 import trio
 
+from allocator.bound import wait_bound
 from allocator.errors import AllocatorError, Exited, ImageMissing, NotReady, RuntimeDown
 from allocator.flight import Flight
 from allocator.instance import Instance
@@ -108,7 +109,9 @@ class Starts:
             NotReady: it did not within `timeout_s`.
         """
         exited = partial(instance.runtime.exited, instance.id)
-        outcome = await self._ready(instance.address, health, timeout_s, exited)
+        datagrams = instance.spec.protocol == "udp" and health is None
+        wait = wait_bound if datagrams else self._ready
+        outcome = await wait(instance.address, health, timeout_s, exited)
         match outcome:
             case Outcome.READY:
                 instance.last_active = trio.current_time()
@@ -154,11 +157,11 @@ async def how_it_ended(instance: Instance, when: str) -> AllocatorError:
 
 def _why_not_ready(instance: Instance, timeout_s: float) -> str:
     port = instance.address.rpartition(":")[2]
-    wanted = (
-        f"accepted no connection on port {port}"
-        if instance.spec.health is None
-        else f"did not answer {instance.spec.health} on port {port} with 2xx"
-    )
+    wanted = f"accepted no connection on port {port}"
+    if instance.spec.health is not None:
+        wanted = f"did not answer {instance.spec.health} on port {port} with 2xx"
+    elif instance.spec.protocol == "udp":
+        wanted = f"took no datagram on UDP port {port}"
     return (
         f"an instance of {instance.service} {wanted} within {timeout_s:g} s; it must listen on "
         "$SERVICE_PORT, and its log may say why it does not"
