@@ -5,6 +5,7 @@ Fields named `*_ms` are milliseconds, as the files have them; everything that co
 uses the `*_s` properties, in seconds.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -18,7 +19,8 @@ DEFAULT_IDLE_PAUSE_S = 30.0
 DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
-DEFAULT_TUNNEL_IDLE_S = 3600.0
+DEFAULT_TUNNEL_IDLE_S = {"udp": 60.0, "tcp": 3600.0}
+"""Who sends datagrams never says that it is done."""
 
 DEFAULT_HEALTH_INTERVAL_S = 10.0
 DEFAULT_HEALTH_FAILURES = 3
@@ -82,6 +84,10 @@ class RateLimit(BaseModel):
     burst: int = Field(1, ge=1, le=MOST)
 
 
+def _tunnel_idle_s(fields: dict[str, object]) -> float:
+    return DEFAULT_TUNNEL_IDLE_S["udp" if fields.get("protocol") == "udp" else "tcp"]
+
+
 class ServiceSpec(BaseModel):
     """One revision's definition of a service.
 
@@ -116,6 +122,8 @@ class ServiceSpec(BaseModel):
         retry_percent: of its requests, how many more a proxy may send again after failures.
         retry_statuses: answers in whose place another instance's is asked for, if there is one.
         hedge_ms: after so long without an answer a request is sent to a second instance too.
+        hedge_percentile: the same after as long as that share of its last answers took; where both
+            are given, whichever is later.
         timeout_s: seconds within which a request must be answered to its end; None is no bound.
         max_in_flight: requests that a proxy has under way for the service; 0 is no bound.
         max_pending: requests that wait at a proxy for an instance; 0 is the proxy's own bound.
@@ -136,7 +144,7 @@ class ServiceSpec(BaseModel):
     command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
     protocol: Protocol = "http1"
-    tunnel_idle_s: float = Field(DEFAULT_TUNNEL_IDLE_S, gt=0, le=MOST)
+    tunnel_idle_s: float = Field(default_factory=_tunnel_idle_s, gt=0, le=MOST)
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
@@ -159,6 +167,7 @@ class ServiceSpec(BaseModel):
     retry_percent: float = Field(DEFAULT_RETRY_PERCENT, ge=0, le=100)
     retry_statuses: tuple[_ServerError, ...] = Field((), max_length=MOST_STATUSES)
     hedge_ms: float | None = Field(None, gt=0, le=MAX_S * 1000)
+    hedge_percentile: float | None = Field(None, ge=50, le=99.9)
     timeout_s: float | None = Field(None, gt=0, le=MAX_S)
     max_in_flight: int = Field(0, ge=0, le=MOST)
     max_pending: int = Field(0, ge=0, le=MOST)
@@ -176,7 +185,12 @@ class ServiceSpec(BaseModel):
         """The runtime that the service needs."""
         return "process" if self.process is not None else "docker"
 
-    @property
+    @cached_property
+    def hedged(self) -> bool:
+        """Whether a request may be sent to a second instance when the first is slow."""
+        return self.hedge_ms is not None or self.hedge_percentile is not None
+
+    @cached_property
     def rate_limited(self) -> bool:
         """Whether any rate limit is set."""
         limits = self.rate_limit, self.client_rate_limit, self.global_rate_limit

@@ -5,7 +5,8 @@
       │          ▼ and the budget is not spent
       └──── leave the instance alone
 
-With `hedge_ms` a request that waits that long is sent to a second instance beside (`hedging.py`).
+Where the service is `hedged`, one that waits for long is sent to a second instance, too
+(`hedging.py`).
 """
 
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from typing import Protocol
 import structlog
 import trio
 
-from overlay.errors import PeerUnreachable
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged
 from overlay.http.head import RequestHead
@@ -27,65 +27,18 @@ from proxy.decisions import Decision, Decisions, Failure, Hedge
 from proxy.errors import (
     DeadlineOver,
     RequestRefused,
-    RetriesSpent,
     UpstreamLost,
-    UpstreamTooSlow,
 )
 from proxy.guards import Guards
 from proxy.hedging import Race
+from proxy.repeats import Repeats
+from proxy.sending import LOST, Send, Unwanted
 from proxy.traffic import Traffic
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2."""
-
 log = structlog.get_logger()
-
-
-class GoneFromGateway(Exception):
-    """The gateway says that the instance is not there any more; nothing was processed."""
-
-    def __str__(self) -> str:
-        return "its machine says that it is gone"
-
-
-class Unwanted(Exception):
-    """The instance answered with a status for which the service wants another one to be asked."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(f"it answered {status}")
-
-
-LOST = (GoneFromGateway, PeerUnreachable, UpstreamFailed, Unwanted)
-"""What an attempt may end with while the client is still unanswered."""
-
-
-class Send(Protocol):
-    """Forwards the request to an instance."""
-
-    async def __call__(
-        self,
-        instance: InstanceView,
-        deadline: float,
-        *,
-        fresh: bool,
-        watched: bool,
-        begins: Callable[[int], None] | None,
-    ) -> Exchanged:
-        """Forward it.
-
-        Args:
-            instance: whom to ask.
-            deadline: when the answer must be complete, on trio's clock.
-            fresh: do not use a connection that was used before.
-            begins: called with the status when the answer is there; may raise to keep it from the
-                client.
-            watched: somebody else looks whether the client leaves.
-        """
-        ...
 
 
 class Parts(Protocol):
@@ -112,6 +65,21 @@ class Attempts:
         send: makes one attempt.
     """
 
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_decision",
+        "_fresh",
+        "_head",
+        "_left",
+        "_parts",
+        "_repeats",
+        "_send",
+        "_service",
+        "_spec",
+        "_traffic",
+    )
+
     def __init__(
         self,
         parts: Parts,
@@ -128,10 +96,11 @@ class Attempts:
         self._traffic = traffic
         self._send = send
         self._service = decision.service
+        self._spec = decision.spec
         self._fresh = False
         self._deadline = inf
         self._left = MAX_ATTEMPTS
-        self._next: InstanceView | None = None
+        self._repeats = Repeats(client, head, decision, traffic, parts.chooser)
 
     async def run(self) -> Exchanged:
         """Have the request answered.
@@ -163,43 +132,41 @@ class Attempts:
         try:
             while self._left:
                 self._left -= 1
-                instance = await self._instance(failure)
+                if failure is None:
+                    instance = await self._choose()
+                else:
+                    instance = await self._chosen_again(failure)
                 try:
-                    return await (self._raced if self._hedges else self._sent)(instance)
-                except (GoneFromGateway, PeerUnreachable) as exc:
-                    failure = exc
-                    self._check_replayable(instance, exc)
-                except UpstreamFailed as exc:
-                    failure = exc
-                    self._check_repeatable(instance, exc)
+                    if self._spec.hedged and self._repeats.hedged:
+                        return await self._raced(instance)
+                    return await self._sent(instance)
                 except Unwanted as exc:
                     failure = exc
+                except LOST as exc:
+                    failure = exc
+                    self._repeats.check(instance, exc)
         finally:
-            if self._next is not None:
-                self._parts.chooser.done(self._next, None)
+            if (unused := self._repeats.reserved()) is not None:
+                self._parts.chooser.done(unused, None)
         raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
 
-    async def _instance(self, failure: Exception | None) -> InstanceView:
-        """Return the instance to try next."""
-        if self._next is not None:
-            instance, self._next = self._next, None
-            self._decision.chosen = instance
-            return instance
-        if failure is not None:
-            self._may_repeat(failure)
-        return await self._parts.choose(self._decision)
+    async def _choose(self) -> InstanceView:
+        instance = await self._parts.choose(self._decision)
+        self._spec = self._decision.spec  # there may have been news of it
+        return instance
 
-    def _may_repeat(self, failure: Exception) -> None:
-        """Count a repetition.
+    async def _chosen_again(self, failure: Exception) -> InstanceView:
+        """Return the instance to try after a failure.
 
         Raises:
-            RetriesSpent: there are too many.
+            RetriesSpent: there must be no other attempt.
         """
-        if isinstance(failure, UpstreamFailed) and failure.reused:
-            return  # the server closed a kept connection, which says nothing about the service
-        if not self._traffic.retry(self._decision.spec):
-            raise RetriesSpent(self._service, self._decision.spec.retry_percent, failure)
+        if (reserved := self._repeats.reserved()) is not None:
+            self._decision.chosen = reserved
+            return reserved
+        self._repeats.count(failure)
         self._parts.guards.metrics.retried(self._service)
+        return await self._choose()
 
     async def _sent(
         self, instance: InstanceView, claim: Callable[[], None] | None = None
@@ -211,7 +178,7 @@ class Attempts:
             claim: where another attempt runs beside: raises if that was quicker.
         """
         begins: Callable[[int], None] | None = None
-        if claim is not None or self._decision.spec.retry_statuses:
+        if claim is not None or self._spec.retry_statuses:
             begins = partial(self._begins, instance, claim)
         service_time_s: float | None = None
         try:
@@ -227,11 +194,11 @@ class Attempts:
             raise
         except trio.Cancelled:
             if self._overslept:
-                self._parts.guards.ejector.failed(instance, self._decision.spec)
+                self._parts.guards.ejector.failed(instance, self._spec)
             raise
         else:
             service_time_s = exchanged.total_s
-            self._parts.guards.ejector.answered(instance, exchanged.status, self._decision.spec)
+            self._parts.guards.ejector.answered(instance, exchanged.status, self._spec)
             return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)
@@ -239,7 +206,7 @@ class Attempts:
     @property
     def _overslept(self) -> bool:
         """Whether the service's own bound on time is over, and not only the client's."""
-        bound = self._decision.spec.timeout_s
+        bound = self._spec.timeout_s
         return self._decision.allowed_s == bound and trio.current_time() >= self._deadline
 
     def _begins(
@@ -251,88 +218,57 @@ class Attempts:
             Unwanted: another instance is asked instead.
             Slower: another has answered.
         """
-        if status in self._decision.spec.retry_statuses and self._has_next(instance):
+        if status in self._spec.retry_statuses and self._left and self._repeats.reserve(instance):
+            self._parts.guards.metrics.retried(self._service)
             raise Unwanted(status)
         if claim is not None:
             claim()
         self._decision.chosen = instance
 
-    def _has_next(self, instance: InstanceView) -> bool:
-        """Return whether another instance can be asked, which is kept ready for it then."""
-        if self._next is None and self._left and self._repeatable and self._client.body.replayable:
-            self._next = self._other(instance)
-            if self._next is not None:
-                self._parts.guards.metrics.retried(self._service)
-        return self._next is not None
-
-    def _other(self, instance: InstanceView) -> InstanceView | None:
-        """Return another instance with room, if there is one and the budget has it."""
-        chooser = self._parts.chooser
-        other = chooser.another(self._decision, instance)
-        if other is not None and not self._traffic.retry(self._decision.spec):
-            chooser.done(other, None)
-            return None
-        return other
-
-    @property
-    def _repeatable(self) -> bool:
-        return self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
-
-    @property
-    def _hedges(self) -> bool:
-        if self._decision.spec.hedge_ms is None or not self._client.body.framing.empty:
-            return False
-        return self._repeatable and not self._head.upgrade
-
     async def _raced(self, instance: InstanceView) -> Exchanged:
         """Send the request to a second instance too if the first one does not answer soon."""
-        race = Race(self._client, LOST)
-        delay_s = (self._decision.spec.hedge_ms or 0.0) / 1000
-        return await race.run(instance, delay_s, self._sent, self._second)
+        began = trio.current_time()
+
+        async def sent(to: InstanceView, claim: Callable[[], None]) -> Exchanged:
+            def first() -> None:
+                claim()
+                self._traffic.answer_times.add(trio.current_time() - began)
+
+            return await self._sent(to, first)
+
+        return await Race(self._client, LOST).run(instance, self._patience_s(), sent, self._second)
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for one instance before another is asked, too."""
+        least_s, percentile = (self._spec.hedge_ms or 0.0) / 1000, self._spec.hedge_percentile
+        if percentile is None:
+            return least_s
+        usual_s = self._traffic.answer_times.quantile(percentile / 100)
+        return inf if usual_s is None else max(least_s, usual_s)
 
     def _second(self) -> InstanceView | None:
         """Return the instance to send a hedge to, if there is one."""
         first = self._decision.chosen
-        second = None if first is None else self._other(first)
+        second = None if first is None else self._repeats.other(first)
         if second is not None:
             self._parts.decisions.note(self._decision, Hedge(second))
             self._parts.guards.metrics.hedged(self._service)
         return second
 
     def _note(self, instance: InstanceView, exc: Exception) -> None:
-        """Take in a failure: the instance is left alone, unless only a kept connection failed."""
+        """Take in a failure.
+
+        The instance is left alone for a while, unless only a kept connection failed, or only this
+        request did where others go on beside it: a client could end the instance for all otherwise.
+        """
         if isinstance(exc, UpstreamFailed):
             log.info("forward.failed", service=self._service, reason=exc.reason)
             if exc.reused:
                 self._fresh = True  # the instance may be well
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._parts.guards.ejector.failed(instance, self._decision.spec)
-        if isinstance(exc, Unwanted):
+        self._parts.guards.ejector.failed(instance, self._spec)
+        if isinstance(exc, Unwanted) or (isinstance(exc, UpstreamFailed) and exc.alone):
             self._decision.excluded |= {instance.key}  # it lives, and may serve others well
         else:
             self._parts.chooser.lost(self._decision, instance)
-
-    def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:
-        """Say why there must not be another attempt.
-
-        Raises:
-            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
-        """
-        where = f"{self._service} (instance {instance.record.id})"
-        if exc.timed_out:
-            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        if exc.maybe_processed and not self._repeatable:
-            raise UpstreamLost(
-                f"{where} failed after it was sent the request: {exc.reason}; "
-                f"a {self._head.method.decode()} is not sent twice unless the service says "
-                "`idempotent`"
-            ) from exc
-        self._check_replayable(instance, exc)
-
-    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
-        if not self._client.body.replayable:
-            raise UpstreamLost(
-                f"{self._service} (instance {instance.record.id}) failed in the middle of a "
-                f"body too large to be sent again: {exc}"
-            ) from exc

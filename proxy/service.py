@@ -55,6 +55,9 @@ from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
 
+LOOK_S = 0.5
+"""How often the kernel is asked about the connections to other machines; some 2 µs for each."""
+
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own way to say where spans go."""
 
@@ -94,6 +97,7 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.look_at_paths)
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
@@ -167,6 +171,7 @@ class _Server:
             random,
             self._crowd.news,
             partial(own_deputy, node.peer_id),
+            self._roads.leads_nowhere,
         )
         metrics = self._metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
@@ -238,6 +243,12 @@ class _Server:
             await self._roads.follow()
             self._upstreams.prune()
             self._crowd.look(self._node.view.instances)
+
+    async def look_at_paths(self) -> None:
+        """End what is under way to machines to which the path is cut."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self._roads.look_at_paths()
 
     async def sweep(self) -> None:
         """Drop idle upstream connections now and then, and what is not worth remembering."""

@@ -478,6 +478,7 @@ _FIELDS: dict[str, _Field[Any]] = {
     "retry_percent": _Field(_number("a share of the requests, from 0 to 100", 0, 100, whole=False)),
     "retry_statuses": _Field(_statuses),
     "hedge_ms": _Field(_number("milliseconds over 0", 0.001, MAX_S * 1000, whole=False)),
+    "hedge_percentile": _Field(_number("a percentile from 50 to 99.9", 50, 99.9, whole=False)),
     "timeout_s": _Field(_number("seconds over 0", 0.001, MAX_S, whole=False)),
     "max_in_flight": _Field(_number("how many requests, 0 is no bound", 0, _MOST, whole=True)),
     "max_pending": _Field(
@@ -526,6 +527,7 @@ _SPEC_FIELDS = {
             "retry_percent",
             "retry_statuses",
             "hedge_ms",
+            "hedge_percentile",
             "timeout_s",
             "max_in_flight",
             "max_pending",

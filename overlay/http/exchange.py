@@ -422,7 +422,8 @@ class _Exchange:
             reason,
             maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
-            reused=self.upstream.reused,
+            reused=self.upstream.reused and not self.upstream.alone,
+            alone=self.upstream.alone,
             malformed=malformed,
             timed_out=timed_out,
         )

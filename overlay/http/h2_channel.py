@@ -6,6 +6,7 @@ here waits while the protocol's state is half changed: a user that is cancelled 
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -30,6 +31,16 @@ class Head(NamedTuple):
 
     fields: Sequence[Field]
     ended: bool
+
+
+class Loss(Enum):
+    """How a stream was lost before both ends had sent everything."""
+
+    CONNECTION = "the connection is lost"
+    MALFORMED = "what came on the connection is no HTTP/2"
+    LEFT = "the other end left without looking at the request"
+    REFUSED = "the other end refused to look at the request"
+    RESET = "one end reset the stream"
 
 
 class Carrier(Protocol):
@@ -83,8 +94,7 @@ class Channel:
         heads: of answers, in order, interim ones too.
         trailers: that came after the body.
         lost: why nothing more will come or go; None while that is not so.
-        refused: the other end did not look at the request.
-        malformed: it was lost because what came is no HTTP/2.
+        loss: how it was lost; of no meaning while it is not.
         on_lost: called when it is lost.
     """
 
@@ -98,10 +108,9 @@ class Channel:
         "_window",
         "heads",
         "id",
+        "loss",
         "lost",
-        "malformed",
         "on_lost",
-        "refused",
         "trailers",
     )
 
@@ -117,8 +126,7 @@ class Channel:
         self.heads: deque[Head] = deque()
         self.trailers: Sequence[Field] = ()
         self.lost: str | None = None
-        self.refused = False
-        self.malformed = False
+        self.loss = Loss.RESET
         self.on_lost: Callable[[], None] | None = None
 
     @property
@@ -217,10 +225,10 @@ class Channel:
         self._ended = True
         self.tell()
 
-    def lose(self, reason: str, *, refused: bool = False, malformed: bool = False) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.RESET) -> None:
         """Take note that the stream is lost; for the link."""
         if self.lost is None:
-            self.lost, self.refused, self.malformed = reason, refused, malformed
+            self.lost, self.loss = reason, loss
             self.tell()
             self._link.room.unpark_all()
             if self.on_lost is not None:
@@ -268,7 +276,7 @@ class Channel:
         try:
             return act()
         except ProtocolError as exc:
-            self.lose(str(exc))
+            self.lose(str(exc), Loss.CONNECTION)
             raise SendFailed(None if self._sent_any else 0) from exc
 
 

@@ -34,7 +34,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from overlay.http.h2_channel import Channel, Head
+from overlay.http.h2_channel import Channel, Head, Loss
 from overlay.http.h2_fields import MalformedHead, trailers
 from overlay.http.h2_flow import (
     CONNECTION_WINDOW,
@@ -71,6 +71,9 @@ TABLE_BYTES = 4096
 
 MAX_HEADS = 64
 """Of one stream, that wait for their reader: interim answers that nobody reads."""
+
+FIRST_FRAME_S = 10.0
+"""Until the other end's first frame, where nothing is under way."""
 
 GOODBYE_S = 2.0
 """For the last frames, where the other end does not read."""
@@ -274,19 +277,31 @@ class Link:
         while True:
             if data:
                 self._take_in(data)
-            while self.pending > MAX_PENDING:
-                await self.room.park()
-            data = await self._transport.receive(self._idle_timeout_s)
-            if data is None and self._is_idle():
+            if self._is_idle():
                 return
+            if self.pending > MAX_PENDING and not await self._wrote():
+                return
+            data = await self._transport.receive(self._patience_s)
             if data is not None and not data:
                 self._ended = True
                 return
 
-    def _is_idle(self) -> bool:
-        if not self._splitter.began:
+    async def _wrote(self) -> bool:
+        """Wait until less waits to be written; False if the other end takes nothing."""
+        with trio.move_on_after(self.send_timeout_s):
+            while self.pending > MAX_PENDING:
+                await self.room.park()
             return True
-        return not self.users and trio.current_time() >= self._used_at + self._idle_timeout_s
+        return False
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing may come while nothing is under way."""
+        most = inf if self._splitter.began else FIRST_FRAME_S
+        return min(self._idle_timeout_s, most)
+
+    def _is_idle(self) -> bool:
+        return not self.users and trio.current_time() >= self._used_at + self._patience_s
 
     def _take_in(self, data: bytes) -> None:
         batch: list[bytes] = []
@@ -323,7 +338,7 @@ class Link:
         self.leaving = True
         for channel in list(self.users) if self._client else ():
             if channel.id > last or not channel.id:
-                channel.lose("the server is leaving", refused=True)
+                channel.lose("the server is leaving", Loss.LEFT)
 
     def _process(self, batch: list[bytes]) -> None:
         if not batch:
@@ -366,7 +381,8 @@ class Link:
             channel.end()
         else:
             refused = event.error_code == ErrorCodes.REFUSED_STREAM
-            channel.lose("the other end reset the stream", refused=refused)
+            text = f"the other end reset the stream (error {event.error_code!s})"
+            channel.lose(text, Loss.REFUSED if refused else Loss.RESET)
 
     def _head_came(
         self, event: RequestReceived | ResponseReceived | InformationalResponseReceived
@@ -404,8 +420,9 @@ class Link:
 
     def _lose_all(self, why: ConnectionFault | str) -> None:
         self.closed = True
+        loss = Loss.MALFORMED if isinstance(why, ConnectionFault) else Loss.CONNECTION
         for channel in list(self.users):
-            channel.lose(str(why), malformed=isinstance(why, ConnectionFault))
+            channel.lose(str(why), loss)
         self.room.unpark_all()
 
     async def _say_goodbye(self, fault: ConnectionFault | None) -> None:

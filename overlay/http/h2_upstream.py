@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 
 from overlay.errors import MyxoError
 from overlay.http.errors import BadResponse
-from overlay.http.h2_channel import Channel, ChannelBody
+from overlay.http.h2_channel import Channel, ChannelBody, Loss
 from overlay.http.h2_fields import regular_fields, request_fields, response_head
 from overlay.http.h2_flow import MAX_STREAMS
 from overlay.http.h2_frames import ConnectionFault
@@ -59,7 +59,13 @@ class UpstreamStream:
     @property
     def refused(self) -> bool:
         """The server said that it did not look at the request."""
-        return self._channel.refused
+        return self._channel.loss in {Loss.LEFT, Loss.REFUSED}
+
+    @property
+    def alone(self) -> bool:
+        """If it failed, it failed alone: its connection stands."""
+        channel = self._channel
+        return channel.lost is not None and channel.loss in {Loss.REFUSED, Loss.RESET}
 
     async def send_request(
         self,
@@ -101,7 +107,7 @@ class UpstreamStream:
             return None
         if channel.lost is None or channel.has_something:
             return _NEWS
-        if channel.malformed:
+        if channel.loss is Loss.MALFORMED:
             raise BadResponse(channel.lost)
         raise trio.BrokenResourceError(channel.lost)
 

@@ -19,6 +19,7 @@ from proxy.testing_certificates import Authority
 pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 60.0
+RAW = Path(__file__).with_name("raw_server.py")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Edge:
     private_port: int
     service: str
     hidden: str
+    raw: str
     clients: Authority = field(init=False)
 
     def client(self, cert: tuple[Path, Path] | None = None, *, http2: bool = False) -> httpx.Client:
@@ -58,11 +60,12 @@ def edge(process_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Edge
     cert, key = authority.issue("edge", "localhost", "shop.localhost")
     service = process_network.add_echo_process()
     hidden = process_network.add_echo_process()
+    raw = process_network.add_process("raw", RAW)
     flags = ["--tls-cert", str(cert), "--tls-key", str(key)]
-    flags += ["--expose", service, "--expose", f"{service}=shop.localhost"]
+    flags += ["--expose", service, "--expose", f"{service}=shop.localhost", "--expose", raw]
     port = join_edge(process_network, "edge", *flags)
     private = join_edge(process_network, "private", *flags, "--client-ca", str(clients.file))
-    made = Edge(process_network, authority, port, private, service, hidden)
+    made = Edge(process_network, authority, port, private, service, hidden, raw)
     made.clients = clients
     return made
 
@@ -96,6 +99,31 @@ def test_an_exposed_service_is_started_and_answers_and_is_told_who_asked(edge: E
     assert told["x-request-id"] != "mine"
     ours = [name for name in answer.headers if name.startswith(("x-myxo", "server-timing"))]
     assert ours == []
+
+
+def raw_client(edge: Edge) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(edge.authority.file))
+    plain = socket.create_connection(("127.0.0.1", edge.port), timeout=TIMEOUT_S)
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_a_websocket_passes_by_tls(edge: Edge) -> None:
+    lines = [f"GET /{edge.raw}/chat HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
+    with raw_client(edge) as sock:
+        sock.sendall("\r\n".join([*lines, "Upgrade: websocket", "", "ping"]).encode())
+        answer = b""
+        while not answer.endswith(b"ping"):
+            part = sock.recv(65536)
+            assert part, answer
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 101 ")
+
+
+def test_no_tunnel_leads_in(edge: Edge) -> None:
+    for name in (edge.service, edge.hidden):
+        with raw_client(edge) as sock:
+            sock.sendall(f"CONNECT {name}:80 HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+            assert sock.recv(65536).startswith(b"HTTP/1.1 404 ")
 
 
 def test_a_client_that_offers_http2_speaks_it_under_the_same_rules(edge: Edge) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import queue
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SERVER = Path(__file__).with_name("grpc_server.py")
+CLIENT = Path(__file__).with_name("grpc_client.py")
 METHOD = "/myxo.test.Echo/"
 TIMEOUT_S = 60.0
 
@@ -178,3 +181,23 @@ def test_http1_clients_reach_a_service_of_http2_and_the_other_way_round(
     body, _, last = done.stdout.rpartition("\n")
     assert last == "2 200"
     assert json.loads(body)["path"] == "/a?b=1"
+
+
+@pytest.mark.netns
+def test_calls_pass_to_another_machine_through_its_gateway(lan: Any) -> None:
+    first, second = lan.host(), lan.host()
+    up = first.start("myxo", "up", "--runtime", "process", "--hostname", "first")
+    join = shlex.split(next(line for line in up.splitlines() if "myxo join" in line))
+    second.start(*join, "--runtime", "process", "--hostname", "second")
+    conf = first.folder / "grpc.json"
+    conf.write_text(json.dumps({"protocol": "h2c", "constraints": {"host": "first"}}))
+    command = f"exec {sys.executable} {SERVER}"
+    first.run("registry-cli", "add", "--conf", str(conf), "--process", command, "grpc")
+    told = second.run(sys.executable, str(CLIENT), "127.0.0.1:4200", "grpc")
+    assert json.loads(told) == {
+        "unary": True,
+        "length": str(1 << 20),
+        "heard": ["ONE", "TWO", "THREE"],
+        "count": "3",
+        "code": "StatusCode.OK",
+    }

@@ -50,6 +50,7 @@ from proxy.limiting import Limiter
 from proxy.limits import RttLimits
 from proxy.metrics import ProxyMetrics
 from proxy.placement import Site
+from proxy.recent import LEAST
 from proxy.roads import Roads
 from proxy.routing_desk import RoutingCommand, RoutingDesk
 from proxy.routing_table import RoutingTable
@@ -1443,3 +1444,14 @@ async def test_a_client_that_waits_for_no_time_at_all_ejects_nobody(ground: Grou
     head = "GET /hello HTTP/1.1\nHost: localhost\nX-Request-Timeout: 0.01"
     assert [(await ground.ask(head))[0] for _ in range(4)] == [504] * 4
     assert not any(c.failed for c in ground.known())
+
+
+async def test_a_hedge_waits_for_as_long_as_most_answers_took(ground: Ground) -> None:
+    define(ground, hedge_percentile=95)
+    await ground.run_instance("i2")
+    for _ in range(LEAST):
+        assert (await ground.get())[0] == 200
+    await ground.run_instance("slow", silent(ground, "slow", []))
+    assert [(await ground.get())[2] for _ in range(10)] == [b"i2"] * 10
+    assert ground.guards.traffics.of(HELLO)._retries >= 1
+    assert len(ground.requests["slow"]) >= 1

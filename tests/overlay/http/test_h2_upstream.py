@@ -240,10 +240,13 @@ async def test_a_request_that_is_given_up_is_reset_at_the_server_and_no_other(la
     assert lab.accepted == 1
 
 
-async def test_a_stream_that_the_server_refuses_was_not_looked_at(lab: Lab) -> None:
+@pytest.mark.parametrize("code", [ErrorCodes.REFUSED_STREAM, ErrorCodes.INTERNAL_ERROR])
+async def test_a_stream_that_the_server_resets_fails_alone_and_says_if_it_was_looked_at(
+    lab: Lab, code: ErrorCodes
+) -> None:
     async def refuse(wire: Http2Wire) -> None:
         event = await wire.until(RequestReceived)
-        wire.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+        wire.h2.reset_stream(event.stream_id, code)
         await wire.flush()
         await wire.ended()
 
@@ -252,7 +255,18 @@ async def test_a_stream_that_the_server_refuses_was_not_looked_at(lab: Lab) -> N
     assert (await wire.answer(await wire.request(get_fields())))[0] == 502
     (failure,) = hop.outcomes
     assert isinstance(failure, UpstreamFailed)
-    assert not failure.maybe_processed
+    assert failure.alone
+    assert failure.maybe_processed == (code is ErrorCodes.INTERNAL_ERROR)
+
+
+async def test_a_server_that_takes_too_long_does_not_fail_alone(lab: Lab) -> None:
+    async def silent(wire: Http2Wire) -> None:
+        await wire.ended()
+
+    async with (await raw_pool(lab, silent)).acquire() as upstream:
+        await ask(upstream)
+        assert await upstream.receive(0.02) is None
+        assert not upstream.alone
 
 
 async def test_a_server_that_leaves_answers_what_it_took_and_the_rest_goes_elsewhere(
