@@ -29,7 +29,7 @@ CONTAINER_STEP_S = 1.1
 
 async def wait_bound(
     address: str,
-    health: str | None,
+    health: object,
     timeout_s: float,
     exited: Callable[[], Awaitable[None]],
 ) -> Outcome:
