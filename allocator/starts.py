@@ -11,7 +11,7 @@ from allocator.errors import AllocatorError, Exited, ImageMissing, NotReady, Run
 from allocator.flight import Flight
 from allocator.instance import Instance
 from allocator.lifecycle import Event, published
-from allocator.readiness import Outcome
+from allocator.readiness import Outcome, Question, question_to
 from allocator.register import Register
 from allocator.runtime import Launch
 from allocator.turns import Turns
@@ -24,7 +24,9 @@ machine within this time does not know of the start here, and may begin one ther
 ADOPTION_READY_S = 1.0
 """An adopted instance that does not answer within this time was never ready, or is stuck."""
 
-ReadyWait = Callable[[str, str | None, float, Callable[[], Awaitable[None]]], Awaitable[Outcome]]
+ReadyWait = Callable[
+    [str, Question | None, float, Callable[[], Awaitable[None]]], Awaitable[Outcome]
+]
 
 log = structlog.get_logger()
 
@@ -73,7 +75,9 @@ class Starts:
             self._register.advance(instance, Event.IMAGE_FETCHED)
             await self._launch(instance, launch, flight)
         with flight.phase("ready"):
-            await self.await_ready(instance, instance.spec.health, instance.spec.ready_timeout_s)
+            await self.await_ready(
+                instance, question_to(instance.spec), instance.spec.ready_timeout_s
+            )
         self._register.started(instance)
 
     async def announce(self, instance: Instance) -> None:
@@ -93,9 +97,11 @@ class Starts:
             AllocatorError: it does not.
         """
         self._register.advance(instance, Event.ADOPTED)
-        await self.await_ready(instance, instance.spec.health, ADOPTION_READY_S)
+        await self.await_ready(instance, question_to(instance.spec), ADOPTION_READY_S)
 
-    async def await_ready(self, instance: Instance, health: str | None, timeout_s: float) -> None:
+    async def await_ready(
+        self, instance: Instance, health: Question | None, timeout_s: float
+    ) -> None:
         """Return when the instance accepts connections, and answers `health` if that is given.
 
         Raises:
