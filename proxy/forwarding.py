@@ -28,7 +28,7 @@ from overlay.spec import ServiceSpec
 from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
 from proxy.affinity import cookie, key_of, tie
-from proxy.attempts import Attempts, GoneFromGateway
+from proxy.attempts import Attempts
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
@@ -36,6 +36,7 @@ from proxy.deadlines import passed_on
 from proxy.decisions import Decision, Decisions
 from proxy.errors import (
     DefinitionUnavailable,
+    RequestRefused,
     RevisionOutdated,
     ServiceUnknown,
     WrongProtocol,
@@ -47,6 +48,7 @@ from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
+from proxy.sending import GoneFromGateway
 from proxy.timing import Timing
 
 NEWS_TIMEOUT_S = 2.0
@@ -130,11 +132,7 @@ class Forwarder:
             if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
                 decision.tied = named.decode("ascii", "replace")
             begun(decision)
-            if spec.rate_limited:
-                await self.guards.limiter.admit(
-                    decision, origin.who if caller is None else caller.instance
-                )
-            return await self._attempted(client, head, route, origin, decision, call)
+            return await self._admitted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
 
@@ -143,7 +141,7 @@ class Forwarder:
             return origin.exposure.route(head)
         return route_of(head, self._machine_names)
 
-    async def _attempted(
+    async def _admitted(
         self,
         client: Client,
         head: RequestHead,
@@ -152,13 +150,23 @@ class Forwarder:
         decision: Decision,
         call: Call,
     ) -> Exchanged:
-        traffic = self.guards.traffics.of(route.service)
-        traffic.begin(decision.spec)
+        """Have a request answered, if its service's limits let it through."""
         try:
-            send = partial(self._send, client, head, route, origin, decision, call)
-            return await Attempts(self, client, head, decision, traffic, send).run()
-        finally:
-            traffic.end()
+            if decision.spec.rate_limited:
+                caller = origin.caller
+                await self.guards.limiter.admit(
+                    decision, origin.who if caller is None else caller.instance
+                )
+            traffic = self.guards.traffics.of(route.service)
+            traffic.begin(decision.spec)
+            try:
+                send = partial(self._send, client, head, route, origin, decision, call)
+                return await Attempts(self, client, head, decision, traffic, send).run()
+            finally:
+                traffic.end()
+        except RequestRefused as exc:
+            decision.status, decision.refusal = exc.status, exc.in_full()
+            raise
 
     async def choose(self, decision: Decision) -> InstanceView:
         """Return an instance to try, of a newer revision if an allocator has heard of one.
