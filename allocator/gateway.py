@@ -17,7 +17,6 @@ authenticated as peers: the same line, and the same from there on.
 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -33,8 +32,10 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
+from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
-from overlay.http.upstream import Pool, UpstreamConnection
+from overlay.http.seam import Source, Upstream
+from overlay.http.upstream import Pool
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
 from overlay.tunnel import SocketEnd, framed, switching
@@ -48,6 +49,9 @@ CONNECT_TIMEOUT_S = 1.0
 
 MAX_CONNECTIONS = 10_000
 SWEEP_S = 5.0
+CLOSE_S = 0.5
+"""For closing the connections to instances, when the gateway stops."""
+
 DRAIN_S = 1.5
 """Connections outlive the listener by this: longer than a stopping instance waits for requests."""
 
@@ -64,21 +68,19 @@ Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class _InstancePool:
-    address: str
-    pool: Pool = field(init=False)
+def _source(instance: Instance, nursery: trio.Nursery) -> Source:
+    """Return what lends connections to an instance, whatever version of HTTP it speaks."""
 
-    def __post_init__(self) -> None:
-        self.pool = Pool(self._dial)
-
-    async def _dial(self) -> trio.abc.Stream:
-        host, _, port = self.address.rpartition(":")
+    async def dial() -> trio.abc.Stream:
+        host, _, port = instance.address.rpartition(":")
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 return await trio.open_tcp_stream(host, int(port))
         except (OSError, trio.TooSlowError) as exc:
-            raise InstanceGone(f"the instance at {self.address} does not accept: {exc}") from exc
+            text = f"the instance at {instance.address} does not accept: {exc}"
+            raise InstanceGone(text) from exc
+
+    return StreamPool(dial, nursery) if instance.spec.protocol == "h2c" else Pool(dial)
 
 
 class Gateway:
@@ -112,9 +114,10 @@ class Gateway:
         self._members_changed = members_changed
         self._metrics = metrics
         self.own: dict[bytes, Answer] = {}
-        self._pools: dict[InstanceId, _InstancePool] = {}
+        self._pools: dict[InstanceId, Source] = {}
         self._connections = 0
         self._holder: trio.Nursery | None = None
+        self._links: trio.Nursery | None = None
         self._idle: set[trio.CancelScope] = set()
         self._callers: dict[trio.CancelScope, str] = {}
         self._stopping = trio.Event()
@@ -161,16 +164,20 @@ class Gateway:
         self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Own the connections; when the listener is gone, give them a deadline."""
-        async with trio.open_nursery() as connections:
-            connections.cancel_scope.shield = True
-            task_status.started(connections)
-            await self._stopping.wait()
-            connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
-            for scope in self._idle:
-                scope.cancel()
-        with trio.CancelScope(shield=True):
-            for pool in self._pools.values():
-                await pool.pool.aclose()
+        async with trio.open_nursery() as links:  # what requests need lasts until they have ended
+            links.cancel_scope.shield = True
+            self._links = links
+            async with trio.open_nursery() as connections:
+                connections.cancel_scope.shield = True
+                task_status.started(connections)
+                await self._stopping.wait()
+                connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
+                for scope in self._idle:
+                    scope.cancel()
+            with trio.move_on_after(CLOSE_S):
+                for pool in self._pools.values():
+                    await pool.aclose()
+            links.cancel_scope.cancel()
 
     async def _sweep(self) -> None:
         """Close idle connections that are old, and those to instances that are gone."""
@@ -180,7 +187,7 @@ class Gateway:
             for instance in self._pools.keys() - there.keys():
                 await self._part(instance)
             for pool in list(self._pools.values()):
-                await pool.pool.sweep()
+                await pool.sweep()
 
     async def _part(self, instance: InstanceId) -> None:
         """Close the connections to an instance before it ends.
@@ -190,7 +197,7 @@ class Gateway:
         """
         found = self._pools.pop(instance, None)
         if found is not None:
-            await found.pool.aclose()
+            await found.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(
@@ -330,10 +337,12 @@ class Gateway:
         *,
         fresh: bool,
     ) -> None:
-        pool = self._pools.get(instance.id)
-        if pool is None:
-            pool = self._pools[instance.id] = _InstancePool(instance.address)
-        async with pool.pool.acquire(fresh=fresh) as upstream:
+        source = self._pools.get(instance.id)
+        if source is None:
+            if self._links is None:
+                raise InstanceGone("the gateway is not open")
+            source = self._pools[instance.id] = _source(instance, self._links)
+        async with source.acquire(fresh=fresh) as upstream:
             begun = trio.current_time()
             await exchange(
                 client,
@@ -380,7 +389,7 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
 
 
 def _switched(
-    client: ServerConnection, upstream: UpstreamConnection, caller: str, instance: Instance
+    client: ServerConnection, upstream: Upstream, caller: str, instance: Instance
 ) -> Switched | None:
     near = framed(PeerId(caller))
     return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_idle_s)

@@ -64,19 +64,38 @@ def written_archive(
     image: Digest, config: bytes, layers: Sequence[Digest], files: Mapping[Digest, Path]
 ) -> Iterator[bytes]:
     """Yield the archive of an image in pieces; `files` has the layers that the engine lacks."""
-    hexes = [layer.removeprefix("sha256:") for layer in layers]
-    name = f"{image.removeprefix('sha256:')}.json"
-    manifest = {"Config": name, "RepoTags": None, "Layers": [f"{each}.tar" for each in hexes]}
-    for member, data in ((name, config), ("manifest.json", json.dumps([manifest]).encode())):
-        yield _head(member, len(data)) + data + _padding(len(data))
     for layer, path in files.items():
         size = path.stat().st_size
-        yield _head(f"{layer.removeprefix('sha256:')}.tar", size)
+        yield archive_head(layer, size)
         with path.open("rb") as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
-        yield _padding(size)
+        yield archive_padding(size)
+    yield from archive_end(image, config, layers)
+
+
+def archive_head(layer: Digest, size: int) -> bytes:
+    """Return what comes before a layer in an archive."""
+    return _head(_file_of(layer), size)
+
+
+def archive_padding(size: int) -> bytes:
+    """Return what comes after so many bytes."""
+    return bytes(-size % _BLOCK)
+
+
+def archive_end(image: Digest, config: bytes, layers: Sequence[Digest]) -> Iterator[bytes]:
+    """Yield what comes after the layers; without it an engine takes nothing in."""
+    name = f"{image.removeprefix('sha256:')}.json"
+    files = [_file_of(layer) for layer in layers]
+    manifest = {"Config": name, "RepoTags": None, "Layers": files}
+    for member, data in ((name, config), ("manifest.json", json.dumps([manifest]).encode())):
+        yield _head(member, len(data)) + data + archive_padding(len(data))
     yield bytes(2 * _BLOCK)
+
+
+def _file_of(layer: Digest) -> str:
+    return f"{layer.removeprefix('sha256:')}.tar"
 
 
 def _files(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
@@ -109,7 +128,3 @@ def _head(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)

@@ -27,6 +27,10 @@ SILENCE_S = 60.0
 
 WATCH_S = 1.0
 
+CALLS_AT_ONCE = 4
+TRANSFERS_AT_ONCE = 12
+"""The fetches of `image_lanes`, each of which has one, a save, and some that were just given up."""
+
 T = TypeVar("T")
 Told = Callable[[int], None]
 """Is called with how many bytes there are so far."""
@@ -39,7 +43,8 @@ class DockerImages:
     """The images of the engine that the environment names."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(4)
+        self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._transfers = trio.CapacityLimiter(TRANSFERS_AT_ONCE)
 
     async def size_bytes(self, image: Digest) -> int | None:
         """Return how large an image is as the engine counts it; None if it is not there."""
@@ -168,7 +173,7 @@ class DockerImages:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
                 await trio.to_thread.run_sync(
-                    in_thread, limiter=self._limiter, abandon_on_cancel=True
+                    in_thread, limiter=self._transfers, abandon_on_cancel=True
                 )
                 told(heard)
                 nursery.cancel_scope.cancel()

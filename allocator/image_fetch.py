@@ -20,7 +20,7 @@ from allocator.image_disk import lack_of_room
 from allocator.image_layers import KEPT_S, LayerFiles, remove_old
 from allocator.image_messages import ImageReply
 from allocator.image_peers import PeerFetch, Read, holders
-from allocator.image_plan import Rates
+from allocator.image_plan import ImageWrong, Rates
 from allocator.image_progress import Progress, Transfers
 from allocator.image_registry import Pulls, pull_pushed
 from allocator.image_shelf import Shelf
@@ -240,9 +240,36 @@ class ImageFetcher:
             partial(self._check_room, digest),
             progress,
         )
-        await fetch.run(peers)
-        await self._engine.load(fetch.archive())
+        if not await self._load_meanwhile(fetch, peers):
+            await self._engine.load(fetch.archive())
         await files.remove()
+
+    async def _load_meanwhile(self, fetch: PeerFetch, peers: Sequence[PeerId]) -> bool:
+        """Fetch, and give the engine what comes; return whether it has taken it in by then."""
+        loaded = False
+
+        async def load() -> None:
+            nonlocal loaded
+            feed = await fetch.feed()
+            try:
+                await self._engine.load(feed.pieces())
+                loaded = True
+            except (AllocatorError, ImageWrong) as exc:
+                log.info("image.loaded_later", image=fetch.image, error=str(exc))
+            finally:
+                feed.end()
+
+        failure: AllocatorError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            try:
+                await fetch.run(peers)
+            except AllocatorError as exc:
+                failure = exc
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return loaded
 
     async def _from_registry(self, image: Image, progress: Progress) -> None:
         progress.sources.append((image.repo_digest or "").partition("/")[0])
@@ -272,13 +299,16 @@ class ImageFetcher:
             raise Refused(AllocationRefusal.NO_ROOM, reason)
 
     async def _lack(self, size_bytes: int) -> str:
-        """Return why so many bytes have no room, once here and once in the engine."""
+        """Return why so many bytes have no room, once here, and twice in the engine.
+
+        It puts an archive aside before it unpacks it.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         here = shutil.disk_usage(self._folder).free
         there = await self._engine.free_bytes()
         same = there is not None and abs(there - here) < size_bytes + 2**20
-        reason = lack_of_room(here, size_bytes * (2 if same else 1))
-        return reason or ("" if there is None else lack_of_room(there, size_bytes))
+        reason = lack_of_room(here, size_bytes * (3 if same else 1))
+        return reason or ("" if there is None else lack_of_room(there, 2 * size_bytes))
 
     async def _sweep(self, kept_s: float) -> None:
         """Remove what fetches left that are over for so long."""

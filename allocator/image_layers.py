@@ -1,10 +1,12 @@
 """The layers of one image while they come: files that grow, and are checked as they do."""
 
+import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, Callable, Collection
 from pathlib import Path
+from typing import BinaryIO
 
 import trio
 
@@ -20,9 +22,14 @@ class LayerFiles:
 
     Args:
         folder: of this image; what an earlier try left there is used again.
+
+    Attributes:
+        version: is another one after each change of a file.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.version = 0
+        self._change = trio.Event()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -31,14 +38,33 @@ class LayerFiles:
         path = self._path(layer, "tar")
         return path if path.exists() else None
 
+    def reader(self, layer: Digest) -> BinaryIO | None:
+        """Return a layer's file as far as it is, checked or not; None if there is none."""
+        for suffix in ("part", "tar"):  # it may be renamed from the one to the other meanwhile
+            with contextlib.suppress(FileNotFoundError):
+                return self._path(layer, suffix).open("rb")
+        return None
+
     def discard(self, layer: Digest) -> None:
         """Throw away what there is of a layer."""
         self._path(layer, "part").unlink(missing_ok=True)
+        self.tell()
+
+    def tell(self) -> None:
+        """Let those know who wait for a change."""
+        self.version += 1
+        self._change.set()
+        self._change = trio.Event()
+
+    async def after(self, version: int) -> None:
+        """Return when something has changed since there was `version`."""
+        while self.version == version:
+            await self._change.wait()
 
     async def open(self, layer: Digest) -> "GrowingLayer":
         """Return a layer's file, to go on at its end."""
         path = self._path(layer, "part")
-        return await trio.to_thread.run_sync(GrowingLayer, path, layer)
+        return await trio.to_thread.run_sync(GrowingLayer, path, layer, self.tell)
 
     def _path(self, layer: Digest, suffix: str) -> Path:
         return self._folder / f"{layer.removeprefix('sha256:')}.{suffix}"
@@ -55,7 +81,8 @@ class GrowingLayer:
         size_bytes: what there is.
     """
 
-    def __init__(self, path: Path, layer: Digest) -> None:
+    def __init__(self, path: Path, layer: Digest, grew: Callable[[], None]) -> None:
+        self._grew = grew
         self._path = path
         self._layer = layer
         self._hash = hashlib.sha256()
@@ -75,16 +102,19 @@ class GrowingLayer:
                 count += len(piece)
                 if count >= PIECE_BYTES:
                     await trio.to_thread.run_sync(self._append, waiting)
+                    self._grew()
                     waiting, count = [], 0
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._append, waiting)
+                self._grew()
 
-    def complete(self) -> bool:
+    async def complete(self) -> bool:
         """Return whether the bytes are those that the layer is named for; then they are kept."""
         if f"sha256:{self._hash.hexdigest()}" != self._layer:
             return False
-        self._path.rename(self._path.with_suffix(".tar"))
+        await trio.to_thread.run_sync(self._path.rename, self._path.with_suffix(".tar"))
+        self._grew()
         return True
 
     def _append(self, pieces: list[bytes]) -> None:

@@ -7,6 +7,7 @@ slow; then it is left, and what came of its layer is another's to go on with.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import trio
 
 from allocator.errors import ImageMissing, Refused
 from allocator.image_archive import written_archive
+from allocator.image_feed import Feed
 from allocator.image_layers import LayerFiles
 from allocator.image_messages import ImageReply, layer_target
 from allocator.image_plan import ImageWrong, Plan, check_sizes, diff_ids, lacking
@@ -92,6 +94,8 @@ class PeerFetch:
     _refused: Refused | None = None
     _giving: int = 0
     _room_for: int = -1
+    _sizes: dict[Digest, int] = field(default_factory=dict)
+    _planned: trio.Event = field(default_factory=trio.Event)
 
     async def run(self, peers: Sequence[PeerId]) -> None:
         """Return when every layer is here.
@@ -109,11 +113,14 @@ class PeerFetch:
             reasons = "; ".join(self._faults) or "no peer that was asked has it"
             raise ImageMissing(f"no peer handed it on: {reasons}")
 
+    async def feed(self) -> Feed:
+        """Return the archive for the engine when it is known what it will have."""
+        await self._planned.wait()
+        return Feed(self.image, self.config, self.layers, self._sizes, self.files)
+
     def archive(self) -> Iterator[bytes]:
         """Return the pieces of what the engine takes in; reading them blocks."""
-        plan = self.plan
-        wanted = () if plan is None else plan.wanted
-        files = {layer: path for layer in wanted if (path := self.files.whole(layer))}
+        files = {layer: path for layer in self._sizes if (path := self.files.whole(layer))}
         return written_archive(self.image, self.config, self.layers, files)
 
     async def _source(self, peer: PeerId, after_s: float, fetch: trio.CancelScope) -> None:
@@ -151,6 +158,8 @@ class PeerFetch:
             self.config, self.layers = reply.config, layers
             largest_first = sorted(wanted, key=lambda layer: -sizes[layer])
             self.plan = Plan(tuple(largest_first))
+            self._sizes = {layer: sizes[layer] for layer in largest_first}
+            self._planned.set()
             self.progress.total_bytes = sum(sizes.values())
             for layer in wanted:
                 if self.files.whole(layer):
@@ -213,8 +222,9 @@ class PeerFetch:
                 plan.gave(layer, peer)
                 target = layer_target(self.image, layer)
                 pieces = self.read(peer, target, part.size_bytes, size)
-                await part.extend(self._counted(pieces))
-            if await trio.to_thread.run_sync(part.complete):
+                async with aclosing(self._counted(pieces)) as counted:
+                    await part.extend(counted)
+            if await part.complete():
                 plan.finish(layer)
             else:
                 self.progress.done_bytes = max(0, self.progress.done_bytes - part.size_bytes)

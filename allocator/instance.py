@@ -30,6 +30,7 @@ class Publisher(Protocol):
         address: str,
         concurrency: int,
         resume_s: float = 0.0,
+        healthy: bool = True,
     ) -> Signed:
         """Publish an instance's state."""
         ...
@@ -61,6 +62,7 @@ class Instance:
         started_at: when it got ready for the first time.
         paused_at: when it was paused last.
         memory_mib: what it was last measured to use.
+        healthy: it passes the checks of its health; see `checkups.py`.
         surplus: the load does not need it.
         pausable_at: when it may be paused at the earliest.
         beginning: cancelled, it ends what makes the instance ready.
@@ -84,6 +86,7 @@ class Instance:
     started_at: float = 0.0
     paused_at: float = 0.0
     memory_mib: int = 0
+    healthy: bool = True
     surplus: bool = False
     kept: Kept = Kept.NOT
     pausable_at: float = 0.0

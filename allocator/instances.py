@@ -22,6 +22,7 @@ import trio
 from allocator.admission import Ledger, Policy
 from allocator.adoption import adopt_all
 from allocator.arrivals import Arrivals
+from allocator.checkups import Check, Checkups
 from allocator.crashes import CrashGuard, CrashLoop
 from allocator.demand import Demand
 from allocator.errors import (
@@ -42,7 +43,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.outlook import Outlook, outlook
 from allocator.pauses import Pauses
 from allocator.pool import Pool
-from allocator.readiness import wait_ready
+from allocator.readiness import answers, wait_ready
 from allocator.register import Register
 from allocator.resting import Kept, Why
 from allocator.runtime import Running, Runtime
@@ -84,6 +85,7 @@ class Instances:
         elsewhere: returns how many instances of a service other machines have.
         room_changed: called with what is left after each change.
         ready: waits until an instance is ready.
+        check: asks whether it stays well.
         proxy_port: where instances find this machine's proxy.
         parallel_starts: how many starts may be under way at once; the others wait their turn.
 
@@ -105,6 +107,7 @@ class Instances:
         elsewhere: Callable[[ServiceName], int] = lambda _: 0,
         room_changed: Callable[[Room], None] = lambda _: None,
         ready: ReadyWait = wait_ready,
+        check: Check = answers,
         proxy_port: int = 4200,
         parallel_starts: int = PARALLEL_STARTS_PER_CORE,
     ) -> None:
@@ -137,7 +140,8 @@ class Instances:
         )
         self._starts = Starts(self._register, self._turns, ready, proxy_port=proxy_port)
         self._pauses = Pauses(self._register, self._starts.await_ready, self._pool.hold_bounds)
-        self._life = Life(self._register, self._pauses, self.use, self._leftovers.keep)
+        checkups = Checkups(self._register, check)
+        self._life = Life(self._register, self._pauses, self.use, self._leftovers.keep, checkups)
         metrics.starts_waiting(lambda: self._turns.waiting)
         metrics.standby(ledger.resting_mib)
         metrics.crash_loops(lambda: sum(loop.wait_s > 0 for loop in self._loops()))

@@ -14,10 +14,12 @@ allocator that stops itself puts a bound on that.
 """
 
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 import trio
 
+from allocator.checkups import Checkups
 from allocator.errors import AllocatorError, InstanceGone, LaunchFailed, Refused, RuntimeDown
 from allocator.instance import Instance
 from allocator.lifecycle import DRAINABLE, Event, State
@@ -35,6 +37,9 @@ STOP_TOTAL_S = 4.0
 """A stopping allocator gives requests a second to end and its containers a second to go; systemd
 and `myxo up` wait 5 s."""
 
+UNHEALTHY_DRAIN_S = 30.0
+"""What an instance that hangs has in flight would never end; what it can still end, it may."""
+
 log = structlog.get_logger()
 
 
@@ -46,6 +51,7 @@ class Life:
         pauses: puts instances to rest and wakes them.
         use: knows who uses them.
         not_removed: called with an instance whose runtime was down when it should go.
+        checkups: looks whether they stay well.
     """
 
     def __init__(
@@ -54,11 +60,13 @@ class Life:
         pauses: Pauses,
         use: Use,
         not_removed: Callable[[Instance], None],
+        checkups: Checkups,
     ) -> None:
         self._register = register
         self._pauses = pauses
         self._use = use
         self._not_removed = not_removed
+        self._checkups = checkups
 
     async def live(self, instance: Instance, begin: Callable[[], Awaitable[None]]) -> None:
         """Live an instance's life: `begin` makes it ready, then it serves, then it is put away."""
@@ -101,9 +109,12 @@ class Life:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
+            nursery.start_soon(self._checkups.watch, instance)
             try:
                 await self._use_and_rest(instance)
-                await self._drain(instance)
+                unwell = instance.unwanted == Why.UNHEALTHY
+                with trio.move_on_after(UNHEALTHY_DRAIN_S if unwell else inf):
+                    await self._drain(instance)
             except AllocatorError as exc:  # raised outside the nursery, which would wrap it
                 failure = exc
             nursery.cancel_scope.cancel()

@@ -72,12 +72,13 @@ async def wait_ready(
 async def _until_answer(address: str, health: str | None) -> None:
     begun = trio.current_time()
     attempt = Attempt()
-    while not await _answers(address, health):
+    while not await answers(address, health):
         attempt = attempt.after(trio.current_time() - begun)
         await trio.sleep(attempt.step_s)
 
 
-async def _answers(address: str, health: str | None) -> bool:
+async def answers(address: str, health: str | None) -> bool:
+    """Return whether the instance accepts a connection, and answers `health` well if it is set."""
     host, _, port = address.rpartition(":")
     if not host:  # it ended as it started; the system would take no host for this machine
         return False

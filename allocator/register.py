@@ -87,6 +87,7 @@ class Register:
             address=instance.address,
             concurrency=instance.spec.concurrency,
             resume_s=min(MAX_RESUME_S, self.resume_s) if state is InstanceState.PAUSED else 0.0,
+            healthy=instance.healthy,
         )
 
     def rests(self, instance: Instance) -> None:

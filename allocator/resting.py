@@ -42,6 +42,7 @@ class Why(StrEnum):
     ROOM_NEEDED = "room_needed"
     STANDBY_FULL = "standby_full"
     OUTDATED = "outdated"
+    UNHEALTHY = "unhealthy"
     ALLOCATOR_STOPS = "allocator_stops"
 
 

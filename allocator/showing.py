@@ -27,6 +27,7 @@ def _instance(instance: Instance, now: float) -> dict[str, Any]:
         "revision": instance.revision,
         "state": instance.state.value,
         "runtime": instance.runtime.name,
+        "healthy": instance.healthy,
         "address": instance.address,
         "in_flight": instance.load,
         "leases": len(instance.holders),

@@ -273,6 +273,7 @@ class FakePublisher:
         address: str,
         concurrency: int,
         resume_s: float = 0.0,
+        healthy: bool = True,
     ) -> Signed:
         """Return the signed record."""
         self.said.append((instance, state))
@@ -285,6 +286,7 @@ class FakePublisher:
             address=address,
             concurrency=concurrency,
             resume_s=resume_s,
+            healthy=healthy,
         )
         self.records.append(record)
         return sign_record(self.identity, record)

@@ -64,7 +64,12 @@ class FakeHolder:
 
 @dataclass
 class Lab:
-    """A fake machine whose allocator can be started again and again."""
+    """A fake machine whose allocator can be started again and again.
+
+    Attributes:
+        unwell: instances that fail their health checks.
+        checks: which were checked, in order.
+    """
 
     machine: FakeMachine
     publisher: FakePublisher = field(default_factory=FakePublisher)
@@ -75,6 +80,8 @@ class Lab:
     runtime: Callable[[FakeMachine], FakeRuntime] = FakeRuntime
     elsewhere: int = 0
     known: SignedRevision | None = None
+    unwell: set[InstanceId] = field(default_factory=set)
+    checks: list[InstanceId] = field(default_factory=list)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     ledger: Ledger = field(init=False)
 
@@ -97,11 +104,20 @@ class Lab:
             elsewhere=lambda _: self.elsewhere,
             parallel_starts=self.parallel_starts,
             ready=partial(_ready_unless_it_hangs, self.machine),
+            check=self._check,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(instances.run)
             yield instances
             nursery.cancel_scope.cancel()
+
+    async def _check(self, address: str, path: str) -> bool:
+        """Answer for an instance: well, unless it is among `unwell`."""
+        del path
+        await trio.lowlevel.checkpoint()
+        (found,) = [i for i in self.machine.instances.values() if i.address == address]
+        self.checks.append(found.launch.id)
+        return found.launch.id not in self.unwell
 
     def states(self, instance: InstanceId) -> list[InstanceState | None]:
         """Return what was published of an instance, in order; None is withdrawn."""

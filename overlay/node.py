@@ -167,6 +167,7 @@ class Node:
         address: str,
         concurrency: int,
         resume_s: float = 0.0,
+        healthy: bool = True,
     ) -> Signed:
         """Publish the state of one of this node's instances; return the signed record."""
         return self._publish(
@@ -179,6 +180,7 @@ class Node:
                 address=address,
                 concurrency=concurrency,
                 resume_s=resume_s,
+                healthy=healthy,
             )
         )
 

@@ -198,6 +198,7 @@ class InstanceRecord(BaseModel):
         concurrency: requests that it serves at once.
         resume_s: how long its allocator expects to take until it can be used, in seconds; 0 unless
             it is paused.
+        healthy: it passes its allocator's checks; others are to be preferred to one that does not.
         withdrawn: the instance is gone; this version only says so.
     """
 
@@ -212,6 +213,7 @@ class InstanceRecord(BaseModel):
     address: _Short = ""
     concurrency: int = Field(ge=1, le=MOST)
     resume_s: float = Field(0.0, ge=0, le=MAX_RESUME_S)
+    healthy: bool = True
     withdrawn: bool = False
 
 

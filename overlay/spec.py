@@ -5,6 +5,7 @@ Fields named `*_ms` are milliseconds, as the files have them; everything that co
 uses the `*_s` properties, in seconds.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -29,6 +30,7 @@ MAX_S = 86400.0
 """Of any time that one request, or the next check, may take."""
 
 MOST_FAILURES = 1000
+MOST_STATUSES = 100
 
 MOST = 2**31
 """Of anything that is counted. Whoever reckons with a number that a peer sent may need a float."""
@@ -43,6 +45,7 @@ Network = Literal["outside", "none"]
 """Where an instance's own connections may go: anywhere, or to its machine's proxy alone."""
 
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+_ServerError = Annotated[int, Field(ge=500, le=599)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -112,7 +115,10 @@ class ServiceSpec(BaseModel):
             as many it is replaced.
         eject_after: failed requests in a row after which a proxy avoids an instance; 0 is never.
         retry_percent: of its requests, how many more a proxy may send again after failures.
+        retry_statuses: answers in whose place another instance's is asked for, if there is one.
         hedge_ms: after so long without an answer a request is sent to a second instance too.
+        hedge_percentile: the same after as long as that share of its last answers took; where both
+            are given, whichever is later.
         timeout_s: seconds within which a request must be answered to its end; None is no bound.
         max_in_flight: requests that a proxy has under way for the service; 0 is no bound.
         max_pending: requests that wait at a proxy for an instance; 0 is the proxy's own bound.
@@ -154,7 +160,9 @@ class ServiceSpec(BaseModel):
     health_failures: int = Field(DEFAULT_HEALTH_FAILURES, ge=1, le=MOST_FAILURES)
     eject_after: int = Field(DEFAULT_EJECT_AFTER, ge=0, le=MOST_FAILURES)
     retry_percent: float = Field(DEFAULT_RETRY_PERCENT, ge=0, le=100)
+    retry_statuses: tuple[_ServerError, ...] = Field((), max_length=MOST_STATUSES)
     hedge_ms: float | None = Field(None, gt=0, le=MAX_S * 1000)
+    hedge_percentile: float | None = Field(None, ge=50, le=99.9)
     timeout_s: float | None = Field(None, gt=0, le=MAX_S)
     max_in_flight: int = Field(0, ge=0, le=MOST)
     max_pending: int = Field(0, ge=0, le=MOST)
@@ -172,7 +180,12 @@ class ServiceSpec(BaseModel):
         """The runtime that the service needs."""
         return "process" if self.process is not None else "docker"
 
-    @property
+    @cached_property
+    def hedged(self) -> bool:
+        """Whether a request may be sent to a second instance when the first is slow."""
+        return self.hedge_ms is not None or self.hedge_percentile is not None
+
+    @cached_property
     def rate_limited(self) -> bool:
         """Whether any rate limit is set."""
         limits = self.rate_limit, self.client_rate_limit, self.global_rate_limit

@@ -1,4 +1,8 @@
-"""TCP sockets for multiaddrs: listening, dialling, and saying what went wrong."""
+"""TCP sockets for multiaddrs: listening, dialling, and saying what went wrong.
+
+Whoever muxes streams on them always reads, so the kernel ends one whose path is cut: without that a
+call would wait for a quarter of an hour on a machine that others still reach.
+"""
 
 import errno
 import socket
@@ -7,6 +11,7 @@ import trio
 
 from overlay.addresses import Address, InvalidAddress, parse_address
 from overlay.errors import AddressTaken, PeerUnreachable, SettingsInvalid
+from overlay.path import give_up_on
 from overlay.ports import port_taken
 
 
@@ -33,6 +38,7 @@ async def listen_tcp(text: str) -> list[trio.SocketListener]:
         # Not before it listens: from then on another program's listener finds the port taken as
         # ever, while `dial_tcp` may share it.
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        give_up_on(listener.socket)  # what it accepts has that from it
     return listeners
 
 
@@ -59,6 +65,7 @@ async def dial_tcp(target: Address, source: Address | None = None) -> trio.Socke
     for family, kind, protocol, _, address in found:
         attempt = trio.socket.socket(family, kind, protocol)
         try:
+            give_up_on(attempt)
             if source is not None:
                 await _bind_beside(attempt, source)
             await attempt.connect(address)

@@ -28,6 +28,7 @@ from overlay.names import PeerId
 from overlay.passphrase import NetworkKeys
 
 ALPN_HTTP1 = "http/1.1"
+ALPN_HTTP2 = "h2"
 
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for."""
@@ -115,11 +116,11 @@ def _context(protocol: int, chain: bytes, authority: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
     context.load_verify_locations(cadata=authority)
     context.set_alpn_protocols([ALPN_HTTP1])
-    _load_chain(context, chain)
+    load_chain(context, chain)
     return context
 
 
-def _load_chain(context: ssl.SSLContext, chain: bytes) -> None:
+def load_chain(context: ssl.SSLContext, chain: bytes) -> None:
     """Load key and certificate through an anonymous file: the ssl module takes only paths."""
     fd = os.memfd_create("myxo-leaf", os.MFD_CLOEXEC)
     try:

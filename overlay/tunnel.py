@@ -161,10 +161,11 @@ class SocketEnd:
         await self._transport.send(data)
 
     async def finish(self) -> None:
-        """See `End`: what cannot end one direction alone, as TLS, ends both."""
-        if not self._transport.half_closes:
-            raise trio.BrokenResourceError("one direction cannot end alone")
-        await self._transport.end()
+        """See `End`: what cannot end one direction alone, as TLS, ends both in good order."""
+        if self._transport.half_closes:
+            await self._transport.end()
+        else:
+            await self._transport.aclose()
 
     async def aclose(self) -> None:
         """See `End`."""

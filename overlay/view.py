@@ -63,7 +63,12 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance as seen from here; `local` means on this machine's network stack."""
+    """An instance as seen from here.
+
+    Attributes:
+        local: it is on this machine's network stack.
+        suspect: it may not answer: its machine may be dead, or it fails its health checks.
+    """
 
     owner: PeerId
     record: InstanceRecord
@@ -321,7 +326,8 @@ class View:
             for instance in sorted(instances):
                 record = self.records.instance(owner, instance)
                 if record is not None and not is_void(record, peer.record):
-                    yield InstanceView(owner, record, peer.rtt_s, peer.local, suspect)
+                    doubtful = suspect or not record.healthy
+                    yield InstanceView(owner, record, peer.rtt_s, peer.local, doubtful)
 
 
 def _length(rtt_s: float | None) -> float:

@@ -5,10 +5,12 @@
       │          ▼ and the budget is not spent
       └──── leave the instance alone
 
-With `hedge_ms` a request that waits that long is sent to a second instance beside (`hedging.py`).
+Where the service is `hedged`, one that waits for long is sent to a second instance, too
+(`hedging.py`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -50,7 +52,15 @@ class GoneFromGateway(Exception):
         return "its machine says that it is gone"
 
 
-LOST = (GoneFromGateway, PeerUnreachable, UpstreamFailed)
+class Unwanted(Exception):
+    """The instance answered with a status for which the service wants another one to be asked."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(f"it answered {status}")
+
+
+LOST = (GoneFromGateway, PeerUnreachable, UpstreamFailed, Unwanted)
 """What an attempt may end with while the client is still unanswered."""
 
 
@@ -63,7 +73,8 @@ class Send(Protocol):
         deadline: float,
         *,
         fresh: bool,
-        claim: Callable[[], None] | None,
+        watched: bool,
+        begins: Callable[[int], None] | None,
     ) -> Exchanged:
         """Forward it.
 
@@ -71,8 +82,9 @@ class Send(Protocol):
             instance: whom to ask.
             deadline: when the answer must be complete, on trio's clock.
             fresh: do not use a connection that was used before.
-            claim: if another attempt runs beside: called when the answer begins; it raises if the
-                other was quicker.
+            begins: called with the status when the answer is there; may raise to keep it from the
+                client.
+            watched: somebody else looks whether the client leaves.
         """
         ...
 
@@ -101,6 +113,21 @@ class Attempts:
         send: makes one attempt.
     """
 
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_decision",
+        "_fresh",
+        "_head",
+        "_left",
+        "_next",
+        "_parts",
+        "_send",
+        "_service",
+        "_spec",
+        "_traffic",
+    )
+
     def __init__(
         self,
         parts: Parts,
@@ -117,8 +144,11 @@ class Attempts:
         self._traffic = traffic
         self._send = send
         self._service = decision.service
+        self._spec = decision.spec
         self._fresh = False
         self._deadline = inf
+        self._left = MAX_ATTEMPTS
+        self._next: InstanceView | None = None
 
     async def run(self) -> Exchanged:
         """Have the request answered.
@@ -147,23 +177,47 @@ class Attempts:
 
     async def _in_turn(self) -> Exchanged:
         failure: Exception | None = None
-        for number in range(MAX_ATTEMPTS):
-            if number:
-                self._may_repeat(failure)
-            instance = await self._parts.choose(self._decision)
-            try:
-                if self._hedges:
-                    return await self._raced(instance)
-                return await self._sent(instance)
-            except (GoneFromGateway, PeerUnreachable) as exc:
-                failure = exc
-                self._check_replayable(instance, exc)
-            except UpstreamFailed as exc:
-                failure = exc
-                self._check_repeatable(instance, exc)
+        try:
+            while self._left:
+                self._left -= 1
+                if failure is None:
+                    instance = await self._choose()
+                else:
+                    instance = await self._chosen_again(failure)
+                try:
+                    return await (self._raced if self._hedges else self._sent)(instance)
+                except (GoneFromGateway, PeerUnreachable) as exc:
+                    failure = exc
+                    self._check_replayable(instance, exc)
+                except UpstreamFailed as exc:
+                    failure = exc
+                    self._check_repeatable(instance, exc)
+                except Unwanted as exc:
+                    failure = exc
+        finally:
+            if self._next is not None:
+                self._parts.chooser.done(self._next, None)
         raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
 
-    def _may_repeat(self, failure: Exception | None) -> None:
+    async def _choose(self) -> InstanceView:
+        instance = await self._parts.choose(self._decision)
+        self._spec = self._decision.spec  # there may have been news of it
+        return instance
+
+    async def _chosen_again(self, failure: Exception) -> InstanceView:
+        """Return the instance to try after a failure.
+
+        Raises:
+            RetriesSpent: there must be no other attempt.
+        """
+        if self._next is not None:
+            instance, self._next = self._next, None
+            self._decision.chosen = instance
+            return instance
+        self._may_repeat(failure)
+        return await self._choose()
+
+    def _may_repeat(self, failure: Exception) -> None:
         """Count a repetition.
 
         Raises:
@@ -171,70 +225,140 @@ class Attempts:
         """
         if isinstance(failure, UpstreamFailed) and failure.reused:
             return  # the server closed a kept connection, which says nothing about the service
-        if not self._traffic.retry(self._decision.spec):
-            raise RetriesSpent(self._service, self._decision.spec.retry_percent, failure)
+        if not self._traffic.retry(self._spec):
+            raise RetriesSpent(self._service, self._spec.retry_percent, failure)
         self._parts.guards.metrics.retried(self._service)
 
     async def _sent(
         self, instance: InstanceView, claim: Callable[[], None] | None = None
     ) -> Exchanged:
-        """Make one attempt at a chosen instance, and take in how it went."""
+        """Make one attempt at a chosen instance, and take in how it went.
+
+        Args:
+            instance: the chosen one.
+            claim: where another attempt runs beside: raises if that was quicker.
+        """
+        begins: Callable[[int], None] | None = None
+        if claim is not None or self._spec.retry_statuses:
+            begins = partial(self._begins, instance, claim)
         service_time_s: float | None = None
         try:
-            exchanged = await self._send(instance, self._deadline, fresh=self._fresh, claim=claim)
+            exchanged = await self._send(
+                instance,
+                self._deadline,
+                fresh=self._fresh,
+                watched=claim is not None,
+                begins=begins,
+            )
         except LOST as exc:
             self._note(instance, exc)
             raise
+        except trio.Cancelled:
+            if self._overslept:
+                self._parts.guards.ejector.failed(instance, self._spec)
+            raise
         else:
             service_time_s = exchanged.total_s
-            self._parts.guards.ejector.answered(instance, exchanged.status, self._decision.spec)
+            self._parts.guards.ejector.answered(instance, exchanged.status, self._spec)
             return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)
 
     @property
+    def _overslept(self) -> bool:
+        """Whether the service's own bound on time is over, and not only the client's."""
+        bound = self._spec.timeout_s
+        return self._decision.allowed_s == bound and trio.current_time() >= self._deadline
+
+    def _begins(
+        self, instance: InstanceView, claim: Callable[[], None] | None, status: int
+    ) -> None:
+        """Let an answer through to the client, if no other is to be preferred.
+
+        Raises:
+            Unwanted: another instance is asked instead.
+            Slower: another has answered.
+        """
+        if status in self._spec.retry_statuses and self._has_next(instance):
+            raise Unwanted(status)
+        if claim is not None:
+            claim()
+        self._decision.chosen = instance
+
+    def _has_next(self, instance: InstanceView) -> bool:
+        """Return whether another instance can be asked, which is kept ready for it then."""
+        if self._next is None and self._left and self._repeatable and self._client.body.replayable:
+            self._next = self._other(instance)
+            if self._next is not None:
+                self._parts.guards.metrics.retried(self._service)
+        return self._next is not None
+
+    def _other(self, instance: InstanceView) -> InstanceView | None:
+        """Return another instance with room, if there is one and the budget has it."""
+        chooser = self._parts.chooser
+        other = chooser.another(self._decision, instance)
+        if other is not None and not self._traffic.retry(self._spec):
+            chooser.done(other, None)
+            return None
+        return other
+
+    @property
+    def _repeatable(self) -> bool:
+        return self._head.method in _IDEMPOTENT or self._spec.idempotent
+
+    @property
     def _hedges(self) -> bool:
-        if self._decision.spec.hedge_ms is None or not self._client.body.framing.empty:
+        if not self._spec.hedged or not self._client.body.framing.empty:
             return False
-        if self._head.upgrade:
-            return False
-        return self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
+        return self._repeatable and not self._head.upgrade
 
     async def _raced(self, instance: InstanceView) -> Exchanged:
         """Send the request to a second instance too if the first one does not answer soon."""
-        race = Race(self._client, LOST)
-        delay_s = (self._decision.spec.hedge_ms or 0.0) / 1000
-        return await race.run(instance, delay_s, self._sent_in_race, self._second)
+        began = trio.current_time()
 
-    async def _sent_in_race(self, instance: InstanceView, claim: Callable[[], None]) -> Exchanged:
-        def won() -> None:
-            claim()
-            self._decision.chosen = instance
+        async def sent(to: InstanceView, claim: Callable[[], None]) -> Exchanged:
+            def first() -> None:
+                claim()
+                self._traffic.answer_times.add(trio.current_time() - began)
 
-        return await self._sent(instance, won)
+            return await self._sent(to, first)
+
+        return await Race(self._client, LOST).run(instance, self._patience_s(), sent, self._second)
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for one instance before another is asked, too."""
+        least_s, percentile = (self._spec.hedge_ms or 0.0) / 1000, self._spec.hedge_percentile
+        if percentile is None:
+            return least_s
+        usual_s = self._traffic.answer_times.quantile(percentile / 100)
+        return inf if usual_s is None else max(least_s, usual_s)
 
     def _second(self) -> InstanceView | None:
-        """Return another instance with room, if there is one and the budget has it."""
-        parts, decision = self._parts, self._decision
-        first = decision.chosen
-        if first is None or not self._traffic.retry(decision.spec):
-            return None
-        second = parts.chooser.another(decision, first)
+        """Return the instance to send a hedge to, if there is one."""
+        first = self._decision.chosen
+        second = None if first is None else self._other(first)
         if second is not None:
-            parts.decisions.note(decision, Hedge(second))
-            parts.guards.metrics.hedged(self._service)
+            self._parts.decisions.note(self._decision, Hedge(second))
+            self._parts.guards.metrics.hedged(self._service)
         return second
 
     def _note(self, instance: InstanceView, exc: Exception) -> None:
-        """Take in a failure: the instance is left alone, unless only a kept connection failed."""
+        """Take in a failure.
+
+        The instance is left alone for a while, unless only a kept connection failed, or only this
+        request did where others go on beside it: a client could end the instance for all otherwise.
+        """
         if isinstance(exc, UpstreamFailed):
             log.info("forward.failed", service=self._service, reason=exc.reason)
             if exc.reused:
                 self._fresh = True  # the instance may be well
                 return
         self._parts.decisions.note(self._decision, Failure(instance, str(exc)))
-        self._parts.guards.ejector.failed(instance, self._decision.spec)
-        self._parts.chooser.lost(self._decision, instance)
+        self._parts.guards.ejector.failed(instance, self._spec)
+        if isinstance(exc, Unwanted) or (isinstance(exc, UpstreamFailed) and exc.alone):
+            self._decision.excluded |= {instance.key}  # it lives, and may serve others well
+        else:
+            self._parts.chooser.lost(self._decision, instance)
 
     def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:
         """Say why there must not be another attempt.
@@ -245,8 +369,7 @@ class Attempts:
         where = f"{self._service} (instance {instance.record.id})"
         if exc.timed_out:
             raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        repeatable = self._head.method in _IDEMPOTENT or self._decision.spec.idempotent
-        if exc.maybe_processed and not repeatable:
+        if exc.maybe_processed and not self._repeatable:
             raise UpstreamLost(
                 f"{where} failed after it was sent the request: {exc.reason}; "
                 f"a {self._head.method.decode()} is not sent twice unless the service says "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from overlay.names import InstanceId, ServiceName
+from proxy.exposure import Exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Origin:
         trusted: what it says of those before it is believed.
         caller: the instance that it is, where that is known.
         who: whose the connection is, for people: an address or a service.
+        exposure: what it may name, where it comes from outside; None is everything.
     """
 
     address: str
@@ -34,11 +36,12 @@ class Origin:
     trusted: bool = False
     caller: Caller | None = None
     who: str = ""
+    exposure: Exposure | None = None
 
     @property
     def local(self) -> bool:
         """Whether this machine's own people ask, and no instance that runs here."""
-        if self.caller is not None:
+        if self.caller is not None or self.exposure is not None:
             return False
         try:
             return ip_address(self.address.partition("%")[0]).is_loopback

@@ -284,7 +284,7 @@ class Chooser:
             return
         if not self._breaches.met(decision.service, now, suspect=instance.suspect):
             return
-        limits, why, accept = decision.limits, "the only instance may be dead", None
+        limits, why, accept = decision.limits, "the only instance may not answer", None
         if soft_s is not None and over and not instance.suspect:
             current = self._view.distance(instance.owner)
             limits, why = RttLimits(soft_s, soft_s), "all instances are over the soft RTT limit"

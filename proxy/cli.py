@@ -1,6 +1,7 @@
 """The `proxy` command."""
 
 import functools
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +22,10 @@ Examples:
 \b
   proxy --bootstrap /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk "correct horse" 4200
   curl 127.0.0.1:4200/hello-world-server
+  proxy --listen 0.0.0.0:443 --tls-cert site.pem --tls-key site.key --expose hello-world-server
 """
+
+_EDGE = "Edge"
 
 app = new_app(_HELP)
 
@@ -32,6 +36,42 @@ def proxy(
     port: Annotated[
         int | None,
         typer.Argument(metavar="[PORT]", help="The port on 127.0.0.1.", min=0, max=65535),
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve clients from outside there too, who reach what --expose names; repeatable.",
+            rich_help_panel=_EDGE,
+        ),
+    ] = None,
+    expose: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE[=HOST]",
+            help="Let the outside reach a service, by /SERVICE/ or as all of HOST; repeatable.",
+            rich_help_panel=_EDGE,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A certificate and its chain, PEM, read again when it changes; repeatable.",
+            rich_help_panel=_EDGE,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Its key, PEM; repeatable.", rich_help_panel=_EDGE),
+    ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let only clients in that show a certificate of one of these authorities.",
+            rich_help_panel=_EDGE,
+        ),
     ] = None,
     access_log: Annotated[
         str | None,
@@ -68,6 +108,11 @@ def proxy(
     settings = ProxySettings.load(
         {
             "port": port,
+            "listen": listen,
+            "expose": expose,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "client_ca": client_ca,
             "access_log": access_log,
             "otlp_endpoint": otlp_endpoint,
             "bootstraps": bootstrap,

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from http import HTTPStatus
 from time import perf_counter
 
 import structlog
@@ -17,7 +18,7 @@ from proxy.caller import Caller, Origin
 from proxy.connecting import connect
 from proxy.decisions import Decision
 from proxy.errors import RequestRefused
-from proxy.fields import is_trusted
+from proxy.fields import is_trusted, without_claims
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
 from proxy.grpc import is_grpc
@@ -86,7 +87,7 @@ class Clients:
             ask: finds out which instance of this machine it comes from.
         """
         if not self._places.take(source):
-            self._metrics.turned_away(own=source == OWN)
+            self._metrics.turned_away("host" if source == OWN else "container")
             await trio.aclose_forcefully(stream)
             return
         try:
@@ -94,6 +95,10 @@ class Clients:
             await self._serve(ServerConnection(stream, self._limits), origin, ask)
         finally:
             self._places.leave(source)
+
+    async def serve_outside(self, stream: trio.abc.Stream, origin: Origin) -> None:
+        """Serve one connection from outside to its end; it is closed."""
+        await self._serve(ServerConnection(stream, self._limits), origin, unknown)
 
     async def _serve(
         self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
@@ -164,6 +169,9 @@ class Clients:
 
     async def _answer(self, client: Client, head: RequestHead, origin: Origin) -> None:
         began, outcome = perf_counter(), Outcome()
+        outside = origin.exposure is not None
+        if outside:
+            head = without_claims(head)
         decided: list[Decision] = []
 
         def begun(decision: Decision) -> None:
@@ -171,14 +179,14 @@ class Clients:
             self._telemetry.begun(decision, head)
 
         try:
-            if head.method == b"CONNECT":
+            if head.method == b"CONNECT" and not outside:
                 exchanged = await connect(self._tunnels, client, head, origin)
             else:
                 exchanged = await self._forwarder.forward(client, head, begun, origin)
             outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
         except RequestRefused as exc:
             outcome.status = exc.status
-            await refuse(client, head, exc, in_full=origin.local)
+            await refuse(client, head, exc, _told(exc, origin))
         except BadRequest as exc:
             outcome.status = exc.status
             raise
@@ -198,16 +206,22 @@ class Clients:
         return Origin(address, trusted=trusted, who=source or _LOOPBACK)
 
 
+def _told(refusal: RequestRefused, origin: Origin) -> str:
+    """Return what a client is told; one from outside nothing of what is inside."""
+    if origin.exposure is not None:
+        return f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
+    return refusal.in_full() if origin.local else str(refusal)
+
+
 async def refuse(
-    client: Client, head: RequestHead, refusal: RequestRefused, *, in_full: bool = False
+    client: Client, head: RequestHead, refusal: RequestRefused, text: str = ""
 ) -> None:
-    """Answer a request that the proxy does not forward."""
+    """Answer a request that the proxy does not forward, by default with the refusal's words."""
+    text = text or str(refusal)
     if is_grpc(head):
-        fields = grpc_refusal(refusal.status, str(refusal), refusal.retry_after_s)
-        await client.respond(_OK, fields)
+        await client.respond(_OK, grpc_refusal(refusal.status, text, refusal.retry_after_s))
         return
-    text = refusal.in_full() if in_full else str(refusal)
-    fields = [_TEXT]
+    fields: list[Field] = [_TEXT]
     if refusal.retry_after_s is not None:
         fields.append((b"Retry-After", str(refusal.retry_after_s).encode()))
     await client.respond(refusal.status, fields, f"{text}\n".encode())

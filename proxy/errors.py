@@ -233,6 +233,15 @@ class UpstreamTooSlow(RequestRefused):
     status = 504
 
 
+class NotExposed(RequestRefused):
+    """The outside may not name this, whether it exists or not."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("nothing that is exposed here")
+
+
 class NotAChain(RequestRefused):
     """The text names no services that a local port could lead to."""
 

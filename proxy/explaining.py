@@ -236,7 +236,9 @@ def _objections(candidate: Candidate, revision: int, limits: RttLimits) -> Itera
         yield "failed a moment ago"
     if limits.hard_s is not None and away_s > limits.hard_s:
         yield "is over the hard RTT limit"
-    if instance.suspect:
+    if not instance.record.healthy:
+        yield "fails its health checks"
+    elif instance.suspect:
         yield "does not answer at the moment"
     if not has_room(candidate):
         yield "is full"

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from overlay.http.errors import BadRequest
-from overlay.http.head import HOP_BY_HOP, Field, RequestHead, ResponseHead
+from overlay.http.fields import HOP_BY_HOP
+from overlay.http.head import Field, RequestHead, ResponseHead
 from overlay.http.remembering import by_head
 from proxy.caller import Origin
 from proxy.chains import HEADER
@@ -50,6 +51,8 @@ _FORWARDED = frozenset(
 _ONLY_BELIEVED = frozenset({b"x-forwarded-port", b"x-forwarded-server", b"x-real-ip"})
 _DROPPED = HOP_BY_HOP | {HEADER.lower()}
 _DROPPED_OF_REQUESTS = _DROPPED | _FORWARDED | _ONLY_BELIEVED
+_CLAIMS = (b"x-forwarded-", b"x-myxo-", _OURS)
+_CLAIMED = frozenset({b"forwarded", b"x-real-ip", b"x-request-id"})
 _SPECIAL = _FORWARDED | _ONLY_BELIEVED | {b"via"}
 
 
@@ -82,6 +85,20 @@ def request_fields(head: RequestHead, route: Route, origin: Origin) -> Sequence[
     fields.append(_VIA if head.minor else _VIA_1_0)
     fields += added
     return fields
+
+
+@by_head
+def without_claims(head: RequestHead) -> RequestHead:
+    """Return a request without what only a client that is believed may say.
+
+    Dropped are who was before it, which request this is, and what is for Myxo's own parts.
+    """
+    fields = [f for f in head.headers if not _is_claim(f[0].translate(_LOWER))]
+    return head._replace(headers=fields)
+
+
+def _is_claim(name: bytes) -> bool:
+    return name.startswith(_CLAIMS) or name in _CLAIMED
 
 
 @by_head

@@ -117,7 +117,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = route_of(head, self._machine_names)
+        route = self._route(head, origin)
         revision, spec = await self.resolve(route.service, caller)
         _check_speaks_http(route.service, spec)
         timing.mark("lookup")
@@ -137,6 +137,11 @@ class Forwarder:
             return await self._attempted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
+
+    def _route(self, head: RequestHead, origin: Origin) -> Route:
+        if origin.exposure is not None:
+            return origin.exposure.route(head)
+        return route_of(head, self._machine_names)
 
     async def _attempted(
         self,
@@ -231,7 +236,8 @@ class Forwarder:
         deadline: float,
         *,
         fresh: bool,
-        claim: Callable[[], None] | None,
+        watched: bool,
+        begins: Callable[[int], None] | None,
     ) -> Exchanged:
         """Forward the request to `instance`.
 
@@ -245,9 +251,9 @@ class Forwarder:
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             if road.lease is None and not road.routed:
                 self._heed_gateway(response, instance)
-            if claim is not None:
-                claim()
-            fields = self._edited(response, road, decision)
+            if begins is not None:
+                begins(response.status)
+            fields = self._edited(response, road, decision, origin)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
                 fields += [] if tied is None else [tied]
@@ -262,7 +268,8 @@ class Forwarder:
         road.begin()
         try:
             with _ended_with(road) as scope:
-                async with road.pool.acquire(fresh=fresh) as upstream:
+                source = road.source(decision.spec.protocol)
+                async with source.acquire(fresh=fresh) as upstream:
                     exchanged = await exchange(
                         client,
                         head,
@@ -273,7 +280,7 @@ class Forwarder:
                         switched=_switched(client, upstream, road, decision, instance.owner)
                         if head.upgrade
                         else None,
-                        watched=claim is not None,
+                        watched=watched,
                     )
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
@@ -308,12 +315,15 @@ class Forwarder:
         if load.isdigit() and len(load) <= _MAX_LOAD_DIGITS:
             self._view.set_load(instance.owner, {instance.record.id: int(load)})
 
-    def _edited(self, response: ResponseHead, road: Road, decision: Decision) -> list[Field]:
+    def _edited(
+        self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
+    ) -> list[Field]:
         decision.road = road.kind
         fields = [*response_fields(response, date_field())]
         decision.timing.mark("forward")
         decision.status = response.status
-        fields.append((b"Server-Timing", decision.timing.header()))
+        if origin.exposure is None:
+            fields.append((b"Server-Timing", decision.timing.header()))
         if decision.explained:
             fields += explained(decision, self.decisions.id_of(decision), self._view)
         return fields

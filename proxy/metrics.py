@@ -1,6 +1,7 @@
 """What the proxy counts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -64,6 +65,14 @@ class ProxyMetrics:
             "Requests that wait for room at full instances.",
             registry=registry,
         )
+        self.handshakes_failed = Counter(
+            "myxo_proxy_handshakes_failed_total",
+            "Connections from outside that did not get through TLS.",
+            registry=registry,
+        )
+        self.outside = Gauge(
+            "myxo_proxy_outside_connections", "Open connections from outside.", registry=registry
+        )
         self._events = Counter(
             "myxo_proxy_resilience_total",
             "What the proxy did about failures and load, by service and what.",
@@ -72,7 +81,7 @@ class ProxyMetrics:
         )
         self._turned_away = Counter(
             "myxo_proxy_connections_refused_total",
-            "Client connections over a bound, by whose they were: host or container.",
+            "Client connections over a bound, by whose they were: host, container or outside.",
             ["client"],
             registry=registry,
         )
@@ -97,9 +106,9 @@ class ProxyMetrics:
         """Count a request that a rate limit refused."""
         self._events.labels(service, "rate_limit").inc()
 
-    def turned_away(self, *, own: bool) -> None:
-        """Count a connection over a bound, of this machine's programs or of a container."""
-        self._turned_away.labels("host" if own else "container").inc()
+    def turned_away(self, client: Literal["host", "container", "outside"]) -> None:
+        """Count a connection over a bound, by whose it was."""
+        self._turned_away.labels(client).inc()
 
     def tunnelled(self, service: str, relayed: Relayed | None) -> None:
         """Count a forwarded connection that ended; None is one that led nowhere or was cut."""

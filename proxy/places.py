@@ -30,20 +30,26 @@ class Places:
     """The places for client connections, and who has how many.
 
     Attributes:
+        most: for everybody together.
+        others: for all but this machine's own programs.
+        most_of_one: for each of those.
         taken: by everybody.
     """
 
+    most: int = MAX_CLIENTS
+    others: int = MAX_CLIENTS - RESERVED
+    most_of_one: int = MAX_OF_ONE
     taken: int = 0
     _by_container: dict[str, int] = field(default_factory=dict)
     _containers: int = 0
 
     def take(self, source: str) -> bool:
         """Take a place for a connection from `source` if it may have one; `leave` gives it back."""
-        if self.taken >= MAX_CLIENTS:
+        if self.taken >= self.most:
             return False
         if source != OWN:
             has = self._by_container.get(source, 0)
-            if has >= MAX_OF_ONE or self._containers >= MAX_CLIENTS - RESERVED:
+            if has >= self.most_of_one or self._containers >= self.others:
                 return False
             self._by_container[source] = has + 1
             self._containers += 1

@@ -2,7 +2,7 @@
 
 A road is a pool of connections and what a request needs on it. On this machine an instance is
 dialled at its own address under a use-lease from its allocator. On another machine it is reached
-through that machine's gateway, over TLS or carried by the overlay (`overlay/http/gateway.py`).
+through that machine's gateway, over TLS or carried by the overlay (`gateways.py`).
 
 A machine whose cable is cut sends no reset, and its kernel's peers would try for a quarter of an
 hour. So what is under way to a gateway ends when membership says that its machine is dead. (A
@@ -18,24 +18,21 @@ import trio
 from overlay.addresses import is_hidden
 from overlay.errors import PeerUnreachable
 from overlay.http.carried import MAX_CARRIED
-from overlay.http.gateway import Carry, GatewayShut, carry_gateway, dial_gateway, open_tcp
+from overlay.http.gateway import Carry, carry_gateway, open_tcp
+from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field
+from overlay.http.seam import Source
 from overlay.http.upstream import Pool
 from overlay.leases import Welcome
 from overlay.names import InstanceId, PeerId
 from overlay.records import Role
+from overlay.spec import Protocol
 from overlay.tls import PeerTls
 from overlay.view import InstanceView, View
+from proxy.gateways import POOL_IDLE, GatewayWay
 from proxy.leases import Lease, LeaseHolder
 from proxy.routed import open_target
 from proxy.routing_table import ROUTED
-
-POOL_IDLE = 64
-"""Idle connections kept to one target; a burst above it opens more and closes them afterwards."""
-
-SHUT_S = 60.0
-"""How long a gateway that nobody can connect to is not tried again while the overlay leads there:
-each try would cost a request the time that it takes to fail."""
 
 
 @dataclass(slots=True)
@@ -43,7 +40,8 @@ class Road:
     """A way to one instance.
 
     Attributes:
-        pool: connections to its end.
+        pool: connections to its end, for HTTP/1.
+        streams: the same for HTTP/2, where the instance is dialled directly.
         fields: what each request carries on it.
         lease: held on the instance, where it is dialled directly.
         carried: the overlay carries it.
@@ -58,6 +56,7 @@ class Road:
     carried: bool = False
     routed: str = ""
     under_way: set[trio.CancelScope] = field(default_factory=set)
+    streams: StreamPool | None = None
 
     @property
     def kind(self) -> str:
@@ -67,6 +66,19 @@ class Road:
         if self.lease is not None:
             return "direct"
         return "overlay" if self.carried else "gateway"
+
+    def source(self, protocol: Protocol) -> Source:
+        """Return what lends connections to an instance that speaks `protocol`.
+
+        A gateway speaks HTTP/1 to us and what it has to to the instance.
+        """
+        return self.streams if protocol == "h2c" and self.streams is not None else self.pool
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        await self.pool.aclose()
+        if self.streams is not None:
+            await self.streams.aclose()
 
     def begin(self) -> None:
         """Count a request that is about to be sent."""
@@ -83,12 +95,25 @@ class Road:
 class _Gateway:
     """Connections to one gateway, good for as long as it shows a certificate with the key `pin`.
 
-    A gateway that only the overlay leads to has none, as certificates do not matter there.
+    A gateway that only the overlay leads to has neither that, as certificates do not matter there,
+    nor a `way`; `scope` ends what looks after that.
     """
 
     pin: str | None
     pool: Pool
-    under_way: set[trio.CancelScope] = field(default_factory=set)
+    way: GatewayWay | None
+    under_way: set[trio.CancelScope]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the next connection is carried by the overlay."""
+        return self.way is None or self.way.is_shut
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        self.scope.cancel()
+        await self.pool.aclose()
 
 
 class Roads:
@@ -156,13 +181,24 @@ class Roads:
             self._nursery.start_soon(_run_within, scope, holder)
         alive = {i.key for i in self._view.all_instances()}
         for instance in self._direct.keys() - alive:
-            await self._direct.pop(instance).pool.aclose()
+            await self._direct.pop(instance).aclose()
         members = {peer.peer_id for peer in self._view.peers(Role.ALLOCATOR)}
         for peer in self._gateways.keys() - members:
             gateway = self._gateways.pop(peer)
             for scope in gateway.under_way:
                 scope.cancel()
-            await gateway.pool.aclose()
+            await gateway.aclose()
+
+    def leads_nowhere(self, owner: PeerId) -> bool:
+        """Whether no connection to the machine's gateway could be made a moment ago."""
+        gateway = self._gateways.get(owner)
+        return gateway is not None and gateway.way is not None and gateway.way.leads_nowhere
+
+    def look_at_paths(self) -> None:
+        """End what is under way to machines to which the path is cut; call it now and then."""
+        for gateway in self._gateways.values():
+            if gateway.way is not None:
+                gateway.way.end_what_is_cut()
 
     async def sweep(self) -> None:
         """Close idle connections that are too old or were closed by the other end."""
@@ -171,13 +207,15 @@ class Roads:
 
     async def aclose(self) -> None:
         """Close every connection that is kept, and each in use when its request has ended."""
-        for pool in self._pools():
-            await pool.aclose()
+        for road in (*self._direct.values(), *self._targets.values()):
+            await road.aclose()
+        for gateway in self._gateways.values():
+            await gateway.pool.aclose()
 
     async def keep_routed(self, targets: Collection[str]) -> None:
         """Close the connections to what is not in the routing table any more."""
         for address in self._targets.keys() - set(targets):
-            await self._targets.pop(address).pool.aclose()
+            await self._targets.pop(address).aclose()
 
     def _pools(self) -> list[Pool]:
         roads = [*self._direct.values(), *self._targets.values()]
@@ -190,7 +228,8 @@ class Roads:
             async def dial() -> trio.abc.Stream:
                 return await open_target(address, self._proxy_port)
 
-            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address)
+            streams = StreamPool(dial, self._nursery)
+            road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address, streams=streams)
             self._targets[address] = road
         return road
 
@@ -203,13 +242,14 @@ class Roads:
         if known is not None and known.lease is lease:
             return known
         if known is not None:
-            self._nursery.start_soon(known.pool.aclose)  # the lease holds until the next wait only
+            self._nursery.start_soon(known.aclose)  # the lease holds until the next wait only
 
         async def dial() -> trio.abc.Stream:
             return await open_tcp(lease.address, "the instance")
 
-        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder)
-        lease.let_go = road.pool.aclose
+        streams = StreamPool(dial, self._nursery)
+        road = Road(Pool(dial, max_idle=POOL_IDLE), (), lease, holder, streams=streams)
+        lease.let_go = road.aclose
         self._direct[instance.key] = road
         return road
 
@@ -221,42 +261,29 @@ class Roads:
         pin = None if carried else record.certificate
         gateway = self._gateways.get(instance.owner)
         if gateway is None or gateway.pin != pin:
-            if gateway is not None:
-                self._nursery.start_soon(gateway.pool.aclose)
-            pool = (self._carried_pool if carried else self._gateway_pool)(instance.owner)
-            # What is under way on the old connections ends with the machine all the same.
-            under_way = set() if gateway is None else gateway.under_way
-            gateway = self._gateways[instance.owner] = _Gateway(pin, pool, under_way)
+            gateway = self._new_gateway(instance.owner, pin, gateway)
         fields = ((b"Myxo-Instance", instance.record.id.encode()),)
-        return Road(gateway.pool, fields, carried=carried, under_way=gateway.under_way)
+        return Road(gateway.pool, fields, carried=gateway.is_carried, under_way=gateway.under_way)
+
+    def _new_gateway(self, owner: PeerId, pin: str | None, old: _Gateway | None) -> _Gateway:
+        # What is under way on the old connections ends with the machine all the same.
+        under_way = set() if old is None else old.under_way
+        if old is not None:
+            self._nursery.start_soon(old.aclose)
+        if pin is None:
+            made = _Gateway(None, self._carried_pool(owner), None, under_way)
+        else:
+            way = GatewayWay(owner, self._view, self._tls, self._carry)
+            made = _Gateway(pin, way.pool, way, under_way)
+            self._nursery.start_soon(_run_within, made.scope, way)
+        self._gateways[owner] = made
+        return made
 
     def _carried_pool(self, owner: PeerId) -> Pool:
         async def dial() -> trio.abc.Stream:
             return await carry_gateway(self._carry, owner)
 
         return Pool(dial, max_idle=POOL_IDLE, max_open=MAX_CARRIED)
-
-    def _gateway_pool(self, owner: PeerId) -> Pool:
-        try_at = 0.0
-
-        async def dial() -> trio.abc.Stream:
-            nonlocal try_at
-            record = self._view.peer(owner)
-            if record is None:
-                raise PeerUnreachable(f"{owner} is gone")
-            if trio.current_time() < try_at:
-                return await carry_gateway(self._carry, owner)
-            try:
-                return await dial_gateway(record, self._tls)
-            except GatewayShut as shut:
-                try:
-                    stream = await carry_gateway(self._carry, owner)
-                except PeerUnreachable:
-                    raise shut from None
-            try_at = trio.current_time() + SHUT_S
-            return stream
-
-        return Pool(dial, max_idle=POOL_IDLE)
 
 
 def _is_there(control: str) -> bool:
@@ -267,6 +294,6 @@ def _is_there(control: str) -> bool:
         return False
 
 
-async def _run_within(scope: trio.CancelScope, holder: LeaseHolder) -> None:
+async def _run_within(scope: trio.CancelScope, lasting: LeaseHolder | GatewayWay) -> None:
     with scope:
-        await holder.run()
+        await lasting.run()

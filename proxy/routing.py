@@ -71,7 +71,7 @@ def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
 
 
 def _by_host_or_path(target: bytes, authority: bytes, machine_names: frozenset[str]) -> Route:
-    host = _host_name(authority)
+    host = host_name(authority)
     if host.endswith(HOST_SUFFIX):
         return Route(_named(host.removesuffix(HOST_SUFFIX)), target, authority)
     if not is_of_machine(authority, machine_names):
@@ -79,38 +79,49 @@ def _by_host_or_path(target: bytes, authority: bytes, machine_names: frozenset[s
             f"{host!r} is neither this machine nor a service; say 127.0.0.1, localhost or "
             f"SERVICE{HOST_SUFFIX} before the port"
         )
+    name, segment, rest = first_segment(target)
+    return Route(_named(name), rest, authority, b"/" + segment)
+
+
+def first_segment(target: bytes) -> tuple[str, bytes, bytes]:
+    """Return the first segment of a path, decoded and as it is, and the target without it."""
     path, mark, query = target.partition(b"?")
     segment, _, rest = path[1:].partition(b"/")
-    name = _named(_percent_decoded(segment))
-    return Route(name, b"/" + rest + mark + query, authority, b"/" + segment)
+    return _percent_decoded(segment), segment, b"/" + rest + mark + query
 
 
 def is_of_machine(authority: bytes, machine_names: frozenset[str]) -> bool:
     """Return whether a Host is this machine: an IP literal, `localhost`, a name of it, or none."""
-    host = _host_name(authority)
+    host = host_name(authority)
     return host in {"", "localhost"} or host in machine_names or _is_ip(host)
 
 
 def _by_absolute_form(head: RequestHead) -> Route:
     """The target's authority counts, whatever Host says (RFC 9112 section 3.2.2)."""
-    scheme, _, rest = head.target.partition(b"://")
-    if scheme.lower() != b"http":
+    if head.target.partition(b"://")[0].lower() != b"http":
         raise NotAService("the request target must be a path or http://SERVICE/path")
-    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
-    target = rest[len(authority) :]
-    if not target and head.method == b"OPTIONS":
-        target = b"*"  # section 3.2.4
-    elif not target.startswith(b"/"):
-        target = b"/" + target
+    authority, target = addressed(head)
     if target != b"*" and is_of_machine(authority, frozenset()):
         return _by_host_or_path(target, authority, frozenset())
     return Route(_in_authority(authority), target, authority)
 
 
+def addressed(head: RequestHead) -> tuple[bytes, bytes]:
+    """Return the authority and the path that a request is for, in whichever form it says so."""
+    if head.target.startswith((b"/", b"*")):
+        return get(head.headers, b"host") or b"", head.target
+    rest = head.target.partition(b"://")[2]
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    target = rest[len(authority) :]
+    if not target and head.method == b"OPTIONS":
+        return authority, b"*"  # RFC 9112 section 3.2.4
+    return authority, target if target.startswith(b"/") else b"/" + target
+
+
 def _in_authority(authority: bytes) -> ServiceName:
     if authority.startswith(b"["):
         raise NotAService("an IP address is no service; say http://SERVICE/path")
-    return _named(_host_name(authority).removesuffix(HOST_SUFFIX))
+    return _named(host_name(authority).removesuffix(HOST_SUFFIX))
 
 
 def _named(text: str) -> ServiceName:
@@ -130,7 +141,8 @@ def _percent_decoded(segment: bytes) -> str:
     )
 
 
-def _host_name(host: bytes) -> str:
+def host_name(host: bytes) -> str:
+    """Return a Host without its port, in lower case; an IPv6 address without its brackets."""
     text = host.decode("ascii", "replace").lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

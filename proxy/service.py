@@ -27,8 +27,11 @@ from proxy.choosing import Chooser
 from proxy.clients import Clients
 from proxy.crowd import Crowd
 from proxy.decisions import Decisions
+from proxy.edge import MAX_OUTSIDE, Edge, listen_outside
+from proxy.edge_tls import EdgeTls
 from proxy.ejecting import Ejector
 from proxy.explaining import Explainer
+from proxy.exposure import exposure_of
 from proxy.forward_orders import WANT as FORWARD
 from proxy.forwarding import Forwarder
 from proxy.forwards import Forwards
@@ -37,6 +40,7 @@ from proxy.guards import Guards
 from proxy.leases import LeaseHolder
 from proxy.limiting import Limiter
 from proxy.metrics import ProxyMetrics
+from proxy.places import Places
 from proxy.roads import Roads
 from proxy.routing_desk import RoutingDesk
 from proxy.routing_table import RoutingTable
@@ -50,6 +54,9 @@ from proxy.tunnels import Tunnels
 from proxy.upstreams import Upstreams
 
 DEFAULT_METRICS_ADDR = ":9103"
+
+LOOK_S = 0.5
+"""How often the kernel is asked about the connections to other machines; some 2 µs for each."""
 
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own way to say where spans go."""
@@ -66,8 +73,11 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
 
     Raises:
         AddressTaken: the port is in use; says by whom.
+        SettingsInvalid: a certificate cannot be used.
     """
+    tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
     listener = await listen("127.0.0.1", settings.port, what="the proxy")
+    outside = [await listen_outside(text, secured=tls is not None) for text in settings.listen]
     async with (
         open_node(
             settings,
@@ -87,9 +97,14 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         server = _Server(node, definitions, settings, grace, access_log, tracer)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
+        nursery.start_soon(server.look_at_paths)
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
         grace.listeners.start_soon(server.serve, listener)
+        if outside:
+            serve = server.edge(settings, tls).serve
+            hold = partial(trio.serve_listeners, handler_nursery=grace.connections)
+            grace.listeners.start_soon(hold, serve, outside)
         if ready is not None:
             ready(node)
         notify("READY=1")
@@ -156,8 +171,9 @@ class _Server:
             random,
             self._crowd.news,
             partial(own_deputy, node.peer_id),
+            self._roads.leads_nowhere,
         )
-        metrics = ProxyMetrics(node.metrics)
+        metrics = self._metrics = ProxyMetrics(node.metrics)
         metrics.waiting.set_function(lambda: self._crowd.count)
         self._guards = self._guard(metrics)
         kept = None
@@ -211,6 +227,12 @@ class _Server:
             self._clients.serve, [listener], handler_nursery=self._connections
         )
 
+    def edge(self, settings: ProxySettings, tls: EdgeTls | None) -> Edge:
+        """Return what serves clients from outside."""
+        places = Places(MAX_OUTSIDE, MAX_OUTSIDE, settings.listen_connections_of_one)
+        self._metrics.outside.set_function(lambda: places.taken)
+        return Edge(self._clients, exposure_of(settings.expose), tls, self._metrics, places)
+
     async def follow_view(self) -> None:
         """Keep roads and statistics in step with the view."""
         seen = None
@@ -221,6 +243,12 @@ class _Server:
             await self._roads.follow()
             self._upstreams.prune()
             self._crowd.look(self._node.view.instances)
+
+    async def look_at_paths(self) -> None:
+        """End what is under way to machines to which the path is cut."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self._roads.look_at_paths()
 
     async def sweep(self) -> None:
         """Drop idle upstream connections now and then, and what is not worth remembering."""

@@ -1,13 +1,17 @@
 """What the proxy can be told."""
 
-from ipaddress import ip_network
-from typing import ClassVar
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from overlay.settings import NodeSettings
+from overlay.errors import InvalidName, SettingsInvalid
+from overlay.settings import NodeSettings, split_address
+from proxy.exposure import exposure_of
 
 DEFAULT_PORT = 4200
+LOOPBACK = "127.0.0.1"
 
 
 class ProxySettings(NodeSettings):
@@ -20,6 +24,27 @@ class ProxySettings(NodeSettings):
 
     port: int = DEFAULT_PORT
     """The port on 127.0.0.1 that programs of this machine send their requests to."""
+
+    listen: tuple[str, ...] = ()
+    """`HOST:PORT` on which clients from outside are served, by TLS if there is a certificate; an
+    empty host is loopback. They reach what is exposed and nothing else."""
+
+    expose: tuple[str, ...] = ()
+    """Services that the outside may name: `SERVICE` by the path, `SERVICE=HOST` by the Host."""
+
+    tls_cert: tuple[Path, ...] = ()
+    """PEM files of certificates with their chains that the outside is shown, told apart by SNI."""
+
+    tls_key: tuple[Path, ...] = ()
+    """PEM files of their keys, in the same order."""
+
+    client_ca: Path | None = None
+    """PEM file of the authorities one of which must have issued a client's certificate; none if
+    clients need not show any."""
+
+    listen_connections_of_one: int = Field(256, ge=1)
+    """Connections that one address outside (of IPv6, one /64) may have; a browser opens six, a
+    gateway of a company has many people behind it."""
 
     trusted_forwarders: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Networks of clients whose `Forwarded` and `X-Forwarded-*` are believed and continued; from
@@ -34,6 +59,42 @@ class ProxySettings(NodeSettings):
     otlp_endpoint: str = ""
     """URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`, that spans are sent to by
     OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` will do as well. Needs the extra `myxo[otel]`."""
+
+    @property
+    def certificates(self) -> tuple[tuple[Path, Path], ...]:
+        """Certificates and keys, in pairs."""
+        return tuple(zip(self.tls_cert, self.tls_key, strict=True))
+
+    @field_validator("listen")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_address(split_address(text, LOOPBACK)[0])
+            except SettingsInvalid as exc:
+                raise ValueError(str(exc)) from exc
+        return value
+
+    @field_validator("expose")
+    @classmethod
+    def _names_services(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            exposure_of(value)
+        except InvalidName as exc:
+            raise ValueError(str(exc)) from exc
+        return value
+
+    @model_validator(mode="after")
+    def _is_an_edge(self) -> Self:
+        if self.listen and not self.expose:
+            raise ValueError("`listen` without `expose`: name the services that are to be reached")
+        if len(self.tls_cert) != len(self.tls_key):
+            raise ValueError("each `tls_cert` needs its `tls_key`, in the same order")
+        if self.client_ca is not None and not self.tls_cert:
+            raise ValueError("`client_ca` needs a `tls_cert`: clients show theirs within TLS")
+        if not self.listen and (self.expose or self.tls_cert):
+            raise ValueError("`expose` and `tls_cert` are for a `listen`, and there is none")
+        return self
 
     @field_validator("trusted_forwarders")
     @classmethod

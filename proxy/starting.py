@@ -51,9 +51,6 @@ MAX_ALLOCATORS_ASKED = 8
 PULL_TIMEOUT_S = 600.0
 """An image of some GB over a slow line; the allocator bounds the start itself."""
 
-MAX_WAITING = 10_000
-"""Requests that may wait for one start; past it the answer is 503 at once."""
-
 log = structlog.get_logger()
 
 
@@ -92,15 +89,9 @@ class Flight:
     def awaited(self) -> Iterator[None]:
         """Count one who waits for the end, or for something better before it.
 
-        When the last one goes the start is taken back, unless it is kept.
-
-        Raises:
-            NothingFeasible: too many wait already.
+        When the last one goes the start is taken back, unless it is kept. How many may wait is
+        bounded by their service's traffic (`traffic.py`).
         """
-        if self.waiting >= MAX_WAITING:
-            raise NothingFeasible(
-                self.service, [f"{MAX_WAITING} requests are waiting for it already"]
-            )
         self.waiting += 1
         try:
             yield
@@ -146,6 +137,7 @@ class Starter:
         landed: told when a start of a service has ended, whatever came of it.
         deputy: returns the word of whom this proxy speaks for; what services of theirs printed is
             told. Asked at each start, as the key may be younger than the proxy.
+        cut_off: whether requests do not get to a peer, which is then asked last.
     """
 
     def __init__(
@@ -157,10 +149,12 @@ class Starter:
         random: Random,
         landed: Callable[[ServiceName], None] = lambda _: None,
         deputy: Callable[[], Signed | None] = lambda: None,
+        cut_off: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
         self._deputy = deputy
         self._random = random
         self._landed = landed
+        self._cut_off = cut_off
         self._view = view
         self._calls = calls
         self._nursery = nursery
@@ -238,7 +232,8 @@ class Starter:
         name, spec = revision.revision.name, _spec_of(revision)
         plan.ranking = self.ranking(revision, asking.limits)
         logs: list[str] = []
-        sites = await self._in_order(asking, plan.ranking, spec)
+        there, cut_off = self._by_reach(plan.ranking)
+        sites = [*await self._in_order(asking, there, spec), *cut_off]
         for site in sites[:MAX_ALLOCATORS_ASKED]:
             allocator = site.allocator
             host = allocator.record.host
@@ -262,6 +257,12 @@ class Starter:
         raise NothingFeasible(
             name, [*plan.ranking.excluded, *plan.refused], "\n".join(logs) or None
         )
+
+    def _by_reach(self, ranking: Ranking) -> tuple[Ranking, Sequence[Site]]:
+        """Split off machines that others see, but that no request gets to from here."""
+        cut_off = [s for s in ranking.sites if self._cut_off(s.allocator.peer_id)]
+        there = [s for s in ranking.sites if s not in cut_off] if cut_off else ranking.sites
+        return replace(ranking, sites=tuple(there)), cut_off
 
     async def _in_order(
         self, asking: "_Asking", ranking: Ranking, spec: ServiceSpec

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from proxy.errors import TooManyInFlight, TooManyPending
+from proxy.recent import Recent
 
 PERIOD_S = 5.0
 """Retries are measured over this period and the one before it."""
@@ -36,11 +37,13 @@ class Traffic:
     Attributes:
         in_flight: requests that are not answered yet, waiting ones included.
         pending: those that wait for an instance.
+        answer_times: seconds to the answer's head, of those that may be sent to two instances.
     """
 
     service: ServiceName
     in_flight: int = 0
     pending: int = 0
+    answer_times: Recent = field(default_factory=Recent)
     _requests: int = 0
     _retries: int = 0
     _requests_before: int = 0
@@ -60,6 +63,19 @@ class Traffic:
     def end(self) -> None:
         """Count a request's end."""
         self.in_flight -= 1
+
+    @contextmanager
+    def under_way(self, spec: ServiceSpec) -> Iterator[None]:
+        """Count a request, or a tunnel, for as long as the block lasts; `begin` is the quick way.
+
+        Raises:
+            TooManyInFlight: it must not be.
+        """
+        self.begin(spec)
+        try:
+            yield
+        finally:
+            self.end()
 
     @contextmanager
     def waiting(self, spec: ServiceSpec) -> Iterator[None]:

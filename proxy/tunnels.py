@@ -15,8 +15,6 @@ import structlog
 import trio
 
 from overlay.errors import PeerUnreachable
-from overlay.http.gateway import open_tcp
-from overlay.http.transport import transport
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
@@ -106,6 +104,15 @@ class Tunnels:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
         decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        guards = self._forwarder.guards
+        if spec.rate_limited:
+            await guards.limiter.admit(decision, caller or "")
+        with guards.traffics.of(hop.service).under_way(spec):
+            async with self._dug(decision) as tunnel:
+                yield tunnel
+
+    @asynccontextmanager
+    async def _dug(self, decision: Decision) -> AsyncIterator[Tunnel]:
         failure: Exception | None = None
         for _ in range(MAX_ATTEMPTS):
             instance = await self._forwarder.choose(decision)
@@ -122,7 +129,8 @@ class Tunnels:
                     return
             finally:
                 self._forwarder.chooser.done(instance, None)
-        raise UpstreamLost(f"{hop.service} could not be reached {MAX_ATTEMPTS} times: {failure}")
+        where = decision.service
+        raise UpstreamLost(f"{where} could not be reached {MAX_ATTEMPTS} times: {failure}")
 
     async def _dig(
         self, stack: AsyncExitStack, decision: Decision, instance: InstanceView
@@ -141,10 +149,9 @@ class Tunnels:
         return tunnel
 
     async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
-        if road.lease is not None:
-            return SocketEnd(transport(await open_tcp(road.lease.address, "the instance")))
-        if road.routed:
-            return SocketEnd(transport(await open_tcp(road.routed, "the target")))
+        if road.lease is not None or road.routed:
+            upstream = await stack.enter_async_context(road.pool.acquire(fresh=True))
+            return SocketEnd(upstream.switch()[0])
         target = f"tcp/{instance.record.id}".encode()
         try:
             return await self._ask(stack, road, instance, target, fresh=False)
@@ -169,6 +176,7 @@ class Tunnels:
     def _give_up_on(self, decision: Decision, instance: InstanceView, exc: Exception) -> None:
         log.info("tunnel.failed", service=decision.service, reason=str(exc))
         self._forwarder.decisions.note(decision, Failure(instance, str(exc)))
+        self._forwarder.guards.ejector.failed(instance, decision.spec)
         self._forwarder.chooser.lost(decision, instance)
 
     def _look_at(self, tunnel: Tunnel) -> None:

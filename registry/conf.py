@@ -35,7 +35,7 @@ from overlay.labels import (
     is_label,
     is_wanted,
 )
-from overlay.spec import MAX_S, MOST_FAILURES, MOST_KEPT, Protocol
+from overlay.spec import MAX_S, MOST_FAILURES, MOST_KEPT, MOST_STATUSES, Protocol
 from registry.errors import ConfInvalid
 
 MAX_CONF_BYTES = 256 * 1024
@@ -356,6 +356,15 @@ def _network(place: _Place) -> str:
     return str(place.value)
 
 
+def _statuses(place: _Place) -> tuple[int, ...]:
+    allowed = f"a list of at most {MOST_STATUSES} statuses from 500 to 599, such as [502, 503]"
+    number = _number(allowed, 500, 599, whole=True)
+    items = place.items(allowed)
+    if len(items) > MOST_STATUSES:
+        place.refuse(allowed)
+    return tuple(number(item) for item in items)
+
+
 def _rate(place: _Place) -> dict[str, Any]:
     if not isinstance(place.value, dict) or "per_s" not in place.value:
         place.refuse('requests a second, and how many at once, as in {"per_s": 100, "burst": 20}')
@@ -467,7 +476,9 @@ _FIELDS: dict[str, _Field[Any]] = {
     "health_failures": _FAILURES,
     "eject_after": _Field(_number("how many in a row, 0 is never", 0, MOST_FAILURES, whole=True)),
     "retry_percent": _Field(_number("a share of the requests, from 0 to 100", 0, 100, whole=False)),
+    "retry_statuses": _Field(_statuses),
     "hedge_ms": _Field(_number("milliseconds over 0", 0.001, MAX_S * 1000, whole=False)),
+    "hedge_percentile": _Field(_number("a percentile from 50 to 99.9", 50, 99.9, whole=False)),
     "timeout_s": _Field(_number("seconds over 0", 0.001, MAX_S, whole=False)),
     "max_in_flight": _Field(_number("how many requests, 0 is no bound", 0, _MOST, whole=True)),
     "max_pending": _Field(
@@ -514,7 +525,9 @@ _SPEC_FIELDS = {
             "health_failures",
             "eject_after",
             "retry_percent",
+            "retry_statuses",
             "hedge_ms",
+            "hedge_percentile",
             "timeout_s",
             "max_in_flight",
             "max_pending",

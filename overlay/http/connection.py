@@ -48,7 +48,7 @@ class Limits:
         idle_timeout_s: seconds between two requests, and before the first byte of the first one.
         head_timeout_s: seconds from a head's first byte to its last.
         body_timeout_s: seconds without a byte of a body that is awaited.
-        send_timeout_s: seconds in which the client takes nothing of an answer; plain sockets only.
+        send_timeout_s: seconds in which the client takes nothing of an answer.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
         max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
@@ -535,8 +535,8 @@ class ServerConnection:
                 data = self._buffer[: end + 4]
                 self._buffer = self._buffer[end + 4 :]
                 return data
+            self._check_incomplete_head(searched)
             searched = max(0, len(self._buffer) - 3)
-            self._check_incomplete_head()
             if not self._buffer:
                 received = await self._receive_first()
             else:
@@ -546,13 +546,13 @@ class ServerConnection:
                 return None
             self._buffer += received
 
-    def _check_incomplete_head(self) -> None:
+    def _check_incomplete_head(self, looked_at: int) -> None:
         if len(self._buffer) > MAX_HEAD_BYTES:
             if self._buffer.find(b"\r\n", 0, MAX_TARGET_BYTES) < 0:
                 raise BadRequest(414, f"the target is longer than {MAX_TARGET_BYTES} bytes")
             raise BadRequest(431, f"the head is longer than {MAX_HEAD_BYTES} bytes")
         if self._buffer and self._buffer != b"\r":
-            fault = why_never_a_head(self._buffer)
+            fault = why_never_a_head(self._buffer, looked_at)
             if fault is not None:
                 raise BadRequest(400, fault)
 

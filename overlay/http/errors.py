@@ -70,9 +70,10 @@ class UpstreamFailed(HttpError):
         reason: one line for a person.
         maybe_processed: the upstream may have acted on the request; False says that it has not.
         sent_any_body: bytes of the request's body had been sent to it.
-        malformed: it answered, but not in HTTP/1.
+        malformed: it answered, but not in HTTP.
         timed_out: it took the request and did not answer within the caller's `head_timeout_s`.
         reused: the connection had served before, so that a fresh one to the same place may do.
+        alone: only this request failed; the upstream goes on with others on the same connection.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class UpstreamFailed(HttpError):
         maybe_processed: bool,
         sent_any_body: bool,
         reused: bool,
+        alone: bool = False,
         malformed: bool = False,
         timed_out: bool = False,
     ) -> None:
@@ -89,6 +91,7 @@ class UpstreamFailed(HttpError):
         self.maybe_processed = maybe_processed
         self.sent_any_body = sent_any_body
         self.reused = reused
+        self.alone = alone
         self.malformed = malformed
         self.timed_out = timed_out
         super().__init__(reason)

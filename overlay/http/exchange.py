@@ -11,6 +11,7 @@ could not be told from a next request (RFC 9112 §9.3).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -27,6 +28,7 @@ from overlay.http.errors import (
     ResponseCut,
     UpstreamFailed,
 )
+from overlay.http.fields import protocols
 from overlay.http.head import (
     FINAL,
     NO_BODY,
@@ -38,7 +40,6 @@ from overlay.http.head import (
     end_to_end,
     framing_fields,
     get,
-    protocols,
 )
 from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
@@ -46,6 +47,9 @@ from overlay.http.transport import SendFailed
 WATCH_AFTER_S = 0.05
 """Seconds of silence from the upstream after which the client is watched; below, it is not worth
 the two tasks."""
+CONTINUE_AFTER_S = 1.0
+"""Seconds without a word of the upstream after which a client is told to send the body that it
+expects to be asked for; curl waits as long."""
 MAX_INFORMATIONAL = 32
 """1xx answers to one request; more is a broken server."""
 
@@ -143,6 +147,7 @@ class _Exchange:
     __slots__ = (
         "body",
         "client",
+        "continued",
         "edit_response",
         "failure",
         "first_byte_at",
@@ -179,6 +184,7 @@ class _Exchange:
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
+        self.continued = False  # the client was told to send the body that it announced
         self.failure: Exception | None = None
         self.status = 0
         self.sent_bytes = 0
@@ -242,6 +248,8 @@ class _Exchange:
         self.sending = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_body, nursery.cancel_scope)
+            if self.head.expects_continue:
+                nursery.start_soon(self._ask_for_body)
             try:
                 await self.answer()
             except Exception as exc:  # noqa: BLE001 - raised again outside, so that no group wraps it
@@ -281,7 +289,7 @@ class _Exchange:
             while head.status < FINAL and not self._switches(head):
                 informational += 1
                 _check_informational(head, informational)
-                await self.client.send_informational(head.status, head.reason, end_to_end(head))
+                await self._pass_on(head)
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
             self.first_byte_at = perf_counter()
             return head, self.upstream.take_body()
@@ -289,6 +297,24 @@ class _Exchange:
             raise self._failed("the connection broke before it answered") from exc
         except (BadResponse, MalformedBody) as exc:
             raise self._failed(f"its answer is malformed: {exc.reason}", malformed=True) from exc
+
+    async def _pass_on(self, head: ResponseHead) -> None:
+        if head.status == HTTPStatus.CONTINUE:
+            if self.continued:
+                return
+            self.continued = True
+        await self.client.send_informational(head.status, head.reason, end_to_end(head))
+
+    async def _ask_for_body(self) -> None:
+        """Ask for the body if the upstream does not (RFC 9110 §10.1.1), as one of HTTP/1.0.
+
+        A client that waits for ever would otherwise do so.
+        """
+        await trio.sleep(CONTINUE_AFTER_S)
+        if not (self.continued or self.client.answering or self.body.received):
+            self.continued = True
+            with suppress(ClientGone):  # who reads the body finds out as well
+                await self.client.send_informational(HTTPStatus.CONTINUE, b"Continue", ())
 
     def _switches(self, head: ResponseHead) -> bool:
         """Whether the upstream changes to a protocol that the client asked for, and could."""
@@ -396,7 +422,8 @@ class _Exchange:
             reason,
             maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
-            reused=self.upstream.reused,
+            reused=self.upstream.reused and not self.upstream.alone,
+            alone=self.upstream.alone,
             malformed=malformed,
             timed_out=timed_out,
         )

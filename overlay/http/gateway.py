@@ -31,7 +31,10 @@ class GatewayShut(PeerUnreachable):
     """No connection to a gateway's address can be made; nobody there said no."""
 
 
-async def dial_gateway(record: PeerRecord, tls: PeerTls) -> trio.abc.Stream:
+TlsStream = trio.SSLStream[trio.SocketStream]
+
+
+async def dial_gateway(record: PeerRecord, tls: PeerTls) -> TlsStream:
     """Connect to a gateway at any of its addresses.
 
     Raises:
@@ -76,7 +79,7 @@ async def open_tcp(address: str, what: str) -> trio.SocketStream:
         raise PeerUnreachable(f"{what} at {address} cannot be reached: {exc}") from exc
 
 
-async def _open_gateway(address: str, pin: str, tls: PeerTls) -> trio.abc.Stream:
+async def _open_gateway(address: str, pin: str, tls: PeerTls) -> TlsStream:
     try:
         tcp = await open_tcp(address, "the gateway")
     except PeerUnreachable as exc:

@@ -6,6 +6,7 @@ here waits while the protocol's state is half changed: a user that is cancelled 
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -30,6 +31,16 @@ class Head(NamedTuple):
 
     fields: Sequence[Field]
     ended: bool
+
+
+class Loss(Enum):
+    """How a stream was lost before both ends had sent everything."""
+
+    CONNECTION = "the connection is lost"
+    MALFORMED = "what came on the connection is no HTTP/2"
+    LEFT = "the other end left without looking at the request"
+    REFUSED = "the other end refused to look at the request"
+    RESET = "one end reset the stream"
 
 
 class Carrier(Protocol):
@@ -66,6 +77,10 @@ class Carrier(Protocol):
         """Tell the other end that a stream is over."""
         ...
 
+    def number(self, channel: "Channel") -> None:
+        """Give a channel of our own the next stream, which has to begin at once."""
+        ...
+
     def forget(self, channel: "Channel") -> None:
         """Take note that nobody uses a channel any more."""
         ...
@@ -75,11 +90,11 @@ class Channel:
     """One stream of a link, as its user sees it; the link fills it.
 
     Attributes:
-        id: the stream's number.
+        id: the stream's number; 0 until a stream of our own has sent its head.
         heads: of answers, in order, interim ones too.
         trailers: that came after the body.
         lost: why nothing more will come or go; None while that is not so.
-        refused: the other end did not look at the request.
+        loss: how it was lost; of no meaning while it is not.
         on_lost: called when it is lost.
     """
 
@@ -93,9 +108,9 @@ class Channel:
         "_window",
         "heads",
         "id",
+        "loss",
         "lost",
         "on_lost",
-        "refused",
         "trailers",
     )
 
@@ -111,7 +126,7 @@ class Channel:
         self.heads: deque[Head] = deque()
         self.trailers: Sequence[Field] = ()
         self.lost: str | None = None
-        self.refused = False
+        self.loss = Loss.RESET
         self.on_lost: Callable[[], None] | None = None
 
     @property
@@ -123,6 +138,11 @@ class Channel:
     def complete(self) -> bool:
         """Both ends have sent everything."""
         return self._ended and self._sent_end
+
+    @property
+    def has_something(self) -> bool:
+        """There is something to take, or everything was."""
+        return bool(self._data or self.heads or self._ended)
 
     def take(self) -> bytes:
         """Return what there is of the body, and let as much again be sent."""
@@ -157,7 +177,7 @@ class Channel:
             SendFailed: the stream is lost.
         """
         await self._sendable(0)
-        self._call(lambda: self._link.h2.send_headers(self.id, fields, end_stream=end))
+        self._call(lambda: self._begin(fields, end=end))
         self._sent_any, self._sent_end = True, end
         self._link.flush()
 
@@ -181,7 +201,8 @@ class Channel:
     def reset(self, code: ErrorCodes, reason: str) -> None:
         """End the stream at once."""
         if self.lost is None:
-            self._link.reset(self.id, code)
+            if self.id:
+                self._link.reset(self.id, code)
             self.lose(reason)
 
     def close(self, unwanted: ErrorCodes = ErrorCodes.CANCEL) -> None:
@@ -204,10 +225,10 @@ class Channel:
         self._ended = True
         self.tell()
 
-    def lose(self, reason: str, *, refused: bool = False) -> None:
+    def lose(self, reason: str, loss: Loss = Loss.RESET) -> None:
         """Take note that the stream is lost; for the link."""
         if self.lost is None:
-            self.lost, self.refused = reason, refused
+            self.lost, self.loss = reason, loss
             self.tell()
             self._link.room.unpark_all()
             if self.on_lost is not None:
@@ -217,8 +238,13 @@ class Channel:
         """Wake who waits for something to come."""
         self._news.unpark_all()
 
+    def _begin(self, fields: Sequence[Field], *, end: bool) -> None:
+        if not self.id:
+            self._link.number(self)
+        self._link.h2.send_headers(self.id, fields, end_stream=end)
+
     def _has_news(self) -> bool:
-        return bool(self._data or self.heads or self._ended or self.lost is not None)
+        return self.has_something or self.lost is not None
 
     async def _until_news(self) -> None:
         while not self._has_news():
@@ -250,5 +276,32 @@ class Channel:
         try:
             return act()
         except ProtocolError as exc:
-            self.lose(str(exc))
+            self.lose(str(exc), Loss.CONNECTION)
             raise SendFailed(None if self._sent_any else 0) from exc
+
+
+class ChannelBody:
+    """Where the body of a stream ends: a `BodyDecoder` that has nothing to decode."""
+
+    __slots__ = ("_channel", "leftover")
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.leftover = b""
+
+    @property
+    def done(self) -> bool:
+        """Everything has been taken."""
+        return self._channel.done
+
+    @property
+    def trailers(self) -> Sequence[Field]:
+        """Fields that came after it."""
+        return self._channel.trailers
+
+    def feed(self, data: bytes) -> bytes:
+        """Return `data`, all of which is the body."""
+        return data
+
+    def end(self) -> None:
+        """Do nothing: a stream says itself that it was cut."""

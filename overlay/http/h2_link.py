@@ -34,7 +34,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from overlay.http.h2_channel import Channel, Head
+from overlay.http.h2_channel import Channel, Head, Loss
 from overlay.http.h2_fields import MalformedHead, trailers
 from overlay.http.h2_flow import (
     CONNECTION_WINDOW,
@@ -47,7 +47,6 @@ from overlay.http.h2_frames import (
     IDLE_BURST,
     IDLE_EARNED,
     IDLE_PER_S,
-    MAX_STREAM,
     PREFACE,
     RESET_BURST,
     RESET_EARNED,
@@ -73,6 +72,9 @@ TABLE_BYTES = 4096
 MAX_HEADS = 64
 """Of one stream, that wait for their reader: interim answers that nobody reads."""
 
+FIRST_FRAME_S = 10.0
+"""Until the other end's first frame, where nothing is under way."""
+
 GOODBYE_S = 2.0
 """For the last frames, where the other end does not read."""
 
@@ -97,7 +99,7 @@ class Link:
 
     Attributes:
         channels: by number, as long as somebody uses them.
-        last_peer_stream: the highest stream of ours that the other end looks at.
+        users: all of them, also those of ours that have no number yet.
         leaving: the other end said that it takes no more streams.
         closed: the connection is over.
     """
@@ -131,7 +133,7 @@ class Link:
         self.room = trio.lowlevel.ParkingLot()
         self.send_timeout_s = send_timeout_s
         self.channels: dict[int, Channel] = {}
-        self.last_peer_stream = MAX_STREAM
+        self.users: set[Channel] = set()
         self.leaving = False
         self.closed = False
         self.flush()
@@ -149,11 +151,8 @@ class Link:
         """
         if self.closed or self.leaving:
             raise SendFailed(0)
-        try:
-            number = self.h2.get_next_available_stream_id()
-        except ProtocolError as exc:
-            raise SendFailed(0) from exc
-        channel = self.channels[number] = Channel(self, number)
+        channel = Channel(self, 0)
+        self.users.add(channel)
         return channel
 
     async def run(self, received: bytes = b"") -> None:
@@ -172,7 +171,7 @@ class Link:
                 nursery.start_soon(self._write, nursery.cancel_scope)
                 with self._reading:
                     fault = await self._read_until_fault(received)
-                self._lose_all(str(fault) if fault is not None else "the connection ended")
+                self._lose_all(fault or "the connection ended")
                 await self._say_goodbye(fault)
                 nursery.cancel_scope.cancel()
         finally:
@@ -233,9 +232,19 @@ class Link:
             self.h2.reset_stream(stream, code)
         self.flush()
 
+    def number(self, channel: Channel) -> None:
+        """Give a channel of our own the next stream, which has to begin at once."""
+        try:
+            channel.id = self.h2.get_next_available_stream_id()
+        except ProtocolError:
+            self.leaving = True  # a thousand million streams are enough for one connection
+            raise
+        self.channels[channel.id] = channel
+
     def forget(self, channel: Channel) -> None:
         """Take note that nobody uses a channel any more."""
         self.channels.pop(channel.id, None)
+        self.users.discard(channel)
         self._used_at = trio.current_time()
 
     async def _write(self, scope: trio.CancelScope) -> None:
@@ -268,19 +277,31 @@ class Link:
         while True:
             if data:
                 self._take_in(data)
-            while self.pending > MAX_PENDING:
-                await self.room.park()
-            data = await self._transport.receive(self._idle_timeout_s)
-            if data is None and self._is_idle():
+            if self._is_idle():
                 return
+            if self.pending > MAX_PENDING and not await self._wrote():
+                return
+            data = await self._transport.receive(self._patience_s)
             if data is not None and not data:
                 self._ended = True
                 return
 
-    def _is_idle(self) -> bool:
-        if not self._splitter.began:
+    async def _wrote(self) -> bool:
+        """Wait until less waits to be written; False if the other end takes nothing."""
+        with trio.move_on_after(self.send_timeout_s):
+            while self.pending > MAX_PENDING:
+                await self.room.park()
             return True
-        return not self.channels and trio.current_time() >= self._used_at + self._idle_timeout_s
+        return False
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing may come while nothing is under way."""
+        most = inf if self._splitter.began else FIRST_FRAME_S
+        return min(self._idle_timeout_s, most)
+
+    def _is_idle(self) -> bool:
+        return not self.users and trio.current_time() >= self._used_at + self._patience_s
 
     def _take_in(self, data: bytes) -> None:
         batch: list[bytes] = []
@@ -315,10 +336,9 @@ class Link:
 
     def _goes_away(self, last: int) -> None:
         self.leaving = True
-        self.last_peer_stream = min(self.last_peer_stream, last)
-        for channel in list(self.channels.values()):
-            if self._client and channel.id > self.last_peer_stream:
-                channel.lose("the server is leaving", refused=True)
+        for channel in list(self.users) if self._client else ():
+            if channel.id > last or not channel.id:
+                channel.lose("the server is leaving", Loss.LEFT)
 
     def _process(self, batch: list[bytes]) -> None:
         if not batch:
@@ -361,7 +381,8 @@ class Link:
             channel.end()
         else:
             refused = event.error_code == ErrorCodes.REFUSED_STREAM
-            channel.lose("the other end reset the stream", refused=refused)
+            text = f"the other end reset the stream (error {event.error_code!s})"
+            channel.lose(text, Loss.REFUSED if refused else Loss.RESET)
 
     def _head_came(
         self, event: RequestReceived | ResponseReceived | InformationalResponseReceived
@@ -370,6 +391,7 @@ class Link:
         head = Head(event.headers, bool(ended))
         if isinstance(event, RequestReceived) and self._on_request is not None:
             channel = self.channels[event.stream_id] = Channel(self, event.stream_id)
+            self.users.add(channel)
             self._on_request(channel, head)
         elif (known := self.channels.get(event.stream_id)) is not None:
             known.heads.append(head)
@@ -396,10 +418,11 @@ class Link:
         if channel is not None and channel.lost is None:
             channel.came(event.data, size)
 
-    def _lose_all(self, reason: str) -> None:
+    def _lose_all(self, why: ConnectionFault | str) -> None:
         self.closed = True
-        for channel in list(self.channels.values()):
-            channel.lose(reason)
+        loss = Loss.MALFORMED if isinstance(why, ConnectionFault) else Loss.CONNECTION
+        for channel in list(self.users):
+            channel.lose(str(why), loss)
         self.room.unpark_all()
 
     async def _say_goodbye(self, fault: ConnectionFault | None) -> None:
@@ -412,7 +435,8 @@ class Link:
             self._work.unpark()
             while self.pending:
                 await self.room.park()
-            await linger(self._transport)
+            if not self._client:
+                await linger(self._transport)
 
 
 def _open_state(*, client: bool) -> H2Connection:

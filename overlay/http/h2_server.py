@@ -22,7 +22,7 @@ from h2.errors import ErrorCodes
 from overlay.http.connection import DEFAULT_LIMITS, SERVER, Limits, RequestBody
 from overlay.http.dates import date_field
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
-from overlay.http.h2_channel import Channel, Head
+from overlay.http.h2_channel import Channel, ChannelBody, Head
 from overlay.http.h2_fields import MalformedHead, regular_fields, request_head, response_fields
 from overlay.http.h2_flow import MAX_STREAMS
 from overlay.http.h2_frames import MAX_STREAM, ConnectionFault
@@ -46,30 +46,6 @@ Answer = Callable[["ServerStream", RequestHead], Awaitable[None]]
 log = structlog.get_logger()
 
 
-class _ChannelBody:
-    """Where the body of a stream ends: a `BodyDecoder` that has nothing to decode."""
-
-    __slots__ = ("_channel", "leftover")
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.leftover = b""
-
-    @property
-    def done(self) -> bool:
-        return self._channel.done
-
-    @property
-    def trailers(self) -> Sequence[Field]:
-        return self._channel.trailers
-
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def end(self) -> None:
-        return
-
-
 class ServerStream:
     """One request of a client, to be answered once; see `seam.Client`.
 
@@ -88,7 +64,7 @@ class ServerStream:
         self._settled = False
         framing = NO_BODY if head is None else head.framing
         self.limits = limits
-        self.body = RequestBody(self, framing, _ChannelBody(channel))
+        self.body = RequestBody(self, framing, ChannelBody(channel))
         self.answering = False
         self.must_close = False
 

@@ -142,6 +142,11 @@ class Upstream(Protocol):
         ...
 
     @property
+    def alone(self) -> bool:
+        """If it failed, it failed alone: the connection stands, and others on it go on."""
+        ...
+
+    @property
     def body(self) -> AnswerBody:
         """Of the answer whose head was read last."""
         ...

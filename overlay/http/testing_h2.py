@@ -8,7 +8,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, TrailersReceived
 
-from overlay.http.h2_frames import Frame, Splitter
+from overlay.http.h2_frames import PREFACE, Frame, Splitter
 from overlay.http.head import Field
 
 E = TypeVar("E", bound=Event)
@@ -36,7 +36,7 @@ class Http2Wire:
         self.events: list[Event] = []
         self.frames: list[Frame] = []
         self.auto_credit = True
-        self._splitter = Splitter()
+        self._splitter = Splitter(b"" if client else PREFACE)
 
     async def start(self) -> None:
         """Say what comes first."""

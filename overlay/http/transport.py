@@ -98,12 +98,12 @@ def transport(stream: trio.abc.Stream, send_timeout_s: float = inf) -> Transport
 
     Args:
         stream: opened, its handshake done or not.
-        send_timeout_s: seconds in which the other end takes no byte, after which the connection
-            counts as lost; plain sockets only.
+        send_timeout_s: seconds in which the other end takes no byte (of a plain socket; elsewhere
+            not all of what is sent at once), after which the connection counts as lost.
     """
     if isinstance(stream, trio.SocketStream):
         return SocketTransport(stream, send_timeout_s)
-    return StreamTransport(stream)
+    return StreamTransport(stream, send_timeout_s)
 
 
 class SocketTransport:
@@ -287,10 +287,11 @@ class WatchedStream(trio.abc.HalfCloseableStream):
 class StreamTransport:
     """Any other trio stream: TLS, a stream of the overlay, or memory in tests."""
 
-    __slots__ = ("_poll", "_stream", "half_closes")
+    __slots__ = ("_poll", "_send_timeout_s", "_stream", "half_closes")
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, send_timeout_s: float = inf) -> None:
         self._stream = stream
+        self._send_timeout_s = send_timeout_s
         self._poll: select.poll | None = None
         self.half_closes = isinstance(stream, trio.abc.HalfCloseableStream)
 
@@ -304,10 +305,17 @@ class StreamTransport:
 
     async def send(self, *parts: bytes) -> None:
         """See `Transport`."""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
-            await self._stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
+            if self._send_timeout_s == inf:
+                await self._stream.send_all(data)
+                return
+            with trio.move_on_after(self._send_timeout_s) as scope:
+                await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             raise SendFailed(None) from exc
+        if scope.cancelled_caught:
+            raise SendFailed(None)
 
     def quiet(self) -> bool:
         """See `Transport`."""

@@ -33,6 +33,7 @@ class UpstreamConnection:
         reused: it carried a request before.
         reusable: the last answer was read whole and the server keeps the connection.
         idle_since: of the pool.
+        age: which of the pool's ages it was opened in.
     """
 
     __slots__ = (
@@ -40,12 +41,14 @@ class UpstreamConnection:
         "_chunked",
         "_decoder",
         "_transport",
+        "age",
         "idle_since",
         "reusable",
         "reused",
     )
 
     refused = False
+    alone = False
     """A server of HTTP/1 has no way to say so."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -56,6 +59,7 @@ class UpstreamConnection:
         self.reused = False
         self.reusable = False
         self.idle_since = 0.0
+        self.age = 0
 
     async def send(self, *parts: bytes) -> None:
         """Send bytes of a request.
@@ -205,6 +209,7 @@ class Pool:
     """
 
     __slots__ = (
+        "_age",
         "_closed",
         "_dial",
         "_idle",
@@ -232,6 +237,7 @@ class Pool:
         self._waiting = trio.lowlevel.ParkingLot()
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
+        self._age = 0
         self.in_use = 0
 
     @property
@@ -261,6 +267,12 @@ class Pool:
         while self._idle:
             await self._drop(self._idle.pop())
 
+    async def renew(self) -> None:
+        """Keep only connections that are opened from now on; others close when they are idle."""
+        self._age += 1
+        while self._idle:
+            await self._drop(self._idle.pop())
+
     async def take(self, *, fresh: bool) -> UpstreamConnection:
         """Return an idle connection that stands, or a new one; `acquire` is how to call it."""
         while True:
@@ -280,7 +292,8 @@ class Pool:
 
     async def give_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` if it can be used again, else close it."""
-        if connection.reusable and not self._closed and len(self._idle) < self._max_idle:
+        kept = connection.reusable and connection.age == self._age and not self._closed
+        if kept and len(self._idle) < self._max_idle:
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
             self._waiting.unpark()
@@ -290,10 +303,12 @@ class Pool:
     async def _new(self) -> UpstreamConnection:
         self._open += 1
         try:
-            return UpstreamConnection(await self._dial())
+            connection = UpstreamConnection(await self._dial())
         except BaseException:
             self._closed_one()
             raise
+        connection.age = self._age
+        return connection
 
     async def _drop(self, connection: UpstreamConnection) -> None:
         try:

@@ -16,9 +16,12 @@ from proxy.policies.latency import Latency
 DRAWS = 4
 """Unlucky draws before all are looked at: with half of them full, one pick in 16 comes so far."""
 
-SLACK = 2.0
-"""Requests that a backend may be behind its share when it comes back, and catch up on. Without a
-bound one that was full for a minute would get everything of the next."""
+SLACK = 16.0
+"""Requests that a backend which was busy may be behind its share, and catch up on where it is as
+good as another. Without a bound one that was full for a minute would get all of the next."""
+
+NEW_SLACK = 4.0
+"""The same for a new one, which has missed nothing, unless all are new."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,5 +125,5 @@ class Shares:
     def give(self, backend: Backend, total: float, weight: float = 1.0) -> None:
         """Take in that one of several backends, which weigh `total` together, gets a request."""
         self._given += 1.0 / total
-        behind = self._given - SLACK / weight
-        backend.share = max(backend.share, behind) + 1.0 / weight
+        slack = SLACK if backend.share else NEW_SLACK
+        backend.share = max(backend.share, self._given - slack / weight) + 1.0 / weight

@@ -1,10 +1,11 @@
 """How long a backend takes to answer: an average that believes bad news sooner than good.
 
-A moving average of the samples, raised at once where three answers in a row were slower: to the
-quickest of them. (Finagle's peak EWMA, where this comes from, takes each slow answer for a peak.
-One slow answer is a pause or a large request, which anybody can have: equals would seem unequal,
-and who seems slow gets no requests that would show otherwise.) A first answer that took longer than
-the second is forgotten, because much is done at a first one only.
+A moving average of samples, raised at once where three in a row were slower: to the quickest of
+them. (Finagle's peak EWMA, where this comes from, takes each slow answer for a peak. But one slow
+answer is a pause or a large request, which anybody can have. If it counted much, equals would seem
+unequal, and who seems slow gets no requests that would show otherwise.) So a sample counts for
+little if it is far off, of answers that were waited for at the same time only the first one is a
+sample, as of packets in TCP, and a first one that took longer than the second is forgotten.
 
 What was measured long ago fades: a backend that was slow is then taken to be as good as others, and
 tried again. One that nobody tried is taken to be as good as others at once, but let in slowly: with
@@ -16,16 +17,21 @@ from dataclasses import dataclass
 from math import exp
 
 ALPHA = 0.2
-"""Weight of the newest sample: ten requests forget a change."""
+"""Weight of the newest sample: ten samples forget a change."""
 
-FADE_S = 10.0
-"""In so long without a sample, two thirds of what sets a backend apart are forgotten; Finagle's.
-One that is ten times slower than others is tried again after 11 s."""
+FADE_S = (1.0, 16.0)
+"""In so long without a sample, two thirds of what sets a backend apart are forgotten: in the first,
+and in twice as long each time that it is found to be as slow as before, up to the second. So one
+that had to wait for its disk is back in a second, and one that stays slow is tried once in 18 s."""
+
+OUTLIER = 2.0
+"""A sample counts for at most so many averages. A pause of 0.1 s, which any machine has, would make
+an answer of 5 ms five times slower, and its backend the one that nobody asks for ten seconds."""
 
 KNOWN_AFTER = 8
 """Answers after which a backend is let in fully."""
 
-_FRESH_S = 1.0
+_FRESH_S = 0.1
 """What is younger has not faded enough to be worth an exponential."""
 
 
@@ -35,38 +41,50 @@ class Latency:
 
     Attributes:
         smoothed_s: the average; 0 until there is a sample.
-        answered: samples, counted up to `KNOWN_AFTER`.
+        answered: answers, counted up to `KNOWN_AFTER`.
+        rounds: samples that counted.
     """
 
     smoothed_s: float = 0.0
     answered: int = 0
+    rounds: int = 0
+    _fade_s: float = FADE_S[0]
     _last_s: float = 0.0
     _before_s: float = 0.0
     _at: float = 0.0
 
     def observe(self, sample_s: float, now: float) -> None:
-        """Take in how long one answer took."""
-        if self.answered == 0:
-            self.smoothed_s = sample_s
-        else:
-            old_s = self.expected_s(now, sample_s)
-            stepped_s = old_s + ALPHA * (sample_s - old_s)
-            if self.answered == 1:
-                self.smoothed_s = min(stepped_s, sample_s)
-            else:
-                self.smoothed_s = max(stepped_s, min(sample_s, self._last_s, self._before_s))
-        self._before_s, self._last_s, self._at = self._last_s, sample_s, now
+        """Take in how long one answer took that came now."""
         if self.answered < KNOWN_AFTER:
             self.answered += 1
+        if self.rounds and now - sample_s < self._at:
+            return
+        if self.rounds == 0:
+            self.smoothed_s = sample_s
+        else:
+            self._follow(sample_s, now)
+        self._before_s, self._last_s, self._at = self._last_s, sample_s, now
+        self.rounds += 1
+
+    def _follow(self, sample_s: float, now: float) -> None:
+        if now - sample_s - self._at >= self._fade_s / 2:  # it was left out, and tried
+            still = sample_s > self.smoothed_s / OUTLIER
+            self._fade_s = min(self._fade_s * 2, FADE_S[1]) if still else FADE_S[0]
+        old_s = min(self.smoothed_s, self.expected_s(now, sample_s))
+        stepped_s = old_s + ALPHA * (min(sample_s, OUTLIER * old_s) - old_s)
+        if self.rounds == 1:
+            self.smoothed_s = min(stepped_s, sample_s)
+        else:
+            self.smoothed_s = max(stepped_s, min(sample_s, self._last_s, self._before_s))
 
     def expected_s(self, now: float, usual_s: float) -> float:
         """Return what to expect of the next answer, where others usually take `usual_s`."""
-        if self.answered == 0:
+        if self.rounds == 0:
             return usual_s
         age_s = now - self._at
         if age_s < _FRESH_S:
             return self.smoothed_s
-        return usual_s + (self.smoothed_s - usual_s) * exp(-age_s / FADE_S)
+        return usual_s + (self.smoothed_s - usual_s) * exp(-age_s / self._fade_s)
 
     def lets_in(self, in_flight: int) -> bool:
         """Return whether another request may go there beside `in_flight` others."""

@@ -29,7 +29,7 @@ SLOW = 4.0
 than three; a backend that swaps, or has a neighbour that takes its core, is ten times slower."""
 
 JUDGED_AFTER = 3
-"""Answers before a backend can be called slow."""
+"""Samples before a backend can be called slow."""
 
 LEAST_SERVICE_S = 0.0002
 """Less is what the chooser's own pauses make of it."""
@@ -122,8 +122,11 @@ def expected_s(backend: Backend, now: float, usual_s: float) -> float:
 
 
 def is_slow(backend: Backend, now: float, usual_s: float) -> bool:
-    """Return whether answers take so much longer there that it is no accident."""
+    """Return whether answers take so much longer there that it is no accident.
+
+    One of which that has faded is not, until it has a request in flight: one tries it, no more.
+    """
     latency = backend.latency
-    if latency.smoothed_s <= SLOW * usual_s or latency.answered < JUDGED_AFTER:
+    if latency.smoothed_s <= SLOW * usual_s or latency.rounds < JUDGED_AFTER:
         return False
-    return latency.expected_s(now, usual_s) > SLOW * usual_s
+    return backend.load() > 0 or latency.expected_s(now, usual_s) > SLOW * usual_s

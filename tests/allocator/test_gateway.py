@@ -17,6 +17,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
 from overlay.host import Host, open_host
 from overlay.http.carried import HTTP_PROTOCOL, open_carried
+from overlay.http.upstream import Pool
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
@@ -370,8 +371,8 @@ async def test_a_request_whose_connection_is_cut_is_in_flight_no_more(
 
     (listener,) = await nursery.start(partial(trio.serve_tcp, never_answer, 0, host="127.0.0.1"))
     instance = await lab.start()
-    address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-    lab.gateway._pools[instance] = gateway_module._InstancePool(address)
+    port = listener.socket.getsockname()[1]
+    lab.gateway._pools[instance] = Pool(partial(trio.open_tcp_stream, "127.0.0.1", port))
     async with lab.carry() as (caller, host):
         await caller.line()
         await caller.ask(instance)

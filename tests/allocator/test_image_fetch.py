@@ -327,7 +327,7 @@ async def test_what_comes_of_another_image_counts_as_taken(here: Here) -> None:
     large = make_image(bytes(8 * MIB))
     near = here.peer(NEAR, IMAGE, large)
     near.gate = trio.Event()
-    here.images.free = 2**30 + 8 * MIB + 10_000
+    here.images.free = 2**30 + 16 * MIB + 20_000
     async with trio.open_nursery() as nursery:
         nursery.start_soon(here.fetch, Image(reference="large", config_digest=large.digest))
         while not near.reads:

@@ -107,6 +107,28 @@ async def test_a_layer_that_is_not_what_it_is_named_for_is_refused(
     assert await lab.images.size_bytes(image.digest) is None
 
 
+async def test_an_archive_that_is_cut_before_its_manifest_leaves_nothing(
+    lab: Lab, tmp_path: Path
+) -> None:
+    image = lab.image("one", "two")
+    files = {}
+    for layer, data in image.layers.items():
+        files[layer] = tmp_path / layer
+        files[layer].write_bytes(data)
+
+    def cut() -> Iterator[bytes]:
+        pieces = written_archive(image.digest, image.config, list(image.layers), files)
+        for piece in pieces:
+            if b"manifest.json" in piece:
+                raise ImageWrong("a layer is not what it is named for")
+            yield piece
+
+    with trio.fail_after(60), pytest.raises(ImageWrong):
+        await lab.images.load(cut())
+    assert await lab.images.size_bytes(image.digest) is None
+    assert tuple(image.layers) not in await lab.images.held_layers()
+
+
 async def test_an_image_larger_than_allowed_is_not_saved(lab: Lab, tmp_path: Path) -> None:
     image = lab.image("one")
     with trio.fail_after(60):

@@ -247,3 +247,39 @@ async def test_a_cut_socket_is_reset_at_its_other_end() -> None:
         with pytest.raises(trio.BrokenResourceError):
             await client.receive_some()
         await client.aclose()
+
+
+class OneEnd(trio.abc.Stream):
+    """A stream that can end both directions only, as TLS does."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.closed = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        await self._stream.aclose()
+
+
+async def test_an_end_that_can_only_end_whole_is_closed_in_good_order() -> None:
+    near, client = trio.testing.memory_stream_pair()
+    far, instance = trio.testing.memory_stream_pair()
+    one = OneEnd(near)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            ends = [SocketEnd(transport(one)), SocketEnd(transport(far))]
+            nursery.start_soon(relay, ends, 5.0)
+            await instance.send_all(b"last words")
+            await instance.send_eof()
+            assert await client.receive_some() == b"last words"
+            assert await client.receive_some() == b""
+    assert one.closed

@@ -54,6 +54,7 @@ def take_instance(
     counter: int = 1,
     epoch: float = NOW,
     withdrawn: bool = False,
+    healthy: bool = True,
 ) -> None:
     record = InstanceRecord(
         version=Version(epoch=epoch, counter=counter),
@@ -63,6 +64,7 @@ def take_instance(
         state=InstanceState.READY,
         concurrency=5,
         withdrawn=withdrawn,
+        healthy=healthy,
     )
     view.apply(sign_record(owner, record), NOW)
 
@@ -79,6 +81,13 @@ def test_an_instance_of_a_member_is_in_the_view_and_gone_when_withdrawn() -> Non
     assert ids(view) == set()
     take_instance(view, NEAR, counter=1)
     assert ids(view) == set()
+
+
+def test_an_instance_that_fails_its_health_checks_is_suspect_until_it_passes_them() -> None:
+    view = view_of(NEAR)
+    for counter, healthy in enumerate((True, False, True), 1):
+        take_instance(view, NEAR, counter=counter, healthy=healthy)
+        assert [i.suspect for i in view.instances(HELLO)] == [not healthy]
 
 
 def test_own_instances_need_no_membership() -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any, cast
 
@@ -178,6 +179,10 @@ def test_the_objection_is_the_most_telling_one() -> None:
     assert objection(free, 1, RttLimits()) == ""
     assert objection(free, 2, RttLimits()) == "is of revision 1"
     assert objection(Candidate(instance, failed=True), 1, RttLimits()) == "failed a moment ago"
+    unwell = replace(
+        instance, suspect=True, record=instance.record.model_copy(update={"healthy": False})
+    )
+    assert objection(Candidate(unwell), 1, RttLimits()) == "fails its health checks"
     assert objection(free, 1, RttLimits(0.001, 0.01)) == "is over the hard RTT limit"
     assert objection(free, 1, RttLimits(0.001, None)) == "is over the soft RTT limit"
 

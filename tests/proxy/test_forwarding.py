@@ -50,6 +50,7 @@ from proxy.limiting import Limiter
 from proxy.limits import RttLimits
 from proxy.metrics import ProxyMetrics
 from proxy.placement import Site
+from proxy.recent import LEAST
 from proxy.roads import Roads
 from proxy.routing_desk import RoutingCommand, RoutingDesk
 from proxy.routing_table import RoutingTable
@@ -1391,3 +1392,66 @@ async def test_the_original_destination_answers_or_nobody(ground: Ground) -> Non
     assert status == 503
     assert b"no instance '127.0.0.1:22'" in body
     assert (await ground.get())[0] == 200
+
+
+async def test_an_error_that_another_instance_need_not_answer_is_not_given_to_the_client(
+    ground: Ground,
+) -> None:
+    define(ground, retry_statuses=[503], eject_after=0)
+    await ground.run_instance("bad", failing(ground, "bad", "503 Busy"))
+    await ground.run_instance("good")
+    assert [(await ground.get())[0] for _ in range(30)] == [200] * 30
+    assert len(ground.requests["bad"]) > 1
+    await nothing_in_flight(ground)
+
+
+async def test_an_error_is_given_to_the_client_where_nobody_else_can_be_asked(
+    ground: Ground,
+) -> None:
+    define(ground, retry_statuses=[503])
+    await ground.run_instance("bad", failing(ground, "bad", "503 Busy"))
+    assert (await ground.get())[0] == 503
+    await ground.run_instance("worse", failing(ground, "worse", "503 Busy"))
+    assert (await ground.get())[0] == 503, "after each was asked once"
+    assert ground.starter.calls == []
+    await nothing_in_flight(ground)
+
+
+async def test_an_error_of_what_may_have_had_effects_is_the_answer(ground: Ground) -> None:
+    define(ground, retry_statuses=[503], eject_after=0)
+    for name in ("a", "b"):
+        await ground.run_instance(name, failing(ground, name, "503 Busy"))
+    head = "POST /hello HTTP/1.1\nHost: localhost\nContent-Length: 0"
+    assert [(await ground.ask(head))[0] for _ in range(4)] == [503] * 4
+    assert sum(len(asked) for asked in ground.requests.values()) == 4
+
+
+async def test_an_instance_that_never_answers_in_its_services_time_is_ejected(
+    ground: Ground,
+) -> None:
+    define(ground, timeout_s=0.02, eject_after=1)
+    await ground.run_instance("hangs", silent(ground, "hangs", []))
+    await ground.run_instance("good")
+    statuses = [(await ground.get())[0] for _ in range(30)]
+    assert statuses.count(504) == 1
+    assert statuses[-20:] == [200] * 20
+
+
+async def test_a_client_that_waits_for_no_time_at_all_ejects_nobody(ground: Ground) -> None:
+    define(ground, eject_after=1)
+    for name in ("a", "b"):
+        await ground.run_instance(name, silent(ground, name, []))
+    head = "GET /hello HTTP/1.1\nHost: localhost\nX-Request-Timeout: 0.01"
+    assert [(await ground.ask(head))[0] for _ in range(4)] == [504] * 4
+    assert not any(c.failed for c in ground.known())
+
+
+async def test_a_hedge_waits_for_as_long_as_most_answers_took(ground: Ground) -> None:
+    define(ground, hedge_percentile=95)
+    await ground.run_instance("i2")
+    for _ in range(LEAST):
+        assert (await ground.get())[0] == 200
+    await ground.run_instance("slow", silent(ground, "slow", []))
+    assert [(await ground.get())[2] for _ in range(10)] == [b"i2"] * 10
+    assert ground.guards.traffics.of(HELLO)._retries >= 1
+    assert len(ground.requests["slow"]) >= 1

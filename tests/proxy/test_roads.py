@@ -10,15 +10,16 @@ import trio.testing
 
 from overlay.errors import PeerUnreachable
 from overlay.http import gateway as gateway_module
+from overlay.http.gateway import GatewayShut
 from overlay.identity import Identity
 from overlay.leases import Hello, Release, Released
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version, sign_record
 from overlay.testing import bury, cut, empty_view, meet
-from overlay.tls import open_tls
+from overlay.tls import PeerTls, open_tls
 from overlay.view import InstanceView, View
-from proxy import roads as roads_module
+from proxy import gateways as gateways_module
 from proxy.roads import Road, Roads
 from proxy.testing import PlayedAllocator, played_allocator
 
@@ -288,27 +289,78 @@ async def test_a_carried_gateway_that_says_nothing_is_given_up_in_time(
         await road.pool.take(fresh=True)
 
 
-async def test_a_gateway_whose_port_is_shut_is_reached_over_the_overlay_and_tried_again_later(
-    there: Ground, monkeypatch: pytest.MonkeyPatch
+@dataclass
+class PlayedPort:
+    """A gateway's port, shut until it is opened; what is tried to it is counted."""
+
+    opens: bool = False
+    tried: int = 0
+
+    async def open_gateway(self, address: str, pin: str, tls: PeerTls) -> trio.abc.Stream:
+        del address, pin, tls
+        self.tried += 1
+        if not self.opens:
+            raise GatewayShut("the gateway at nowhere cannot be reached")
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            stream = await trio.open_tcp_stream(*listener.socket.getsockname())
+        return trio.SSLStream(stream, TLS.client_context)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> PlayedPort:
+    played = PlayedPort()
+    monkeypatch.setattr(gateway_module, "_open_gateway", played.open_gateway)
+    monkeypatch.setattr(gateways_module, "RETRY_FIRST_S", 0.01)
+    return played
+
+
+async def test_a_shut_port_costs_one_request_a_try_and_opens_in_the_background(
+    there: Ground, port: PlayedPort
 ) -> None:
-    tried: list[str] = []
-    opened = gateway_module.open_tcp
-
-    async def note(address: str, what: str) -> trio.SocketStream:
-        tried.append(address)
-        return await opened(address, what)
-
-    monkeypatch.setattr(gateway_module, "open_tcp", note)
     road = await there.roads.to(there.instance)
     for _ in range(3):
         await (await road.pool.take(fresh=True)).abort()
-    assert (len(tried), len(there.overlay.carried)) == (1, 3)
-    monkeypatch.setattr(roads_module, "SHUT_S", 0.0)
-    say_peer(there.view, 5, machine="there", certificate="0" * 64)
+    assert len(there.overlay.carried) == 3
+    assert (await there.roads.to(there.instance)).kind == "overlay"
+    port.opens = True
+    while (await there.roads.to(there.instance)).kind == "overlay":
+        await trio.lowlevel.checkpoint()
+    before = port.tried
+    await (await road.pool.take(fresh=True)).abort()
+    assert port.tried == before + 1
+    assert len(there.overlay.carried) == 3
+
+
+async def test_what_the_overlay_carried_is_not_used_again_once_the_port_is_open(
+    there: Ground, port: PlayedPort
+) -> None:
     road = await there.roads.to(there.instance)
+    carried = await road.pool.take(fresh=True)
+    port.opens = True
+    while (await there.roads.to(there.instance)).kind == "overlay":
+        await trio.lowlevel.checkpoint()
+    carried.reusable = True
+    await road.pool.give_back(carried)
+    assert road.pool.idle == 0
+
+
+async def test_where_neither_way_leads_there_it_is_known_and_the_next_request_fails_at_once(
+    there: Ground, port: PlayedPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways_module, "RETRY_FIRST_S", 60.0)
+    there.overlay.line = b""
+    road = await there.roads.to(there.instance)
+    assert not there.roads.leads_nowhere(OWNER.peer_id)
     for _ in range(2):
-        await (await road.pool.take(fresh=True)).abort()
-    assert len(tried) == 3
+        with pytest.raises(PeerUnreachable, match="at nowhere"):
+            await road.pool.take(fresh=True)
+    assert port.tried == 1
+    assert there.roads.leads_nowhere(OWNER.peer_id)
+    say_peer(there.view, 5, machine="there", gateway=("127.0.0.1:2",))
+    with pytest.raises(PeerUnreachable, match="at nowhere"):
+        await road.pool.take(fresh=True)
+    assert port.tried == 2, "at another address it is tried at once"
 
 
 async def test_a_shut_gateway_to_which_the_overlay_does_not_lead_either_says_where_it_is(

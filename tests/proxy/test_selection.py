@@ -103,8 +103,8 @@ def upstream(
     ).instance
     made = Upstream(name, instance=instance, elsewhere=lambda _: 0, distance_s=rtt_to(instance))
     made.in_flight, made.failed_until = in_flight, 9.0 if failed else 0.0
-    for _ in range(KNOWN_AFTER):
-        made.latency.observe(service_time_s, 0.0)
+    for number in range(KNOWN_AFTER):
+        made.latency.observe(service_time_s, number - KNOWN_AFTER + 1.0)
     return made
 
 

@@ -62,9 +62,11 @@ def test_in_flight_is_the_larger_of_the_own_count_and_the_owners(view: View) -> 
 
 def test_the_service_time_is_the_first_sample_then_smoothed(view: View) -> None:
     upstreams = Upstreams(view, Random(1))
+    now = 0.0
     for sample, expected in ((0.1, 0.1), (0.2, 0.1 + ALPHA * 0.1)):
         upstreams.begin(only(view))
-        upstreams.end(only(view), sample, 0.0)
+        now += 1.0
+        upstreams.end(only(view), sample, now)
         assert candidate(upstreams, view).service_time_s == pytest.approx(expected)
 
 

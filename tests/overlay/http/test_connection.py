@@ -170,3 +170,24 @@ async def test_http2_after_a_request_of_http1_is_no_request(lab: Lab) -> None:
     await client.send(GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert (await client.until(b"/a")).startswith(b"HTTP/1.1 200 ")
     assert (await client.head()).startswith(b"HTTP/1.1 505 ")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"Content-Length: 11\r\n\r\n",
+        b"Content-Length: 11\r\nExpect: 100-continue\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n5\r\nabcde\r\n",
+    ],
+)
+async def test_a_body_above_the_bound_is_413_and_the_connection_ends(
+    lab: Lab, request_: bytes
+) -> None:
+    client = await server(lab, limits=Limits(max_body_bytes=10), read_body=True)
+    await client.send(b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n" + b"x" * 10)
+    assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+    await client.exactly(10)
+    await client.send(b"PUT /a HTTP/1.1\r\nHost: h\r\n" + request_)
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"Connection: close" in head

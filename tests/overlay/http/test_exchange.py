@@ -2,6 +2,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 
 import pytest
 import trio
@@ -162,6 +163,27 @@ async def test_a_body_waits_for_the_upstreams_100(lab: Lab) -> None:
         assert await client.head() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
         assert await client.exactly(2) == b"ok"
     assert lab.accepted == 1
+
+
+@pytest.mark.parametrize("late", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_client_does_not_wait_for_ever_for_a_100_that_never_comes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, late: bytes
+) -> None:
+    module = import_module("overlay.http.exchange")  # by attributes it would be the function
+    monkeypatch.setattr(module, "CONTINUE_AFTER_S", 0.01)
+
+    async def old(wire: Wire) -> None:
+        await wire.head()
+        assert await wire.exactly(3) == b"abc"
+        await wire.send(late + OK)
+
+    client = await lab.client(old)
+    await client.send(
+        b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(b"abc")
+    assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_a_final_answer_instead_of_100_leaves_the_body_unread(lab: Lab) -> None:

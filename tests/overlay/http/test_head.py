@@ -327,6 +327,11 @@ def test_what_can_never_become_a_head_is_known_early(data: bytes, hopeless: bool
     assert (why_never_a_head(data) is not None) is hopeless
 
 
+def test_a_line_end_is_seen_whole_where_looking_goes_on() -> None:
+    for data, hopeless in ((b"GET / HTTP/1.1\r\n", False), (b"GET / HTTP/1.1 \n", True)):
+        assert (why_never_a_head(data, len(data) - 1) is not None) is hopeless
+
+
 def h11_takes(data: bytes) -> bool:
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(data)

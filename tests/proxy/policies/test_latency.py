@@ -2,14 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policies.latency import ALPHA, FADE_S, KNOWN_AFTER, Latency
+from proxy.policies.latency import ALPHA, FADE_S, KNOWN_AFTER, OUTLIER, Latency
 
 samples = st.floats(0, 100)
 
 
-def latency(*taken_s: float, now: float = 0.0) -> Latency:
-    made = Latency()
+def latency(*taken_s: float) -> Latency:
+    """Of a backend that was asked one request after the other, at last at 0."""
+    made, now = Latency(), -sum(taken_s)
     for sample_s in taken_s:
+        now += sample_s
         made.observe(sample_s, now)
     return made
 
@@ -24,7 +26,7 @@ def test_a_slow_first_answer_is_forgotten() -> None:
 
 
 def test_one_slow_answer_moves_it_little_and_three_in_a_row_at_once() -> None:
-    assert latency(*[0.1] * 8, 1.0).smoothed_s == pytest.approx(0.1 + ALPHA * 0.9)
+    assert latency(*[0.1] * 8, 1.0).smoothed_s == pytest.approx(0.1 + ALPHA * 0.1)
     assert latency(*[0.1] * 8, 1.0, 1.2, 1.1).smoothed_s >= 1.0
 
 
@@ -42,7 +44,7 @@ def test_what_is_expected_fades_to_what_is_usual(
     expected_s = known.expected_s(age_s, usual_s)
     low, high = sorted([known.smoothed_s, usual_s])
     assert low - 1e-6 <= expected_s <= high + 1e-6
-    assert known.expected_s(50 * FADE_S, usual_s) == pytest.approx(usual_s, abs=1e-6)
+    assert known.expected_s(50 * FADE_S[1], usual_s) == pytest.approx(usual_s, abs=1e-6)
 
 
 def test_an_untried_one_is_taken_to_be_as_usual_and_let_in_slowly() -> None:
@@ -53,3 +55,29 @@ def test_an_untried_one_is_taken_to_be_as_usual_and_let_in_slowly() -> None:
     assert latency(0.1).lets_in(1)
     assert not latency(0.1).lets_in(2)
     assert latency(*[0.1] * KNOWN_AFTER).lets_in(1000)
+
+
+def test_answers_that_were_waited_for_together_are_one_sample() -> None:
+    made = latency(*[0.01] * 8)
+    for number in range(10):  # all were sent at 0.001, and held up by the same pause
+        made.observe(0.1 + number / 1000, 0.101 + number / 1000)
+    assert made.smoothed_s == pytest.approx(0.01 * (1 + ALPHA * (OUTLIER - 1)))
+
+
+def test_what_stays_slow_is_forgotten_more_and_more_slowly_and_else_as_at_first() -> None:
+    made = latency(*[1.0] * 4)
+    waits: list[float] = []
+    now = 0.0
+    for _ in range(6):
+        began = now
+        while made.expected_s(now, 0.1) > 0.4:
+            now += 0.01
+        waits.append(round(now - began, 2))
+        now += 1.0
+        made.observe(1.0, now)
+    assert waits[0] == pytest.approx(1.1 * FADE_S[0], rel=0.1)
+    assert waits == sorted(waits)
+    assert waits[-1] == pytest.approx(1.1 * FADE_S[1], rel=0.1)
+    now += 20.0
+    made.observe(0.1, now)
+    assert made.smoothed_s < 0.4
