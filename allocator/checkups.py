@@ -21,11 +21,12 @@ import trio
 
 from allocator.instance import Instance
 from allocator.lifecycle import State
+from allocator.readiness import Question, question_to
 from allocator.register import Register
 from allocator.resting import Why
 from overlay.records import InstanceState
 
-Check = Callable[[str, str], Awaitable[bool]]
+Check = Callable[[str, Question], Awaitable[bool]]
 """Asks an address for a path; whether it answered well, in bounded time."""
 
 log = structlog.get_logger()
@@ -75,8 +76,8 @@ class Checkups:
 
     async def watch(self, instance: Instance) -> None:
         """Check an instance until it is lost, or cancelled; at once over if it has no `health`."""
-        path, interval_s = instance.spec.health, instance.spec.health_interval_s
-        if path is None or not interval_s:
+        question, interval_s = question_to(instance.spec), instance.spec.health_interval_s
+        if question is None or not interval_s:
             return
         checkup = Checkup(instance.spec.health_failures)
         finding: Finding | None = None
@@ -84,7 +85,7 @@ class Checkups:
             await trio.sleep(interval_s)
             if instance.state is not State.READY:
                 continue
-            answered = await self._check(instance.address, path)
+            answered = await self._check(instance.address, question)
             if instance.state is not State.READY:
                 continue  # it was paused meanwhile, which is no fault of its own
             finding = checkup.checked(answered=answered)

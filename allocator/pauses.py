@@ -15,6 +15,7 @@ import trio
 from allocator.errors import RuntimeDown, Unmeasured, Unpausable
 from allocator.instance import Instance
 from allocator.lifecycle import Event, State
+from allocator.readiness import Question
 from allocator.register import Register
 from allocator.resting import Pause, next_step
 from allocator.use import returned
@@ -25,7 +26,7 @@ RESUME_READY_S = 2.0
 PAUSE_RETRY_S = 10.0
 """After an engine that was down when an instance should rest."""
 
-AwaitReady = Callable[[Instance, str | None, float], Awaitable[None]]
+AwaitReady = Callable[[Instance, Question | None, float], Awaitable[None]]
 
 log = structlog.get_logger()
 

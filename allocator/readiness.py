@@ -8,8 +8,12 @@ meanwhile ends the wait at once.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import trio
+
+from allocator import health_http2
+from overlay.spec import ServiceSpec
 
 EAGER_S = 0.3
 EAGER_STEP_S = 0.001
@@ -37,6 +41,23 @@ class Attempt:
         return Attempt(min(self.step_s * BACKOFF, LATEST_STEP_S))
 
 
+class Question(NamedTuple):
+    """What an instance that is well answers with 2xx.
+
+    Attributes:
+        path: to ask for.
+        http2: it speaks HTTP/2.
+    """
+
+    path: str
+    http2: bool = False
+
+
+def question_to(spec: ServiceSpec) -> Question | None:
+    """Return what an instance of a service is asked; None where a connection says enough."""
+    return None if spec.health is None else Question(spec.health, spec.protocol == "h2c")
+
+
 class Outcome(StrEnum):
     """How a wait for readiness ended."""
 
@@ -47,11 +68,20 @@ class Outcome(StrEnum):
 
 async def wait_ready(
     address: str,
-    health: str | None,
+    health: Question | None,
     timeout_s: float,
     exited: Callable[[], Awaitable[None]],
 ) -> Outcome:
     """Wait until the instance at `address` is ready, `exited` returns, or `timeout_s` are over."""
+    return await wait_until(lambda: _until_answer(address, health), timeout_s, exited)
+
+
+async def wait_until(
+    ready: Callable[[], Awaitable[None]],
+    timeout_s: float,
+    exited: Callable[[], Awaitable[None]],
+) -> Outcome:
+    """Wait until `ready` or `exited` returns, or `timeout_s` are over."""
     outcome = Outcome.TIMED_OUT
 
     async def watch() -> None:
@@ -63,13 +93,13 @@ async def wait_ready(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         with trio.move_on_after(timeout_s):
-            await _until_answer(address, health)
+            await ready()
             outcome = Outcome.READY
         nursery.cancel_scope.cancel()
     return outcome
 
 
-async def _until_answer(address: str, health: str | None) -> None:
+async def _until_answer(address: str, health: Question | None) -> None:
     begun = trio.current_time()
     attempt = Attempt()
     while not await answers(address, health):
@@ -77,7 +107,7 @@ async def _until_answer(address: str, health: str | None) -> None:
         await trio.sleep(attempt.step_s)
 
 
-async def answers(address: str, health: str | None) -> bool:
+async def answers(address: str, health: Question | None) -> bool:
     """Return whether the instance accepts a connection, and answers `health` well if it is set."""
     host, _, port = address.rpartition(":")
     if not host:  # it ended as it started; the system would take no host for this machine
@@ -90,13 +120,15 @@ async def answers(address: str, health: str | None) -> bool:
             if health is None:
                 return True
             with trio.fail_after(HEALTH_ATTEMPT_S):
-                return await _is_healthy(trio.SocketStream(sock), address, health)
+                return await _is_well(trio.SocketStream(sock), address, health)
         except (OSError, trio.TooSlowError, trio.BrokenResourceError):
             return False
 
 
-async def _is_healthy(stream: trio.SocketStream, address: str, path: str) -> bool:
-    request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+async def _is_well(stream: trio.SocketStream, address: str, question: Question) -> bool:
+    if question.http2:
+        return await health_http2.is_healthy(stream, address, question.path)
+    request = f"GET {question.path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     await stream.send_all(request.encode())
     head = b""
     while b"\r\n" not in head and len(head) < _HEAD_BYTES:

@@ -6,11 +6,12 @@ from functools import partial
 import structlog
 import trio
 
+from allocator.bound import wait_bound
 from allocator.errors import AllocatorError, Exited, ImageMissing, NotReady, RuntimeDown
 from allocator.flight import Flight
 from allocator.instance import Instance
 from allocator.lifecycle import Event, published
-from allocator.readiness import Outcome
+from allocator.readiness import Outcome, Question, question_to
 from allocator.register import Register
 from allocator.runtime import Launch
 from allocator.turns import Turns
@@ -23,7 +24,9 @@ machine within this time does not know of the start here, and may begin one ther
 ADOPTION_READY_S = 1.0
 """An adopted instance that does not answer within this time was never ready, or is stuck."""
 
-ReadyWait = Callable[[str, str | None, float, Callable[[], Awaitable[None]]], Awaitable[Outcome]]
+ReadyWait = Callable[
+    [str, Question | None, float, Callable[[], Awaitable[None]]], Awaitable[Outcome]
+]
 
 log = structlog.get_logger()
 
@@ -72,7 +75,9 @@ class Starts:
             self._register.advance(instance, Event.IMAGE_FETCHED)
             await self._launch(instance, launch, flight)
         with flight.phase("ready"):
-            await self.await_ready(instance, instance.spec.health, instance.spec.ready_timeout_s)
+            await self.await_ready(
+                instance, question_to(instance.spec), instance.spec.ready_timeout_s
+            )
         self._register.started(instance)
 
     async def announce(self, instance: Instance) -> None:
@@ -92,9 +97,11 @@ class Starts:
             AllocatorError: it does not.
         """
         self._register.advance(instance, Event.ADOPTED)
-        await self.await_ready(instance, instance.spec.health, ADOPTION_READY_S)
+        await self.await_ready(instance, question_to(instance.spec), ADOPTION_READY_S)
 
-    async def await_ready(self, instance: Instance, health: str | None, timeout_s: float) -> None:
+    async def await_ready(
+        self, instance: Instance, health: Question | None, timeout_s: float
+    ) -> None:
         """Return when the instance accepts connections, and answers `health` if that is given.
 
         Raises:
@@ -102,7 +109,9 @@ class Starts:
             NotReady: it did not within `timeout_s`.
         """
         exited = partial(instance.runtime.exited, instance.id)
-        outcome = await self._ready(instance.address, health, timeout_s, exited)
+        datagrams = instance.spec.protocol == "udp" and health is None
+        wait = wait_bound if datagrams else self._ready
+        outcome = await wait(instance.address, health, timeout_s, exited)
         match outcome:
             case Outcome.READY:
                 instance.last_active = trio.current_time()
@@ -148,11 +157,11 @@ async def how_it_ended(instance: Instance, when: str) -> AllocatorError:
 
 def _why_not_ready(instance: Instance, timeout_s: float) -> str:
     port = instance.address.rpartition(":")[2]
-    wanted = (
-        f"accepted no connection on port {port}"
-        if instance.spec.health is None
-        else f"did not answer {instance.spec.health} on port {port} with 2xx"
-    )
+    wanted = f"accepted no connection on port {port}"
+    if instance.spec.health is not None:
+        wanted = f"did not answer {instance.spec.health} on port {port} with 2xx"
+    elif instance.spec.protocol == "udp":
+        wanted = f"took no datagram on UDP port {port}"
     return (
         f"an instance of {instance.service} {wanted} within {timeout_s:g} s; it must listen on "
         "$SERVICE_PORT, and its log may say why it does not"

@@ -13,7 +13,7 @@ from allocator.admission import Ledger, Limits, Policy
 from allocator.instances import UNBOUNDED, Allocated, Instances
 from allocator.metrics import AllocatorMetrics
 from allocator.policy import NO_RULES, Rules
-from allocator.readiness import Outcome
+from allocator.readiness import Outcome, Question
 from allocator.standby import Bounds
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime
 from overlay.identity import Identity
@@ -111,9 +111,9 @@ class Lab:
             yield instances
             nursery.cancel_scope.cancel()
 
-    async def _check(self, address: str, path: str) -> bool:
+    async def _check(self, address: str, question: Question) -> bool:
         """Answer for an instance: well, unless it is among `unwell`."""
-        del path
+        del question
         await trio.lowlevel.checkpoint()
         (found,) = [i for i in self.machine.instances.values() if i.address == address]
         self.checks.append(found.launch.id)

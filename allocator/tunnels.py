@@ -6,6 +6,7 @@ it; `tunnel_idle_s` of its service bounds how long one in which nothing moves do
 
 from allocator.errors import InstanceGone
 from allocator.instances import Instances
+from overlay.datagram_end import open_datagrams
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest
@@ -13,7 +14,17 @@ from overlay.http.gateway import open_tcp
 from overlay.http.head import RequestHead
 from overlay.http.transport import transport
 from overlay.names import InstanceId, PeerId
-from overlay.tunnel import TARGET, UPGRADE, End, FramedEnd, SocketEnd, let_go, relay
+from overlay.tunnel import (
+    CARRIES,
+    TARGET,
+    UPGRADE,
+    Carries,
+    End,
+    FramedEnd,
+    SocketEnd,
+    let_go,
+    relay,
+)
 
 
 class TunnelDoor:
@@ -33,17 +44,18 @@ class TunnelDoor:
             InstanceGone: the instance was not reached; the caller is not answered yet.
             BadRequest: this is no request for a tunnel.
         """
-        carries, _, named = head.target[len(TARGET) :].decode("ascii").partition("/")
-        if carries != "tcp" or head.method != b"GET":
-            raise BadRequest(400, "a tunnel is asked for by GET /tunnel/tcp/INSTANCE")
+        word, _, named = head.target[len(TARGET) :].decode("ascii").partition("/")
+        carries = CARRIES.get(word)
+        if carries is None or head.method != b"GET":
+            raise BadRequest(400, "a tunnel is asked for by GET /tunnel/tcp|udp/INSTANCE")
         instance = InstanceId(named)
         if self._instances.use.rests(instance):  # whoever asks has not heard of that yet
             await self._instances.awake(instance)
         with self._instances.use.request(instance) as found:
-            there = await _reached(found.address)
+            there = await _reached(found.address, carries)
             switched = False
             try:
-                here = FramedEnd(*await client.switch(UPGRADE), PeerId(caller), "tcp")
+                here = FramedEnd(*await client.switch(UPGRADE), PeerId(caller), carries)
                 switched = True
             finally:
                 if not switched:
@@ -51,8 +63,10 @@ class TunnelDoor:
             await relay([here, there], found.spec.tunnel_idle_s)
 
 
-async def _reached(address: str) -> End:
+async def _reached(address: str, carries: Carries) -> End:
     try:
+        if carries == "udp":
+            return await open_datagrams(address, "the instance")
         return SocketEnd(transport(await open_tcp(address, "the instance")))
     except PeerUnreachable as exc:
         raise InstanceGone(str(exc)) from exc

@@ -5,43 +5,45 @@ coordinated omission: through Myxo by each of several policies, and through HAPr
 theirs. Then one of them takes ten times as long, from one moment to the next, and then as long as
 before. At last one instance is killed: its successor is new to everybody.
 
-A second network has one service with as many instances as the seed's benchmark had.
+Before all that, while the proxy's memory is as small as at its start, the network runs one service
+with as many instances as the seed's benchmark had.
 """
 
 import os
-import secrets
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import trio
 
 from bench import delayed
+from bench.alike import (
+    CONNECTIONS,
+    FAST_S,
+    RATE,
+    READY_TIMEOUT_S,
+    load,
+    service,
+    share_deviation,
+)
 from bench.balancers import BALANCERS
 from bench.command import Report, run
 from bench.delayed import Delayed
-from bench.load import answered, open_loop
-from bench.machine import memory_mib
+from bench.fairness_many import Many, selection_us, with_many
+from bench.load import open_loop
 from bench.network import Network, network, open_registrar
-from bench.registrar import Registrar
 from bench.stats import quantile, table
-from overlay.balancing import PEAK_EWMA, Balancing
-from overlay.names import ServiceName, service_name
-from overlay.spec import ServiceSpec
-from proxy.policies import Backend, policy_named
+from overlay.balancing import PEAK_EWMA
+from overlay.names import ServiceName
 
 INSTANCES = 3
 REQUESTS = 1500
-RATE = 500.0
-FAST_S, SLOW_S = 0.005, 0.05
-CONNECTIONS = 200
-"""More than are ever busy, so that the client is no part of what is measured."""
+SLOW_S = 0.05
 
 KNOWN_S = 1.0
 """Of load before anything is measured."""
@@ -54,11 +56,6 @@ LOOK_S = 1.0
 
 LOOK_OFTEN_S = 0.005
 """Between two looks at files that tell of nothing by themselves."""
-
-READY_TIMEOUT_S = 180.0
-POLL_S = 0.1
-PICKS = 20_000
-SIZES = (1, 10, 250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +136,22 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         flags = ("--allocator-flag", f"--max-instances={plan.many + INSTANCES + 1}")
         with network("process", *flags) as running:
+            many = trio.run(with_many, running, folder, plan.many, plan.many_each)
             found = trio.run(_with_myxo, running, folder, plan)
-            many = trio.run(_with_many, running, folder, plan)
         for balancer in plan.balancers:
             serve = BALANCERS[balancer]
             with ExitStack() as stack:
                 backends = stack.enter_context(delayed.backends(folder, [FAST_S] * INSTANCES))
                 url = stack.enter_context(serve([b.port for b in backends]))
                 found[balancer] = spread_and_slowed(url, backends, plan)
-    return _report(found, many, selection_us())
+    return report(found, many, selection_us())
 
 
 async def _with_myxo(running: Network, folder: Path, plan: Plan) -> dict[str, Found]:
     found: dict[str, Found] = {}
     async with open_registrar(running) as registrar:
         for policy in plan.policies:
-            async with _service(running, registrar, folder, policy, INSTANCES) as (name, backends):
+            async with service(running, registrar, folder, policy, INSTANCES) as (name, backends):
                 url = running.url(name, "/")
                 one = await trio.to_thread.run_sync(spread_and_slowed, url, backends, plan)
                 one = replace(one, recovery_s=await _recovery(url, backends, plan))
@@ -171,22 +168,16 @@ def spread_and_slowed(url: str, backends: Sequence[Delayed], plan: Plan) -> Foun
     Raises:
         AnswerFailed: a request failed.
     """
-    _load(url, KNOWN_S)
+    load(url, KNOWN_S)
     before = [b.count for b in backends]
-    p99_s = quantile(_load(url, REQUESTS / RATE), 0.99)
+    p99_s = quantile(load(url, REQUESTS / RATE), 0.99)
     counts = [b.count - n for b, n in zip(backends, before, strict=True)]
     slow, before_slow = backends[0], backends[0].count
     slow.take(SLOW_S)
-    slowed = _load(url, plan.slow_s)
+    slowed = load(url, plan.slow_s)
     share = (slow.count - before_slow) / len(slowed)
     slow.take(FAST_S)
     return Found(share_deviation(counts), p99_s, quantile(slowed, 0.99), share)
-
-
-def share_deviation(counts: Sequence[int]) -> float:
-    """Return how far the share that is farthest from a fair one is from it, relative to that."""
-    fair = sum(counts) / len(counts)
-    return max(abs(count - fair) for count in counts) / fair
 
 
 async def _recovery(url: str, backends: Sequence[Delayed], plan: Plan) -> float | None:
@@ -194,7 +185,7 @@ async def _recovery(url: str, backends: Sequence[Delayed], plan: Plan) -> float 
     began, slow = time.monotonic(), backends[0]
     while (passed := time.monotonic() - began) < plan.recovery_s:
         before = slow.count
-        sent = await trio.to_thread.run_sync(_load, url, LOOK_S)
+        sent = await trio.to_thread.run_sync(load, url, LOOK_S)
         if (slow.count - before) / len(sent) >= RECOVERED / len(backends):
             return passed + LOOK_S
     return None
@@ -224,92 +215,12 @@ def _ports(folder: Path) -> set[int]:
     return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
 
 
-def _load(url: str, seconds: float) -> list[float]:
-    sent = open_loop(url, rate=RATE, duration_s=seconds, connections=CONNECTIONS)
-    return answered(sent, url)
-
-
 def _load_anyhow(url: str, seconds: float) -> None:
     open_loop(url, rate=RATE, duration_s=seconds, connections=CONNECTIONS)
 
 
-@asynccontextmanager
-async def _service(
-    running: Network, registrar: Registrar, folder: Path, policy: str, count: int
-) -> AsyncIterator[tuple[ServiceName, list[Delayed]]]:
-    """Keep a service with so many instances for the length of a block; yield it when all are."""
-    name = service_name(f"fair-{secrets.token_hex(3)}")
-    spec = ServiceSpec(
-        process=delayed.command(folder, FAST_S),
-        min_instances=count,
-        idle_pause_s=0,
-        policy=Balancing(name=policy),
-    )
-    await registrar.add(name, spec)
-    ports = [int(a.rpartition(":")[2]) for a in await _until_ready(running, name, count)]
-    yield name, [Delayed(folder, port) for port in ports]
-    await registrar.delete(name)
-    await _until_ready(running, name, 0)
-
-
-async def _until_ready(running: Network, name: ServiceName, count: int) -> list[str]:
-    """Return where the instances of a service listen once there are so many."""
-    with trio.fail_after(READY_TIMEOUT_S):
-        while len(where := await running.addresses(name)) != count:  # noqa: ASYNC110  (it is asked)
-            await trio.sleep(POLL_S)
-    return where
-
-
-@dataclass(frozen=True, slots=True)
-class Many:
-    """What a service with many instances showed.
-
-    Attributes:
-        instances: that there were.
-        started_s: until all were ready.
-        reached: that got a request.
-        deviation: of the share that is farthest from a fair one.
-        pool_bytes: growth of the proxy's memory for each instance that it holds connections to.
-    """
-
-    instances: int
-    started_s: float
-    reached: int
-    deviation: float
-    pool_bytes: float
-
-
-async def _with_many(running: Network, folder: Path, plan: Plan) -> Many:
-    proxy = (await running.processes())["proxy"]
-    async with open_registrar(running) as registrar:
-        began = time.monotonic()
-        async with _service(running, registrar, folder, PEAK_EWMA, plan.many) as (name, backends):
-            started_s = time.monotonic() - began
-            idle_mib = memory_mib(proxy)["pss"]
-            await trio.to_thread.run_sync(_load, running.url(name, "/"), plan.many * 4 / RATE)
-            before = [b.count for b in backends]
-            seconds = plan.many * plan.many_each / RATE
-            await trio.to_thread.run_sync(_load, running.url(name, "/"), seconds)
-            counts = [b.count - n for b, n in zip(backends, before, strict=True)]
-            grown = (memory_mib(proxy)["pss"] - idle_mib) * 2**20
-    reached = sum(bool(count) for count in counts)
-    return Many(plan.many, started_s, reached, share_deviation(counts), grown / plan.many)
-
-
-def selection_us() -> dict[int, float]:
-    """Return what one choice by the default policy takes, in microseconds, by their number."""
-    taken: dict[int, float] = {}
-    for size in SIZES:
-        among = tuple(Backend(f"b{n}") for n in range(size))
-        policy = policy_named(PEAK_EWMA, Random(1))  # noqa: S311  (draws, and hides nothing)
-        began = time.perf_counter()
-        for _ in range(PICKS):
-            policy.pick(among, 0.0)
-        taken[size] = (time.perf_counter() - began) / PICKS * 1e6
-    return taken
-
-
-def _report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float]) -> Report:
+def report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float]) -> Report:
+    """Return the figures and tables of what was found."""
     default = found[f"myxo {PEAK_EWMA}"]
     figures: dict[str, Any] = {
         "max_share_deviation": default.deviation,

@@ -385,15 +385,17 @@ def forward_(
     state_dir: options.StateDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Open a local TCP port that leads to a service, until Ctrl-C.
+    """Open a local port that leads to a service, or to a chain of them, until Ctrl-C.
 
-    Each connection goes to the nearest instance with room; if there is none, one is started. What
-    moves in it is carried as it is, whatever protocol it is.
+    Each connection, or each client's datagrams, go to the nearest instance with room; if there is
+    none, one is started. They are carried as they are, whatever protocol they speak.
 
     \b
     Examples:
       myxo forward postgres 5432          then: psql -h 127.0.0.1
       myxo forward postgres 5432 --keep   the same, without a terminal
+      myxo forward tcp/decode/udp/filter/mix 7000
+                                          what decode says goes to filter, and so on
       myxo forward --list
       myxo forward --remove 5432
     """

@@ -7,16 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from myxo.rtable import (
-    Left,
-    RtableFailed,
-    Shell,
-    as_text,
-    ask_proxies,
-    command,
-    follow_proxies,
-    update_line,
-)
+from myxo.rtable import RtableFailed, as_text, ask_proxies, command, follow_proxies, update_line
+from myxo.rtable_shell import Left, Shell
 from overlay import options
 from overlay.cli import new_app, refusing
 from overlay.settings import NodeSettings

@@ -19,7 +19,8 @@ DEFAULT_IDLE_PAUSE_S = 30.0
 DEFAULT_IDLE_STOP_S = 300.0
 DEFAULT_PORT = 8080
 DEFAULT_READY_TIMEOUT_S = 30.0
-DEFAULT_TUNNEL_IDLE_S = 3600.0
+DEFAULT_TUNNEL_IDLE_S = {"udp": 60.0, "tcp": 3600.0}
+"""Who sends datagrams never says that it is done."""
 
 DEFAULT_HEALTH_INTERVAL_S = 10.0
 DEFAULT_HEALTH_FAILURES = 3
@@ -83,6 +84,10 @@ class RateLimit(BaseModel):
     burst: int = Field(1, ge=1, le=MOST)
 
 
+def _tunnel_idle_s(fields: dict[str, object]) -> float:
+    return DEFAULT_TUNNEL_IDLE_S["udp" if fields.get("protocol") == "udp" else "tcp"]
+
+
 class ServiceSpec(BaseModel):
     """One revision's definition of a service.
 
@@ -139,7 +144,7 @@ class ServiceSpec(BaseModel):
     command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
     protocol: Protocol = "http1"
-    tunnel_idle_s: float = Field(DEFAULT_TUNNEL_IDLE_S, gt=0, le=MOST)
+    tunnel_idle_s: float = Field(default_factory=_tunnel_idle_s, gt=0, le=MOST)
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)

@@ -38,6 +38,9 @@ from overlay.names import PeerId
 Carries = Literal["tcp", "udp"]
 """What a tunnel carries: a stream of bytes, or datagrams."""
 
+CARRIES: dict[str, Carries] = {"tcp": "tcp", "udp": "udp"}
+"""By the words for it."""
+
 TARGET = b"/tunnel/"
 UPGRADE: tuple[Field, ...] = ((b"Connection", b"Upgrade"), (b"Upgrade", b"myxo-tunnel/1"))
 
@@ -233,8 +236,11 @@ class FramedEnd:
 
     async def send(self, data: bytes) -> None:
         """See `End`."""
+        message = self._mark + data
+        if not message:
+            return  # an empty datagram that is to go into a stream
         try:
-            await self._framed.send(self._mark + data)
+            await self._framed.send(message)
         except StreamCut as exc:
             raise trio.BrokenResourceError(str(exc)) from exc
 

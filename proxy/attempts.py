@@ -17,7 +17,6 @@ from typing import Protocol
 import structlog
 import trio
 
-from overlay.errors import PeerUnreachable
 from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged
 from overlay.http.head import RequestHead
@@ -28,65 +27,18 @@ from proxy.decisions import Decision, Decisions, Failure, Hedge
 from proxy.errors import (
     DeadlineOver,
     RequestRefused,
-    RetriesSpent,
     UpstreamLost,
-    UpstreamTooSlow,
 )
 from proxy.guards import Guards
 from proxy.hedging import Race
+from proxy.repeats import Repeats
+from proxy.sending import LOST, Send, Unwanted
 from proxy.traffic import Traffic
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2."""
-
 log = structlog.get_logger()
-
-
-class GoneFromGateway(Exception):
-    """The gateway says that the instance is not there any more; nothing was processed."""
-
-    def __str__(self) -> str:
-        return "its machine says that it is gone"
-
-
-class Unwanted(Exception):
-    """The instance answered with a status for which the service wants another one to be asked."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(f"it answered {status}")
-
-
-LOST = (GoneFromGateway, PeerUnreachable, UpstreamFailed, Unwanted)
-"""What an attempt may end with while the client is still unanswered."""
-
-
-class Send(Protocol):
-    """Forwards the request to an instance."""
-
-    async def __call__(
-        self,
-        instance: InstanceView,
-        deadline: float,
-        *,
-        fresh: bool,
-        watched: bool,
-        begins: Callable[[int], None] | None,
-    ) -> Exchanged:
-        """Forward it.
-
-        Args:
-            instance: whom to ask.
-            deadline: when the answer must be complete, on trio's clock.
-            fresh: do not use a connection that was used before.
-            begins: called with the status when the answer is there; may raise to keep it from the
-                client.
-            watched: somebody else looks whether the client leaves.
-        """
-        ...
 
 
 class Parts(Protocol):
@@ -120,8 +72,8 @@ class Attempts:
         "_fresh",
         "_head",
         "_left",
-        "_next",
         "_parts",
+        "_repeats",
         "_send",
         "_service",
         "_spec",
@@ -148,7 +100,7 @@ class Attempts:
         self._fresh = False
         self._deadline = inf
         self._left = MAX_ATTEMPTS
-        self._next: InstanceView | None = None
+        self._repeats = Repeats(client, head, decision, traffic, parts.chooser)
 
     async def run(self) -> Exchanged:
         """Have the request answered.
@@ -185,18 +137,17 @@ class Attempts:
                 else:
                     instance = await self._chosen_again(failure)
                 try:
-                    return await (self._raced if self._hedges else self._sent)(instance)
-                except (GoneFromGateway, PeerUnreachable) as exc:
-                    failure = exc
-                    self._check_replayable(instance, exc)
-                except UpstreamFailed as exc:
-                    failure = exc
-                    self._check_repeatable(instance, exc)
+                    if self._spec.hedged and self._repeats.hedged:
+                        return await self._raced(instance)
+                    return await self._sent(instance)
                 except Unwanted as exc:
                     failure = exc
+                except LOST as exc:
+                    failure = exc
+                    self._repeats.check(instance, exc)
         finally:
-            if self._next is not None:
-                self._parts.chooser.done(self._next, None)
+            if (unused := self._repeats.reserved()) is not None:
+                self._parts.chooser.done(unused, None)
         raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
 
     async def _choose(self) -> InstanceView:
@@ -210,24 +161,12 @@ class Attempts:
         Raises:
             RetriesSpent: there must be no other attempt.
         """
-        if self._next is not None:
-            instance, self._next = self._next, None
-            self._decision.chosen = instance
-            return instance
-        self._may_repeat(failure)
-        return await self._choose()
-
-    def _may_repeat(self, failure: Exception) -> None:
-        """Count a repetition.
-
-        Raises:
-            RetriesSpent: there are too many.
-        """
-        if isinstance(failure, UpstreamFailed) and failure.reused:
-            return  # the server closed a kept connection, which says nothing about the service
-        if not self._traffic.retry(self._spec):
-            raise RetriesSpent(self._service, self._spec.retry_percent, failure)
+        if (reserved := self._repeats.reserved()) is not None:
+            self._decision.chosen = reserved
+            return reserved
+        self._repeats.count(failure)
         self._parts.guards.metrics.retried(self._service)
+        return await self._choose()
 
     async def _sent(
         self, instance: InstanceView, claim: Callable[[], None] | None = None
@@ -279,38 +218,12 @@ class Attempts:
             Unwanted: another instance is asked instead.
             Slower: another has answered.
         """
-        if status in self._spec.retry_statuses and self._has_next(instance):
+        if status in self._spec.retry_statuses and self._left and self._repeats.reserve(instance):
+            self._parts.guards.metrics.retried(self._service)
             raise Unwanted(status)
         if claim is not None:
             claim()
         self._decision.chosen = instance
-
-    def _has_next(self, instance: InstanceView) -> bool:
-        """Return whether another instance can be asked, which is kept ready for it then."""
-        if self._next is None and self._left and self._repeatable and self._client.body.replayable:
-            self._next = self._other(instance)
-            if self._next is not None:
-                self._parts.guards.metrics.retried(self._service)
-        return self._next is not None
-
-    def _other(self, instance: InstanceView) -> InstanceView | None:
-        """Return another instance with room, if there is one and the budget has it."""
-        chooser = self._parts.chooser
-        other = chooser.another(self._decision, instance)
-        if other is not None and not self._traffic.retry(self._spec):
-            chooser.done(other, None)
-            return None
-        return other
-
-    @property
-    def _repeatable(self) -> bool:
-        return self._head.method in _IDEMPOTENT or self._spec.idempotent
-
-    @property
-    def _hedges(self) -> bool:
-        if not self._spec.hedged or not self._client.body.framing.empty:
-            return False
-        return self._repeatable and not self._head.upgrade
 
     async def _raced(self, instance: InstanceView) -> Exchanged:
         """Send the request to a second instance too if the first one does not answer soon."""
@@ -336,7 +249,7 @@ class Attempts:
     def _second(self) -> InstanceView | None:
         """Return the instance to send a hedge to, if there is one."""
         first = self._decision.chosen
-        second = None if first is None else self._other(first)
+        second = None if first is None else self._repeats.other(first)
         if second is not None:
             self._parts.decisions.note(self._decision, Hedge(second))
             self._parts.guards.metrics.hedged(self._service)
@@ -359,27 +272,3 @@ class Attempts:
             self._decision.excluded |= {instance.key}  # it lives, and may serve others well
         else:
             self._parts.chooser.lost(self._decision, instance)
-
-    def _check_repeatable(self, instance: InstanceView, exc: UpstreamFailed) -> None:
-        """Say why there must not be another attempt.
-
-        Raises:
-            UpstreamLost, UpstreamTooSlow: the request may have been acted on, or is not remembered.
-        """
-        where = f"{self._service} (instance {instance.record.id})"
-        if exc.timed_out:
-            raise UpstreamTooSlow(f"{where} did not answer in time") from exc
-        if exc.maybe_processed and not self._repeatable:
-            raise UpstreamLost(
-                f"{where} failed after it was sent the request: {exc.reason}; "
-                f"a {self._head.method.decode()} is not sent twice unless the service says "
-                "`idempotent`"
-            ) from exc
-        self._check_replayable(instance, exc)
-
-    def _check_replayable(self, instance: InstanceView, exc: Exception) -> None:
-        if not self._client.body.replayable:
-            raise UpstreamLost(
-                f"{self._service} (instance {instance.record.id}) failed in the middle of a "
-                f"body too large to be sent again: {exc}"
-            ) from exc

@@ -55,7 +55,7 @@ class Ejector:
             return
         outcomes = self._of(instance.key)
         outcomes.failed()
-        if outcomes.row >= spec.eject_after:
+        if outcomes.row % spec.eject_after == 0:  # looked at anew only after as many again
             self._eject(instance, f"{outcomes.row} requests in a row failed")
 
     def begin_period(self) -> None:

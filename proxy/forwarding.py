@@ -28,7 +28,7 @@ from overlay.spec import ServiceSpec
 from overlay.tunnel import SocketEnd, framed, switching
 from overlay.view import InstanceView, View
 from proxy.affinity import cookie, key_of, tie
-from proxy.attempts import Attempts, GoneFromGateway
+from proxy.attempts import Attempts
 from proxy.caller import Caller, Origin
 from proxy.chains import HEADER, Call, Chains, render
 from proxy.choosing import Chooser
@@ -47,6 +47,7 @@ from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
 from proxy.roads import Road, Roads
 from proxy.routing import Route, route_of
+from proxy.sending import GoneFromGateway
 from proxy.timing import Timing
 
 NEWS_TIMEOUT_S = 2.0

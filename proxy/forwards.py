@@ -4,7 +4,7 @@ A port is listened on for as long as the command that asked for it runs, or, if 
 until it is removed or the proxy ends. Each connection to it is a tunnel of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +23,12 @@ from overlay.errors import (
 )
 from overlay.http.transport import transport
 from overlay.listeners import listen, port_of
-from overlay.tunnel import Carries, Relayed, SocketEnd, let_go, relay
+from overlay.tunnel import Carries, End, Relayed, SocketEnd, let_go, relay
 from proxy.errors import RequestRefused
 from proxy.forward_orders import ORDER, Answer, Forwarded, Open, Remove, Show
 from proxy.forwarding import Forwarder
 from proxy.hops import Hop, hops_of, written
+from proxy.sessions import open_port
 from proxy.tunnels import MAX_TUNNELS, Tunnels
 
 MAX_FORWARDS = 256
@@ -145,33 +146,48 @@ class Forwards:
             TooManyForwards: there are `MAX_FORWARDS`.
         """
         hops = hops_of(order.to)
+        carried = list[Carries]()
         for hop in hops:
             _, spec = await self._forwarder.resolve(hop.service)
-            hop.carried(spec)
+            carried.append(hop.carried(spec))
+        carries = carried[0]
         if self._nursery is None or len(self._forwards) >= MAX_FORWARDS:
             raise TooManyForwards(
                 f"this proxy forwards {len(self._forwards)} ports; `myxo forward --list` shows "
                 "them, `myxo forward --remove PORT` removes one"
             )
         host = str(order.host)
-        listener = await listen(host, order.port, what=f"the forward to {order.to}")
-        forward = _Forward(hops, "tcp", host, port_of(listener), order.keep, tell)
+        what = f"the forward to {order.to}"
+        if carries == "tcp":
+            listener = await listen(host, order.port, what=what)
+            forward = _Forward(hops, carries, host, port_of(listener), order.keep, tell)
+            serve = partial(self._accept, forward, listener)
+        else:
+            port = await open_port(host, order.port, what=what)
+            forward = _Forward(hops, carries, host, port.number, order.keep, tell)
+            serve = partial(port.serve, partial(self._carry, forward))
         self._forwards.append(forward)
-        self._nursery.start_soon(self._hold, forward, listener)
+        self._nursery.start_soon(self._hold, forward, serve)
         log.info("forward.opened", to=order.to, listen=host_port(host, forward.port))
         return forward
 
-    async def _hold(self, forward: _Forward, listener: trio.SocketListener) -> None:
+    async def _hold(self, forward: _Forward, serve: Callable[[], Awaitable[None]]) -> None:
         try:
             with forward.scope:
-                await trio.serve_listeners(partial(self._carry, forward), [listener])
+                await serve()
         finally:
             self._forwards.remove(forward)
-            listener.socket.close()
 
-    async def _carry(self, forward: _Forward, stream: trio.SocketStream) -> None:
-        """Carry one connection to its end."""
-        here, relayed = SocketEnd(transport(stream)), None
+    async def _accept(self, forward: _Forward, listener: trio.SocketListener) -> None:
+        async def carry(stream: trio.SocketStream) -> None:
+            await self._carry(forward, SocketEnd(transport(stream)))
+
+        async with listener:
+            await trio.serve_listeners(carry, [listener])
+
+    async def _carry(self, forward: _Forward, here: End) -> None:
+        """Carry one connection, or one client's datagrams, to the end."""
+        relayed = None
         forward.open += 1
         try:
             self._check_room()
@@ -191,9 +207,10 @@ class Forwards:
         if sum(forward.open for forward in self._forwards) > MAX_TUNNELS:
             raise TooManyForwards(f"{MAX_TUNNELS} connections are forwarded already")
 
-    async def _relay(self, forward: _Forward, here: SocketEnd) -> Relayed | None:
-        async with self._tunnels.open(forward.hops[0]) as tunnel:
-            return await relay([here, tunnel.end], tunnel.spec.tunnel_idle_s)
+    async def _relay(self, forward: _Forward, here: End) -> Relayed | None:
+        async with self._tunnels.open_chain(forward.hops) as tunnels:
+            idle_s = min(tunnel.spec.tunnel_idle_s for tunnel in tunnels)
+            return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)
         return None  # it had to end
 
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from overlay.names import ServiceName, service_name
 from overlay.spec import ServiceSpec
-from overlay.tunnel import Carries
+from overlay.tunnel import CARRIES, Carries
 from proxy.errors import NotAChain, WrongProtocol
 
 MAX_HOPS = 16
 """As many services as a chain of calls may have."""
-
-_CARRIES: dict[str, Carries] = {"tcp": "tcp", "udp": "udp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +48,21 @@ def hops_of(text: str) -> tuple[Hop, ...]:
         InvalidName: a name in it cannot be a service's.
     """
     words = text.strip("/").split("/")
-    if words[-1] in _CARRIES:
+    if words[-1] in CARRIES:
         raise NotAChain(f"no service follows {words[-1]!r} in {text!r}")
     if len(words) == 1:
         return (Hop(service_name(words[0])),)
-    carries = _CARRIES.get(words[0])
+    carries = CARRIES.get(words[0])
     if carries is None:
         raise NotAChain(f"{text!r} does not begin with tcp or udp")
     hops = list[Hop]()
     for word, before in zip(words[1:], words, strict=False):
-        if word not in _CARRIES:
+        if word not in CARRIES:
             hops.append(Hop(service_name(word), carries))
-        elif before in _CARRIES:
+        elif before in CARRIES:
             raise NotAChain(f"no service follows {before!r} in {text!r}")
         else:
-            carries = _CARRIES[word]
+            carries = CARRIES[word]
     if len(hops) > MAX_HOPS:
         raise NotAChain(f"{text[:80]!r}… has {len(hops)} services, more than {MAX_HOPS}")
     return tuple(hops)

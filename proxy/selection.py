@@ -69,6 +69,13 @@ class Upstream(Backend):
         """Return whether it is well and below its concurrency."""
         return self.failed_until <= now and self.load() < self.instance.record.concurrency
 
+    def busy(self, now: float) -> int:
+        """Return the load, or -1 where it is not usable: both in the time of one."""
+        if self.failed_until > now:
+            return -1
+        load = self.load()
+        return load if load < self.instance.record.concurrency else -1
+
     def seen(self, now: float) -> Candidate:
         """Return what is known at `now`."""
         busy_s = self.latency.smoothed_s

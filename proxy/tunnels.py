@@ -7,17 +7,18 @@ has come to be over the hard RTT limit: a connection cannot be carried to anothe
 connects again gets a nearer one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 
+from overlay.datagram_end import open_datagrams
 from overlay.errors import PeerUnreachable
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
-from overlay.tunnel import End, SocketEnd, TunnelRefused, ask_gateway
+from overlay.tunnel import Carries, End, SocketEnd, TunnelRefused, ask_gateway, let_go
 from overlay.view import InstanceView
 from proxy.attempts import MAX_ATTEMPTS
 from proxy.decisions import Decision, Failure
@@ -88,8 +89,8 @@ class Tunnels:
     async def open(self, hop: Hop, caller: ServiceName | None = None) -> AsyncIterator[Tunnel]:
         """Yield a tunnel to an instance of a service, which is started if need be.
 
-        The block is cancelled, and left without an exception, when the tunnel must end. Letting go
-        of its end is the block's.
+        The block is cancelled, and left without an exception, when the tunnel must end. An end that
+        the block has not let go of is cut.
 
         Args:
             hop: which service, and what it is sent.
@@ -99,7 +100,7 @@ class Tunnels:
             RequestRefused: none can be had; says why.
         """
         revision, spec = await self._forwarder.resolve(hop.service)
-        hop.carried(spec)
+        carries = hop.carried(spec)
         if self.count >= MAX_TUNNELS:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
@@ -108,18 +109,18 @@ class Tunnels:
         if spec.rate_limited:
             await guards.limiter.admit(decision, caller or "")
         with guards.traffics.of(hop.service).under_way(spec):
-            async with self._dug(decision) as tunnel:
+            async with self._dug(decision, carries) as tunnel:
                 yield tunnel
 
     @asynccontextmanager
-    async def _dug(self, decision: Decision) -> AsyncIterator[Tunnel]:
+    async def _dug(self, decision: Decision, carries: Carries) -> AsyncIterator[Tunnel]:
         failure: Exception | None = None
         for _ in range(MAX_ATTEMPTS):
             instance = await self._forwarder.choose(decision)
             try:
                 async with AsyncExitStack() as stack:
                     try:
-                        tunnel = await self._dig(stack, decision, instance)
+                        tunnel = await self._dig(stack, decision, instance, carries)
                     except (PeerUnreachable, TunnelRefused) as exc:
                         failure = exc
                         self._give_up_on(decision, instance, exc)
@@ -132,14 +133,36 @@ class Tunnels:
         where = decision.service
         raise UpstreamLost(f"{where} could not be reached {MAX_ATTEMPTS} times: {failure}")
 
+    @asynccontextmanager
+    async def open_chain(self, hops: Sequence[Hop]) -> AsyncIterator[list[Tunnel]]:
+        """Yield a tunnel to each hop; each is chosen for the one before it, as `open` says.
+
+        Raises:
+            RequestRefused: one of them cannot be had, or one ended before all were there.
+        """
+        tunnels: list[Tunnel] = []
+        async with AsyncExitStack() as stack:
+            caller: ServiceName | None = None
+            for hop in hops:
+                tunnels.append(await stack.enter_async_context(self.open(hop, caller)))
+                caller = hop.service
+            yield tunnels
+        if len(tunnels) < len(hops):
+            raise UpstreamLost(f"{hops[0].service} was lost before the chain was complete")
+
     async def _dig(
-        self, stack: AsyncExitStack, decision: Decision, instance: InstanceView
+        self,
+        stack: AsyncExitStack,
+        decision: Decision,
+        instance: InstanceView,
+        carries: Carries,
     ) -> Tunnel:
         road = await self._roads.to(instance)
         decision.road = road.kind
         road.begin()
         stack.push_async_callback(road.end, 0.0)
-        end = await self._reach(stack, road, instance)
+        end = await self._reach(stack, road, instance, carries)
+        stack.push_async_callback(let_go, [end], orderly=False)
         tunnel = Tunnel(end, decision.spec, instance, decision.limits.hard_s)
         if road.lease is None:
             road.under_way.add(tunnel.scope)
@@ -148,28 +171,33 @@ class Tunnels:
         stack.callback(self._open.discard, tunnel)
         return tunnel
 
-    async def _reach(self, stack: AsyncExitStack, road: Road, instance: InstanceView) -> End:
-        if road.lease is not None or road.routed:
+    async def _reach(
+        self, stack: AsyncExitStack, road: Road, instance: InstanceView, carries: Carries
+    ) -> End:
+        straight = road.routed or (road.lease.address if road.lease is not None else "")
+        if straight and carries == "udp":
+            return await open_datagrams(straight, "the instance")
+        if straight:
             upstream = await stack.enter_async_context(road.pool.acquire(fresh=True))
             return SocketEnd(upstream.switch()[0])
-        target = f"tcp/{instance.record.id}".encode()
         try:
-            return await self._ask(stack, road, instance, target, fresh=False)
+            return await self._ask(stack, road, instance, carries, fresh=False)
         except PeerUnreachable:  # a kept connection may have been closed as it was taken
-            return await self._ask(stack, road, instance, target, fresh=True)
+            return await self._ask(stack, road, instance, carries, fresh=True)
 
     async def _ask(
         self,
         stack: AsyncExitStack,
         road: Road,
         instance: InstanceView,
-        target: bytes,
+        carries: Carries,
         *,
         fresh: bool,
     ) -> End:
         async with AsyncExitStack() as asking:
             upstream = await asking.enter_async_context(road.pool.acquire(fresh=fresh))
-            end = await ask_gateway(upstream, target, instance.owner, "tcp", ANSWER_S)
+            target = f"{carries}/{instance.record.id}".encode()
+            end = await ask_gateway(upstream, target, instance.owner, carries, ANSWER_S)
             stack.push_async_exit(asking.pop_all())
             return end
 

@@ -44,11 +44,17 @@ class Tcp(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
 
+class Udp(socketserver.UDPServer):
+    """Takes the largest datagrams."""
+
+    max_packet_size = 65_507
+
+
 def main() -> None:
     """Serve until the end."""
     change, protocol, port = sys.argv[1:]
     address = os.environ.get("LISTEN", "127.0.0.1"), int(port)
-    server: type[socketserver.BaseServer] = Tcp if protocol == "tcp" else socketserver.UDPServer
+    server: type[socketserver.BaseServer] = Tcp if protocol == "tcp" else Udp
     handler = Lines if protocol == "tcp" else Datagrams
     serving = type("Serving", (handler,), {"change": staticmethod(CHANGES[change])})
     server(address, serving).serve_forever()

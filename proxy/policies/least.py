@@ -10,7 +10,7 @@ meets nothing in flight, is spread as evenly as heavy.
 from collections.abc import Sequence
 from random import Random
 
-from proxy.policies.backend import DRAWS, B, Shares, less_busy, two_of, usable_of
+from proxy.policies.backend import DRAWS, B, Pairs, Shares, less_busy, usable_of
 from proxy.policies.chance import Lots
 
 
@@ -18,7 +18,7 @@ class LeastRequest:
     """The less busy of two."""
 
     def __init__(self, random: Random) -> None:
-        self._random = random
+        self._pairs = Pairs(random)
         self._shares = Shares()
 
     def pick(self, among: Sequence[B], now: float, key: bytes | None = None) -> B | None:
@@ -29,13 +29,13 @@ class LeastRequest:
             rest = [b for b in among if b.usable(now)]
             if not rest:
                 return None
-            found = less_busy(*two_of(rest, self._random)) if len(rest) > 1 else rest[0]
+            found = less_busy(*self._pairs.of(rest)) if len(rest) > 1 else rest[0]
         self._shares.give(found, len(among))
         return found
 
     def _drawn(self, among: Sequence[B], now: float) -> B | None:
         for _ in range(DRAWS):
-            one, other = two_of(among, self._random)
+            one, other = self._pairs.of(among)
             if not one.usable(now):
                 one = other
             elif other.usable(now):

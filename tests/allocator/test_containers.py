@@ -13,7 +13,7 @@ from allocator.containers import Ownership, container_name
 from allocator.docker import DockerRuntime
 from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
 from allocator.networks import BRIDGE
-from allocator.readiness import Outcome, wait_ready
+from allocator.readiness import Outcome, Question, wait_ready
 from allocator.runtime import Launch
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
@@ -86,7 +86,7 @@ async def test_a_read_only_container_serves_from_its_own_tmp(
 ) -> None:
     launch = await created(runtime, ServiceSpec(image=image, read_only=True, cap_drop_all=True))
     address = await runtime.start(launch.id)
-    outcome = await wait_ready(address, "/env", 10, lambda: runtime.exited(launch.id))
+    outcome = await wait_ready(address, Question("/env"), 10, lambda: runtime.exited(launch.id))
     assert outcome is Outcome.READY
 
 

@@ -2,7 +2,15 @@ import pytest
 import trio
 import trio.testing
 
-from allocator.readiness import EAGER_S, EAGER_STEP_S, LATEST_STEP_S, Attempt, Outcome, wait_ready
+from allocator.readiness import (
+    EAGER_S,
+    EAGER_STEP_S,
+    LATEST_STEP_S,
+    Attempt,
+    Outcome,
+    Question,
+    wait_ready,
+)
 
 
 async def never() -> None:
@@ -95,7 +103,7 @@ async def test_a_health_path_must_answer_2xx(answer: bytes, expected: Outcome) -
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             address = await nursery.start(serve, answer)
-            assert await wait_ready(address, "/health", 0.1, never) is expected
+            assert await wait_ready(address, Question("/health"), 0.1, never) is expected
             nursery.cancel_scope.cancel()
 
 

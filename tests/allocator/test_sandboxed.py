@@ -14,7 +14,7 @@ from docker.errors import NotFound
 
 from allocator.containers import Ownership, container_name, joining
 from allocator.docker import DockerRuntime
-from allocator.readiness import Outcome, wait_ready
+from allocator.readiness import Outcome, Question, wait_ready
 from allocator.runtime import Launch
 from allocator.sandbox_pool import SandboxPlan
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -53,7 +53,7 @@ class Lab:
         launch = self.launch(**fields)
         await runtime.create(launch)
         address = await runtime.start(launch.id)
-        outcome = await wait_ready(address, "/env", 20, lambda: runtime.exited(launch.id))
+        outcome = await wait_ready(address, Question("/env"), 20, lambda: runtime.exited(launch.id))
         assert outcome is Outcome.READY
         mode = self.inspect(launch)["HostConfig"]["NetworkMode"]
         return launch, self.engine.inspect_container(mode.removeprefix("container:"))

@@ -305,9 +305,10 @@ class Network:
         command = f"LISTEN=127.0.0.1 exec {sys.executable} {ECHO_SERVER}"
         return self._add("--process", command, name, fields)
 
-    def add_process(self, label: str, script: Path, **fields: Any) -> str:
+    def add_process(self, label: str, script: Path, arguments: str = "", **fields: Any) -> str:
         """Register a Python script as a process; return the service's name."""
-        return self._add("--process", f"exec {sys.executable} {script}", self.name(label), fields)
+        command = f"exec {sys.executable} {script} {arguments}"
+        return self._add("--process", command, self.name(label), fields)
 
     def _add(self, kind: str, what: str, name: str, fields: dict[str, Any]) -> str:
         name = name or self.name("echo")

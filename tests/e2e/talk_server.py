@@ -1,10 +1,12 @@
-"""A TCP service for the tests, standard library only: it gives bytes back, and says how many.
+"""A service for the tests that speaks no HTTP, standard library only: it gives back what it gets.
 
-After its client has ended its direction it says `PID COUNT` and ends its own.
+By TCP it says `PID COUNT` after its client has ended its direction, and ends its own. With the
+argument `udp` it answers each datagram with `PID DATAGRAM`.
 """
 
 import os
 import socketserver
+import sys
 
 
 class Talk(socketserver.BaseRequestHandler):
@@ -22,5 +24,14 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
+class Datagram(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        data, sock = self.request
+        sock.sendto(b"%d %b" % (os.getpid(), data), self.client_address)
+
+
 if __name__ == "__main__":
-    Server(("127.0.0.1", int(os.environ["SERVICE_PORT"])), Talk).serve_forever()
+    address = "127.0.0.1", int(os.environ["SERVICE_PORT"])
+    if sys.argv[1:] == ["udp"]:
+        socketserver.UDPServer(address, Datagram).serve_forever()
+    Server(address, Talk).serve_forever()

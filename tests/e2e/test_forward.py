@@ -21,6 +21,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 COMMANDS = Path(sys.executable).parent
+LINES = Path(__file__).resolve().parents[2] / "demos" / "lines" / "lines.py"
 TALK = Path(__file__).with_name("talk_server.py")
 TIMEOUT_S = 60.0
 
@@ -244,6 +245,107 @@ def test_a_connection_that_leads_nowhere_is_reset_and_the_command_says_why(netwo
             rest(sock)
         assert process.stderr is not None
         assert f"{name} runs nowhere and cannot be started" in process.stderr.readline()
+
+
+# datagrams
+
+
+@pytest.fixture
+def upper(network: Any) -> str:
+    """The name of a UDP service that answers in capitals."""
+    name: str = network.add_process("upper", LINES, "upper udp $SERVICE_PORT", protocol="udp")
+    return name
+
+
+@contextmanager
+def datagrams(port: int) -> Iterator[Callable[[bytes], bytes]]:
+    """Yield what sends a datagram, again and again until there is an answer, which it returns."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+        sock.settimeout(0.5)
+
+        def ask(said: bytes) -> bytes:
+            deadline = time.monotonic() + TIMEOUT_S
+            while time.monotonic() < deadline:
+                sock.send(said)
+                try:
+                    return sock.recv(65536)
+                except TimeoutError:
+                    continue
+            pytest.fail(f"no answer to {said!r}")
+
+        yield ask
+
+
+def instances(network: Any, service: str) -> list[dict[str, Any]]:
+    found = json.loads(myxo(network, "status", "--json").stdout)["instances"]
+    return [one for one in found if one["service"] == service]
+
+
+def test_datagrams_start_a_service_and_each_client_gets_its_own_answers(
+    network: Any, upper: str
+) -> None:
+    with (
+        forwarding(network, upper) as (port, _),
+        datagrams(port) as one,
+        datagrams(port) as other,
+    ):
+        assert one(b"first") == b"FIRST\n"
+        assert other(b"second") == b"SECOND\n"
+        assert one(b"x" * 20_000) == b"X" * 20_000 + b"\n"
+    assert len(instances(network, upper)) == 1
+
+
+def test_after_the_loss_of_an_instance_datagrams_go_to_another(network: Any) -> None:
+    name = network.add_process("talk", TALK, "udp", protocol="udp")
+    with forwarding(network, name) as (port, _), datagrams(port) as ask:
+        pid, said = ask(b"one").split()
+        assert said == b"one"
+        os.kill(int(pid), signal.SIGKILL)
+        other, said = ask(b"two").split()
+        assert (other != pid, said) == (True, b"two")
+
+
+def test_a_datagram_service_that_never_binds_its_port_never_gets_ready(network: Any) -> None:
+    name = network.add_process("idle", LINES, "upper tcp 0", protocol="udp", ready_timeout_s=1)
+    with forwarding(network, name) as (port, process), datagrams(port):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", ("127.0.0.1", port))
+        assert process.stderr is not None
+        assert "took no datagram on UDP port" in process.stderr.readline()
+
+
+# chains
+
+
+def test_a_chain_hands_what_each_service_says_to_the_next_and_the_last_ones_words_back(
+    network: Any,
+) -> None:
+    upper = network.add_process("upper", LINES, "upper tcp $SERVICE_PORT", protocol="tcp")
+    mark = network.add_process("mark", LINES, "mark udp $SERVICE_PORT", protocol="udp")
+    back = network.add_process("back", LINES, "reverse tcp $SERVICE_PORT", protocol="tcp")
+    chain = f"tcp/{upper}/udp/{mark}/tcp/{back}"
+    with forwarding(network, chain) as (port, _), connect(port) as sock:
+        sock.sendall(b"abc\n")
+        assert exactly(sock, 6) == b">CBA<\n"
+        sock.shutdown(socket.SHUT_WR)
+        assert rest(sock) == b""
+    assert {len(instances(network, name)) for name in (upper, mark, back)} == {1}
+
+
+def test_a_chain_that_begins_with_datagrams_is_a_udp_port(network: Any, upper: str) -> None:
+    mark = network.add_process("mark", LINES, "mark udp $SERVICE_PORT", protocol="udp")
+    with forwarding(network, f"udp/{mark}/{upper}") as (port, _), datagrams(port) as ask:
+        assert ask(b"abc") == b"<ABC>\n"
+
+
+def test_a_chain_is_checked_hop_by_hop_before_anything_listens(network: Any, upper: str) -> None:
+    unknown = myxo(network, "forward", f"udp/{upper}/none-such")
+    assert (unknown.returncode, "no service is called 'none-such'" in unknown.stderr) == (1, True)
+    wrong = myxo(network, "forward", f"tcp/{upper}")
+    assert (wrong.returncode, "takes udp, not tcp" in wrong.stderr) == (1, True)
+    no_chain = myxo(network, "forward", f"{upper}/{upper}")
+    assert (no_chain.returncode, "tcp/SERVICE/udp/SERVICE" in no_chain.stderr) == (1, True)
 
 
 # to another machine

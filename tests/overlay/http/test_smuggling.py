@@ -25,6 +25,8 @@ from overlay.http import (
 )
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d+) [^\r]*\r\n(?:[^\r\n]+\r\n)*?Content-Length: (\d+)\r\n")
+PATIENCE_S = 60.0
+"""On a clock that jumps."""
 LIMITS = Limits(idle_timeout_s=5, head_timeout_s=5, body_timeout_s=5)
 
 
@@ -166,3 +168,106 @@ def test_what_the_instance_reads_is_what_the_client_is_answered(
     refused = [status for status, _ in found if status != 200]
     assert len(refused) <= 1
     assert not refused or found[-1][0] == refused[0], "nothing follows a refusal"
+
+
+# an instance that means harm
+
+
+async def after(hostile: bytes) -> list[tuple[int, bytes]]:
+    """Have a request answered by `hostile`, then one well; return what h11 reads of both."""
+    first = True
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        nonlocal first
+        received = b""
+        try:
+            while data := await stream.receive_some():
+                received += data
+                while b"\r\n\r\n" in received:
+                    received = received.partition(b"\r\n\r\n")[2]
+                    await stream.send_all(hostile if first else WELL)
+                    ends, first = first and b"Content-Length" not in hostile, False
+                    if ends:
+                        return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as nursery:
+
+        async def dial() -> trio.abc.Stream:
+            near, far = trio.testing.memory_stream_pair()
+            nursery.start_soon(serve, far)
+            await trio.lowlevel.checkpoint()
+            return near
+
+        near, far = trio.testing.memory_stream_pair()
+        nursery.start_soon(proxy, far, Pool(dial))
+        client, read = h11.Connection(h11.CLIENT), []
+        for _ in range(2):
+            answer = None
+            with trio.move_on_after(PATIENCE_S):
+                answer = await ask(client, near)
+            if answer is None:
+                break
+            read.append(answer)
+            if client.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+                break
+            client.start_next_cycle()
+        nursery.cancel_scope.cancel()
+    return read
+
+
+async def ask(client: h11.Connection, stream: trio.abc.Stream) -> tuple[int, bytes] | None:
+    """Return status and body of the answer to a GET; None if it is cut."""
+    sent = client.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
+    await stream.send_all((sent or b"") + (client.send(h11.EndOfMessage()) or b""))
+    status, body = 0, b""
+    while True:
+        match event := client.next_event():
+            case h11.NEED_DATA:
+                try:
+                    data = bytes(await stream.receive_some())
+                except trio.BrokenResourceError:
+                    return None
+                try:
+                    client.receive_data(data)
+                    if not data:
+                        client.next_event()
+                        return None
+                except h11.RemoteProtocolError:
+                    return None  # a cut, which is one to the client too
+            case h11.Response():
+                status = event.status_code
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage():
+                return status, body
+            case h11.InformationalResponse():
+                continue
+            case _:
+                return None
+
+
+WELL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell"
+answered = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 204 No\r\n",
+        b"HTTP/1.1 304 \r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n", b"\r\n", b"\n",
+        b"Content-Length: 3\r\n", b"Content-Length: 44\r\n", b"Transfer-Encoding: chunked\r\n",
+        b"Connection: keep-alive\r\n", b"Connection: close\r\n", b"X: y\r\n", b" folded\r\n",
+        b"abc", b"3\r\nabc\r\n", b"0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(answered, min_size=1, max_size=7))
+def test_what_an_instance_says_beyond_its_answer_is_nobody_elses(parts: list[bytes]) -> None:
+    run = partial(trio.run, clock=trio.testing.MockClock(autojump_threshold=0))
+    read = run(after, b"".join(parts))
+    closed = (502, b"")  # as the next request was on its way; the proxy proper sends it again
+    assert len(read) < 2 or read[1] in {(200, b"well"), closed}

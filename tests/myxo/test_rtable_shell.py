@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from myxo.rtable import WORDS, Answer, Left, RtableFailed, Shell
+from myxo.rtable import Answer, RtableFailed
+from myxo.rtable_shell import WORDS, Left, Shell
 from overlay.identity import Identity
 from proxy.routing_desk import RoutingCommand, RoutingDesk
 from proxy.routing_table import RoutingTable
