@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 import trio
 
-from allocator.readiness import Attempt, Outcome, wait_until
+from allocator.readiness import Attempt, Outcome, Question, wait_until
 
 LOOPBACK_WAIT_S = 0.005
 CONTAINER_WAIT_S = 0.05
@@ -29,7 +29,7 @@ CONTAINER_STEP_S = 1.1
 
 async def wait_bound(
     address: str,
-    health: str | None,
+    health: Question | None,
     timeout_s: float,
     exited: Callable[[], Awaitable[None]],
 ) -> Outcome:
