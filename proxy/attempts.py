@@ -26,7 +26,6 @@ from proxy.choosing import Chooser
 from proxy.decisions import Decision, Decisions, Failure, Hedge
 from proxy.errors import (
     DeadlineOver,
-    RequestRefused,
     UpstreamLost,
 )
 from proxy.guards import Guards
@@ -109,13 +108,9 @@ class Attempts:
             RequestRefused: the client is still unanswered.
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
-        try:
-            if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
-                return await self._in_turn()
-            return await self._in_time()
-        except RequestRefused as exc:
-            self._decision.status, self._decision.refusal = exc.status, exc.in_full()
-            raise
+        if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
+            return await self._in_turn()
+        return await self._in_time()
 
     async def _in_time(self) -> Exchanged:
         left_s = self._decision.allowed_s - self._decision.timing.elapsed_s()

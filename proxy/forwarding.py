@@ -36,6 +36,7 @@ from proxy.deadlines import passed_on
 from proxy.decisions import Decision, Decisions
 from proxy.errors import (
     DefinitionUnavailable,
+    RequestRefused,
     RevisionOutdated,
     ServiceUnknown,
     WrongProtocol,
@@ -131,11 +132,7 @@ class Forwarder:
             if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
                 decision.tied = named.decode("ascii", "replace")
             begun(decision)
-            if spec.rate_limited:
-                await self.guards.limiter.admit(
-                    decision, origin.who if caller is None else caller.instance
-                )
-            return await self._attempted(client, head, route, origin, decision, call)
+            return await self._admitted(client, head, route, origin, decision, call)
         finally:
             self._chains.called(call)
 
@@ -144,7 +141,7 @@ class Forwarder:
             return origin.exposure.route(head)
         return route_of(head, self._machine_names)
 
-    async def _attempted(
+    async def _admitted(
         self,
         client: Client,
         head: RequestHead,
@@ -153,13 +150,23 @@ class Forwarder:
         decision: Decision,
         call: Call,
     ) -> Exchanged:
-        traffic = self.guards.traffics.of(route.service)
-        traffic.begin(decision.spec)
+        """Have a request answered, if its service's limits let it through."""
         try:
-            send = partial(self._send, client, head, route, origin, decision, call)
-            return await Attempts(self, client, head, decision, traffic, send).run()
-        finally:
-            traffic.end()
+            if decision.spec.rate_limited:
+                caller = origin.caller
+                await self.guards.limiter.admit(
+                    decision, origin.who if caller is None else caller.instance
+                )
+            traffic = self.guards.traffics.of(route.service)
+            traffic.begin(decision.spec)
+            try:
+                send = partial(self._send, client, head, route, origin, decision, call)
+                return await Attempts(self, client, head, decision, traffic, send).run()
+            finally:
+                traffic.end()
+        except RequestRefused as exc:
+            decision.status, decision.refusal = exc.status, exc.in_full()
+            raise
 
     async def choose(self, decision: Decision) -> InstanceView:
         """Return an instance to try, of a newer revision if an allocator has heard of one.

@@ -60,6 +60,4 @@ class Limiter:
     def _check(self, decision: Decision, limit: str, wait_s: float) -> None:
         if wait_s > 0:
             self._refused(decision.service)
-            refusal = OverRate(decision.service, limit, wait_s)
-            decision.status, decision.refusal = refusal.status, str(refusal)
-            raise refusal
+            raise OverRate(decision.service, limit, wait_s)

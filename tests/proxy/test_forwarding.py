@@ -1193,6 +1193,8 @@ async def test_over_max_in_flight_the_answer_is_503_with_the_reason(ground: Grou
         go.set()
     assert (status, fields["retry-after"], statuses) == (503, "1", [200])
     assert b"max_in_flight" in body
+    kept = list(ground.forwarder.decisions.kept())
+    assert any(d.status == 503 and "max_in_flight" in d.refusal for d in kept)
     assert (await ground.get())[0] == 200
 
 

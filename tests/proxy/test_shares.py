@@ -1,15 +1,23 @@
 """Several proxies under one global rate limit, in virtual time."""
 
+from typing import cast
+
 import trio
 import trio.testing
 
-from overlay.names import ServiceName
-from overlay.quota import VALID_S
+from overlay.calls import Caller, CallRefused
+from overlay.identity import Identity
+from overlay.names import PeerId, ServiceName
+from overlay.quota import VALID_S, Quota
+from overlay.records import PeerRecord, Role, Version, sign_record
 from overlay.spec import RateLimit
-from proxy.shares import Shares
+from overlay.testing import empty_view, meet
+from overlay.view import View
+from proxy.shares import ASK_TIMEOUT_S, Counter, Shares
 from proxy.testing import PlayedCounter
 
 HELLO = ServiceName("hello")
+NOW = 1_700_000_000.0
 
 
 async def flood(shares: Shares, limit: RateLimit, rate: float, for_s: float) -> list[float]:
@@ -120,3 +128,55 @@ async def test_what_is_used_no_more_is_forgotten(autojump_clock: trio.testing.Mo
     await trio.sleep(VALID_S + 0.1)
     shares.forget()
     assert not shares._shares
+
+
+class Calls:
+    """Answers quota calls of anybody, or refuses them; keeps whom they were for."""
+
+    def __init__(self) -> None:
+        self.asked: list[PeerId] = []
+        self.refuses = False
+
+    async def call(self, peer: PeerId, *_: object, timeout_s: float) -> Quota:
+        assert timeout_s == ASK_TIMEOUT_S
+        self.asked.append(peer)
+        if self.refuses:
+            raise CallRefused("no_limit", "there is no limit here")
+        return Quota(granted=1)
+
+
+def view_of(me: Identity, peers: dict[Identity, Role]) -> View:
+    view = empty_view(me, "here")
+    for peer, role in peers.items():
+        record = PeerRecord(version=Version(epoch=NOW, counter=0), role=role, host="h")
+        view.apply(sign_record(peer, record), NOW)
+        if peer is not me:
+            meet(view, peer.peer_id, NOW)
+    return view
+
+
+async def test_all_proxies_ask_the_same_allocator_and_another_one_when_that_is_gone() -> None:
+    proxies = [Identity.from_seed(bytes([n]) * 32) for n in (1, 2)]
+    allocators = [Identity.from_seed(bytes([n]) * 32) for n in (3, 4, 5)]
+    peers = dict.fromkeys(proxies, Role.PROXY) | dict.fromkeys(allocators, Role.ALLOCATOR)
+    calls = Calls()
+    for me in proxies:
+        counter = Counter(view_of(me, peers), cast("Caller", calls))
+        assert await counter.ask(HELLO, 1) == Quota(granted=1)
+        assert counter.proxies() == 2
+    first, same = calls.asked
+    assert first == same
+    left = {peer: role for peer, role in peers.items() if peer.peer_id != first}
+    await Counter(view_of(proxies[0], left), cast("Caller", calls)).ask(HELLO, 1)
+    assert calls.asked[-1] not in {first, *(p.peer_id for p in proxies)}
+
+
+async def test_nobody_to_ask_or_a_refusal_is_no_answer() -> None:
+    me, allocator = (Identity.from_seed(bytes([n]) * 32) for n in (1, 3))
+    calls = Calls()
+    nobody = Counter(view_of(me, {me: Role.PROXY}), cast("Caller", calls))
+    assert await nobody.ask(HELLO, 1) is None
+    calls.refuses = True
+    one = Counter(view_of(me, {me: Role.PROXY, allocator: Role.ALLOCATOR}), cast("Caller", calls))
+    assert await one.ask(HELLO, 1) is None
+    assert calls.asked == [allocator.peer_id]

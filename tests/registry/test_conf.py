@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.balancing import Balancing
-from overlay.spec import ServiceSpec
+from overlay.spec import RateLimit, ServiceSpec
 from registry.conf import DockerConf, parse_conf, read_conf
 from registry.errors import ConfInvalid
 
@@ -129,12 +129,28 @@ def test_a_policy_is_known_by_its_name_at_puma_and_at_the_queue_simulator(
         ('{"min_instances": 3, "max_instances": 2}', "at most max_instances, which is 2"),
         ('{"min_state": "frozen"}', '"running", or "paused"'),
         ('{"network": "host"}', '"outside", or "none"'),
+        ('{"rate_limit": 100}', 'as in {"per_s": 100, "burst": 20}'),
+        ('{"rate_limit": {"burst": 5}}', 'as in {"per_s": 100, "burst": 20}'),
+        ('{"global_rate_limit": {"per_s": 0}}', "global_rate_limit.per_s is 0.*over 0"),
+        ('{"client_rate_limit": {"per_s": 1, "bust": 2}}', "did you mean burst"),
+        ('{"retry_statuses": [404]}', "statuses from 500 to 599"),
+        ('{"retry_percent": 101}', "from 0 to 100"),
+        ('{"hedge_percentile": 10}', "from 50 to 99.9"),
+        ('{"timeout_s": 0}', "seconds over 0"),
+        ('{"health_failures": 0}', "from 1 to 1000"),
         ('{"min_state": "paused", "idle_pause_s": 0}', "never paused"),
     ],
 )
 def test_what_cannot_be_kept_so_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ConfInvalid, match=complaint):
         parse_conf(text, "c.json")
+
+
+def test_a_rate_without_a_burst_has_a_seconds_worth_of_it() -> None:
+    conf = parse_conf('{"rate_limit": {"per_s": 12.5}, "retry_statuses": [503]}', "c.json")
+    spec = ServiceSpec(process="true", **conf.spec)
+    assert spec.rate_limit == RateLimit(per_s=12.5, burst=13)
+    assert spec.retry_statuses == (503,)
 
 
 def test_zero_is_no_requirement() -> None:
