@@ -1,16 +1,17 @@
 """The layers of one image while they come: files that grow, and are checked as they do."""
 
-import contextlib
 import hashlib
 import shutil
 import time
 from collections.abc import AsyncIterable, Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import trio
 
 from allocator.image_archive import PIECE_BYTES
+from overlay.errors import MyxoError
 from overlay.names import Digest
 
 KEPT_S = 3600.0
@@ -41,7 +42,7 @@ class LayerFiles:
     def reader(self, layer: Digest) -> BinaryIO | None:
         """Return a layer's file as far as it is, checked or not; None if there is none."""
         for suffix in ("part", "tar"):  # it may be renamed from the one to the other meanwhile
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 return self._path(layer, suffix).open("rb")
         return None
 
@@ -93,21 +94,20 @@ class GrowingLayer:
                 self._take(piece)
 
     async def extend(self, pieces: AsyncIterable[bytes]) -> None:
-        """Append what comes; what came before a failure is kept."""
-        waiting: list[bytes] = []
-        count = 0
+        """Append what comes, and go on reading meanwhile; what came before a failure is kept.
+
+        Raises:
+            MyxoError: as `pieces` does.
+            OSError: it cannot be written.
+        """
+        send, receive = trio.open_memory_channel[list[bytes]](1)
         try:
-            async for piece in pieces:
-                waiting.append(piece)
-                count += len(piece)
-                if count >= PIECE_BYTES:
-                    await trio.to_thread.run_sync(self._append, waiting)
-                    self._grew()
-                    waiting, count = [], 0
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._append, waiting)
-                self._grew()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._append_all, receive)
+                with suppress(trio.BrokenResourceError):  # it is not written any more
+                    await _in_batches(pieces, send)
+        except* (MyxoError, OSError) as group:
+            raise group.exceptions[0] from None
 
     async def complete(self) -> bool:
         """Return whether the bytes are those that the layer is named for; then they are kept."""
@@ -116,6 +116,14 @@ class GrowingLayer:
         await trio.to_thread.run_sync(self._path.rename, self._path.with_suffix(".tar"))
         self._grew()
         return True
+
+    async def _append_all(self, batches: "trio.MemoryReceiveChannel[list[bytes]]") -> None:
+        """Append what is read, also what was read when the reading is cancelled."""
+        with trio.CancelScope(shield=True):
+            async with batches:
+                async for pieces in batches:
+                    await trio.to_thread.run_sync(self._append, pieces)
+                    self._grew()
 
     def _append(self, pieces: list[bytes]) -> None:
         with self._path.open("ab") as file:
@@ -126,6 +134,25 @@ class GrowingLayer:
     def _take(self, piece: bytes) -> None:
         self._hash.update(piece)
         self.size_bytes += len(piece)
+
+
+async def _in_batches(
+    pieces: AsyncIterable[bytes], send: "trio.MemorySendChannel[list[bytes]]"
+) -> None:
+    """Send pieces on by the megabyte, the last ones also when no more come."""
+    waiting: list[bytes] = []
+    count = 0
+    async with send:
+        try:
+            async for piece in pieces:
+                waiting.append(piece)
+                count += len(piece)
+                if count >= PIECE_BYTES:
+                    await send.send(waiting)
+                    waiting, count = [], 0
+        finally:
+            with trio.CancelScope(shield=True):
+                await send.send(waiting)
 
 
 def remove_old(folder: Path, kept_s: float, busy: Collection[str]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import socket
+import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,26 @@ SEEN_TIMEOUT_S = 60.0
 COMMAND = "httpd -f -p $SERVICE_PORT -h /www"
 NAME = "myxo-test-travels"
 PAYLOAD_BYTES = 4 * 1024 * 1024
+
+
+SIGN_ANOTHERS_IMAGE = """
+import sys
+import trio
+from overlay.identity import load_or_create
+from overlay.settings import owner_key_path
+from overlay.spec import Image, ServiceSpec
+from registry.client import next_revision, open_client
+from registry.settings import CliSettings
+
+async def main():
+    image = Image(reference="mine", config_digest=sys.argv[1])
+    spec = ServiceSpec(image=image, constraints={"host": ("h3",)})
+    async with open_client(CliSettings.load({})) as registry:
+        await registry.add(next_revision(load_or_create(owner_key_path()), "stolen", None, spec))
+
+trio.run(main)
+"""
+"""Registers a service of h2's user for an image that only h1 has."""
 
 
 @dataclass
@@ -156,6 +177,16 @@ def test_an_image_that_was_pushed_nowhere_starts_where_it_never_was(
     assert three.holds("h2", digest)
     assert three.images("h2")["fetched_bytes"] > PAYLOAD_BYTES
     assert three.images("h1")["kept_for_others_bytes"] > PAYLOAD_BYTES
+
+
+def test_an_image_of_another_machine_is_not_had_by_naming_its_digest(
+    three: Three, busybox_tar: bytes
+) -> None:
+    digest = built(three, "secret", busybox_tar)
+    three.host("h2").run([sys.executable, "-c", SIGN_ANOTHERS_IMAGE, digest])
+    status, text = three.ask("h2", "stolen")
+    assert (status, "no machine near has it" in text) == (503, True), text
+    assert not three.holds("h3", digest)
 
 
 def test_a_fetch_goes_on_where_a_cut_link_stopped_it(three: Three, busybox_tar: bytes) -> None:
