@@ -87,6 +87,7 @@ class Keeper:
         there: returns the instances of a service in the whole network.
         most_kept: returns how many may be kept for one owner; None is no bound.
         most_in_all: for all owners who have a bound.
+        stopwatch: tells how long a look takes, in seconds of this machine's own time.
     """
 
     me: PeerId
@@ -96,6 +97,7 @@ class Keeper:
     there: Callable[[ServiceName], Iterable[InstanceView]]
     most_kept: Callable[[PeerId], int | None] = lambda _: None
     most_in_all: int = 0
+    stopwatch: Callable[[], float] = perf_counter
     _watches: dict[ServiceName, _Watch] = field(default_factory=dict)
     _ended: trio.Event = field(default_factory=trio.Event)
 
@@ -103,12 +105,12 @@ class Keeper:
         """Look, do, and wait a moment, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                begun = perf_counter()
+                begun = self.stopwatch()
                 self._ended = trio.Event()
                 for given in self.look(trio.current_time()):
                     self._watches[given.revision.name].under_way = given.revision.number
                     nursery.start_soon(self._start, given)
-                await trio.sleep(LOOK_SHARE * (perf_counter() - begun))
+                await trio.sleep(LOOK_SHARE * (self.stopwatch() - begun))
                 with trio.move_on_after(LOOK_S):
                     await self._ended.wait()
 

@@ -1,6 +1,7 @@
 // Serves bodies of any size over HTTP/1.1 and keeps the connection. Usage: bodies [PORT]
 //
 // GET /.../N is answered by N bytes; what a request sends is read to its end before it is answered.
+// Below /silent/ the connection is reset instead of an answer, and below /cut/ after half of one.
 // One thread a connection with blocking calls: as fast as one connection can be, so that what is
 // measured is the hop before it. The port comes from SERVICE_PORT if it is not given.
 
@@ -30,18 +31,24 @@ static int send_all(int connection, const char *data, size_t size, int more) {
     return 1;
 }
 
-static int answer(int connection, unsigned long long size) {
+static void reset(int connection) {
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(connection, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
+// Answers with `sent` of the `size` bytes that it announces.
+static int answer(int connection, unsigned long long size, unsigned long long sent) {
     char head[128];
     int length = snprintf(head, sizeof head,
                           "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
                           "Content-Length: %llu\r\n\r\n", size);
-    if (!send_all(connection, head, (size_t)length, size > 0 ? MSG_MORE : 0)) return 0;
-    while (size > 0) {
-        size_t now = size < BLOCK ? (size_t)size : BLOCK;
+    if (!send_all(connection, head, (size_t)length, sent > 0 ? MSG_MORE : 0)) return 0;
+    for (unsigned long long left = sent; left > 0;) {
+        size_t now = left < BLOCK ? (size_t)left : BLOCK;
         if (!send_all(connection, zeros, now, 0)) return 0;
-        size -= now;
+        left -= now;
     }
-    return 1;
+    return sent == size;
 }
 
 // Reads the rest of a body, of which `here` bytes came with the head.
@@ -76,7 +83,10 @@ static void *serve(void *argument) {
         if (path_end == NULL) break;
         *path_end = 0;
         char *slash = strrchr(space, '/');
-        if (!answer(connection, slash == NULL ? 0 : strtoull(slash + 1, NULL, 10))) break;
+        unsigned long long size = slash == NULL ? 0 : strtoull(slash + 1, NULL, 10);
+        int silent = strstr(space, "/silent/") != NULL, cut = strstr(space, "/cut/") != NULL;
+        if (silent || cut) reset(connection);
+        if (silent || !answer(connection, size, cut ? size / 2 : size)) break;
         held = 0;
     }
     close(connection);

@@ -4,7 +4,8 @@ import socket
 import subprocess
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -93,7 +94,7 @@ def download_s(url: str, size: int) -> float:
         AnswerFailed: it is not answered 200 with so many bytes.
     """
     began = time.perf_counter()
-    with _connected(url) as sock:
+    with _asking(url) as sock:
         sock.sendall(request(url))
         _read_answer(sock, url, size)
     return time.perf_counter() - began
@@ -107,7 +108,7 @@ def upload_s(url: str, size: int) -> float:
     """
     block = memoryview(bytes(_READ))
     began = time.perf_counter()
-    with _connected(url) as sock:
+    with _asking(url) as sock:
         head = request(url).replace(b"GET", b"POST", 1).removesuffix(b"\r\n")
         sock.sendall(head + b"Content-Length: %d\r\n\r\n" % size)
         for sent in range(0, size, _READ):
@@ -131,6 +132,16 @@ def idle_connections(url: str, count: int) -> list[socket.socket]:
         if not data.startswith(b"HTTP/1.1 200"):
             raise AnswerFailed(f"{url}: connection {len(found)} was answered {data[:60]!r}")
     return found
+
+
+@contextmanager
+def _asking(url: str) -> Iterator[socket.socket]:
+    """Connect for the length of a block; an error of the connection is the answer's."""
+    with _connected(url) as sock:
+        try:
+            yield sock
+        except OSError as exc:
+            raise AnswerFailed(f"{url}: {exc}") from exc
 
 
 def _connected(url: str) -> socket.socket:

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from bench import proxy_bodies, proxy_idle, proxy_kill, proxy_rates, proxy_two_hosts
+from bench import proxy_abuse, proxy_bodies, proxy_idle, proxy_kill, proxy_rates, proxy_two_hosts
 from bench.client import ask_until_ok
 from bench.command import Report, run
 from bench.hops import ALL_HOPS, QUICK_HOPS, Hop
@@ -82,9 +82,12 @@ def _warm(running: Network, plan: Plan, quick: bool) -> tuple[dict[str, Any], st
 
 
 def _bodies(running: Network, plan: Plan, quick: bool) -> tuple[dict[str, Any], str]:
+    """Measure large bodies, then what is left of broken ones."""
     with ExitStack() as stack:
         targets = _targets(stack, running, "bodies", plan)
-        return proxy_bodies.measure(targets, quick=quick, rounds=plan.body_rounds)
+        figures, text = proxy_bodies.measure(targets, quick=quick, rounds=plan.body_rounds)
+        more, abuse = proxy_abuse.measure(targets["myxo"], quick=quick)
+        return figures | more, f"{text}\n\n{abuse}"
 
 
 def _kill(running: Network, plan: Plan) -> tuple[dict[str, Any], str]:

@@ -20,7 +20,9 @@ What whoever listens on the way can do is to send the same once more. So an anno
 it was sent and is taken for `FRESH_S` only, and but once; clocks that differ by more cost the
 newcomer its two round trips, no more. The receiver answers nothing: what it sends later, to the
 addresses in a verified record, are the pings that any member gets. `RATE` and `BURST` bound what
-members can make it verify.
+members can make it verify. To unseal costs something, too, and whoever saw a tag pass can send it
+with anything behind it: so each source may have only so many unsealed, and all of them together.
+What this keeps out of true newcomers while somebody floods comes by their streams.
 
 Everything here is pure: bytes, salts and the time in, bytes and decisions out.
 """
@@ -40,6 +42,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from overlay.datagrams import MAX_DATAGRAM_BYTES
 from overlay.identity import peer_id_of, public_key_of
 from overlay.names import PeerId
+from overlay.pacing import Buckets
 from overlay.records import MAX_RECORD_BYTES, PeerRecord
 from overlay.signed import Signed
 
@@ -54,6 +57,16 @@ once are known a little later, by their streams."""
 BURST = 100
 """Taken in at once: a small network that starts all at the same time."""
 
+UNSEALED_RATE = RATE / 2
+UNSEALED_BURST = BURST
+"""Datagrams that one source may have unsealed: a whole network may be behind one router, and a
+source that floods leaves half of what is taken in to others."""
+
+UNSEALED_RATE_IN_ALL = 200.0
+UNSEALED_BURST_IN_ALL = 400
+"""Of all sources, whose addresses may be made up: each costs some 0.1 ms, so 2 % of a core. It is
+four times as many as are taken in."""
+
 MOST_SEEN = BURST + int(2 * FRESH_S * RATE)
 """As many as can be taken in while any of them is fresh."""
 
@@ -65,6 +78,10 @@ _SIGNED_AT = struct.Struct(">d32s64s")
 _SEAL_BYTES = TAG_BYTES + SALT_BYTES + 16
 _NONCE = bytes(12)
 """Each key is used once: it is made of a salt."""
+
+
+Source = str | None
+"""An IP address; None is not known."""
 
 
 class Unheeded(StrEnum):
@@ -94,8 +111,8 @@ class Announcements:
         self._keys: tuple[bytes, ...] = ()
         self._by_tag: dict[bytes, bytes] = {}
         self._seen: OrderedDict[bytes, float] = OrderedDict()
-        self._tokens = float(BURST)
-        self._counted_at = 0.0
+        self._sources: Buckets[Source] = Buckets()
+        self._all: Buckets[str] = Buckets()
         self.renew(keys)
 
     @property
@@ -126,29 +143,31 @@ class Announcements:
         tag = _tag(self._keys[0], to)
         return tag + salt + _cipher(self._keys[0], to, salt).encrypt(_NONCE, message, tag)
 
-    def open(self, datagram: bytes, now: float) -> Signed | Unheeded | None:
+    def open(self, datagram: bytes, now: float, source: Source = None) -> Signed | Unheeded | None:
         """Return what is announced, yet to be verified; None if this is no announcement for me.
 
         Args:
             datagram: as it came.
             now: the time in seconds since the epoch.
+            source: the IP address that it came from, which may be made up.
         """
         key = self._by_tag.get(datagram[:TAG_BYTES])
         if key is None:
             return None
-        opened = self._opened(key, datagram, now)
+        opened = self._opened(key, datagram, now, source)
         if isinstance(opened, Unheeded):
             self.unheeded[opened] += 1
         return opened
 
-    def _opened(self, key: bytes, datagram: bytes, now: float) -> Signed | Unheeded:
-        message = self._unsealed(key, datagram)
-        if message is None:
-            return Unheeded.FORGED
+    def _opened(self, key: bytes, datagram: bytes, now: float, source: Source) -> Signed | Unheeded:
+        salt = _parts(datagram)[1]
+        message = self._unsealed(key, datagram, now, source)
+        if isinstance(message, Unheeded):
+            return message
         if len(message) < _SIGNED_AT.size:
             return Unheeded.MALFORMED
         sent_at, signer, signature = _SIGNED_AT.unpack_from(message)
-        unheeded = self._judge(_parts(datagram)[1], sent_at, now)
+        unheeded = self._judge(salt, sent_at, now)
         if unheeded is not None:
             return unheeded
         payload = _inflated(message[_SIGNED_AT.size :])
@@ -156,33 +175,36 @@ class Announcements:
             return Unheeded.MALFORMED
         return Signed(signer=peer_id_of(signer), payload=payload, signature=signature)
 
-    def _unsealed(self, key: bytes, datagram: bytes) -> bytes | None:
+    def _unsealed(
+        self, key: bytes, datagram: bytes, now: float, source: Source
+    ) -> bytes | Unheeded:
         tag, salt, sealed = _parts(datagram)
+        if salt in self._seen:
+            return Unheeded.REPLAYED
         if len(datagram) > MAX_DATAGRAM_BYTES:
-            return None
+            return Unheeded.FORGED
+        if not self._may_unseal(source, now):
+            return Unheeded.TOO_MANY
         try:
             return _cipher(key, self._me, salt).decrypt(_NONCE, sealed, tag)
         except InvalidTag:
-            return None
+            return Unheeded.FORGED
 
     def _judge(self, salt: bytes, sent_at: float, now: float) -> Unheeded | None:
         """Return why what a member has sealed is not taken in; None if it is, but this once."""
         if not abs(now - sent_at) <= FRESH_S:  # nor if it is no number
             return Unheeded.STALE
-        if salt in self._seen:
-            return Unheeded.REPLAYED
-        if not self._has_time(now):
+        if self._all.take("taken", now, rate=RATE, burst=BURST):
             return Unheeded.TOO_MANY
         self._remember(salt, sent_at, now)
         return None
 
-    def _has_time(self, now: float) -> bool:
-        earned = max(0.0, now - self._counted_at) * RATE
-        self._tokens, self._counted_at = min(BURST, self._tokens + earned), now
-        if self._tokens < 1:
+    def _may_unseal(self, source: Source, now: float) -> bool:
+        """Return whether one more datagram is worth its unsealing."""
+        if self._sources.take(source, now, rate=UNSEALED_RATE, burst=UNSEALED_BURST):
             return False
-        self._tokens -= 1
-        return True
+        in_all = {"rate": UNSEALED_RATE_IN_ALL, "burst": UNSEALED_BURST_IN_ALL}
+        return not self._all.take("unsealed", now, **in_all)
 
     def _remember(self, salt: bytes, sent_at: float, now: float) -> None:
         """Remember a salt for as long as its announcement is fresh."""

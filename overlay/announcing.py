@@ -59,9 +59,14 @@ class Announcer:
                 if address.peer is not None and address.relay is None:
                     nursery.start_soon(self._announce, address, address.peer)
 
-    def hear(self, datagram: bytes) -> bool:
-        """Take in a datagram if it is an announcement; return whether it is."""
-        opened = self._announcements.open(datagram, time.time())
+    def hear(self, datagram: bytes, source: str | None = None) -> bool:
+        """Take in a datagram if it is an announcement; return whether it is.
+
+        Args:
+            datagram: as it came.
+            source: the IP address that it came from.
+        """
+        opened = self._announcements.open(datagram, time.time(), source)
         if isinstance(opened, Signed):
             self.taken(opened)
         return opened is not None

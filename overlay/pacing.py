@@ -28,12 +28,12 @@ class Buckets(Generic[K]):
 
         Args:
             key: whose bucket.
-            now: in seconds, never less than before.
+            now: in seconds; a clock that goes back earns nothing meanwhile.
             rate: tokens a second; over 0.
             burst: tokens that a full bucket holds; at least 1.
         """
         tokens, then = self._used.pop(key, (burst, now))
-        tokens = min(burst, tokens + (now - then) * rate)
+        tokens = min(burst, tokens + max(0.0, now - then) * rate)
         taken = tokens >= 1
         self._used[key] = (tokens - 1 if taken else tokens, now)
         while len(self._used) > MAX_KEYS:

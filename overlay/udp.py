@@ -127,8 +127,8 @@ class SealedUdp:
         sealer: this process's.
         received: called with each peer and message; returns whether the message answers one that
             was sent here, which proves that datagrams get through both ways.
-        announced: called with each datagram before it is opened; returns whether it was an
-            announcement, which needs no session.
+        announced: called with each datagram and the IP address that it came from, before it is
+            opened; returns whether it was an announcement, which needs no session.
         announcement: returns what is to be sent to a peer ahead of a message that it may not be
             able to open yet; None for nothing.
 
@@ -142,7 +142,7 @@ class SealedUdp:
         sealer: Sealer,
         *,
         received: Callable[[PeerId, bytes], bool],
-        announced: Callable[[bytes], bool] = lambda _: False,
+        announced: Callable[[bytes, str], bool] = lambda *_: False,
         announcement: Callable[[PeerId], bytes | None] = lambda _: None,
     ) -> None:
         self.counts = UdpCounts()
@@ -243,7 +243,7 @@ class SealedUdp:
 
     def _take(self, datagram: bytes, source: Endpoint) -> None:
         self.counts.received_bytes += len(datagram)
-        if self._announced(datagram):
+        if self._announced(datagram, source.host):
             self.counts.received += 1
             return
         opened = self._sealer.open(datagram)

@@ -17,7 +17,7 @@ from overlay.http.transport import Transport
 from proxy.caller import Caller, Origin
 from proxy.connecting import connect
 from proxy.decisions import Decision
-from proxy.errors import RequestRefused
+from proxy.errors import DeadlineOver, RequestRefused, UpstreamTooSlow
 from proxy.fields import is_trusted, without_claims
 from proxy.forwarding import Forwarder
 from proxy.grace import Grace
@@ -132,7 +132,12 @@ class Clients:
         """Serve a connection that speaks HTTP/2 to its end, each of its requests by itself."""
 
         async def answer(client: ServerStream, head: RequestHead) -> None:
-            await self._answer(client, head, origin)
+            try:
+                await self._answer(client, head, origin)
+            except BadRequest as exc:
+                if client.answering or not is_grpc(head):
+                    raise
+                await client.respond(_OK, grpc_refusal(exc.status, exc.reason, None))
 
         await serve_http2(
             connection,
@@ -219,7 +224,9 @@ async def refuse(
     """Answer a request that the proxy does not forward, by default with the refusal's words."""
     text = text or str(refusal)
     if is_grpc(head):
-        await client.respond(_OK, grpc_refusal(refusal.status, text, refusal.retry_after_s))
+        late = isinstance(refusal, DeadlineOver | UpstreamTooSlow)
+        told = grpc_refusal(refusal.status, text, refusal.retry_after_s, late=late)
+        await client.respond(_OK, told)
         return
     fields: list[Field] = [_TEXT]
     if refusal.retry_after_s is not None:

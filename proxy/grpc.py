@@ -12,6 +12,7 @@ from overlay.http.head import Field, RequestHead, get
 _TYPE = b"application/grpc"
 _INTERNAL, _UNAUTHENTICATED, _PERMISSION_DENIED = 13, 16, 7
 _UNIMPLEMENTED, _UNAVAILABLE, _UNKNOWN = 12, 14, 2
+_DEADLINE_EXCEEDED = 4
 _CODES = {
     400: _INTERNAL,
     401: _UNAUTHENTICATED,
@@ -33,9 +34,18 @@ def is_grpc(head: RequestHead) -> bool:
     return kind is not None and kind[: len(_TYPE)] == _TYPE and kind[len(_TYPE) :][:1] in b"+;"
 
 
-def refusal(status: int, text: str, retry_after_s: float | None) -> list[Field]:
-    """Return the fields of the answer that refuses a call; it has status 200 and no body."""
-    code = _CODES.get(status, _UNKNOWN)
+def refusal(
+    status: int, text: str, retry_after_s: float | None, *, late: bool = False
+) -> list[Field]:
+    """Return the fields of the answer that refuses a call; it has status 200 and no body.
+
+    Args:
+        status: what another client would get.
+        text: for a person.
+        retry_after_s: when to ask again.
+        late: the call was under way and took too long.
+    """
+    code = _DEADLINE_EXCEEDED if late else _CODES.get(status, _UNKNOWN)
     fields = [
         (b"Content-Type", _TYPE),
         (b"grpc-status", b"%d" % code),

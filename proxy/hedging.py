@@ -16,6 +16,9 @@ from overlay.http.exchange import Exchanged
 from overlay.http.seam import Client
 from overlay.view import InstanceView
 
+LOOK_AGAIN_S = 0.05
+"""How often another instance is looked for, at the most."""
+
 Sent = Callable[[InstanceView, Callable[[], None]], Awaitable[Exchanged]]
 
 
@@ -61,16 +64,30 @@ class Race:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
             self._begin(nursery, first, send)
-            changed = self._changed
-            with trio.move_on_after(delay_s):
-                await changed.wait()
-            if not changed.is_set() and (other := second()) is not None:
+            if (other := await self._second(delay_s, second)) is not None:
                 self._begin(nursery, other, send)
             await self._until_decided()
             nursery.cancel_scope.cancel()
         if self._result is None:
             raise self._failure or ClientGone("the client left before it was answered")
         return self._result
+
+    async def _second(
+        self, delay_s: float, second: Callable[[], InstanceView | None]
+    ) -> InstanceView | None:
+        """Return whom else to ask when it is time; None if the first has answered, or is lost.
+
+        Where nobody else has room then, somebody may a moment later.
+        """
+        changed = self._changed
+        while True:
+            with trio.move_on_after(delay_s):
+                await changed.wait()
+            if changed.is_set():
+                return None
+            if (other := second()) is not None:
+                return other
+            delay_s = max(delay_s, LOOK_AGAIN_S)
 
     def _begin(self, nursery: trio.Nursery, instance: InstanceView, send: Sent) -> None:
         scope = trio.CancelScope()

@@ -45,4 +45,4 @@ class Timing:
 
     def header(self) -> bytes:
         """Return the value of the Server-Timing field; durations are milliseconds."""
-        return ", ".join(f"{p};dur={s * 1000:.3f}" for p, s in self._phases).encode()
+        return ", ".join([f"{p};dur={s * 1000:.3f}" for p, s in self._phases]).encode()

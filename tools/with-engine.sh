@@ -37,7 +37,10 @@ stop_engine() {
   kill "$engine" 2>/dev/null || true
   wait "$engine" 2>/dev/null || true
   [ -n "$had_bridge" ] || ip link delete docker0 2>/dev/null || true
-  # A mount that is still busy must not turn a green run red.
+  # dockerd leaves its own network namespace mounted there, the deepest mounts go first.
+  awk -v home="$home/" 'index($5, home) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+    while read -r mounted; do umount "$mounted" || umount --lazy "$mounted" || true; done
+  # What is still busy must not turn a green run red.
   rm -rf "$home" 2>/dev/null || echo "with-engine: $home could not be removed entirely" >&2
 }
 trap stop_engine EXIT

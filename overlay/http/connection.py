@@ -34,6 +34,8 @@ from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
 _CLOSE: Field = (b"Connection", b"close")
 SERVER: Field = (b"Server", b"myxo")
 _KEEP_ALIVE: Field = (b"Connection", b"keep-alive")
+_OF_UNKNOWN_LENGTH = (BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE)
+"""No set: a member's hash is computed in Python, three times 0.3 µs for each answer."""
 PREFACE_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
 """What an HTTP/1 server sees of HTTP/2's preface, which was made to be refused (RFC 9113 §3.4)."""
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -277,7 +279,9 @@ class ServerConnection:
             BadRequest: answer it with `refuse`, then close.
             SpeaksHttp2: hand the connection over, or refuse that, too.
         """
-        if self.must_close or not self._answered or not await self._drain():
+        if self.must_close or not self._answered:
+            return None
+        if not (self.body.complete or await self._drain()):
             return None
         data: bytes | None = None
         try:
@@ -364,7 +368,7 @@ class ServerConnection:
         Raises:
             ClientGone: the client is not there any more.
         """
-        if framing.kind in {BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE}:
+        if framing.kind in _OF_UNKNOWN_LENGTH:
             framing = CHUNKED
             if self._head is None or not self._head.minor:
                 framing = Framing(BodyKind.UNTIL_CLOSE)
@@ -589,8 +593,6 @@ class ServerConnection:
         return framing.kind is BodyKind.LENGTH and left <= self.limits.drain_bytes
 
     async def _drain(self) -> bool:
-        if self.body.complete:
-            return True
         with trio.move_on_after(self.limits.head_timeout_s):
             try:
                 while await self.body.receive():

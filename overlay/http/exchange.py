@@ -44,9 +44,10 @@ from overlay.http.head import (
 from overlay.http.seam import Client, ClientBody, Upstream
 from overlay.http.transport import SendFailed
 
-WATCH_AFTER_S = 0.05
-"""Seconds of silence from the upstream after which the client is watched; below, it is not worth
-the two tasks."""
+WATCH_AFTER_S = 0.2
+"""Seconds of silence from the upstream after which the client is watched. Below, it is not worth
+the two tasks, which would come just where there is no time for them: on a machine so busy that
+every answer takes 50 ms, they were a seventh of the proxy's work."""
 CONTINUE_AFTER_S = 1.0
 """Seconds without a word of the upstream after which a client is told to send the body that it
 expects to be asked for; curl waits as long."""

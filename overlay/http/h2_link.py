@@ -324,9 +324,6 @@ class Link:
         """
         if frame.carries:
             self._idle_frames.earn(IDLE_EARNED)
-        elif frame.kind == Kind.RST_STREAM and frame.stream in self.channels:
-            if not self._client:
-                self._spend(self._resets, now, "more streams were reset than answered")
         elif frame.kind != Kind.CONTINUATION:
             self._spend(self._idle_frames, now, "too many frames came that carry nothing")
 
@@ -383,6 +380,9 @@ class Link:
             refused = event.error_code == ErrorCodes.REFUSED_STREAM
             text = f"the other end reset the stream (error {event.error_code!s})"
             channel.lose(text, Loss.REFUSED if refused else Loss.RESET)
+            if not self._client:
+                reason = "more streams were reset than answered"
+                self._spend(self._resets, trio.current_time(), reason)
 
     def _head_came(
         self, event: RequestReceived | ResponseReceived | InformationalResponseReceived

@@ -137,7 +137,9 @@ class SocketTransport:
     async def receive(self, within_s: float = inf) -> bytes | None:
         """See `Transport`."""
         if self._more:
-            await self._give_way()
+            self._calls += 1
+            if self._calls >= _CALLS_IN_A_ROW:
+                await self._give_way()
             try:
                 return self._read()
             except BlockingIOError:
@@ -160,7 +162,9 @@ class SocketTransport:
             raise SendFailed(0) from exc
         if sent != (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))):
             await self._send_rest(parts, sent)
-        await self._give_way()
+        self._calls += 1
+        if self._calls >= _CALLS_IN_A_ROW:
+            await self._give_way()
 
     def quiet(self) -> bool:
         """See `Transport`."""
@@ -240,10 +244,9 @@ class SocketTransport:
                 raise trio.BrokenResourceError("the connection was closed meanwhile") from None
 
     async def _give_way(self) -> None:
-        self._calls += 1
-        if self._calls >= _CALLS_IN_A_ROW:
-            self._calls = 0
-            await trio.lowlevel.checkpoint()
+        """Give others a turn; who calls counts, as a coroutine for each call costs 0.3 µs."""
+        self._calls = 0
+        await trio.lowlevel.checkpoint()
 
     async def _send_rest(self, parts: tuple[bytes, ...], sent: int) -> None:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]

@@ -1,6 +1,6 @@
 """How long a backend takes to answer: an average that believes bad news sooner than good.
 
-A moving average of samples, raised at once where three in a row were slower: to the quickest of
+A moving average of samples, raised at once where five in a row were slower: to the quickest of
 them. (Finagle's peak EWMA, where this comes from, takes each slow answer for a peak. But one slow
 answer is a pause or a large request, which anybody can have. If it counted much, equals would seem
 unequal, and who seems slow gets no requests that would show otherwise.) So a sample counts for
@@ -19,10 +19,14 @@ from math import exp
 ALPHA = 0.2
 """Weight of the newest sample: ten samples forget a change."""
 
-FADE_S = (1.0, 16.0)
+PEAK_OF = 5
+"""Slow samples in a row: on a busy machine one process waits for the processor several times in a
+row, and a backend that is ten times slower is known after five of its own answers all the same."""
+
+FADE_S = (0.5, 16.0)
 """In so long without a sample, two thirds of what sets a backend apart are forgotten: in the first,
 and in twice as long each time that it is found to be as slow as before, up to the second. So one
-that had to wait for its disk is back in a second, and one that stays slow is tried once in 18 s."""
+that had to wait for its disk is soon back, and one that stays slow is tried once in 18 s."""
 
 OUTLIER = 2.0
 """A sample counts for at most so many averages. A pause of 0.1 s, which any machine has, would make
@@ -49,8 +53,7 @@ class Latency:
     answered: int = 0
     rounds: int = 0
     _fade_s: float = FADE_S[0]
-    _last_s: float = 0.0
-    _before_s: float = 0.0
+    _recent_s: tuple[float, ...] = ()
     _at: float = 0.0
 
     def observe(self, sample_s: float, now: float) -> None:
@@ -59,11 +62,12 @@ class Latency:
             self.answered += 1
         if self.rounds and now - sample_s < self._at:
             return
+        self._recent_s = (sample_s, *self._recent_s[: PEAK_OF - 1])
         if self.rounds == 0:
             self.smoothed_s = sample_s
         else:
             self._follow(sample_s, now)
-        self._before_s, self._last_s, self._at = self._last_s, sample_s, now
+        self._at = now
         self.rounds += 1
 
     def _follow(self, sample_s: float, now: float) -> None:
@@ -74,8 +78,10 @@ class Latency:
         stepped_s = old_s + ALPHA * (min(sample_s, OUTLIER * old_s) - old_s)
         if self.rounds == 1:
             self.smoothed_s = min(stepped_s, sample_s)
+        elif self.rounds < PEAK_OF - 1:
+            self.smoothed_s = stepped_s
         else:
-            self.smoothed_s = max(stepped_s, min(sample_s, self._last_s, self._before_s))
+            self.smoothed_s = max(stepped_s, min(self._recent_s))
 
     def expected_s(self, now: float, usual_s: float) -> float:
         """Return what to expect of the next answer, where others usually take `usual_s`."""

@@ -96,6 +96,7 @@ class Network:
                 self.there,
                 lambda _: self.most_kept,
                 self.most_in_all,
+                stopwatch=lambda: 0.0,  # or the virtual time would depend on the real one
             )
             machine.keeper = keeper
             try:

@@ -9,6 +9,7 @@ from bench import backend
 from bench.client import AnswerFailed, ask
 from bench.load import answered, download_s, idle_connections, open_loop, upload_s
 from bench.native import compiled
+from bench.proxy_abuse import WAYS, misbehave
 from overlay.testing_ports import free_port
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -90,3 +91,16 @@ def test_idle_connections_were_used_once(bodies: str) -> None:
     assert len({sock.getsockname() for sock in found}) == 3
     for sock in found:
         sock.close()
+
+
+def test_a_server_breaks_off_where_it_is_asked_to(bodies: str) -> None:
+    with pytest.raises(AnswerFailed, match="reset"):
+        download_s(f"{bodies}/cut/100", 100)
+    with pytest.raises(AnswerFailed, match="reset"):
+        download_s(f"{bodies}/silent/100", 100)
+
+
+def test_whatever_breaks_off_the_server_answers_the_next_one(bodies: str) -> None:
+    misbehave(f"{bodies}/", len(WAYS))
+    with pytest.raises(AnswerFailed):
+        misbehave(f"{bodies}/silent/", 1)

@@ -86,6 +86,11 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def rest(sock: socket.socket) -> bytes:
     data = b""
     while part := sock.recv(65536):
@@ -408,3 +413,18 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as so
     except OSError as exc:
         print(type(exc).__name__, flush=True)
 """
+
+
+def test_a_tcp_service_goes_where_the_routing_table_says(network: Any, service: str) -> None:
+    port = network.daemons.free_port()
+    with subprocess.Popen([sys.executable, TALK], env={"SERVICE_PORT": str(port)}) as outside:
+        try:
+            within(TIMEOUT_S, lambda: is_open(port), "it does not listen")
+            done = myxo(network, "rtable", "set", service, f"127.0.0.1:{port}")
+            assert done.returncode == 0, done.stderr
+            with forwarding(network, service) as (local, _):
+                assert talk(local, b"hello") == outside.pid
+                assert myxo(network, "rtable", "unset", service).returncode == 0
+                assert talk(local, b"hello") != outside.pid
+        finally:
+            outside.kill()

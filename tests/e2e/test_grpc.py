@@ -201,3 +201,15 @@ def test_calls_pass_to_another_machine_through_its_gateway(lan: Any) -> None:
         "count": "3",
         "code": "StatusCode.OK",
     }
+
+
+def test_a_call_whose_deadline_is_over_says_so_and_is_ended_at_the_service(
+    channel: grpc.Channel, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    call = channel.unary_stream(METHOD + "Wait")(str(told).encode(), timeout=2)
+    assert next(call) == b"began"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    within(TIMEOUT_S, told.exists, "the service was not told")

@@ -74,6 +74,16 @@ async def test_what_rests_what_fails_and_what_is_gone_is_shown(
                 "failures": 5,
                 "reason": "it ended with exit code 3",
                 "wait_s": 12.2,
+                "log": "\n".join(f"line {n}" for n in range(9)),
+            }
+        ],
+        "not_kept": [
+            {
+                "service": "greedy",
+                "owner": "12D3KooWMmW7x9sb28AzMw9aidokzDvDuaqoppHJvR86wX4weDnb",
+                "withheld": 4,
+                "most_of_owner": 16,
+                "most_in_all": 64,
             }
         ],
         "put_away": [{"id": "abc", "service": "old", "ago_s": 4.2, "why": "room_needed"}],
@@ -82,4 +92,7 @@ async def test_what_rests_what_fails_and_what_is_gone_is_shown(
     shown = " ".join(capsys.readouterr().out.split())
     assert "3 41 64 instances, 512 MiB" in shown
     assert "broken 7 5 in 12 s it ended with exit code 3" in shown
+    assert "line 4 line 5 line 6 line 7 line 8" in shown
+    assert "line 3" not in shown
+    assert "greedy 4 16 of one owner is the most, 64 of all" in shown
     assert "old abc 4 s room_needed" in shown

@@ -14,6 +14,10 @@ from overlay.announcements import (
     MOST_SEEN,
     RATE,
     SALT_BYTES,
+    UNSEALED_BURST,
+    UNSEALED_BURST_IN_ALL,
+    UNSEALED_RATE,
+    UNSEALED_RATE_IN_ALL,
     Announcements,
     Unheeded,
     essentials,
@@ -135,7 +139,7 @@ def test_a_flood_of_members_is_bounded_and_others_have_their_turn_later() -> Non
     other = receiver()
     taken = [other.open(sealed(number=n), NOW) for n in range(BURST + 5)]
     assert taken == [RECORD] * BURST + [Unheeded.TOO_MANY] * 5
-    assert other.open(sealed(number=10**6), NOW + 2 / RATE) == RECORD
+    assert other.open(sealed(number=10**6), NOW + 2 / RATE, "another") == RECORD
 
 
 def test_replays_and_forgeries_take_nobodys_turn() -> None:
@@ -143,9 +147,30 @@ def test_replays_and_forgeries_take_nobodys_turn() -> None:
     other.open(sealed(), NOW)
     for _ in range(BURST):
         other.open(sealed(), NOW)
-        other.open(sealed()[: module.TAG_BYTES] + bytes(60), NOW)
-        other.open(sealed(now=NOW - 2 * FRESH_S, number=1), NOW)
+        other.open(sealed()[: module.TAG_BYTES] + bytes(60), NOW, "forger")
+        other.open(sealed(now=NOW - 2 * FRESH_S, number=1), NOW, "late")
     assert other.open(sealed(number=2), NOW) == RECORD
+
+
+def forged(number: int) -> bytes:
+    """What whoever saw a tag pass can send."""
+    return sealed()[: module.TAG_BYTES] + salt(number) + bytes(60)
+
+
+def test_a_source_of_forgeries_is_not_unsealed_for_ever_and_others_are() -> None:
+    other = receiver()
+    found = [other.open(forged(n), NOW, "forger") for n in range(UNSEALED_BURST + 5)]
+    assert found == [Unheeded.FORGED] * UNSEALED_BURST + [Unheeded.TOO_MANY] * 5
+    assert other.open(sealed(number=10**6), NOW, "newcomer") == RECORD
+    assert other.open(forged(10**7), NOW + 2 / UNSEALED_RATE, "forger") is Unheeded.FORGED
+
+
+def test_forgeries_from_made_up_sources_cost_so_much_and_no_more() -> None:
+    other = receiver()
+    found = [other.open(forged(n), NOW, f"source-{n}") for n in range(UNSEALED_BURST_IN_ALL + 5)]
+    assert found.count(Unheeded.FORGED) == UNSEALED_BURST_IN_ALL
+    later = NOW + 2 / UNSEALED_RATE_IN_ALL
+    assert other.open(sealed(number=10**6), later, "newcomer") == RECORD
 
 
 def test_nothing_fresh_is_forgotten_however_fast_they_come() -> None:

@@ -30,3 +30,8 @@ def test_a_refusal_says_why_in_one_line_and_when_to_come_back() -> None:
     fields = dict(refusal(503, "nothing runs:\n 100 % full – ü", 2))
     assert fields[b"grpc-message"] == b"nothing runs:%0A 100 %25 full %E2%80%93 %C3%BC"
     assert fields[b"grpc-retry-pushback-ms"] == b"2000"
+
+
+def test_a_call_that_took_too_long_is_told_apart_from_one_that_never_began() -> None:
+    assert (b"grpc-status", b"4") in refusal(504, "late", None, late=True)
+    assert (b"grpc-status", b"14") in refusal(504, "never ready", None)

@@ -13,7 +13,7 @@ from overlay.http.seam import Client
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, Version
 from overlay.view import InstanceView
-from proxy.hedging import Race
+from proxy.hedging import LOOK_AGAIN_S, Race
 
 DELAY_S = 1.0
 
@@ -72,10 +72,22 @@ class Course:
             self.ended.append(name)
         return Exchanged(200 if to is A else 201, 0, 0, 0.0, 0.0)
 
-    async def run(self, second: InstanceView | None = B, client: Waiting | None = None) -> int:
+    async def run(
+        self,
+        second: InstanceView | None = B,
+        client: Waiting | None = None,
+        *,
+        free_s: float = 0.0,
+        delay_s: float = DELAY_S,
+    ) -> int:
+        """Run the race; `second` has room after `free_s` seconds."""
         self.at = trio.current_time()
         race = Race(cast("Client", client or Waiting()), (Lost,))
-        exchanged = await race.run(A, DELAY_S, self.send, lambda: second)
+
+        def found() -> InstanceView | None:
+            return second if trio.current_time() - self.at >= free_s else None
+
+        exchanged = await race.run(A, delay_s, self.send, found)
         return exchanged.status
 
 
@@ -130,6 +142,15 @@ async def test_the_last_failure_is_told_when_both_are_lost(autojump_clock: Clock
 
 async def test_without_another_instance_the_first_is_waited_for(autojump_clock: Clock) -> None:
     assert await took(Course(a=(9, 0, None)).run(second=None)) == (200, 9)
+
+
+async def test_who_has_room_only_later_is_asked_then(autojump_clock: Clock) -> None:
+    course = Course(a=(60, 0, None), b=(1, 0, None))
+    assert await took(course.run(free_s=2.5)) == (201, 4)
+    assert course.begun == [("a", 0), ("b", 3)]
+    course = Course(a=(60, 0, None), b=(1, 0, None))
+    await course.run(free_s=1, delay_s=0.001)
+    assert 1 <= course.begun[1][1] < 1 + 2 * LOOK_AGAIN_S
 
 
 async def test_a_client_that_leaves_ends_both(autojump_clock: Clock) -> None:

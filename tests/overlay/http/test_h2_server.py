@@ -480,6 +480,26 @@ async def test_streams_that_are_opened_and_reset_at_once_end_the_connection(
     assert server.most <= MAX_STREAMS
 
 
+async def test_streams_that_are_reset_a_few_at_a_time_end_the_connection_too(
+    server: Server,
+) -> None:
+    async def handler(stream: ServerStream, head: RequestHead) -> None:
+        await trio.sleep_forever()
+
+    wire = await server.client(handler)
+    for turn in range(1000):
+        for _ in range(20):
+            number = wire.h2.get_next_available_stream_id()
+            wire.h2.send_headers(number, get_fields(), end_stream=True)
+            wire.h2.reset_stream(number, ErrorCodes.CANCEL)
+        wire.h2.ping(turn.to_bytes(8, "big"))
+        await wire.flush()
+        await wire.receive()
+        if any(isinstance(event, ConnectionTerminated) for event in wire.events):
+            break
+    await ends_with(wire, ErrorCodes.ENHANCE_YOUR_CALM)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
