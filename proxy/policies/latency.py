@@ -1,11 +1,11 @@
 """How long a backend takes to answer: an average that believes bad news sooner than good.
 
-A moving average of samples, raised at once where five in a row were slower: to the quickest of
+A moving average of samples, raised at once where four in a row were slower: to the quickest of
 them. (Finagle's peak EWMA, where this comes from, takes each slow answer for a peak. But one slow
 answer is a pause or a large request, which anybody can have. If it counted much, equals would seem
 unequal, and who seems slow gets no requests that would show otherwise.) So a sample counts for
 little if it is far off, of answers that were waited for at the same time only the first one is a
-sample, as of packets in TCP, and a first one that took longer than the second is forgotten.
+sample, as of packets in TCP, and of the first few the quickest counts: much is done at first only.
 
 What was measured long ago fades: a backend that was slow is then taken to be as good as others, and
 tried again. One that nobody tried is taken to be as good as others at once, but let in slowly: with
@@ -19,9 +19,9 @@ from math import exp
 ALPHA = 0.2
 """Weight of the newest sample: ten samples forget a change."""
 
-PEAK_OF = 5
+PEAK_OF = 4
 """Slow samples in a row: on a busy machine one process waits for the processor several times in a
-row, and a backend that is ten times slower is known after five of its own answers all the same."""
+row, and a backend that is ten times slower is known after four of its own answers all the same."""
 
 FADE_S = (0.5, 16.0)
 """In so long without a sample, two thirds of what sets a backend apart are forgotten: in the first,
@@ -76,10 +76,8 @@ class Latency:
             self._fade_s = min(self._fade_s * 2, FADE_S[1]) if still else FADE_S[0]
         old_s = min(self.smoothed_s, self.expected_s(now, sample_s))
         stepped_s = old_s + ALPHA * (min(sample_s, OUTLIER * old_s) - old_s)
-        if self.rounds == 1:
-            self.smoothed_s = min(stepped_s, sample_s)
-        elif self.rounds < PEAK_OF - 1:
-            self.smoothed_s = stepped_s
+        if self.rounds < PEAK_OF:
+            self.smoothed_s = min(self._recent_s)
         else:
             self.smoothed_s = max(stepped_s, min(self._recent_s))
 

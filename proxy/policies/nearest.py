@@ -28,7 +28,7 @@ SLOW = 4.0
 """Times the usual service time. Averages of equals with exponential service times differ by less
 than three; a backend that swaps, or has a neighbour that takes its core, is ten times slower."""
 
-JUDGED_AFTER = 5
+JUDGED_AFTER = 4
 """Samples before a backend can be called slow."""
 
 LEAST_SERVICE_S = 0.0002

@@ -60,10 +60,16 @@ def test_in_flight_is_the_larger_of_the_own_count_and_the_owners(view: View) -> 
     assert candidate(upstreams, view).in_flight == 3
 
 
-def test_the_service_time_is_the_first_sample_then_smoothed(view: View) -> None:
+def test_the_service_time_is_the_quickest_of_the_first_then_smoothed(view: View) -> None:
     upstreams = Upstreams(view, Random(1))
     now = 0.0
-    for sample, expected in ((0.1, 0.1), (0.2, 0.1 + ALPHA * 0.1)):
+    for sample, expected in (
+        (0.2, 0.2),
+        (0.1, 0.1),
+        (0.2, 0.1),
+        (0.2, 0.1),
+        (0.2, 0.1 + ALPHA * 0.1),
+    ):
         upstreams.begin(only(view))
         now += 1.0
         upstreams.end(only(view), sample, now)
