@@ -305,11 +305,11 @@ class Chooser:
 
     def _over_soft(self, decision: Decision, instance: InstanceView) -> bool:
         soft_s = decision.limits.soft_s
-        return soft_s is not None and self.is_over(instance, soft_s)
+        return soft_s is not None and rtt_s(instance) > soft_s and self.is_over(instance, soft_s)
 
     def is_over(self, instance: InstanceView, limit_s: float) -> bool:
-        """Return whether an instance is farther away than a limit, not by one sample alone."""
-        if rtt_s(instance) <= limit_s:
+        """Return whether an instance is farther away than a limit now, not by one sample alone."""
+        if instance.local:
             return False
         estimate = self._view.membership.rtt(instance.owner)
         latest_s = None if estimate is None else estimate.latest

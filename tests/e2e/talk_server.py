@@ -1,12 +1,15 @@
 """A service for the tests that speaks no HTTP, standard library only: it gives back what it gets.
 
-By TCP it says `PID COUNT` after its client has ended its direction, and ends its own. With the
-argument `udp` it answers each datagram with `PID DATAGRAM`.
+By TCP it says `PID@RUN COUNT` after its client has ended its direction, and ends its own. With the
+argument `udp` it answers each datagram with `PID@RUN DATAGRAM`.
 """
 
 import os
+import secrets
 import socketserver
 import sys
+
+ME = f"{os.getpid()}@{secrets.token_hex(4)}".encode()
 
 
 class Talk(socketserver.BaseRequestHandler):
@@ -15,7 +18,7 @@ class Talk(socketserver.BaseRequestHandler):
         while data := self.request.recv(65536):
             count += len(data)
             self.request.sendall(data)
-        self.request.sendall(b"%d %d" % (os.getpid(), count))
+        self.request.sendall(b"%b %d" % (ME, count))
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -27,7 +30,7 @@ class Server(socketserver.ThreadingTCPServer):
 class Datagram(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         data, sock = self.request
-        sock.sendto(b"%d %b" % (os.getpid(), data), self.client_address)
+        sock.sendto(b"%b %b" % (ME, data), self.client_address)
 
 
 if __name__ == "__main__":
