@@ -177,7 +177,9 @@ class Chooser:
             if chosen is not None:
                 flight.kept |= self._over_soft(decision, chosen.instance)
         if chosen is None:
-            decision.timing.add(flight.started().phases)
+            started = flight.started()
+            decision.timing.add(started.phases)
+            self._upstreams.vouched((started.owner, started.instance))
             return self._select(decision)
         decision.timing.mark("queue")
         self._decisions.note(decision, Waited(perf_counter() - began))

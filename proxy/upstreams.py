@@ -79,6 +79,15 @@ class Upstreams:
         upstream = self._of(instance)
         upstream.failed_until = max(upstream.failed_until, now + for_s)
 
+    def vouched(self, key: Key) -> None:
+        """Take in that an instance's machine says now that it is ready.
+
+        One request that ends badly says little about an instance that others wait for.
+        """
+        upstream = self._upstreams.get(key)
+        if upstream is not None:
+            upstream.failed_until = 0.0
+
     def prune(self) -> None:
         """Forget instances that are in no view any more and have nothing in flight."""
         there = {i.key for i in self._view.all_instances()} | set(self._routes.keys())

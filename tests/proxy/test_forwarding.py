@@ -605,6 +605,21 @@ async def test_while_another_is_started_requests_go_to_what_gets_room_first(
     ground.starter.held.set()
 
 
+async def test_an_instance_that_breaks_off_one_request_serves_the_next_if_its_machine_vouches(
+    ground: Ground,
+) -> None:
+    async def fragile(wire: Wire) -> None:
+        while b"/breaks" not in await wire.head():
+            await wire.send(answer(b"well"))
+
+    await ground.run_instance("only", fragile)
+    assert await ground.alone("POST /hello/breaks HTTP/1.1\nHost: localhost") == 502
+    ground.starter.script.append(lambda: Started(HERE.peer_id, InstanceId("only"), {}))
+    assert (await ground.get())[2] == b"well"
+    assert (await ground.get())[2] == b"well"
+    assert len(ground.starter.calls) == 1, "its machine was asked once"
+
+
 async def test_who_waits_for_a_start_takes_the_first_instance_that_another_machine_has(
     ground: Ground,
 ) -> None:
