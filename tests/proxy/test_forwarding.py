@@ -1446,7 +1446,7 @@ async def test_an_error_of_what_may_have_had_effects_is_the_answer(ground: Groun
 async def test_an_instance_that_never_answers_in_its_services_time_is_ejected(
     ground: Ground,
 ) -> None:
-    define(ground, timeout_s=0.02, eject_after=1)
+    define(ground, timeout_s=1.0, eject_after=1)
     await ground.run_instance("hangs", silent(ground, "hangs", []))
     await ground.run_instance("good")
     statuses = [(await ground.get())[0] for _ in range(30)]
