@@ -187,7 +187,7 @@ class Attempts:
         except LOST as exc:
             self._note(instance, exc)
             raise
-        except trio.Cancelled:
+        except (trio.Cancelled, BaseExceptionGroup):  # a nursery's cancellation comes in a group
             if self._overslept:
                 self._parts.guards.ejector.failed(instance, self._spec)
             raise
