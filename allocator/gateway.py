@@ -392,7 +392,7 @@ def _switched(
     client: ServerConnection, upstream: Upstream, caller: str, instance: Instance
 ) -> Switched | None:
     near = framed(PeerId(caller))
-    return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_idle_s)
+    return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_bound_s)
 
 
 def _without_ours(fields: list[Field]) -> list[Field]:

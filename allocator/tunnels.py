@@ -60,7 +60,7 @@ class TunnelDoor:
             finally:
                 if not switched:
                     await let_go([there], orderly=False)
-            await relay([here, there], found.spec.tunnel_idle_s)
+            await relay([here, there], found.spec.tunnel_bound_s)
 
 
 async def _reached(address: str, carries: Carries) -> End:

@@ -167,7 +167,7 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     run_dir = part.state_dir / "run"
     with held(run_dir):
         try:
-            async with supervised(run_dir) as supervisor:
+            async with supervised() as supervisor:
                 await supervisor.start(part.daemons)
                 write_joined_network(
                     part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -57,9 +58,9 @@ class Daemon:
 class Supervisor:
     """Keeps daemons running while its block is open; made by `supervised`."""
 
-    def __init__(self, nursery: trio.Nursery, run_dir: Path) -> None:
+    def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
         self._nursery = nursery
-        self._run_dir = run_dir
+        self._folder = folder
         self._processes: dict[str, trio.Process] = {}
         self._stopping = False
 
@@ -108,7 +109,7 @@ class Supervisor:
             await trio.sleep(RESTART_DELAY_S)
 
     async def _spawn_ready(self, daemon: Daemon, *, first: bool) -> trio.Process:
-        path = self._run_dir / f"{daemon.name}.ready"
+        path = self._folder / f"{daemon.name}.ready"
         path.unlink(missing_ok=True)
         with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as sock:
             await sock.bind(str(path))
@@ -142,21 +143,21 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def supervised(run_dir: Path) -> AsyncIterator[Supervisor]:
+async def supervised() -> AsyncIterator[Supervisor]:
     """Yield a supervisor; at the block's end every daemon has ended.
 
-    Args:
-        run_dir: where the readiness sockets are made.
+    The readiness sockets are in a folder for temporary files, as a socket's path is short, and that
+    of a state directory may not be.
     """
-    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    async with trio.open_nursery() as nursery:
-        supervisor = Supervisor(nursery, run_dir)
-        try:
-            yield supervisor
-        finally:
-            with trio.CancelScope(shield=True):
-                await supervisor.stop()
-            nursery.cancel_scope.cancel()
+    with tempfile.TemporaryDirectory(prefix="myxo-") as folder:
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(nursery, Path(folder))
+            try:
+                yield supervisor
+            finally:
+                with trio.CancelScope(shield=True):
+                    await supervisor.stop()
+                nursery.cancel_scope.cancel()
 
 
 async def _said_ready(sock: trio.socket.SocketType, process: trio.Process) -> bool:

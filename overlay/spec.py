@@ -84,10 +84,6 @@ class RateLimit(BaseModel):
     burst: int = Field(1, ge=1, le=MOST)
 
 
-def _tunnel_idle_s(fields: dict[str, object]) -> float:
-    return DEFAULT_TUNNEL_IDLE_S["udp" if fields.get("protocol") == "udp" else "tcp"]
-
-
 class ServiceSpec(BaseModel):
     """One revision's definition of a service.
 
@@ -99,7 +95,8 @@ class ServiceSpec(BaseModel):
         command: overrides the image's own command; run by a shell.
         port: where the service listens inside its container; the process runtime chooses one.
         protocol: what it speaks there.
-        tunnel_idle_s: seconds after which a tunnel in which nothing moves is ended.
+        tunnel_idle_s: seconds after which a tunnel in which nothing moves is ended; None leaves it
+            to the protocol (`tunnel_bound_s`).
         soft_rtt_ms: over it a better instance is looked for; None is no wish.
         hard_rtt_ms: over it an instance is not used at all; None is no limit.
         constraints: for some labels, the values that a machine must have one of, or not have.
@@ -144,7 +141,7 @@ class ServiceSpec(BaseModel):
     command: _Text | None = Field(None, repr=False)
     port: int = Field(DEFAULT_PORT, ge=1, le=65535)
     protocol: Protocol = "http1"
-    tunnel_idle_s: float = Field(default_factory=_tunnel_idle_s, gt=0, le=MOST)
+    tunnel_idle_s: float | None = Field(None, gt=0, le=MOST)
     env: dict[_EnvName, _Text] = Field(default_factory=dict, max_length=256, repr=False)
     soft_rtt_ms: float | None = Field(None, gt=0)
     hard_rtt_ms: float | None = Field(None, gt=0)
@@ -179,6 +176,13 @@ class ServiceSpec(BaseModel):
     network: Network = "outside"
     policy: Balancing | None = None
     sticky: Sticky = False
+
+    @property
+    def tunnel_bound_s(self) -> float:
+        """Seconds after which a tunnel in which nothing moves is ended."""
+        if self.tunnel_idle_s is not None:
+            return self.tunnel_idle_s
+        return DEFAULT_TUNNEL_IDLE_S["udp" if self.protocol == "udp" else "tcp"]
 
     @property
     def runtime(self) -> Literal["docker", "process"]:

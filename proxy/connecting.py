@@ -40,7 +40,7 @@ async def connect(tunnels: Tunnels, client: Client, head: RequestHead, origin: O
     caller = None if origin.caller is None else origin.caller.service
     async with tunnels.open(Hop(route.service, "tcp"), caller) as tunnel:
         near = await _answered(client, tunnel)
-        relayed = await relay([near, tunnel.end], tunnel.spec.tunnel_idle_s)
+        relayed = await relay([near, tunnel.end], tunnel.spec.tunnel_bound_s)
     if relayed is None or relayed.why is not Why.ENDED:
         why = "its instance is not usable any more" if relayed is None else relayed.why
         raise ResponseCut(_OK, f"the tunnel to {route.service} was cut: {why}")

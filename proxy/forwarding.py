@@ -341,7 +341,7 @@ def _switched(
     client: Client, upstream: Upstream, road: Road, decision: Decision, owner: PeerId
 ) -> Switched | None:
     far = SocketEnd if road.lease is not None or road.routed else framed(owner)
-    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_idle_s)
+    return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_bound_s)
 
 
 @contextmanager

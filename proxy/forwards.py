@@ -209,7 +209,7 @@ class Forwards:
 
     async def _relay(self, forward: _Forward, here: End) -> Relayed | None:
         async with self._tunnels.open_chain(forward.hops) as tunnels:
-            idle_s = min(tunnel.spec.tunnel_idle_s for tunnel in tunnels)
+            idle_s = min(tunnel.spec.tunnel_bound_s for tunnel in tunnels)
             return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)
         return None  # it had to end
 

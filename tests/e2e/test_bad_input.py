@@ -89,7 +89,6 @@ MALFORMED = {
     "no HTTP": b"GARBAGE\r\n\r\n",
     "binary": bytes(range(256)) * 4 + b"\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "unknown version": b"GET /{name} HTTP/3.7\r\nHost: localhost\r\n\r\n",
     "no Host": b"GET /{name} HTTP/1.1\r\n\r\n",
     "two Hosts": b"GET /{name} HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",

@@ -24,7 +24,7 @@ async def test_a_daemon_is_ready_when_start_returns_and_ended_when_the_block_is_
     tmp_path: Path,
 ) -> None:
     with trio.fail_after(60):
-        async with supervised(tmp_path / "run") as supervisor:
+        async with supervised() as supervisor:
             await supervisor.start([bootstrap(tmp_path)])
             process = process_of(supervisor)
             assert process.returncode is None
@@ -33,7 +33,7 @@ async def test_a_daemon_is_ready_when_start_returns_and_ended_when_the_block_is_
 
 async def test_a_daemon_that_ends_is_started_again(tmp_path: Path) -> None:
     with trio.fail_after(60):
-        async with supervised(tmp_path / "run") as supervisor:
+        async with supervised() as supervisor:
             await supervisor.start([bootstrap(tmp_path)])
             first = process_of(supervisor)
             first.kill()
@@ -45,14 +45,14 @@ async def test_a_daemon_that_ends_is_started_again(tmp_path: Path) -> None:
 
 async def test_a_daemon_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     with trio.fail_after(60), pytest.RaisesGroup(DaemonFailed, flatten_subgroups=True):
-        async with supervised(tmp_path / "run") as supervisor:
+        async with supervised() as supervisor:
             await supervisor.start([bootstrap(tmp_path, "--no-such-flag")])
 
 
 async def test_a_daemon_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     """The kernel's parent-death signal counts threads, and trio's end after 10 s of idleness."""
     with trio.fail_after(60):
-        async with supervised(tmp_path / "run") as supervisor:
+        async with supervised() as supervisor:
             await supervisor.start([bootstrap(tmp_path)])
             process = process_of(supervisor)
             with trio.move_on_after(12):
