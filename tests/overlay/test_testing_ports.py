@@ -1,7 +1,9 @@
 import socket
+from collections import deque
 
 import pytest
 
+from overlay import testing_ports
 from overlay.testing_ports import PORTS, free_port, free_ports
 
 
@@ -21,8 +23,18 @@ def test_a_port_that_somebody_has_is_not_given(
         taken.bind(("127.0.0.1", first))
         if kind is socket.SOCK_STREAM:
             taken.listen()
-        monkeypatch.setattr("overlay.testing_ports.PORTS", [first, second])
+        monkeypatch.setattr(testing_ports, "_own", lambda: [first, second])
+        monkeypatch.setattr(testing_ports, "_given", deque())
         assert free_port() == second
+
+
+def test_a_port_that_was_given_a_moment_ago_is_not_given_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = free_ports(5)
+    monkeypatch.setattr(testing_ports, "_own", lambda: few)
+    monkeypatch.setattr(testing_ports, "_given", deque())
+    assert sorted(free_port() for _ in few) == sorted(few)
 
 
 def test_the_system_gives_none_of_them_to_who_asks_for_any() -> None:
