@@ -28,6 +28,9 @@ from proxy.places import OWN, Places
 from proxy.telemetry import Outcome, Telemetry
 from proxy.tunnels import Tunnels
 
+Sender = Callable[[RequestHead], tuple[RequestHead, Origin]]
+"""Tells of a request that was passed on what its client sent, and whose it is."""
+
 _OK = 200
 _LOOPBACK = "127.0.0.1"
 _TEXT: Field = (b"Content-Type", b"text/plain; charset=utf-8")
@@ -100,12 +103,19 @@ class Clients:
         """Serve one connection from outside to its end; it is closed."""
         await self._serve(ServerConnection(stream, self._limits), origin, unknown)
 
+    async def serve_passed_on(self, stream: trio.SocketStream, sender: Sender) -> None:
+        """Serve one connection of a proxy of ours before this one to its end; it is closed."""
+        await self._serve(ServerConnection(stream, self._limits), sender, unknown)
+
     async def _serve(
-        self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
+        self,
+        client: ServerConnection,
+        origin: Origin | Sender,
+        ask: Callable[[], Awaitable[Caller | None]],
     ) -> None:
         try:
             caller = await ask()
-            if caller is not None:
+            if caller is not None and isinstance(origin, Origin):
                 origin = replace(origin, caller=caller, who=caller.service)
             await self._serve_requests(client, origin)
         except (ClientGone, ResponseCut) as exc:
@@ -117,7 +127,7 @@ class Clients:
         finally:
             await client.aclose()
 
-    async def _serve_requests(self, client: ServerConnection, origin: Origin) -> None:
+    async def _serve_requests(self, client: ServerConnection, origin: Origin | Sender) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
             await self._serve_in_turn(client, origin)
@@ -127,7 +137,7 @@ class Clients:
             await client.refuse(exc)
 
     async def serve_http2(
-        self, connection: Transport, origin: Origin, received: bytes = b""
+        self, connection: Transport, origin: Origin | Sender, received: bytes = b""
     ) -> None:
         """Serve a connection that speaks HTTP/2 to its end, each of its requests by itself."""
 
@@ -147,7 +157,7 @@ class Clients:
             limits=self._limits,
         )
 
-    async def _serve_in_turn(self, client: ServerConnection, origin: Origin) -> None:
+    async def _serve_in_turn(self, client: ServerConnection, origin: Origin | Sender) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -172,7 +182,8 @@ class Clients:
         finally:
             self._grace.idle.discard(scope)
 
-    async def _answer(self, client: Client, head: RequestHead, origin: Origin) -> None:
+    async def _answer(self, client: Client, head: RequestHead, sender: Origin | Sender) -> None:
+        head, origin = (head, sender) if isinstance(sender, Origin) else sender(head)
         began, outcome = perf_counter(), Outcome()
         outside = origin.exposure is not None
         if outside:

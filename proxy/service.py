@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -30,6 +31,11 @@ from proxy.decisions import Decisions
 from proxy.edge import MAX_OUTSIDE, Edge, listen_outside
 from proxy.edge_tls import EdgeTls
 from proxy.ejecting import Ejector
+from proxy.envoy.admin import Admin
+from proxy.envoy.bootstrap import Files
+from proxy.envoy.engine import Engine
+from proxy.envoy.fronts import Front
+from proxy.envoy.service import fronts_of, run_envoy
 from proxy.explaining import Explainer
 from proxy.exposure import exposure_of
 from proxy.forward_orders import WANT as FORWARD
@@ -76,8 +82,15 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         SettingsInvalid: a certificate cannot be used.
     """
     tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
-    listener = await listen("127.0.0.1", settings.port, what="the proxy")
-    outside = [await listen_outside(text, secured=tls is not None) for text in settings.listen]
+    by_envoy = settings.engine == "envoy"
+    own: list[trio.SocketListener] = []
+    fronts: tuple[Front, ...] = ()
+    outside: list[trio.SocketListener] = []
+    if by_envoy:
+        fronts = await fronts_of(settings)
+    else:
+        own = [await listen("127.0.0.1", settings.port, what="the proxy")]
+        outside = [await listen_outside(text, secured=tls is not None) for text in settings.listen]
     async with (
         open_node(
             settings,
@@ -91,16 +104,19 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
     ):
         definitions = Definitions(node, settings.state_dir)
         await nursery.start(definitions.run)
-        node.status = lambda: _status(definitions, settings)
         grace = Grace()
         await nursery.start(grace.run)
         server = _Server(node, definitions, settings, grace, access_log, tracer)
+        node.status = lambda: _status(definitions, settings, server.engine)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
         nursery.start_soon(server.look_at_paths)
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
-        grace.listeners.start_soon(server.serve, listener)
+        if by_envoy:
+            await grace.listeners.start(server.serve_by_envoy, settings, fronts, tls)
+        else:
+            grace.listeners.start_soon(server.serve, own)
         if outside:
             serve = server.edge(settings, tls).serve
             hold = partial(trio.serve_listeners, handler_nursery=grace.connections)
@@ -150,6 +166,8 @@ class _Server:
     ) -> None:
         self._node = node
         self._port = settings.port
+        self.engine: Engine | None = None
+        self._grace, self._definitions = grace, definitions
         self._listeners = grace.listeners
         self._connections = grace.connections
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
@@ -163,7 +181,7 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(
+        self._starter = starter = Starter(
             node.view,
             node.calls,
             grace.lasting,
@@ -181,6 +199,7 @@ class _Server:
             kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
         desk = RoutingDesk(self._routes, kept, settings.port, self._crowd.news, node.identity)
         node.wants["rtable"] = desk.serve
+        self._machine_names = frozenset({node.hostname.lower(), system_hostname().lower()})
         forwarder = Forwarder(
             node.view,
             definitions,
@@ -188,7 +207,7 @@ class _Server:
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             self._guards,
-            machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            machine_names=self._machine_names,
             stand_in=desk.stand_in,
         )
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
@@ -221,10 +240,44 @@ class _Server:
             metrics,
         )
 
-    async def serve(self, listener: trio.SocketListener) -> None:
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
         """Accept this machine's programs until cancelled."""
         await trio.serve_listeners(
-            self._clients.serve, [listener], handler_nursery=self._connections
+            self._clients.serve, listeners, handler_nursery=self._connections
+        )
+
+    async def serve_by_envoy(
+        self,
+        settings: ProxySettings,
+        fronts: tuple[Front, ...],
+        tls: EdgeTls | None,
+        *,
+        task_status: trio.TaskStatus[Engine],
+    ) -> None:
+        """Have Envoy accept everybody but this machine's containers, until cancelled."""
+
+        def make_engine(
+            files: Files, fronts: tuple[Front, ...], admin: Admin, restart: Callable[[], None]
+        ) -> Engine:
+            self.engine = Engine(
+                self._node.view,
+                self._definitions,
+                self._upstreams,
+                self._roads,
+                self._starter,
+                self._routes,
+                self._metrics,
+                files,
+                fronts,
+                admin,
+                tls,
+                restart,
+            )
+            return self.engine
+
+        named = tuple(replace(front, machine_names=self._machine_names) for front in fronts)
+        await run_envoy(
+            settings, named, self._clients, self._grace, make_engine, task_status=task_status
         )
 
     def edge(self, settings: ProxySettings, tls: EdgeTls | None) -> Edge:
@@ -242,6 +295,8 @@ class _Server:
             seen = self._node.view.generation
             await self._roads.follow()
             self._upstreams.prune()
+            if self.engine is not None:
+                self.engine.wake()
             self._crowd.look(self._node.view.instances)
 
     async def look_at_paths(self) -> None:
@@ -308,7 +363,16 @@ def _source(stream: trio.SocketStream) -> str:
         return "gone"
 
 
-def _status(definitions: Definitions, settings: ProxySettings) -> dict[str, object]:
+def _status(
+    definitions: Definitions, settings: ProxySettings, engine: Engine | None
+) -> dict[str, object]:
     """Return what the proxy adds to `myxo status`."""
     services = [{"name": name} for name in sorted(definitions.names())]
-    return {"services": services, "port": settings.port}
+    found: dict[str, object] = {"services": services, "port": settings.port}
+    if engine is not None:
+        found["envoy"] = {
+            "serves": engine.served,
+            "leaves": {str(name): why for name, why in engine.left.items()},
+            "admin": str(engine.admin_socket),
+        }
+    return found
