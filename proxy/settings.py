@@ -26,7 +26,7 @@ class ProxySettings(NodeSettings):
     """The port on 127.0.0.1 that programs of this machine send their requests to."""
 
     engine: Literal["myxo", "envoy"] = "myxo"
-    """What takes requests: this proxy itself, or an Envoy before it that serves the warm ones, which
+    """What takes requests: this proxy itself, or an Envoy before it that serves the warm ones; that
     needs the extra `myxo[envoy]`."""
 
     envoy_workers: int = Field(0, ge=0, le=1024)

@@ -1,8 +1,8 @@
 """What Envoy begins with: its listeners, and where everything else is read from.
 
 Limits are those of the proxy's own listeners (`overlay/http/connection.py`, `head.py`). Fields that
-only our own parts or Envoy's may say are dropped before a request is looked at; at an edge also what
-only a client that is believed may say.
+only our own parts or Envoy's may say are dropped before a request is looked at; at an edge also
+what only a client that is believed may say.
 
 Pure.
 """
@@ -25,9 +25,9 @@ AUTHORITIES: Final = "authorities"
 
 _NO_CLAIM: Final = (
     f"{OURS}|x[_-]envoy[_-].*|proxy_.*|keep_alive|transfer_encoding"
-    "|x_forwarded[_-].*|x-forwarded_.*|x_real[_-]ip|x-real_ip"
+    "|x_forwarded-.*|x-forwarded_.*|x_real-ip|x-real_ip"
 )
-"""Inside: of the fields of who was before a client, those that hide behind an underscore."""
+"""Inside: of the fields of who was before a client, those in which `-` and `_` are mixed."""
 
 _NO_CLAIM_OUTSIDE: Final = (
     f"{OURS}|x[_-]envoy[_-].*|proxy_.*|keep_alive|transfer_encoding"

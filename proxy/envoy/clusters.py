@@ -1,7 +1,7 @@
 """Where Envoy sends requests: each service's instances, and the proxy.
 
-Each cluster has the proxy as an endpoint of its own, of the second priority: it gets what no instance
-can take, and what an instance failed at. So a request that Envoy cannot serve after all is held, sent
+Each cluster has the proxy as an endpoint, too, of the second priority: it gets what no instance can
+take, and what an instance failed at. So a request that Envoy cannot serve after all is held, sent
 elsewhere or started for, as if it had come to the proxy at once.
 
 Pure.

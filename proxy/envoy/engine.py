@@ -2,8 +2,8 @@
 
 A look, four times a second and when something changes: what Envoy has under way is counted on the
 leases, what is wanted now is worked out from the view, and what differs is written. What leaves is
-written as draining first (`loans.py`). A service gets its route when Envoy has its cluster, and loses
-the route before the cluster.
+written as draining first (`loans.py`). A service gets its route when Envoy has its cluster, and
+loses the route before the cluster.
 """
 
 from collections.abc import Callable, Iterable
@@ -273,7 +273,7 @@ class Engine:
     def _usable(
         self, name: ServiceName, revision: SignedRevision, spec: ServiceSpec
     ) -> list[Upstream]:
-        """Return the instances that requests may go to: the near ones, else those over the limit."""
+        """Return the instances that requests may go to: near ones, else those over the limit."""
         group = self._upstreams.group(name, revision.revision.number, limits_of(spec), spec.policy)
         best = group.near or group.far
         return [u for u in best if weight_of(spec, u.weight)] or list(best)

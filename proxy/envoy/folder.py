@@ -1,4 +1,4 @@
-"""The files that Envoy watches: each is replaced as a whole, and only where it says something new."""
+"""The files that Envoy watches: each is replaced as a whole, by something new only."""
 
 import json
 import os

@@ -2,8 +2,8 @@
 
 A request that Envoy passes on to the proxy says by which front it came and from which address. One
 that Envoy had begun to serve itself, and could not, also names the service, and carries what was
-written into it on its way to an instance; all of that is taken out again, so that it is served as if
-it had come here at once.
+written into it on its way to an instance; all of that is taken out again, so that it is served as
+if it had come here at once.
 
 Pure: heads in, heads out.
 """
@@ -71,12 +71,11 @@ def meant(head: RequestHead, fronts: Mapping[str, Front]) -> tuple[RequestHead, 
     front = fronts.get((get(head.headers, _FRONT) or b"").decode("latin-1"))
     if front is None:
         raise BadRequest(400, "this socket is for this proxy's Envoy")
-    service = get(head.headers, _SERVICE)
-    if service is None:
+    if get(head.headers, _SERVICE) is None:
         address = get(head.headers, _CLIENT) or b""
     else:
         address = get(head.headers, b"x-forwarded-for") or b""
-        head = _as_it_was(head, service.decode("latin-1"), front)
+        head = _as_it_was(head)
     if not front.outside:
         head = _as_absolute(head, front.machine_names)
     return head, _origin(address.decode("latin-1"), front)
@@ -88,7 +87,7 @@ def _origin(address: str, front: Front) -> Origin:
     return Origin(address, trusted=is_trusted(address, front.trusted), who=address)
 
 
-def _as_it_was(head: RequestHead, service: str, front: Front) -> RequestHead:
+def _as_it_was(head: RequestHead) -> RequestHead:
     """Return a request without what Envoy wrote into it on its way to an instance."""
     prefix = get(head.headers, b"x-forwarded-prefix") or b""
     fields = [field for field in head.headers if field[0].lower() not in _ADDED]

@@ -5,10 +5,10 @@
        send to it   new                out            it any more
 
 An allocator pauses or stops an instance when its lease is back. So the lease goes back only when
-Envoy itself has said, in this order, that it sends nothing new there, that nothing is under way, and
-that it knows the instance no more, by when the connections that it kept are closed. Envoy's workers
-hear of a change a moment after the thread that answers; that nothing is under way has to be so in two
-answers, the second of which is asked for later.
+Envoy itself has said, in this order, that it sends nothing new there, that nothing is under way,
+and that it knows the instance no more, by when the connections that it kept are closed. Envoy's
+workers hear of a change a moment after the thread that answers; so that nothing is under way has to
+be the case in two answers, the second of which is asked for later.
 
 Pure: what Envoy said in, states out.
 """

@@ -1,7 +1,7 @@
 """The Envoy process: started with the proxy, started again when it dies, ended with the proxy.
 
-What it has to say, such as that it will not take a configuration, goes to the proxy's log. When it is
-to end it stops listening first and gets `DRAIN_S` for what is under way. It does not outlive the
+What it has to say, such as that it will not take a configuration, goes to the proxy's log. When it
+is to end it stops listening first and gets `DRAIN_S` for what is under way. It does not outlive the
 proxy, however that ends: without it nobody would take instances out of its files.
 """
 
@@ -30,6 +30,9 @@ HEALTHY_AFTER_S = 10.0
 
 DRAIN_S = 2.0
 """For requests under way when the proxy stops."""
+
+FAREWELL_S = 0.25
+"""In which clients that ask on kept connections are told to close them."""
 
 STOP_S = 2.0
 LAST_WORDS = 5
@@ -169,7 +172,8 @@ class EnvoyProcess:
         with trio.move_on_after(DRAIN_S):
             try:
                 await self._admin.stop_listening()
-                while await self._admin.requests():
+                await trio.sleep(FAREWELL_S)
+                while await self._admin.requests():  # noqa: ASYNC110  (another process's state)
                     await trio.sleep(READY_POLL_S)
             except AdminUnreachable as exc:
                 log.warning("envoy.not_drained", reason=str(exc))

@@ -98,7 +98,8 @@ def _by_path(front: Front, there: dict[ServiceName, ServiceSpec]) -> Message:
 
 def _guards(front: Front) -> Iterator[Message]:
     yield _to_proxy(front, {"connect_matcher": {}})
-    for name in (*_GUARDED, *(() if front.outside else _GUARDED_INSIDE)):
+    guarded = set(_GUARDED) | (set() if front.outside else set(_GUARDED_INSIDE))
+    for name in sorted(guarded | {name.replace("-", "_") for name in guarded}):
         yield _to_proxy(front, _any([{"name": name, "present_match": True}]))
     if not front.outside:
         site = "sec-fetch-site"
