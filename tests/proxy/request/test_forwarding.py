@@ -491,6 +491,19 @@ async def test_a_get_whose_connection_is_lost_before_the_answer_is_sent_to_anoth
         assert (await ground.get())[2] == b"i2"
 
 
+async def test_a_get_whose_small_answer_breaks_off_is_sent_to_another_instance(
+    ground: Ground,
+) -> None:
+    async def half(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+
+    await ground.run_instance("bad", half)
+    await ground.run_instance("i2")
+    for _ in range(4):
+        assert (await ground.get())[2] == b"i2"
+
+
 async def test_a_post_that_may_have_been_processed_is_not_sent_twice(ground: Ground) -> None:
     await ground.run_instance("bad", closing)
     await ground.run_instance("i2", concurrency=1)
@@ -1298,10 +1311,10 @@ async def test_what_is_left_of_the_deadline_is_passed_on(ground: Ground) -> None
 async def test_an_answer_that_ends_too_late_is_cut(ground: Ground) -> None:
     async def drip(wire: Wire) -> None:
         await wire.head()
-        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbegun")
         await trio.sleep_forever()
 
-    define(ground, timeout_s=0.1)
+    define(ground, timeout_s=0.5)
     await ground.run_instance("i1", drip)
     await ground.client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"200" in await ground.client.head()
