@@ -24,7 +24,7 @@ from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.rotation import GRACE_S
 from overlay.settings import SYSTEM_STATE_DIR, NodeSettings, read_joined_network, state_dir
-from proxy.forward_orders import Forwarded
+from proxy.layer4.forward_orders import Forwarded
 
 _DAEMONS = {
     "bootstrap": ("bootstrap.cli", "app"),
