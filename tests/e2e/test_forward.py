@@ -79,7 +79,7 @@ def forwarding(network: Any, *arguments: str) -> Iterator[tuple[int, subprocess.
             yield int(found[1]), process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(TIMEOUT_S)
 
 
 def connect(port: int) -> socket.socket:
@@ -212,7 +212,7 @@ def test_a_forward_ends_with_its_command_and_its_connections_with_it(
             process.send_signal(signal.SIGINT)
             with pytest.raises(ConnectionResetError):
                 rest(sock)
-        within(10, lambda: refused(port), "the port is closed")
+        within(TIMEOUT_S, lambda: refused(port), "the port is closed")
 
 
 def refused(port: int) -> bool:
