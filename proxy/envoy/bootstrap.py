@@ -13,11 +13,11 @@ from typing import Final
 
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.head import MAX_FIELDS, MAX_HEAD_BYTES
-from proxy.edge import MAX_OUTSIDE
 from proxy.envoy.clusters import OURS
 from proxy.envoy.fronts import Front
 from proxy.envoy.messages import Message, extension, in_file, matching, resources, socket_address
-from proxy.places import MAX_CLIENTS
+from proxy.frontend.edge import MAX_OUTSIDE
+from proxy.frontend.places import MAX_CLIENTS
 
 TLS: Final = "tls"
 AUTHORITIES: Final = "authorities"

@@ -36,7 +36,7 @@ LEAST_RETRIES = 10
 
 MAX_EJECTED_PERCENT = 50
 EJECTED_FOR_S = 10
-"""As `proxy/outliers.py` has them."""
+"""As `proxy/guard/outliers.py` has them."""
 
 OURS: Final = "myxo[_-].*|x[_-]myxo[_-]chain"
 """Fields that only our own parts may say, in lower case, as Envoy has them."""

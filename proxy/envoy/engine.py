@@ -20,7 +20,9 @@ from overlay.records import InstanceState
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
 from overlay.view import View
-from proxy.edge_tls import EdgeTls
+from proxy.backend.leases import Lease, LeaseHolder
+from proxy.backend.roads import Roads
+from proxy.choosing.starting import Starter
 from proxy.envoy.admin import PROXY, Admin, AdminUnreachable, Clusters
 from proxy.envoy.bootstrap import Files, secrets, secrets_message
 from proxy.envoy.clusters import cluster_of, endpoints_of, proxy_cluster
@@ -30,14 +32,12 @@ from proxy.envoy.loans import UNHEARD_LOOKS, Key, Loan, Phase, crowded
 from proxy.envoy.mapping import MAX_SERVICES, Mapped, obstacle, weight_of
 from proxy.envoy.messages import resources
 from proxy.envoy.routes import cluster_name, route_configuration
-from proxy.leases import Lease, LeaseHolder
-from proxy.limits import limits_of
-from proxy.metrics import ProxyMetrics
-from proxy.roads import Roads
-from proxy.routing_table import RoutingTable
-from proxy.selection import Upstream
-from proxy.starting import Starter
-from proxy.upstreams import Upstreams
+from proxy.frontend.edge_tls import EdgeTls
+from proxy.ranking.limits import limits_of
+from proxy.ranking.routing_table import RoutingTable
+from proxy.ranking.selection import Upstream
+from proxy.ranking.upstreams import Upstreams
+from proxy.telemetry.metrics import ProxyMetrics
 
 LOOK_S = 0.25
 LEAVING_S = 0.05

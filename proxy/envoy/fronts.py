@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from overlay.http.errors import BadRequest
 from overlay.http.head import RequestHead, get
-from proxy.caller import Origin
-from proxy.exposure import Exposure
-from proxy.fields import is_trusted
-from proxy.routing import HOST_SUFFIX, host_name, is_of_machine
+from proxy.request.fields import is_trusted
+from proxy.route.caller import Origin
+from proxy.route.exposure import Exposure
+from proxy.route.routing import HOST_SUFFIX, host_name, is_of_machine
 
 FRONT, CLIENT, SERVICE = "Myxo-Front", "Myxo-Client", "Myxo-Service"
 """Said by Envoy to the proxy, over a socket of this user's; dropped from everybody else."""

@@ -20,8 +20,8 @@ from overlay.spec import ServiceSpec
 from proxy.envoy.fronts import CLIENT, FRONT, Front
 from proxy.envoy.mapping import Mapped, hashed
 from proxy.envoy.messages import Message, extension, header, matching
-from proxy.fields import VIA_NAME
-from proxy.routing import HOST_SUFFIX
+from proxy.request.fields import VIA_NAME
+from proxy.route.routing import HOST_SUFFIX
 
 PROXY: Final = "proxy"
 """The cluster that is the proxy itself."""
@@ -158,7 +158,7 @@ def _to_service(
 
 
 def _told(front: Front, spec: ServiceSpec, prefix: str) -> Iterator[Message]:
-    """Yield what an instance is told of a request, as `proxy/fields.py` has it."""
+    """Yield what an instance is told of a request, as `proxy/route/fields.py` has it."""
     node = f'"[{_DIRECT}]"' if ":" in front.host else _DIRECT
     yield header("Via", _VIA)
     yield header("Forwarded", f'for={node};host="{_HOST}";proto={front.scheme}')

@@ -12,16 +12,16 @@ import trio
 
 from overlay.listeners import listen, port_of
 from overlay.settings import split_address
-from proxy.clients import Clients
-from proxy.edge import listen_outside
 from proxy.envoy.admin import Admin
 from proxy.envoy.bootstrap import Files, bootstrap
 from proxy.envoy.engine import Engine
 from proxy.envoy.folder import Folder
 from proxy.envoy.fronts import Front, meant
 from proxy.envoy.process import EnvoyProcess, envoy_program
-from proxy.exposure import exposure_of
-from proxy.grace import Grace
+from proxy.frontend.clients import Clients
+from proxy.frontend.edge import listen_outside
+from proxy.frontend.grace import Grace
+from proxy.route.exposure import exposure_of
 from proxy.settings import LOOPBACK, ProxySettings
 
 INSIDE = "inside"

@@ -17,7 +17,7 @@ from proxy.envoy.mapping import Endpoint, Mapped
 from proxy.envoy.messages import Message, resources
 from proxy.envoy.process import envoy_program
 from proxy.envoy.routes import route_configuration
-from proxy.exposure import exposure_of
+from proxy.route.exposure import exposure_of
 from proxy.testing_certificates import Authority
 
 TIMEOUT_S = 60.0

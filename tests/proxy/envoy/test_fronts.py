@@ -3,7 +3,7 @@ import pytest
 from overlay.http.errors import BadRequest
 from overlay.http.head import RequestHead, get, parse_request_head
 from proxy.envoy.fronts import Front, meant
-from proxy.exposure import exposure_of
+from proxy.route.exposure import exposure_of
 
 INSIDE = Front(
     "inside",
