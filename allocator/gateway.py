@@ -61,6 +61,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
 _VIA: Field = (b"Via", b"1.1 myxo-gateway")
+_VIA_1_0: Field = (b"Via", b"1.0 myxo-gateway")
 
 Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 """Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
@@ -350,6 +351,7 @@ class Gateway:
                 upstream,
                 request_headers=[*_without_ours(end_to_end(head)), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
+                edit_interim=_interim_fields,
                 switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
@@ -383,9 +385,14 @@ def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequ
     service_time_s = trio.current_time() - begun
     return [
         *_without_ours(end_to_end(response)),
+        _VIA if response.minor else _VIA_1_0,
         (b"Myxo-In-Flight", str(instance.load).encode()),
         (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
     ]
+
+
+def _interim_fields(response: ResponseHead) -> Sequence[Field]:
+    return [*_without_ours(end_to_end(response)), _VIA if response.minor else _VIA_1_0]
 
 
 def _switched(

@@ -42,7 +42,7 @@ from proxy.errors import (
     WrongProtocol,
 )
 from proxy.explaining import explained
-from proxy.fields import LIMITED, request_fields, response_fields
+from proxy.fields import LIMITED, interim_fields, request_fields, response_fields
 from proxy.guards import Guards
 from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
@@ -284,6 +284,7 @@ class Forwarder:
                         upstream,
                         request_headers=fields,
                         edit_response=edit_response,
+                        edit_interim=interim_fields,
                         target=route.target,
                         switched=_switched(client, upstream, road, decision, instance.owner)
                         if head.upgrade
