@@ -28,6 +28,7 @@ from proxy.errors import (
     DeadlineOver,
     UpstreamLost,
 )
+from proxy.grpc import is_failure
 from proxy.guards import Guards
 from proxy.hedging import Race
 from proxy.repeats import Repeats
@@ -36,6 +37,8 @@ from proxy.traffic import Traffic
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
+
+SERVER_ERROR = 500
 
 log = structlog.get_logger()
 
@@ -193,7 +196,8 @@ class Attempts:
             raise
         else:
             service_time_s = exchanged.total_s
-            self._parts.guards.ejector.answered(instance, exchanged.status, self._spec)
+            bad = exchanged.status >= SERVER_ERROR or is_failure(self._decision.grpc_status)
+            self._parts.guards.ejector.answered(instance, self._spec, bad=bad)
             return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)

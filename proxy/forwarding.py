@@ -43,6 +43,7 @@ from proxy.errors import (
 )
 from proxy.explaining import explained
 from proxy.fields import LIMITED, interim_fields, request_fields, response_fields
+from proxy.grpc import status_of as grpc_status
 from proxy.guards import Guards
 from proxy.limits import RttLimits, limits_of
 from proxy.own import own_answer
@@ -255,12 +256,14 @@ class Forwarder:
         """
         road = await self._roads.to(instance)
         decision.road = road.kind
+        answer: list[ResponseHead] = []
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             if road.lease is None and not road.routed:
                 self._heed_gateway(response, instance)
             if begins is not None:
                 begins(response.status)
+            answer.append(response)
             fields = self._edited(response, road, decision, origin)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
@@ -291,6 +294,9 @@ class Forwarder:
                         else None,
                         watched=watched,
                     )
+                    if answer and decision.spec.protocol == "h2c":
+                        told = upstream.body.trailers
+                        decision.grpc_status = grpc_status(answer[-1].headers, told)
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
             service_time_s = exchanged.total_s

@@ -9,6 +9,8 @@ so that streams that are opened and reset at once (CVE-2023-44487) make no more 
 
 A server that stops says GOAWAY twice (RFC 9113 §6.8): first that it is leaving, and a round trip
 later, when every request has come that was sent before the client heard of it, which was the last.
+A client that has no request under way is told the latter at once, and its connection closed: many
+clients read nothing while they ask for nothing, and would keep the server from its end.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +42,9 @@ from overlay.http.transport import SendFailed, Transport
 
 NOTICE_S = 1.0
 """For the round trip between the two GOAWAYs."""
+
+IDLE_LINGER_S = 0.2
+"""For an idle client to read that it is over; what it sends meanwhile it may send elsewhere."""
 
 Answer = Callable[["ServerStream", RequestHead], Awaitable[None]]
 
@@ -198,6 +203,9 @@ class _Server:
     async def drain(self, stopping: trio.Event) -> None:
         """Once `stopping` is set, take no new requests, and end when the others have ended."""
         await stopping.wait()
+        if not self._under_way:
+            self.link.end(IDLE_LINGER_S)
+            return
         self.link.refuse_more(MAX_STREAM)
         with trio.move_on_after(NOTICE_S):
             await self.link.round_trip()

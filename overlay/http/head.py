@@ -176,7 +176,7 @@ def parse_request_head(data: bytes) -> RequestHead:
         bool(control.te) and takes_trailers(control.te),
         control.options,
         control.upgrade if minor and framing.empty and may_switch(control) else b"",
-        is_remembered(data),
+        is_remembered(data, (name for name, _ in headers)),
     )
 
 
@@ -214,7 +214,7 @@ def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
         control.length,
         _keeps_alive(control.options, minor),
         control.options,
-        is_remembered(data),
+        is_remembered(data, (name for name, _ in headers)),
     )
 
 

@@ -387,6 +387,17 @@ async def _until_frame(wire: Http2Wire, kind: Kind, stream: int) -> None:
         await _receive_raw(wire)
 
 
+async def test_a_server_that_stops_does_not_wait_for_an_idle_client(server: Server) -> None:
+    wire = await server.client()
+    await wire.answer(await wire.request(get_fields()))
+    server.stopping.set()
+    await server.closed.wait()  # nothing has been read since
+    await ends_with(wire, ErrorCodes.NO_ERROR)
+    goodbyes = [f.payload for f in wire.frames if f.kind == Kind.GOAWAY]
+    assert [int.from_bytes(payload[:4], "big") for payload in goodbyes] == [1]
+    assert not any(f.kind == Kind.PING for f in wire.frames)
+
+
 async def test_an_idle_connection_is_closed_with_a_goaway(server: Server) -> None:
     wire = await server.client(limits=Limits(idle_timeout_s=0.05))
     await ends_with(wire, ErrorCodes.NO_ERROR)
