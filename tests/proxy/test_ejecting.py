@@ -96,7 +96,7 @@ def test_one_that_fails_more_often_than_all_others_is_ejected_at_the_end_of_a_pe
     lab = Lab(6)
     for number, instance in enumerate(lab.instances):
         for answer in range(LEAST_ANSWERS):
-            bad = number == 5 and answer % 2
+            bad = number == 5 and bool(answer % 2)
             lab.ejector.answered(instance, SPEC, bad=bad)
     assert lab.left_alone() == []
     lab.ejector.begin_period()
