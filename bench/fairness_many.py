@@ -11,7 +11,7 @@ from bench.alike import RATE, load, service, share_deviation
 from bench.machine import memory_mib
 from bench.network import Network, open_registrar
 from overlay.balancing import PEAK_EWMA
-from proxy.policies import Backend, policy_named
+from proxy.ranking.policies import Backend, policy_named
 
 PICKS = 20_000
 SIZES = (1, 10, 250)

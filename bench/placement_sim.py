@@ -25,9 +25,9 @@ from overlay.records import PeerRecord, Role, Room, Version
 from overlay.rtt import with_sample
 from overlay.spec import ServiceSpec
 from overlay.view import RTT_FRESH_S, Distance, PeerView
-from proxy.limits import RttLimits
-from proxy.placement import rank
-from proxy.starting import MAX_ALLOCATORS_ASKED
+from proxy.choosing.starting import MAX_ALLOCATORS_ASKED
+from proxy.ranking.limits import RttLimits
+from proxy.ranking.placement import rank
 
 SLOTS = 8
 """Instances that a machine has room for."""

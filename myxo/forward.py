@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets
 from overlay.control import ControlConnection, open_control
 from overlay.errors import MyxoError, PeerUnreachable, SettingsInvalid
-from proxy.forward_orders import WANT, Answer, Forwarded, Open, Order, Remove, Show
+from proxy.layer4.forward_orders import WANT, Answer, Forwarded, Open, Order, Remove, Show
 
 
 class ForwardRefused(MyxoError):

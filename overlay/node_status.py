@@ -44,7 +44,7 @@ def node_status(node: "Node") -> dict[str, Any]:
                 "revision": i.record.revision,
                 "state": i.record.state.value,
                 "owner": i.owner,
-                "host": _host_of(node, i.owner),
+                "host": node.view.host_of(i.owner),
                 "rtt_s": 0.0 if i.local else i.rtt_s,
                 "in_flight": node.view.in_flight(i),
             }
@@ -62,8 +62,3 @@ def _distances(node: "Node", peer: PeerId) -> dict[str, float | None]:
         "estimated_rtt_s": None if guess is None else guess.rtt_s,
         "estimate_error_s": None if guess is None else guess.error_s,
     }
-
-
-def _host_of(node: "Node", peer: PeerId) -> str:
-    record = node.view.peer(peer)
-    return "" if record is None else record.host

@@ -160,6 +160,11 @@ class View:
         """Return what `peer` last said of itself, member or not."""
         return self.records.peer(peer)
 
+    def host_of(self, peer: PeerId) -> str:
+        """Return the name of the machine that `peer` runs on; empty if it has not said."""
+        record = self.records.peer(peer)
+        return "" if record is None else record.host
+
     def is_member(self, peer: PeerId) -> bool:
         """Whether `peer` is there and has said what it is; this peer itself is."""
         return peer in self._there

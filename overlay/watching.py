@@ -35,7 +35,7 @@ class Watcher:
         }
         for peer, state in states.items():
             if self._peers.get(peer) != state:
-                yield {"at": at, "peer": peer, "host": self._host_of(peer), "state": state}
+                yield {"at": at, "peer": peer, "host": self._view.host_of(peer), "state": state}
         self._peers = {peer: state for peer, state in states.items() if peer in peers}
         instances = {i.key: i for i in self._view.all_instances()}
         for key, instance in instances.items():
@@ -52,10 +52,6 @@ class Watcher:
             "at": at,
             "instance": instance,
             "peer": owner,
-            "host": self._host_of(owner),
+            "host": self._view.host_of(owner),
             "state": state,
         }
-
-    def _host_of(self, peer: PeerId) -> str:
-        record = self._view.peer(peer)
-        return "" if record is None else record.host

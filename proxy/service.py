@@ -22,36 +22,36 @@ from overlay.listeners import listen
 from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.records import Role
-from proxy.access_log import AccessLog, open_access_log
-from proxy.choosing import Chooser
-from proxy.clients import Clients
-from proxy.crowd import Crowd
-from proxy.decisions import Decisions
-from proxy.edge import MAX_OUTSIDE, Edge, listen_outside
-from proxy.edge_tls import EdgeTls
-from proxy.ejecting import Ejector
-from proxy.explaining import Explainer
-from proxy.exposure import exposure_of
-from proxy.forward_orders import WANT as FORWARD
-from proxy.forwarding import Forwarder
-from proxy.forwards import Forwards
-from proxy.grace import Grace
-from proxy.guards import Guards
-from proxy.leases import LeaseHolder
-from proxy.limiting import Limiter
-from proxy.metrics import ProxyMetrics
-from proxy.places import Places
-from proxy.roads import Roads
-from proxy.routing_desk import RoutingDesk
-from proxy.routing_table import RoutingTable
-from proxy.sandboxes import SandboxDoor
+from proxy.backend.leases import LeaseHolder
+from proxy.backend.roads import Roads
+from proxy.choosing.chooser import Chooser
+from proxy.choosing.crowd import Crowd
+from proxy.choosing.starting import Starter
+from proxy.control.explaining import Explainer
+from proxy.control.routing_desk import RoutingDesk
+from proxy.frontend.clients import Clients
+from proxy.frontend.edge import MAX_OUTSIDE, Edge, listen_outside
+from proxy.frontend.edge_tls import EdgeTls
+from proxy.frontend.grace import Grace
+from proxy.frontend.places import Places
+from proxy.frontend.sandboxes import SandboxDoor
+from proxy.guard.ejecting import Ejector
+from proxy.guard.guards import Guards
+from proxy.guard.limiting import Limiter
+from proxy.guard.shares import Counter, Shares
+from proxy.guard.traffic import PERIOD_S, Traffics
+from proxy.layer4.forward_orders import WANT as FORWARD
+from proxy.layer4.forwards import Forwards
+from proxy.layer4.tunnels import Tunnels
+from proxy.ranking.routing_table import RoutingTable
+from proxy.ranking.upstreams import Upstreams
+from proxy.request.forwarding import Forwarder
+from proxy.route.exposure import exposure_of
 from proxy.settings import ProxySettings
-from proxy.shares import Counter, Shares
-from proxy.starting import Starter
-from proxy.telemetry import Telemetry, Tracer
-from proxy.traffic import PERIOD_S, Traffics
-from proxy.tunnels import Tunnels
-from proxy.upstreams import Upstreams
+from proxy.telemetry.access_log import AccessLog, open_access_log
+from proxy.telemetry.decisions import Decisions
+from proxy.telemetry.metrics import ProxyMetrics
+from proxy.telemetry.telemetry import Telemetry, Tracer
 
 DEFAULT_METRICS_ADDR = ":9103"
 
@@ -123,7 +123,7 @@ async def _open_tracer(settings: ProxySettings, node: Node) -> AsyncIterator[Tra
         yield None
         return
     try:
-        from proxy.otel import OtelTracer  # noqa: PLC0415  (an extra, and 0.2 s to import)
+        from proxy.telemetry.otel import OtelTracer  # noqa: PLC0415  (an extra, and 0.2 s to import)
     except ImportError as exc:
         raise SettingsInvalid(
             f"spans need OpenTelemetry: pip install 'myxo[otel]' ({exc})"

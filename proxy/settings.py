@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from overlay.errors import InvalidName, SettingsInvalid
 from overlay.settings import NodeSettings, split_address
-from proxy.exposure import exposure_of
+from proxy.route.exposure import exposure_of
 
 DEFAULT_PORT = 4200
 LOOPBACK = "127.0.0.1"

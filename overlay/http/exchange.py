@@ -1,6 +1,6 @@
 """One request forwarded and its answer brought back, both streamed, nothing passed on unparsed.
 
-The common case (no body to wait for, an answer that comes soon and fits one read) is one send each
+The common case (no body to wait for, an answer that comes soon and is small) is one send each
 way and no task besides the caller's. Tasks are started only where two things must be waited for:
 a request body that is still arriving while the answer may already come, and a client that may leave
 while the upstream is slow.
@@ -48,6 +48,11 @@ WATCH_AFTER_S = 0.2
 """Seconds of silence from the upstream after which the client is watched. Below, it is not worth
 the two tasks, which would come just where there is no time for them: on a machine so busy that
 every answer takes 50 ms, they were a seventh of the proxy's work."""
+HELD_BYTES = 16 * 1024
+"""An answer with a length up to this is kept until all of it is there, so that one which breaks off
+fails as if it had not begun. Many servers send head and body apart; they leave in one send, too."""
+HELD_S = 0.1
+"""Seconds without a byte after which the part that is there is passed on after all."""
 CONTINUE_AFTER_S = 1.0
 """Seconds without a word of the upstream after which a client is told to send the body that it
 expects to be asked for; curl waits as long."""
@@ -298,11 +303,27 @@ class _Exchange:
                 await self._pass_on(head)
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
             self.first_byte_at = perf_counter()
-            return head, self.upstream.take_body()
+            payload = self.upstream.take_body()
         except trio.BrokenResourceError as exc:
             raise self._failed("the connection broke before it answered") from exc
         except (BadResponse, MalformedBody) as exc:
             raise self._failed(f"its answer is malformed: {exc.reason}", malformed=True) from exc
+        if not self.upstream.body.done and _is_small(head):
+            payload += await self._rest()
+        return head, payload
+
+    async def _rest(self) -> bytes:
+        """Return the rest of a small answer's body, or what came of it before it paused."""
+        parts = list[bytes]()
+        try:
+            while not self.upstream.body.done:
+                data = await self._receive(HELD_S)
+                if data is None:
+                    break
+                parts.append(self.upstream.take_body(data))
+        except (trio.BrokenResourceError, MalformedBody) as exc:
+            raise self._failed("the connection broke in the midst of its answer", cut=True) from exc
+        return b"".join(parts)
 
     async def _pass_on(self, head: ResponseHead) -> None:
         if head.status == HTTPStatus.CONTINUE:
@@ -423,16 +444,22 @@ class _Exchange:
         maybe_processed: bool = True,
         malformed: bool = False,
         timed_out: bool = False,
+        cut: bool = False,
     ) -> UpstreamFailed:
         return UpstreamFailed(
             reason,
             maybe_processed=maybe_processed and not self.upstream.refused,
             sent_any_body=self.sent_any_body,
-            reused=self.upstream.reused and not self.upstream.alone,
+            reused=self.upstream.reused and not self.upstream.alone and not cut,
             alone=self.upstream.alone,
             malformed=malformed,
             timed_out=timed_out,
         )
+
+
+def _is_small(response: ResponseHead) -> bool:
+    framing = response.framing
+    return framing.kind is BodyKind.LENGTH and framing.length <= HELD_BYTES
 
 
 def _upgrade_of(response: ResponseHead) -> tuple[Field, ...]:

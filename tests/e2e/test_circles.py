@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.chains import MAX_VISITS
+from proxy.route.chains import MAX_VISITS
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

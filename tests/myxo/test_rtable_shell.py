@@ -7,8 +7,8 @@ import pytest
 from myxo.rtable import Answer, RtableFailed
 from myxo.rtable_shell import WORDS, Left, Shell
 from overlay.identity import Identity
-from proxy.routing_desk import RoutingCommand, RoutingDesk
-from proxy.routing_table import RoutingTable
+from proxy.control.routing_desk import RoutingCommand, RoutingDesk
+from proxy.ranking.routing_table import RoutingTable
 
 
 class Person:

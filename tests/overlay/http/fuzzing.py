@@ -16,18 +16,19 @@ from http import HTTPStatus
 
 import atheris
 
-with atheris.instrument_imports(include=["overlay.http", "proxy.fields", "proxy.routing"]):
+with atheris.instrument_imports(include=["overlay.http", "proxy.request", "proxy.route"]):
     from overlay.http import body as bodies
     from overlay.http import head as heads
     from overlay.http.errors import BadRequest, BadResponse, MalformedBody
-    from proxy import fields, routing
+    from proxy.request import fields
+    from proxy.route import routing
 
 import h11
 
 from overlay.http.head import Field, Framing, RequestHead
-from proxy.caller import Origin
 from proxy.errors import RequestRefused
-from proxy.own import own_answer
+from proxy.request.own import own_answer
+from proxy.route.caller import Origin
 
 Seen = tuple[bytes, bytes, bytes]
 """Method, target and body of a request."""

@@ -342,6 +342,61 @@ async def test_an_upstream_that_dies_in_its_answer_cuts_the_client(
     assert cut.status == 200
 
 
+@pytest.mark.parametrize("known", [b"", b"half"])
+async def test_a_small_answer_that_breaks_off_fails_as_if_it_had_not_begun(
+    lab: Lab, known: bytes
+) -> None:
+    async def half(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + known)
+
+    client = await lab.client(half)
+    await client.send(GET)
+    assert (await client.head()).startswith(b"HTTP/1.1 502")
+    failed = await lab.outcome()
+    assert isinstance(failed, UpstreamFailed)
+    assert "in the midst" in failed.reason
+    assert not failed.malformed
+
+
+async def test_a_small_answer_in_parts_is_passed_on_in_one_and_its_connection_kept(
+    lab: Lab,
+) -> None:
+    async def in_parts(wire: Wire) -> None:
+        while True:
+            try:
+                await wire.head()
+            except EOFError:
+                return
+            for part in (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"four", b"-five"):
+                await wire.send(part)
+                await trio.testing.wait_all_tasks_blocked()
+
+    client = await lab.client(in_parts)
+    for _ in range(2):
+        await client.send(GET)
+        assert (await client.head()).startswith(b"HTTP/1.1 200")
+        assert await client.exactly(9) == b"four-five"
+    assert lab.accepted == 1
+
+
+async def test_a_small_answer_that_pauses_is_passed_on_as_far_as_it_is_there(lab: Lab) -> None:
+    seen = trio.Event()
+
+    async def pausing(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfour")
+        await seen.wait()
+        await wire.send(b"-five")
+
+    client = await lab.client(pausing)
+    await client.send(GET)
+    await client.head()
+    assert await client.exactly(4) == b"four"
+    seen.set()
+    assert await client.exactly(5) == b"-five"
+
+
 async def test_a_cut_answer_is_no_clean_end_where_the_end_is_the_frame(lab: Lab) -> None:
     saw_head = trio.Event()
 

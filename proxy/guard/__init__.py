@@ -1,0 +1,1 @@
+"""What keeps a service in trouble, or in too much demand, from taking down what is around it."""

@@ -1,0 +1,242 @@
+"""Local ports that lead to services: what `myxo forward` asks of a proxy.
+
+A port is listened on for as long as the command that asked for it runs, or, if it is to be kept,
+until it is removed or the proxy ends. Each connection to it is a tunnel of its own.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+import trio
+
+from overlay.advertising import host_port
+from overlay.control import ControlConnection
+from overlay.errors import (
+    AddressTaken,
+    InvalidName,
+    MalformedMessage,
+    MyxoError,
+    PeerUnreachable,
+)
+from overlay.http.transport import transport
+from overlay.listeners import listen, port_of
+from overlay.tunnel import Carries, End, Relayed, SocketEnd, let_go, relay
+from proxy.errors import RequestRefused
+from proxy.layer4.forward_orders import ORDER, Answer, Forwarded, Open, Remove, Show
+from proxy.layer4.hops import Hop, hops_of, written
+from proxy.layer4.sessions import open_port
+from proxy.layer4.tunnels import MAX_TUNNELS, Tunnels
+from proxy.request.forwarding import Forwarder
+
+MAX_FORWARDS = 256
+"""Ports at once; each is asked for by a person or a script on this machine."""
+
+MAX_TROUBLE = 16
+"""Reports that wait for a command that does not read; the log has them all."""
+
+log = structlog.get_logger()
+
+
+class TooManyForwards(MyxoError):
+    """No more ports are listened on."""
+
+
+@dataclass(slots=True, eq=False)
+class _Forward:
+    """One port.
+
+    Attributes:
+        carries: what its clients send.
+        open: connections that are served.
+        tell: says what went wrong to whoever asked for the port.
+    """
+
+    hops: tuple[Hop, ...]
+    carries: Carries
+    host: str
+    port: int
+    keep: bool
+    tell: Callable[[str], None]
+    open: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def shown(self) -> Forwarded:
+        return Forwarded(
+            listen=host_port(self.host, self.port),
+            to=written(self.hops),
+            carries=self.carries,
+            open=self.open,
+            keep=self.keep,
+        )
+
+
+class Forwards:
+    """The ports of one proxy, while `run` runs.
+
+    Args:
+        forwarder: knows services.
+        tunnels: leads to their instances.
+        ended: told of each tunnel's service and end, for metrics.
+    """
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        tunnels: Tunnels,
+        ended: Callable[[str, Relayed | None], None],
+    ) -> None:
+        self._forwarder = forwarder
+        self._tunnels = tunnels
+        self._ended = ended
+        self._forwards: list[_Forward] = []
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the ports until cancelled; what is open then is cut."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def serve(self, connection: ControlConnection) -> None:
+        """Follow one order of a control socket's connection."""
+        line = await connection.receive()
+        if line is None:
+            return
+        match ORDER.validate_json(line):
+            case Open() as order:
+                await self._serve_open(connection, order)
+            case Show():
+                await connection.send(Answer(forwards=tuple(f.shown() for f in self._forwards)))
+            case Remove(port=port):
+                await connection.send(self._remove(port))
+
+    async def _serve_open(self, connection: ControlConnection, order: Open) -> None:
+        said, heard = trio.open_memory_channel[str](MAX_TROUBLE)
+        try:
+            forward = await self._listen(order, partial(_post, said))
+        except (RequestRefused, InvalidName, AddressTaken, TooManyForwards) as exc:
+            await connection.send(Answer(error=str(exc)))
+            return
+        try:
+            await connection.send(Answer(forwards=(forward.shown(),)))
+            if order.keep:
+                return
+            await _until_gone(connection, heard)
+        finally:
+            if not order.keep:
+                forward.scope.cancel()
+
+    def _remove(self, port: int) -> Answer:
+        gone = [forward for forward in self._forwards if forward.port == port]
+        if not gone:
+            return Answer(error=f"this proxy forwards nothing on port {port}")
+        for forward in gone:
+            forward.scope.cancel()
+        return Answer(forwards=tuple(forward.shown() for forward in gone))
+
+    async def _listen(self, order: Open, tell: Callable[[str], None]) -> _Forward:
+        """Begin to listen.
+
+        Raises:
+            RequestRefused, InvalidName: what it should lead to cannot be.
+            AddressTaken: the port is in use; says by whom.
+            TooManyForwards: there are `MAX_FORWARDS`.
+        """
+        hops = hops_of(order.to)
+        carried = list[Carries]()
+        for hop in hops:
+            _, spec = await self._forwarder.resolve(hop.service)
+            carried.append(hop.carried(spec))
+        carries = carried[0]
+        if self._nursery is None or len(self._forwards) >= MAX_FORWARDS:
+            raise TooManyForwards(
+                f"this proxy forwards {len(self._forwards)} ports; `myxo forward --list` shows "
+                "them, `myxo forward --remove PORT` removes one"
+            )
+        host = str(order.host)
+        what = f"the forward to {order.to}"
+        if carries == "tcp":
+            listener = await listen(host, order.port, what=what)
+            forward = _Forward(hops, carries, host, port_of(listener), order.keep, tell)
+            serve = partial(self._accept, forward, listener)
+        else:
+            port = await open_port(host, order.port, what=what)
+            forward = _Forward(hops, carries, host, port.number, order.keep, tell)
+            serve = partial(port.serve, partial(self._carry, forward))
+        self._forwards.append(forward)
+        self._nursery.start_soon(self._hold, forward, serve)
+        log.info("forward.opened", to=order.to, listen=host_port(host, forward.port))
+        return forward
+
+    async def _hold(self, forward: _Forward, serve: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with forward.scope:
+                await serve()
+        finally:
+            self._forwards.remove(forward)
+
+    async def _accept(self, forward: _Forward, listener: trio.SocketListener) -> None:
+        async def carry(stream: trio.SocketStream) -> None:
+            try:
+                client = str(stream.socket.getpeername()[0])
+            except OSError:  # it has left already
+                client = "gone"
+            await self._carry(forward, SocketEnd(transport(stream)), client)
+
+        async with listener:
+            await trio.serve_listeners(carry, [listener])
+
+    async def _carry(self, forward: _Forward, here: End, client: str) -> None:
+        """Carry one connection, or one client's datagrams, to the end."""
+        relayed = None
+        forward.open += 1
+        try:
+            self._check_room()
+            relayed = await self._relay(forward, here, client)
+        except MyxoError as exc:
+            log.warning("forward.failed", to=written(forward.hops), error=str(exc))
+            forward.tell(str(exc))
+        except Exception:  # a bug that one connection meets must not end all others
+            log.exception("forward.broke")
+        finally:
+            forward.open -= 1
+            if relayed is None:
+                await let_go([here], orderly=False)
+            self._ended(forward.hops[0].service, relayed)
+
+    def _check_room(self) -> None:
+        if sum(forward.open for forward in self._forwards) > MAX_TUNNELS:
+            raise TooManyForwards(f"{MAX_TUNNELS} connections are forwarded already")
+
+    async def _relay(self, forward: _Forward, here: End, client: str) -> Relayed | None:
+        async with self._tunnels.open_chain(forward.hops, client) as tunnels:
+            idle_s = min(tunnel.spec.tunnel_bound_s for tunnel in tunnels)
+            return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)
+        return None  # it had to end
+
+
+def _post(said: "trio.MemorySendChannel[str]", trouble: str) -> None:
+    with suppress(trio.WouldBlock, trio.BrokenResourceError):
+        said.send_nowait(trouble)
+
+
+async def _until_gone(
+    connection: ControlConnection, heard: "trio.MemoryReceiveChannel[str]"
+) -> None:
+    """Return when the command that holds the connection is gone; report to it meanwhile."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_report, connection, heard)
+            while await connection.receive() is not None:
+                pass
+            nursery.cancel_scope.cancel()
+    except* (PeerUnreachable, MalformedMessage) as group:
+        log.debug("forward.command_lost", error=str(group.exceptions[0]))
+
+
+async def _report(connection: ControlConnection, heard: "trio.MemoryReceiveChannel[str]") -> None:
+    async for trouble in heard:
+        await connection.send(Answer(trouble=trouble))

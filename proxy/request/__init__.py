@@ -1,0 +1,1 @@
+"""One HTTP request: what is changed in it, its attempts, its time, and its answer."""

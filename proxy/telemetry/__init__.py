@@ -1,0 +1,1 @@
+"""What is kept and told of each request: metrics, log, spans, and why it was decided so."""

@@ -1,0 +1,81 @@
+import trio
+import trio.testing
+
+from proxy.frontend.grace import CLOSE_S, DRAIN_S, Grace
+
+
+class Told:
+    """What ended, in order, and when."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, float]] = []
+
+    async def last(self, what: str, seconds: float = float("inf")) -> None:
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self.ends.append((what, trio.current_time()))
+
+
+async def stop(grace: Grace, told: Told, request_s: float) -> float:
+    """Have a request under way that takes `request_s` from the stop on; return when that was."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(grace.run)
+        grace.listeners.start_soon(told.last, "listener")
+        grace.lasting.start_soon(told.last, "lease")
+        grace.connections.start_soon(told.last, "request", request_s)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        nursery.cancel_scope.cancel()
+    return began
+
+
+async def test_a_lease_outlives_the_requests_under_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+
+    async def close() -> None:
+        told.ends.append(("roads", trio.current_time()))
+
+    grace.close = close
+    began = await stop(grace, told, 1.0)
+    assert told.ends == [
+        ("listener", began),
+        ("request", began + 1.0),
+        ("roads", began + 1.0),
+        ("lease", began + 1.0),
+    ]
+
+
+async def test_a_request_without_end_and_roads_that_do_not_close_end_in_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+    grace.close = trio.sleep_forever
+    began = await stop(grace, told, float("inf"))
+    assert told.ends == [
+        ("listener", began),
+        ("request", began + DRAIN_S),
+        ("lease", began + DRAIN_S + CLOSE_S),
+    ]
+
+
+async def test_a_connection_without_a_request_ends_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+
+    async def wait() -> None:
+        with trio.CancelScope() as scope:
+            grace.idle.add(scope)
+            await told.last("idle")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(grace.run)
+        grace.connections.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert told.ends == [("idle", began)]
+    assert trio.current_time() == began
