@@ -18,6 +18,7 @@ authenticated as peers: the same line, and the same from there on.
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from math import inf
 
 import structlog
 import trio
@@ -28,7 +29,7 @@ from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
@@ -57,6 +58,9 @@ DRAIN_S = 1.5
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
+
+_LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
+"""What is bounded is how slow a client may be, and the proxy before this does that."""
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
@@ -208,7 +212,7 @@ class Gateway:
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
-                    await self._serve_client(ServerConnection(tls), self._callers[scope])
+                    await self._serve_client(ServerConnection(tls, _LIMITS), self._callers[scope])
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
@@ -224,7 +228,7 @@ class Gateway:
             stranger = "this peer is no member of this network"
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
-                await self._serve_client(ServerConnection(carried), peer)
+                await self._serve_client(ServerConnection(carried, _LIMITS), peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above

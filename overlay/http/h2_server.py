@@ -37,6 +37,7 @@ from overlay.http.head import (
     RequestHead,
     framing_fields,
     has_no_body,
+    is_grpc,
 )
 from overlay.http.transport import SendFailed, Transport
 
@@ -159,15 +160,19 @@ class ServerStream:
         """
         self.limits.check_size(size)
 
-    async def receive_body(self) -> bytes:
-        """Wait for bytes of the body; b"" where it has ended.
+    @property
+    def streams(self) -> bool:
+        """See `BodySource`."""
+        return self.answering or (self._head is not None and is_grpc(self._head))
+
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for bytes of the body; b"" where it has ended, None if none came in time.
 
         Raises:
-            BadRequest: none came in time (408).
             ClientGone: the client left.
         """
-        if not await self._channel.wait(self.limits.body_timeout_s):
-            raise BadRequest(408, f"no more of the body came in {self.limits.body_timeout_s:g} s")
+        if not await self._channel.wait(within_s):
+            return None
         data = self._channel.take()
         if not data and not self._channel.done:
             raise ClientGone("the client left in the middle of its request")

@@ -9,7 +9,7 @@ for the same HTTP status. The other way round, an instance's answer to a call th
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from overlay.http.head import Field, RequestHead, get
+from overlay.http.head import Field, get
 
 _TYPE = b"application/grpc"
 _INTERNAL, _UNAUTHENTICATED, _PERMISSION_DENIED = 13, 16, 7
@@ -30,12 +30,6 @@ _FAILURES = {b"%d" % code for code in (_UNKNOWN, _INTERNAL, _UNAVAILABLE, _DATA_
 _MAX_MESSAGE = 1024
 """Of a refusal's text, in characters; a started instance's log may be a part of it."""
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
-
-
-def is_grpc(head: RequestHead) -> bool:
-    """Return whether a request is a call of gRPC."""
-    kind = get(head.headers, b"content-type")
-    return kind is not None and kind[: len(_TYPE)] == _TYPE and kind[len(_TYPE) :][:1] in b"+;"
 
 
 def is_failure(status: bytes) -> bool:

@@ -6,7 +6,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, InformationalResponseReceived, StreamReset
 from h2.settings import SettingCodes
 
-from overlay.http import ClientGone, Limits, RequestHead
+from overlay.http import ClientGone, Limits, RequestHead, h2_channel
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.h2_flow import MAX_STREAMS, STREAM_WINDOW
 from overlay.http.h2_frames import IDLE_BURST, MAX_CONTINUATIONS, PREFACE, RESET_BURST, Kind
@@ -319,6 +319,27 @@ async def test_a_body_that_stalls_is_answered_with_408(server: Server) -> None:
     wire = await server.client(limits=Limits(body_timeout_s=0.05))
     number = await wire.request(get_fields(method=b"POST"), b"x", end=False)
     assert (await wire.answer(number))[0] == 408
+
+
+async def test_a_client_that_takes_single_bytes_loses_its_stream_in_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2_channel, "LEAST_RATE", 1e6)  # a second for what is sent
+
+    async def handler(stream: ServerStream, head: RequestHead) -> None:
+        await stream.start_response(200, b"", [], CHUNKED, bytes(1_000_000))
+
+    wire = await server.client(handler, limits=Limits(send_timeout_s=0.5))
+    wire.auto_credit = False
+    number = await wire.request(get_fields())
+    await wire.until_true(lambda: wire.h2.remote_flow_control_window(number) == 0)
+    while not any(isinstance(event, StreamReset) for event in wire.events):
+        wire.h2.increment_flow_control_window(1)
+        wire.h2.increment_flow_control_window(1, number)
+        await wire.flush()
+        await wire.receive()
+        await trio.sleep(0.05)
+    assert (await wire.until(StreamReset, number)).error_code == ErrorCodes.CANCEL
 
 
 async def test_a_window_that_a_client_makes_small_is_respected(server: Server) -> None:
