@@ -30,7 +30,14 @@ from overlay.http.head import (
     why_never_a_head,
 )
 from overlay.http.lingering import LINGER_S, linger
-from overlay.http.transport import LEAST_RATE, READ_BYTES, SendFailed, Transport, transport
+from overlay.http.transport import (
+    LEAST_RATE,
+    READ_BYTES,
+    SendFailed,
+    SocketTransport,
+    Transport,
+    transport,
+)
 
 _CLOSE: Field = (b"Connection", b"close")
 SERVER: Field = (b"Server", b"myxo")
@@ -264,6 +271,11 @@ class ServerConnection:
     Loop over `read_head`; answer each head by `respond` or by an `exchange`; call `aclose` at the
     end whatever happened. One task at a time.
 
+    Args:
+        stream: the connection, which is owned from now on.
+        limits: of the client.
+        received: what was read of it already, by another process.
+
     Attributes:
         limits: as given.
         body: of the request whose head was read last.
@@ -284,9 +296,11 @@ class ServerConnection:
         "must_close",
     )
 
-    def __init__(self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS, received: bytes = b""
+    ) -> None:
         self._transport = transport(stream, limits.send_timeout_s)
-        self._buffer = b""
+        self._buffer = received
         self._head: RequestHead | None = None
         self._framing_out = NO_BODY
         self._answered = True
@@ -450,6 +464,22 @@ class ServerConnection:
         self.must_close = self.answering = self._answered = self._client_ended = True
         await self._send(serialise_response(status, reason_phrase(status), headers))
         return self._transport, self.take_buffered()
+
+    def between_requests(self) -> tuple[int, bytes] | None:
+        """Return the socket's descriptor and what was read of the next request.
+
+        None where another process could not go on with it: a request is under way, the connection
+        is to end, or it is no plain socket.
+        """
+        if self.must_close or self._client_ended or not (self._answered and self.body.complete):
+            return None
+        if not isinstance(self._transport, SocketTransport):
+            return None
+        return self._transport.fd, self._buffer
+
+    def moved(self) -> None:
+        """Take in that another process goes on with the connection; `aclose` is still to come."""
+        self.must_close = self._client_ended = True
 
     async def until_gone(self) -> None:
         """Return when the client is known to have left; pipelined requests are kept meanwhile.
