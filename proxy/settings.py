@@ -67,6 +67,13 @@ class ProxySettings(NodeSettings):
     """URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`, that spans are sent to by
     OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` will do as well. Needs the extra `myxo[otel]`."""
 
+    takeover: bool = False
+    """Whether to take the place of the proxy that runs at this port, if one does."""
+
+    restart_drain_s: float = Field(600.0, ge=0)
+    """Seconds that what is under way may take to end in a proxy whose place was taken; downloads
+    and WebSockets that take longer are cut then."""
+
     @property
     def certificates(self) -> tuple[tuple[Path, Path], ...]:
         """Certificates and keys, in pairs."""
@@ -101,6 +108,8 @@ class ProxySettings(NodeSettings):
             raise ValueError("`client_ca` needs a `tls_cert`: clients show theirs within TLS")
         if self.engine == "envoy" and self.max_body_bytes:
             raise ValueError("Envoy takes bodies of any size: `max_body_bytes` needs engine `myxo`")
+        if self.engine == "envoy" and self.takeover:
+            raise ValueError("Envoy's ports cannot be taken over: stop that proxy, then start this")
         if not self.listen and (self.expose or self.tls_cert):
             raise ValueError("`expose` and `tls_cert` are for a `listen`, and there is none")
         return self

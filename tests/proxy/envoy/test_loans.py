@@ -52,11 +52,15 @@ def test_it_is_never_given_back_while_the_last_answers_had_a_request_under_way(
             return
 
 
-def test_what_drains_can_be_served_again_and_what_was_taken_out_cannot() -> None:
+def test_what_drains_can_be_served_again() -> None:
     one = loan()
     one.recall()
     one.resume()
-    assert one.phase is Phase.SERVING
+    assert not one.leaving
+
+
+def test_what_was_taken_out_is_not_served_again() -> None:
+    one = loan()
     one.recall()
     one.observe(None)
     one.resume()
