@@ -122,7 +122,7 @@ async def running(directory: Path, cgroups: Cgroups) -> AsyncIterator[ProcessRun
     runtime = ProcessRuntime(directory, cgroups)
     async with trio.open_nursery() as nursery:
         await nursery.start(runtime.run)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             yield runtime
         nursery.cancel_scope.cancel()
 

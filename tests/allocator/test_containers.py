@@ -26,7 +26,7 @@ async def runtime() -> AsyncIterator[DockerRuntime]:
     found = DockerRuntime(Ownership(secrets.token_hex(4), PeerId("me")))
     async with trio.open_nursery() as nursery:
         await nursery.start(found.run)
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             yield found
             for instance in list(found._containers):
                 await found.remove(instance, grace_s=0)
@@ -156,7 +156,7 @@ async def test_no_engine_is_a_runtime_that_is_down_and_says_what_to_do(
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     runtime = DockerRuntime(Ownership("x", PeerId("me")))
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await nursery.start(runtime.run)
             assert "DOCKER_HOST" in runtime.health().problem
             with pytest.raises(RuntimeDown):

@@ -32,7 +32,7 @@ async def test_what_was_opened_is_returned_open() -> None:
 
 async def test_what_opens_after_a_cancel_is_closed() -> None:
     opening = Opening()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opened, opening.open, trio.CapacityLimiter(1))
             await trio.to_thread.run_sync(opening.began.wait)

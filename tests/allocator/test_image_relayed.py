@@ -136,7 +136,7 @@ def hand_on(host: Host, folder: Path) -> list[str]:
 
 async def test_an_image_of_a_hidden_machine_comes_through_its_relay(tmp_path: Path) -> None:
     open_one = partial(open_host, listen=[LOOPBACK], psk=None)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             open_one(Identity.generate()) as relay,
             open_one(Identity.generate()) as there,

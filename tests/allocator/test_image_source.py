@@ -98,7 +98,7 @@ async def there(tmp_path: Path) -> AsyncIterator[There]:
         return IMAGE.digest
 
     source = ImageSource(images, named, tmp_path / "saved", 10 * len(BASE), sent.append)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             yield There(source, images, nursery, sent, tmp_path)
             nursery.cancel_scope.cancel()

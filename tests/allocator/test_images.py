@@ -31,7 +31,7 @@ async def test_images_that_come_are_told_at_once(client: docker.APIClient) -> No
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_images, take)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not seen:
                 await news.wait()
             client.import_image_from_data(bytes(10240), repository=NAME, tag="1")
