@@ -15,9 +15,9 @@ authenticated as peers: the same line, and the same from there on.
     421 Myxo-Refused     the instance did not get the request; it may be sent to another one
 """
 
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from math import inf
 
 import structlog
 import trio
@@ -28,13 +28,15 @@ from allocator.instances.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.remembering import by_head
 from overlay.http.seam import Source, Upstream
+from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
@@ -58,9 +60,13 @@ DRAIN_S = 1.5
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
 
+_LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
+"""What is bounded is how slow a client may be, and the proxy before this does that."""
+
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
 _VIA: Field = (b"Via", b"1.1 myxo-gateway")
+_VIA_1_0: Field = (b"Via", b"1.0 myxo-gateway")
 
 Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 """Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
@@ -200,15 +206,15 @@ class Gateway:
             await found.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
-        tls = trio.SSLStream(
-            stream, self._tls.server_context, server_side=True, https_compatible=True
-        )
+        tls = TlsStream(stream, self._tls.server_context, server_side=True)
         self._connections += 1
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
-                    await self._serve_client(ServerConnection(tls), self._callers[scope])
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
+                    await self._serve_client(
+                        ServerConnection(tls, _LIMITS), self._callers[scope], scope
+                    )
+        except trio.BrokenResourceError as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
             log.exception("gateway.connection_failed")
@@ -223,7 +229,8 @@ class Gateway:
             stranger = "this peer is no member of this network"
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
-                await self._serve_client(ServerConnection(carried), peer)
+                with trio.CancelScope() as scope:
+                    await self._serve_client(ServerConnection(carried, _LIMITS), peer, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above
@@ -233,13 +240,11 @@ class Gateway:
             ended.set()
             await trio.aclose_forcefully(carried)
 
-    async def _admit(
-        self, tls: "trio.SSLStream[trio.SocketStream]", scope: trio.CancelScope
-    ) -> bool:
+    async def _admit(self, tls: TlsStream, scope: trio.CancelScope) -> bool:
         """Return whether the caller is a member, and say so to it."""
         with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
             await tls.do_handshake()
-            pin = self._callers[scope] = pin_of(tls)
+            pin = self._callers[scope] = pin_of(tls.peer_certificate())
             stranger = "no member of this network has this certificate"
             refusal = await self._refusal(lambda: self._is_member(pin), stranger)
             return await self._say(refusal, tls)
@@ -263,9 +268,12 @@ class Gateway:
                 await self._members_changed()
         return "" if is_known() else stranger
 
-    async def _serve_client(self, client: ServerConnection, caller: str) -> None:
+    async def _serve_client(
+        self, client: ServerConnection, caller: str, scope: trio.CancelScope
+    ) -> None:
+        """Serve one request after the other; between them `scope` may be cancelled."""
         try:
-            while await self._serve_request(client, caller):
+            while await self._serve_request(client, caller, scope):
                 pass
         except (ClientGone, ResponseCut) as exc:
             self._metrics.gateway("cut")
@@ -274,17 +282,24 @@ class Gateway:
         finally:
             await client.aclose()
 
-    async def _serve_request(self, client: ServerConnection, caller: str) -> bool:
+    async def _serve_request(
+        self, client: ServerConnection, caller: str, scope: trio.CancelScope
+    ) -> bool:
         """Serve one request; return whether there may be another."""
         try:
-            head = await self._next_head(client)
+            self._idle.add(scope)
+            try:
+                head = await client.read_head()
+            finally:
+                self._idle.discard(scope)
             if head is None:
                 return False
-            own = self._own(head)
+            named = get(head.headers, b"myxo-instance")
+            own = self._own(head.target) if named is None else None
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head, caller)
+                await self._forward(client, head, caller, named or b"")
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
@@ -292,27 +307,18 @@ class Gateway:
             await self._refuse(client, str(exc))
         return not client.must_close
 
-    def _own(self, head: RequestHead) -> Answer | None:
-        if get(head.headers, b"myxo-instance") is not None:
-            return None
-        return next((o for begin, o in self.own.items() if head.target.startswith(begin)), None)
+    def _own(self, target: bytes) -> Answer | None:
+        return next((own for begin, own in self.own.items() if target.startswith(begin)), None)
 
-    async def _next_head(self, client: ServerConnection) -> RequestHead | None:
-        with trio.CancelScope() as scope:
-            self._idle.add(scope)
-            try:
-                return await client.read_head()
-            finally:
-                self._idle.discard(scope)
-        return None
-
-    async def _forward(self, client: ServerConnection, head: RequestHead, caller: str) -> None:
-        """Take one request to its instance.
+    async def _forward(
+        self, client: ServerConnection, head: RequestHead, caller: str, name: bytes
+    ) -> None:
+        """Take one request to the instance called `name`.
 
         Raises:
             InstanceGone: it did not get there; the client is not answered yet.
         """
-        named = InstanceId((get(head.headers, b"myxo-instance") or b"").decode("latin-1"))
+        named = InstanceId(name.decode("latin-1"))
         if self._instances.use.rests(named):  # whoever sent it has not heard of that yet
             await self._instances.awake(named)
         with self._instances.use.request(named) as instance:
@@ -348,8 +354,9 @@ class Gateway:
                 client,
                 head,
                 upstream,
-                request_headers=[*_without_ours(end_to_end(head)), _VIA],
+                request_headers=[*_passed_on(head), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
+                edit_interim=_answered,
                 switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
@@ -382,7 +389,7 @@ def _stale(failure: UpstreamFailed, client: ServerConnection, head: RequestHead)
 def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequence[Field]:
     service_time_s = trio.current_time() - begun
     return [
-        *_without_ours(end_to_end(response)),
+        *_answered(response),
         (b"Myxo-In-Flight", str(instance.load).encode()),
         (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
     ]
@@ -395,6 +402,12 @@ def _switched(
     return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_bound_s)
 
 
-def _without_ours(fields: list[Field]) -> list[Field]:
-    """Leave out what only gateways and proxies say to each other."""
-    return [f for f in fields if not f[0].lower().startswith(_OURS)]
+def _passed_on(head: RequestHead | ResponseHead) -> list[Field]:
+    """Leave out also what only gateways and proxies say to each other."""
+    return [field for field in end_to_end(head) if not field[0].lower().startswith(_OURS)]
+
+
+@by_head
+def _answered(response: ResponseHead) -> list[Field]:
+    """Return the fields to pass an answer on with, which often comes again, other than requests."""
+    return [*_passed_on(response), _VIA if response.minor else _VIA_1_0]

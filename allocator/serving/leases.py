@@ -29,6 +29,7 @@ from overlay.leases import (
     Release,
     Released,
     Report,
+    Retiring,
     Welcome,
     WhoIsIn,
 )
@@ -105,6 +106,8 @@ class LeaseDesk:
         match message:
             case Hello(proxy_port=port):
                 self._enter(holder, port)
+            case Retiring():
+                self._leave(holder)
             case Acquire(instance=instance):
                 holder.post(self._acquire(instance, holder))
             case Report(instance=instance, in_flight=in_flight, served=served):

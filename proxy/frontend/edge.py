@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 import structlog
 import trio
 
+from overlay.http.tls_stream import TlsStream
 from overlay.listeners import listen
 from overlay.settings import split_address
 from proxy.frontend.clients import Clients
@@ -51,8 +52,13 @@ class Edge:
     metrics: ProxyMetrics
     places: Places
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end; it is closed."""
+    async def serve(self, stream: trio.SocketStream, received: bytes = b"") -> None:
+        """Serve one connection to its end; it is closed.
+
+        Args:
+            stream: the connection.
+            received: what another process has read of it, if one has, in which case it has no TLS.
+        """
         address = _address(stream)
         source = _source(address)
         if not self.places.take(source):
@@ -64,7 +70,7 @@ class Edge:
             if secured is not None:
                 scheme = "http" if self.tls is None else "https"
                 origin = Origin(address, scheme=scheme, who=address, exposure=self.exposure)
-                await self.clients.serve_outside(secured, origin)
+                await self.clients.serve_outside(secured, origin, received)
         finally:
             self.places.leave(source)
 
@@ -72,9 +78,7 @@ class Edge:
         """Return the connection with its handshake done; None if that failed."""
         if self.tls is None:
             return stream
-        secured = trio.SSLStream(
-            stream, self.tls.context(), server_side=True, https_compatible=True
-        )
+        secured = TlsStream(stream, self.tls.context(), server_side=True)
         reason = f"no handshake within {HANDSHAKE_S:g} s"
         try:
             with trio.move_on_after(HANDSHAKE_S):
