@@ -23,6 +23,7 @@ from overlay.http.head import (
     RequestHead,
     framing_fields,
     has_no_body,
+    is_grpc,
     parse_request_head,
     reason_phrase,
     serialise_response,
@@ -30,6 +31,7 @@ from overlay.http.head import (
 )
 from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import (
+    LEAST_RATE,
     READ_BYTES,
     SendFailed,
     SocketTransport,
@@ -55,8 +57,11 @@ class Limits:
     Attributes:
         idle_timeout_s: seconds between two requests, and before the first byte of the first one.
         head_timeout_s: seconds from a head's first byte to its last.
-        body_timeout_s: seconds without a byte of a body that is awaited.
-        send_timeout_s: seconds in which the client takes nothing of an answer.
+        body_timeout_s: seconds without a byte of a body that is awaited, and seconds in all that it
+            may be awaited for more than its bytes take at `LEAST_RATE`.
+        stream_timeout_s: seconds without a byte where the client may have nothing to say: in a call
+            of gRPC, and once the answer has begun. There is no least rate then.
+        send_timeout_s: the same as `body_timeout_s` of an answer that the client takes.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
         max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
@@ -65,6 +70,7 @@ class Limits:
     idle_timeout_s: float = 75.0
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    stream_timeout_s: float = 300.0
     send_timeout_s: float = 60.0
     drain_bytes: int = 64 * 1024
     max_body_bytes: float = inf
@@ -88,11 +94,16 @@ class BodySource(Protocol):
 
     Attributes:
         limits: of the client.
-        must_close: set where the body turns out to be malformed.
+        must_close: set where the body turns out to be malformed, or too slow.
     """
 
     limits: Limits
     must_close: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client may be silent for long."""
+        ...
 
     def take_buffered(self) -> bytes:
         """Return what came and was not used."""
@@ -106,8 +117,8 @@ class BodySource(Protocol):
         """Take note that the body has at least `size` bytes, which may be too many."""
         ...
 
-    async def receive_body(self) -> bytes:
-        """Wait for more; b"" where there is none."""
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for more; b"" where there is none, None where it takes too long."""
         ...
 
 
@@ -125,6 +136,7 @@ class RequestBody:
         "_overflowed",
         "_position",
         "_remembered",
+        "_waited_s",
         "framing",
         "received",
     )
@@ -137,6 +149,7 @@ class RequestBody:
         self._remembered: list[bytes] = []
         self._position = 0
         self._overflowed = False
+        self._waited_s = 0.0
         self.framing = framing
         self.received = 0
 
@@ -188,16 +201,31 @@ class RequestBody:
         """Wait for bytes of the body; b"" is its end.
 
         Raises:
-            BadRequest: the body is malformed, or nothing came in time (408).
+            BadRequest: the body is malformed, or came too slowly (408).
             ClientGone: the client left before the end.
         """
         while True:
             data = self.take()
             if data or self.consumed:
                 return data
-            data = self._decode(await self._connection.receive_body())
+            data = self._decode(await self._receive())
             if data:
                 return data
+
+    async def _receive(self) -> bytes:
+        """Wait for the client, who has a bound on each silence and on all of them."""
+        connection, began = self._connection, trio.current_time()
+        limits, streams = connection.limits, connection.streams
+        still_s = limits.stream_timeout_s if streams else limits.body_timeout_s
+        left_s = inf if streams else still_s + self.received / LEAST_RATE - self._waited_s
+        data = await connection.receive_body(max(0.0, min(still_s, left_s)))
+        self._waited_s += trio.current_time() - began
+        if data is not None:
+            return data
+        connection.must_close = True
+        if left_s < still_s:
+            raise BadRequest(408, f"the body came at less than {LEAST_RATE:g} bytes a second")
+        raise BadRequest(408, f"no more of the body came in {still_s:g} s")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the rest of the body."""
@@ -520,21 +548,22 @@ class ServerConnection:
         """Keep what followed the current body."""
         self._buffer = data
 
-    async def receive_body(self) -> bytes:
-        """Wait for bytes that belong to the current body.
+    @property
+    def streams(self) -> bool:
+        """See `BodySource`."""
+        return self.answering or (self._head is not None and is_grpc(self._head))
+
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for bytes that belong to the current body; None if none came in time.
 
         Raises:
-            BadRequest: none came in time (408).
             ClientGone: the client left.
         """
         try:
-            data = await self._transport.receive(self.limits.body_timeout_s)
+            data = await self._transport.receive(within_s)
         except trio.BrokenResourceError as exc:
             raise ClientGone("the client's connection broke in the middle of its request") from exc
-        if data is None:
-            self.must_close = True
-            raise BadRequest(408, f"no more of the body came in {self.limits.body_timeout_s:g} s")
-        if not data:
+        if data is not None and not data:
             self._client_ended = True
             raise ClientGone("the client left in the middle of its request")
         return data

@@ -11,7 +11,7 @@ import trio
 from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, SpeaksHttp2
 from overlay.http.h2_server import ServerStream, serve_http2
-from overlay.http.head import Field, RequestHead
+from overlay.http.head import Field, RequestHead, is_grpc
 from overlay.http.seam import Client
 from overlay.http.transport import Transport
 from proxy.errors import DeadlineOver, RequestRefused, UpstreamTooSlow
@@ -21,7 +21,6 @@ from proxy.layer4.connecting import connect
 from proxy.layer4.tunnels import Tunnels
 from proxy.request.fields import is_trusted, without_claims
 from proxy.request.forwarding import Forwarder
-from proxy.request.grpc import is_grpc
 from proxy.request.grpc import refusal as grpc_refusal
 from proxy.route.caller import Caller, Origin
 from proxy.succession.messages import Moved
