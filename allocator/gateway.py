@@ -27,7 +27,7 @@ from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
@@ -55,6 +55,10 @@ CLOSE_S = 0.5
 
 DRAIN_S = 1.5
 """Connections outlive the listener by this: longer than a stopping instance waits for requests."""
+
+_CARRIED = Limits(send_timeout_s=600.0)
+"""A reader tells that it has read each 128 KiB only, at 2 kB/s once a minute. How slow a client may
+be is for its proxy to judge, which sees it take each byte; a proxy is a member."""
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
@@ -223,7 +227,8 @@ class Gateway:
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
                 with trio.CancelScope() as scope:
-                    await self._serve_client(ServerConnection(carried), peer, scope)
+                    client = ServerConnection(carried, _CARRIED)
+                    await self._serve_client(client, peer, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above
