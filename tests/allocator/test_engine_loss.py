@@ -10,9 +10,9 @@ import docker
 import pytest
 import trio
 
-from allocator.containers import Ownership, container_name
-from allocator.docker import DockerRuntime
-from allocator.engine import why_unreachable
+from allocator.engine.client import why_unreachable
+from allocator.engine.containers import Ownership, container_name
+from allocator.engine.docker import DockerRuntime
 from allocator.errors import RuntimeDown
 from allocator.runtime import Launch
 from overlay.names import InstanceId, PeerId, ServiceName

@@ -11,13 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from allocator.containers import Ownership
-from allocator.docker import DockerRuntime
+from allocator.engine.containers import Ownership
+from allocator.engine.docker import DockerRuntime
+from allocator.engine.sandbox_pool import SandboxPlan
 from allocator.errors import LaunchFailed, Unmeasured, Unpausable
-from allocator.process import ProcessRuntime
-from allocator.readiness import Outcome, wait_ready
+from allocator.instances.readiness import Outcome, wait_ready
+from allocator.processes.runtime import ProcessRuntime
 from allocator.runtime import Launch, Runtime
-from allocator.sandbox_pool import SandboxPlan
 from allocator.testing import FakeRuntime, open_fake_machine
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
