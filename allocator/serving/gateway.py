@@ -28,7 +28,7 @@ from allocator.instances.instance import Instance
 from allocator.instances.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
-from overlay.http.carried import CarriedStream
+from overlay.http.carried import SEND_TIMEOUT_S, CarriedStream
 from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
@@ -64,8 +64,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 _LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
 """What is bounded is how slow a client may be, and the proxy before this does that."""
 
-_CARRIED = replace(_LIMITS, send_timeout_s=600.0)
-"""A reader tells that it has read each 128 KiB only, which takes nine minutes at the least rate."""
+_CARRIED = replace(_LIMITS, send_timeout_s=SEND_TIMEOUT_S)
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
