@@ -125,7 +125,8 @@ class Roads:
         nursery: runs the connections to local allocators.
         proxy_port: where this machine's instances find the proxy.
         carry: opens connections over the overlay.
-        welcomed: called with each local allocator's word on where containers look for the proxy.
+        welcomed: called with each local allocator's word on where containers look for the proxy;
+            None for a process that is not to be found by them.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Roads:
         nursery: trio.Nursery,
         proxy_port: int,
         carry: Carry,
-        welcomed: Callable[[LeaseHolder, Welcome], None],
+        welcomed: Callable[[LeaseHolder, Welcome], None] | None,
     ) -> None:
         self._view = view
         self._tls = tls
