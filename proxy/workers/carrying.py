@@ -9,8 +9,8 @@ import select
 import structlog
 import trio
 
-from overlay.connection import MuxedBytes
 from overlay.errors import StreamCut
+from overlay.framing import ByteStream
 
 CHUNK = 64 * 1024
 IDLE_S = 3600.0
@@ -75,7 +75,7 @@ class LentBytes:
         return bool(poll.poll(0))
 
 
-async def pass_on(held: MuxedBytes, worker: trio.SocketStream) -> None:
+async def pass_on(held: ByteStream, worker: trio.SocketStream) -> None:
     """Pass bytes between a stream of the overlay and a worker's socket until either ends."""
 
     async def out() -> None:

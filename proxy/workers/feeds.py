@@ -5,8 +5,8 @@ Pure, but that it reads what it is given.
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Protocol
 
-from overlay.definitions import Definitions
 from overlay.mirroring import Feed
 from overlay.names import ServiceName
 from overlay.passphrase import NetworkKeys
@@ -18,6 +18,14 @@ from proxy.workers.messages import Authority, Defined, Keys, Routed, Told
 
 TOLD_AT_ONCE = 64
 """News in one message: a worker looks at the whole view after each."""
+
+
+class Definitions(Protocol):
+    """What the feed reads of definitions."""
+
+    def contents(self) -> tuple[str, int, tuple[SignedRevision, ...]]:
+        """Return the store, the store revision, and the newest revision of each service."""
+        ...
 
 
 class DefinitionsFeed:

@@ -5,7 +5,8 @@ import os
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +15,32 @@ import pytest
 import trio
 
 from overlay.control import open_control
+from tests.e2e.restart_load import Load, under_load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SERVER = Path(__file__).with_name("lasting_server.py")
 PATIENCE_S = 60.0
+PROXY = "many"
+"""The proxy's name in its network."""
 
 
-@pytest.fixture
-def network(make_network: Any, daemons: Any) -> Any:
-    """A network whose proxy has a worker beside the daemon itself."""
-    made = make_network(daemons)
-    made.start("bootstrap", "bootstrap")
-    printed = made.running["bootstrap"].printed()
-    made.address = next(line for line in printed.splitlines() if line.startswith("/ip4/"))
-    made.join("registry", "registry-service")
-    gateway = f"127.0.0.1:{daemons.free_port()}"
-    made.join("allocator", "allocator", "--runtime", "process", "--gateway-listen-addr", gateway)
-    made.join("proxy", "proxy", "--workers", "2", str(daemons.free_port()))
-    return made
+@pytest.fixture(scope="module")
+def network(process_network: Any) -> Any:
+    """A network with a proxy that has a worker beside the daemon itself."""
+    port = str(process_network.daemons.free_port())
+    process_network.join(PROXY, "proxy", "--workers", "2", port)
+    return process_network
 
 
 def test_both_processes_answer_and_a_killed_worker_is_replaced(network: Any) -> None:
     service = network.add_process("lasting", SERVER)
     (worker,) = await_workers(network)
     served = Counter[int]()
-    daemon = network.running["proxy"].process.pid
+    daemon = network.running[PROXY].process.pid
     for _ in range(60):  # each connection goes to whoever accepts it first
         with httpx.Client(timeout=60) as client:
-            answer = client.get(network.url(service))
+            answer = client.get(url(network, service))
             assert answer.status_code == 200
             served[holder_of(network, answer, daemon, worker["pid"])] += 1
     assert served.keys() == {daemon, worker["pid"]}, served
@@ -55,11 +53,10 @@ def test_both_processes_answer_and_a_killed_worker_is_replaced(network: Any) -> 
 
     os.kill(worker["pid"], signal.SIGKILL)
     for _ in range(30):
-        assert httpx.get(network.url(service), timeout=60).status_code == 200
+        assert httpx.get(url(network, service), timeout=60).status_code == 200
     (other,) = await_workers(network)
     assert other["pid"] != worker["pid"]
     assert scraped(network, service) == 90, "what the dead one had counted stays"
-    stop(network, other["pid"])
     network.no_traceback()
 
 
@@ -67,14 +64,13 @@ def test_a_worker_starts_what_is_cold_and_keeps_what_it_uses(network: Any) -> No
     service = network.add_process("lasting", SERVER, idle_pause_s=0.3)
     (worker,) = await_workers(network)
     with held_by(network, worker["pid"]) as client:
-        answer = client.get(network.url(service), headers={"Myxo-Explain": "1"})
+        answer = client.get(url(network, service), headers={"Myxo-Explain": "1"})
         assert answer.status_code == 200, answer.text
-        with client.stream("GET", network.url(service, "/drip?40")) as drip:
+        with client.stream("GET", url(network, service, "/drip?40")) as drip:
             body = b"".join(drip.iter_raw())  # far longer than it takes to be paused
         assert body == b"".join(b"%d\n" % n for n in range(40))
         time.sleep(2)
-        assert client.get(network.url(service)).status_code == 200, "and it comes back"
-    stop(network, worker["pid"])
+        assert client.get(url(network, service)).status_code == 200, "and it comes back"
     network.no_traceback()
 
 
@@ -82,9 +78,11 @@ def test_rates_and_routes_are_those_of_one_proxy(network: Any) -> None:
     limit = {"per_s": 0.001, "burst": 6}
     service = network.add_process("limited", SERVER, rate_limit=limit)
     (worker,) = await_workers(network)
-    daemon = network.running["proxy"].process.pid
+    daemon = network.running[PROXY].process.pid
     with held_by(network, worker["pid"]) as one, held_by(network, daemon) as other:
-        statuses = [c.get(network.url(service)).status_code for _ in range(5) for c in (one, other)]
+        statuses = [
+            c.get(url(network, service)).status_code for _ in range(5) for c in (one, other)
+        ]
         assert statuses.count(200) == 6, statuses
         assert set(statuses) == {200, 429}
 
@@ -93,25 +91,49 @@ def test_rates_and_routes_are_those_of_one_proxy(network: Any) -> None:
         assert "record" in told, told
         deadline = time.monotonic() + PATIENCE_S
         for client in (one, other):
-            while client.get(network.url("elsewhere", "/metrics")).status_code != 200:
+            while client.get(url(network, "elsewhere", "/metrics")).status_code != 200:
                 assert time.monotonic() < deadline
-    stop(network, worker["pid"])
+    network.no_traceback()
+
+
+async def test_a_new_process_takes_over_from_all_of_them(network: Any) -> None:
+    service = network.add_process("lasting", SERVER)
+    (worker,) = await trio.to_thread.run_sync(await_workers, network)
+    old = network.running[PROXY].process
+    load = Load(network.port(PROXY), service)
+    with trio.fail_after(300):
+        await load.download(1)
+        async with under_load(load), trio.open_nursery() as downloads:
+            for _ in range(4):
+                downloads.start_soon(load.download, 50)
+            await trio.sleep(1)
+            command = network.commands[PROXY]
+            network.commands[PROXY] = ("proxy", "--takeover", *command[1:])
+            await trio.to_thread.run_sync(network.restart, PROXY)
+            network.commands[PROXY] = command
+            await trio.sleep(1)
+        assert await trio.to_thread.run_sync(old.wait) == 0
+    assert load.failed == []
+    await trio.to_thread.run_sync(await_end, worker["pid"])
+    (other,) = await trio.to_thread.run_sync(await_workers, network)
+    assert other["pid"] != worker["pid"]
     network.no_traceback()
 
 
 def test_a_worker_ends_with_its_daemon_however_that_ends(network: Any) -> None:
     (worker,) = await_workers(network)
-    network.kill("proxy")
+    network.kill(PROXY)
     await_end(worker["pid"])
-    network.restart("proxy")  # the port is free
+    network.restart(PROXY)  # the port is free
     (other,) = await_workers(network)
-    stop(network, other["pid"])
+    assert network.kill(PROXY, signal.SIGTERM) == 0
+    await_end(other["pid"])
+    network.no_traceback()
 
 
-def stop(network: Any, worker: int) -> None:
-    """Stop the proxy; fail if it leaves its worker behind, or has met a problem."""
-    assert network.kill("proxy", signal.SIGTERM) == 0
-    await_end(worker)
+def url(network: Any, service: str, path: str = "/") -> str:
+    """Return where the proxy answers for a service."""
+    return str(network.url(service, path, PROXY))
 
 
 def await_end(pid: int) -> None:
@@ -150,7 +172,7 @@ def rtable(network: Any, command: dict[str, Any]) -> dict[str, Any]:
 
 def ask(network: Any, want: str, *lines: dict[str, Any]) -> dict[str, Any]:
     """Ask the proxy something at its control socket."""
-    path = network.daemons.folder / "state" / "run" / f"proxy-{network.port()}.sock"
+    path = network.daemons.folder / "state" / "run" / f"proxy-{network.port(PROXY)}.sock"
 
     async def read() -> bytes | None:
         with trio.fail_after(30):
@@ -166,7 +188,7 @@ def ask(network: Any, want: str, *lines: dict[str, Any]) -> dict[str, Any]:
 
 def scraped(network: Any, service: str) -> int:
     """Return how many requests of a service were answered, by the proxy's metrics."""
-    text = httpx.get(f"http://{metrics_address(network, 'proxy')}/metrics", timeout=30).text
+    text = httpx.get(f"http://{metrics_address(network, PROXY)}/metrics", timeout=30).text
     lines = [
         line
         for line in text.splitlines()
@@ -181,15 +203,16 @@ def metrics_address(network: Any, name: str) -> str:
     return str(command[command.index("--prom-listen-addr") + 1])
 
 
-def held_by(network: Any, pid: int, *others: int) -> httpx.Client:
-    """Return a client whose connection one process of the proxy has accepted."""
+@contextmanager
+def held_by(network: Any, pid: int) -> Iterator[httpx.Client]:
+    """Yield a client whose connection one process of the proxy has accepted."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        client = httpx.Client(timeout=60)
-        answer = client.get(f"http://127.0.0.1:{network.port()}/")
-        if holder_of(network, answer, pid, *others) == pid:
-            return client
-        client.close()
+        with httpx.Client(timeout=60) as client:
+            answer = client.get(f"http://127.0.0.1:{network.port(PROXY)}/")
+            if holder_of(network, answer, pid) == pid:
+                yield client
+                return
     raise AssertionError(f"{pid} accepts nothing")
 
 
@@ -199,7 +222,10 @@ def holder_of(network: Any, answer: httpx.Response, *pids: int) -> int | None:
     held = ""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if [int(field.rpartition(":")[2], 16) for field in fields[1:3]] == [network.port(), port]:
+        if [int(field.rpartition(":")[2], 16) for field in fields[1:3]] == [
+            network.port(PROXY),
+            port,
+        ]:
             held = f"socket:[{fields[9]}]"
     assert held
     return next((pid for pid in pids if held in descriptors(pid)), None)
