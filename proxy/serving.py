@@ -14,6 +14,7 @@ from overlay.advertising import system_hostname
 from overlay.calls import Caller as Calls
 from overlay.definitions import Definitions
 from overlay.deputy import own_deputy
+from overlay.http.carried import MAX_CARRIED
 from overlay.http.connection import Limits
 from overlay.http.gateway import Carry
 from overlay.identity import Identity
@@ -138,7 +139,15 @@ class Serving:
         view = peer.view
         self.routes = RoutingTable()
         self.upstreams = Upstreams(view, random, self.routes)
-        self.roads = Roads(view, peer.tls, grace.lasting, settings.port, carry, welcomed)
+        self.roads = Roads(
+            view,
+            peer.tls,
+            grace.lasting,
+            settings.port,
+            carry,
+            welcomed,
+            max(1, MAX_CARRIED // settings.workers),
+        )
         grace.close = self.roads.aclose
         self.changed: Callable[[], None] = lambda: None
         self.crowd, decisions = Crowd(), Decisions()

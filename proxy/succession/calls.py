@@ -86,6 +86,9 @@ class LastingCalls(Caller):
             raise PeerUnreachable("this proxy is being replaced, and the new one is not there")
         return await self._through(self._heir, peer, protocol, request, reply, timeout_s)
 
+    async def given_up(self, number: int) -> None:
+        """Do what is to be done about a call whose answer nobody waits for: nothing."""
+
     async def _through(
         self,
         heir: Speaker,
@@ -112,6 +115,8 @@ class LastingCalls(Caller):
                 await call.ended.wait()
         finally:
             del self._open[number]
+            if call.message is None:
+                await self.given_up(number)
         return _read(call.message, peer, reply)
 
 

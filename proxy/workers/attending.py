@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import structlog
@@ -34,6 +33,7 @@ from proxy.workers.messages import (
     Carried,
     Carry,
     FromWorker,
+    GivenUp,
     Keys,
     Listen,
     Retire,
@@ -91,6 +91,7 @@ class Attendant:
         self.rows: list[Row] = []
         self._bell = trio.Event()
         self._limit = trio.CapacityLimiter(MAX_UNDER_WAY)
+        self._calls: dict[int, trio.CancelScope] = {}
         self._asked: dict[int, tuple[trio.Event, list[Any]]] = {}
         self._number = 0
         self._keys: Keys | None = None
@@ -189,25 +190,28 @@ class Attendant:
                 into.extend(content)
                 answered.set()
             case Call():
-                nursery.start_soon(self._in_turn, partial(self._call, message))
+                self._calls[message.number] = trio.CancelScope()
+                nursery.start_soon(self._call, message)
+            case GivenUp(number=number) if number in self._calls:
+                self._calls[number].cancel()
             case Admit():
-                nursery.start_soon(self._in_turn, partial(self._admit, message))
+                nursery.start_soon(self._admit, message)
             case Carry():
                 nursery.start_soon(self._carry, message)
             case Moved() if len(descriptors) == 1 and self._shared.clients.move is not None:
                 await self._shared.clients.move(message, descriptors[0])
 
-    async def _in_turn(self, do: Callable[[], Any]) -> None:
-        async with self._limit:
-            await do()
-
     async def _call(self, call: Call) -> None:
-        await made_for(self._link, self._shared.node.calls, call)
+        with self._calls[call.number]:
+            async with self._limit:
+                await made_for(self._link, self._shared.node.calls, call)
+        del self._calls[call.number]
 
     async def _admit(self, asked: Admit) -> None:
         rated = asked.limits
         limits = Limits(rated.per_client, rated.per_proxy, rated.in_all)
-        wait = await self._shared.rates.take(asked.service, limits, asked.client)
+        async with self._limit:
+            wait = await self._shared.rates.take(asked.service, limits, asked.client)
         await self._link.send(Admitted(number=asked.number, limit=wait.limit, wait_s=wait.for_s))
 
     async def _carry(self, asked: Carry) -> None:

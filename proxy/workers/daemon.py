@@ -1,6 +1,7 @@
 """The daemon as a worker sees it: makes the worker's calls, and counts against rate limits."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 from pydantic import BaseModel
@@ -15,7 +16,10 @@ from proxy.succession.calls import LastingCalls
 from proxy.succession.messages import Moved
 from proxy.workers.carrying import LentBytes
 from proxy.workers.link import Link
-from proxy.workers.messages import Admit, Admitted, Carried, Carry, FromDaemon, Rated
+from proxy.workers.messages import Admit, Admitted, Carried, Carry, FromDaemon, GivenUp, Rated
+
+GIVE_UP_S = 1.0
+"""For telling a daemon that may not listen."""
 
 
 class _Nowhere:
@@ -39,6 +43,21 @@ class _Question:
         self.descriptor: int | None = None
 
 
+class _Calls(LastingCalls):
+    """A worker's calls, which the daemon makes, and cancels with those who wait for them here."""
+
+    def __init__(self, link: Link[FromDaemon]) -> None:
+        super().__init__(_Nowhere())
+        self._link = link
+        self.step_back()
+        self.go_through(link)
+
+    async def given_up(self, number: int) -> None:
+        """Have the daemon give it up as well, so that what was asked for can be taken back."""
+        with trio.move_on_after(GIVE_UP_S, shield=True), suppress(PeerUnreachable):
+            await self._link.send(GivenUp(number=number))
+
+
 class Daemon:
     """What a worker asks of the daemon.
 
@@ -48,9 +67,7 @@ class Daemon:
 
     def __init__(self, link: Link[FromDaemon]) -> None:
         self._link = link
-        self.calls = LastingCalls(_Nowhere())
-        self.calls.step_back()
-        self.calls.go_through(link)
+        self.calls: LastingCalls = _Calls(link)
         self._asked: dict[int, _Question] = {}
         self._number = 0
 

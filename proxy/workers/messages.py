@@ -165,6 +165,13 @@ class Carried(_Message):
     error: str = ""
 
 
+class GivenUp(_Message):
+    """Nobody waits for the answer to a call any more."""
+
+    kind: Literal["given_up"] = "given_up"
+    number: int
+
+
 class Accepting(_Message):
     """The worker accepts."""
 
@@ -186,7 +193,7 @@ FromDaemon = (
     | Admitted
     | Carried
 )
-FromWorker = Piece | Accepting | Answer | Call | Admit | Carry | Moved
+FromWorker = Piece | Accepting | Answer | Call | GivenUp | Admit | Carry | Moved
 
 FROM_DAEMON: TypeAdapter[FromDaemon] = TypeAdapter(
     Annotated[FromDaemon, Field(discriminator="kind")]

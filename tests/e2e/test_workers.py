@@ -36,7 +36,7 @@ def network(process_network: Any) -> Any:
 def test_both_processes_answer_and_a_killed_worker_is_replaced(network: Any) -> None:
     service = network.add_process("lasting", SERVER)
     (worker,) = await_workers(network)
-    served = Counter[int]()
+    served = Counter[int | None]()
     daemon = network.running[PROXY].process.pid
     for _ in range(60):  # each connection goes to whoever accepts it first
         with httpx.Client(timeout=60) as client:
