@@ -325,7 +325,9 @@ class ServerConnection:
         fields = [*own, *headers, *framing_fields(framing), *self._connection_fields()]
         head = serialise_response(status, reason or reason_phrase(status), fields)
         self.answering = True
-        await self._send(head if self._is_head_request() else head + body)
+        message = head if self._is_head_request() else head + body
+        if not self._transport.hold(message):
+            await self._send(message)
         self._answered = True
 
     async def refuse(self, fault: BadRequest) -> None:
@@ -385,7 +387,9 @@ class ServerConnection:
                 parts.append(encode_end(trailers))
             await self._send(b"".join(parts))
         elif len(payload) < READ_BYTES // 4:
-            await self._send(head + payload)
+            message = head + payload
+            if trailers is None or not self._transport.hold(message):
+                await self._send(message)
         else:
             await self._send(head, payload)
         self._answered = trailers is not None

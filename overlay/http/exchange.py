@@ -226,8 +226,7 @@ class _Exchange:
                 trailers=body.trailers if self.request_sent else None,
             )
         except SendFailed as exc:
-            reason = "the connection broke while the request was sent"
-            raise self._failed(reason, maybe_processed=exc.sent != 0) from exc
+            raise self._not_sent(exc) from exc
 
     async def answer(self) -> None:
         """Bring the answer to the client."""
@@ -299,6 +298,8 @@ class _Exchange:
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
             self.first_byte_at = perf_counter()
             payload = self.upstream.take_body()
+        except SendFailed as exc:
+            raise self._not_sent(exc) from exc
         except trio.BrokenResourceError as exc:
             raise self._failed("the connection broke before it answered") from exc
         except (BadResponse, MalformedBody) as exc:
@@ -431,6 +432,10 @@ class _Exchange:
         await self.client.until_gone()
         self.failure = ClientGone("the client left before it was answered")
         scope.cancel()
+
+    def _not_sent(self, failure: SendFailed) -> UpstreamFailed:
+        reason = "the connection broke while the request was sent"
+        return self._failed(reason, maybe_processed=failure.sent != 0)
 
     def _failed(
         self,

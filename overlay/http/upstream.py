@@ -88,7 +88,10 @@ class UpstreamConnection:
         """
         head = serialise_request(method, target, [*headers, *framing_fields(framing)])
         self._chunked = framing.kind is BodyKind.CHUNKED
-        await self.send(b"".join((head, *self._framed(payload, trailers))))
+        message = b"".join((head, *self._framed(payload, trailers)))
+        self.reusable = False
+        if trailers is None or not self._transport.hold(message):
+            await self._transport.send(message)
 
     async def send_body(self, payload: bytes, *, trailers: Sequence[Field] | None) -> None:
         """Send more of the body, and its end too if `trailers` is not None.
