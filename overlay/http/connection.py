@@ -250,6 +250,7 @@ class ServerConnection:
         "_client_ended",
         "_framing_out",
         "_head",
+        "_none",
         "_transport",
         "answering",
         "body",
@@ -265,7 +266,7 @@ class ServerConnection:
         self._answered = True
         self._client_ended = False
         self.limits = limits
-        self.body = RequestBody(self, NO_BODY)
+        self.body = self._none = RequestBody(self, NO_BODY)
         self.answering = False
         self.must_close = False
 
@@ -299,7 +300,7 @@ class ServerConnection:
             self._answered = False
             raise
         self._head = head
-        self.body = RequestBody(self, head.framing)
+        self.body = self._none if head.framing is NO_BODY else RequestBody(self, head.framing)
         self.answering = False
         self._answered = False
         self.must_close = not head.keep_alive
@@ -535,9 +536,15 @@ class ServerConnection:
         searched = 0
         deadline = inf
         while True:
+            if not self._buffer:
+                received = await self._receive_first()
+                if received is None:
+                    return None
+                self._buffer = received
             if self._buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
                 self._buffer = self._buffer[2:]
                 searched = 0
+                continue
             end = self._buffer.find(b"\r\n\r\n", searched)
             if end >= 0 and end + 4 <= MAX_HEAD_BYTES:
                 data = self._buffer[: end + 4]
@@ -545,11 +552,8 @@ class ServerConnection:
                 return data
             self._check_incomplete_head(searched)
             searched = max(0, len(self._buffer) - 3)
-            if not self._buffer:
-                received = await self._receive_first()
-            else:
-                deadline = min(deadline, trio.current_time() + self.limits.head_timeout_s)
-                received = await self._receive_more(deadline)
+            deadline = min(deadline, trio.current_time() + self.limits.head_timeout_s)
+            received = await self._receive_more(deadline)
             if received is None:
                 return None
             self._buffer += received

@@ -12,7 +12,6 @@ could not be told from a next request (RFC 9112 §9.3).
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
 from time import perf_counter
@@ -75,8 +74,7 @@ Switched = Callable[[Sequence[Field]], Awaitable[Moved]]
 EditResponse = Callable[[ResponseHead], Sequence[Field]]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(NamedTuple):
     """A request that was answered to its end.
 
     Attributes:

@@ -292,7 +292,7 @@ class SocketTransport:
         if within_s == inf:
             await self._wait(trio.lowlevel.wait_readable)
             return True
-        deadline = self.deadline = trio.current_time() + within_s
+        deadline = self.deadline = self._alarms.now() + within_s
         if deadline < self.alarm_at:
             self._alarms.set(self)
         try:

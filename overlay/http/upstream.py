@@ -296,12 +296,13 @@ class Pool:
     async def give_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` if it can be used again, else close it."""
         kept = connection.reusable and connection.age == self._age and not self._closed
-        if kept and len(self._idle) < self._max_idle:
-            connection.idle_since = trio.current_time()
-            self._idle.append(connection)
-            self._waiting.unpark()
-        else:
+        if not kept or len(self._idle) >= self._max_idle:
             await self._drop(connection)
+            return
+        connection.idle_since = trio.current_time()
+        self._idle.append(connection)
+        if self._max_open != inf:  # else nobody waits
+            self._waiting.unpark()
 
     async def _new(self) -> UpstreamConnection:
         self._open += 1

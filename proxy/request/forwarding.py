@@ -10,7 +10,7 @@ what was wrong and what to do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import inf
 
@@ -55,6 +55,7 @@ NEWS_TIMEOUT_S = 2.0
 """A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
 
 _MAX_LOAD_DIGITS = 9
+_STAYS: AbstractContextManager[None] = nullcontext()
 _CHAIN = HEADER.lower()
 
 
@@ -344,12 +345,13 @@ def _switched(
     return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_bound_s)
 
 
+def _ended_with(road: Road) -> AbstractContextManager[trio.CancelScope | None]:
+    """Return a scope that is cancelled when the road's other machine is dead, if there is one."""
+    return _STAYS if road.lease is not None else _cancelled_with(road)
+
+
 @contextmanager
-def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
-    """Yield a scope that is cancelled when the road's other machine is dead, if there is one."""
-    if road.lease is not None:
-        yield None
-        return
+def _cancelled_with(road: Road) -> Iterator[trio.CancelScope]:
     with trio.CancelScope() as scope:
         road.under_way.add(scope)
         try:

@@ -4,7 +4,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import inf
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,13 +13,12 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from overlay.names import ServiceName
 from overlay.tunnel import Relayed
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_BOUNDS = tuple(floatToGoString(bound) for bound in (*_BUCKETS_S, inf))
+_BOUNDS = (*map(str, _BUCKETS_S), "+Inf")
 
 _WARM = frozenset({"lookup", "select", "forward"})
 """Phases that every request has; the others are of a start."""
