@@ -1,6 +1,6 @@
 """What a service is: the specification that a revision carries, normalised and checked.
 
-People write `service-conf.json` or YAML (read by `registry/conf.py`); what comes out of it is this.
+People write `service-conf.json` or YAML (read by `registry/conf/`); what comes out of it is this.
 Fields named `*_ms` are milliseconds, as the files have them; everything that computes with them
 uses the `*_s` properties, in seconds.
 """

@@ -8,7 +8,7 @@ from typing import Any
 from overlay.errors import SettingsInvalid
 from overlay.names import ServiceName, service_name
 from overlay.spec import Image, ServiceSpec
-from registry.conf import ServiceConf, read_conf
+from registry.conf.service import ServiceConf, read_conf
 from registry.errors import ConfInvalid
 from registry.image import ImageEngine, build_image, service_port, stock_image
 

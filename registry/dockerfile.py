@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from overlay.spec import DEFAULT_PORT
-from registry.conf import DockerConf
+from registry.conf.docker import DockerConf
 from registry.errors import ConfInvalid
 
 WORKDIR = "/app"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from overlay.spec import DEFAULT_PORT, Image
-from registry.conf import DockerConf
+from registry.conf.docker import DockerConf
 from registry.docker import LocalImage, registry_of
 from registry.dockerfile import dockerfile, write_context
 from registry.errors import BuildFailed, ConfInvalid, ImageNotFound

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from registry.conf import _DOCKER_FIELDS, _FIELDS, parse_conf
+from registry.conf.docker import DOCKER_FIELDS
+from registry.conf.service import FIELDS, parse_conf
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "services.md").read_text()
 
@@ -18,7 +19,7 @@ def test_the_example_has_every_field_that_goes_with_a_built_image() -> None:
     conf = parse_conf(example("json"), "service-conf.json")
     assert conf.docker is not None
     assert conf.docker.cmd == "exec python server.py --port $SERVICE_PORT"
-    missing = [name for name in _FIELDS if name != "image" and f'"{name}"' not in example("json")]
+    missing = [name for name in FIELDS if name != "image" and f'"{name}"' not in example("json")]
     assert missing == []
 
 
@@ -29,4 +30,4 @@ def test_the_two_examples_say_the_same() -> None:
 
 def test_the_tables_explain_every_field() -> None:
     rows = set(re.findall(r"^\| `([A-Za-z_]+)(?:\.RTT)?` \|", PAGE, re.MULTILINE))
-    assert rows >= _FIELDS.keys() | _DOCKER_FIELDS.keys()
+    assert rows >= FIELDS.keys() | DOCKER_FIELDS.keys()

@@ -13,7 +13,7 @@ from allocator.networks import BRIDGES
 from allocator.runtime import Launch
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
-from registry.conf import parse_conf
+from registry.conf.service import parse_conf
 from registry.errors import ConfInvalid
 
 IMAGE = Image(reference="hello", config_digest=Digest("sha256:" + "0" * 64))

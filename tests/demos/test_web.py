@@ -17,7 +17,7 @@ from bench.network import Network
 from demos.serving import Refused
 from demos.web.api.server import checked
 from demos.web.front.server import page
-from registry.conf import read_conf
+from registry.conf.service import read_conf
 
 DEMO = Path(__file__).resolve().parents[2] / "demos" / "web"
 SEEN = {"species": "Fuligo septica", "place": "a rotten beech", "count": "3"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from overlay.balancing import Balancing
 from overlay.spec import RateLimit, ServiceSpec
-from registry.conf import DockerConf, parse_conf, read_conf
+from registry.conf.docker import DockerConf
+from registry.conf.service import parse_conf, read_conf
 from registry.errors import ConfInvalid
 
 HELLO_CONF = """{

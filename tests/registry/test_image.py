@@ -14,7 +14,7 @@ import pytest
 from docker.utils import kwargs_from_env
 
 from overlay.testing_ports import free_ports
-from registry.conf import DockerConf
+from registry.conf.docker import DockerConf
 from registry.docker import Engine, registry_of
 from registry.errors import (
     BuildFailed,

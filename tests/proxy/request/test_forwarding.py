@@ -19,6 +19,7 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import parse_request_head
 from overlay.http.testing import Wire
+from overlay.http.tls_stream import TlsStream
 from overlay.identity import Identity
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
@@ -902,9 +903,7 @@ async def open_gateway(ground: Ground, instance: Instance, keys_of: str = "secre
     gateway = Gateway(tls, 0, instance)
 
     async def serve(wire: Wire) -> None:
-        stream = trio.SSLStream(
-            wire.stream, tls.server_context, server_side=True, https_compatible=True
-        )
+        stream = TlsStream(wire.stream, tls.server_context, server_side=True)
         try:
             await stream.do_handshake()
             await stream.send_all(gateway.line)
@@ -1314,7 +1313,7 @@ async def test_an_answer_that_ends_too_late_is_cut(ground: Ground) -> None:
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbegun")
         await trio.sleep_forever()
 
-    define(ground, timeout_s=0.5)
+    define(ground, timeout_s=1.0)
     await ground.run_instance("i1", drip)
     await ground.client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"200" in await ground.client.head()
