@@ -377,8 +377,8 @@ class ServerConnection:
                 framing = Framing(BodyKind.UNTIL_CLOSE)
                 self.must_close = True
         self._framing_out = framing
-        fields = [*headers, *framing_fields(framing), *self._connection_fields()]
-        head = serialise_response(status, reason, fields)
+        own = (*framing_fields(framing), *self._connection_fields())
+        head = serialise_response(status, reason, headers, own)
         self.answering = True
         if framing is CHUNKED:
             parts = [head]

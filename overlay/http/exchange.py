@@ -132,11 +132,11 @@ async def exchange(
     run = _Exchange(client, head, upstream, edit_response, head_timeout_s, switched)
     run.sending = watched
     client.body.rewind()
-    fields = [*request_headers]
+    fields = request_headers
     if head.takes_trailers:
-        fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+        fields = [*fields, (b"TE", b"trailers"), (b"Connection", b"TE")]
     if head.upgrade and switched is not None:
-        fields += ((b"Upgrade", head.upgrade), _UPGRADE)
+        fields = [*fields, (b"Upgrade", head.upgrade), _UPGRADE]
     await run.send_request(target or head.target, fields)
     if run.request_sent:
         await run.answer()

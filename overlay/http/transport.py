@@ -220,7 +220,7 @@ class SocketTransport:
 
     def hold(self, message: bytes) -> bool:
         """See `Transport`."""
-        if not self.may_hold(len(message)):
+        if self._held or len(message) > HELD_BYTES or self._writing is not None:
             return False
         self._held = message
         self._outbox.add(self)

@@ -86,7 +86,7 @@ class UpstreamConnection:
             SendFailed: the connection is lost.
             ValueError: something in the head contains a line end.
         """
-        head = serialise_request(method, target, [*headers, *framing_fields(framing)])
+        head = serialise_request(method, target, headers, framing_fields(framing))
         self._chunked = framing.kind is BodyKind.CHUNKED
         message = b"".join((head, *self._framed(payload, trailers)))
         self.reusable = False

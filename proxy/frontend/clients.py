@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
 
@@ -208,7 +209,13 @@ class Clients:
         except OSError:  # it has left already
             address = "unknown"
         trusted = trusted and is_trusted(address, self._trusted)
-        return Origin(address, trusted=trusted, who=source or _LOOPBACK)
+        return _origin(address, source or _LOOPBACK, trusted=trusted)
+
+
+@lru_cache(maxsize=1024)
+def _origin(address: str, who: str, *, trusted: bool) -> Origin:
+    """Return the same object for the same client: what is remembered of it is compared by that."""
+    return Origin(address, trusted=trusted, who=who)
 
 
 def _told(refusal: RequestRefused, origin: Origin) -> str:

@@ -22,6 +22,7 @@ from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.http.seam import Client, Upstream
+from overlay.http.written import Written
 from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -268,7 +269,8 @@ class Forwarder:
                 fields += [] if tied is None else [tied]
             return fields
 
-        fields = [*request_fields(head, route, origin), *road.fields]
+        fields: list[Field] = Written(request_fields(head, route, origin))
+        fields += road.fields
         if road.routed:
             fields = _addressed(fields, road.routed)
         fields = self._told(fields, decision, call, deadline)
@@ -328,7 +330,7 @@ class Forwarder:
         self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
     ) -> list[Field]:
         decision.road = road.kind
-        fields = [*response_fields(response, date_field())]
+        fields = Written(response_fields(response, date_field()))
         decision.timing.mark("forward")
         decision.status = response.status
         if origin.exposure is None:
