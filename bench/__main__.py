@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import (
     bus,
     cold,
+    crowded,
     distant,
     estimates,
     fairness,
@@ -20,6 +21,7 @@ from bench import (
     overlay,
     placement,
     proxy,
+    telemetry,
     up,
     warm,
 )
@@ -32,6 +34,8 @@ ALL: dict[str, Measure] = {
     "warm": warm.measure,
     "proxy": proxy.measure,
     "fairness": fairness.measure,
+    "crowded": crowded.measure,
+    "telemetry": telemetry.measure,
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,

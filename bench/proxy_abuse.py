@@ -9,12 +9,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.client import OK, AnswerFailed, ask
-from bench.machine import memory_mib
+from bench.machine import memory_mib, open_files
 from bench.proxy_rates import Target
 from bench.stats import table
 
@@ -98,21 +97,26 @@ def measure(target: Target, *, quick: bool) -> tuple[dict[str, Any], str]:
     """
     assert target.pid is not None  # noqa: S101  (for the type checker: it is the proxy's)
     count = REQUESTS_QUICK if quick else REQUESTS
-    files = _files(target.pid)
+    files = open_files(target.pid)
     misbehave(target.url, count // 10)
     _settled(target.pid, files)
-    before = memory_mib(target.pid)["pss"]
+    before = memory_mib(target.pid)
     misbehave(target.url, count)
     misbehave(target.url, 1, (silent_server,))
-    left = max(0, _settled(target.pid, files) - files)
-    growth = memory_mib(target.pid)["pss"] - before
+    files_after = _settled(target.pid, files)
+    after = memory_mib(target.pid)
     figures = {
         "abuse_requests": count,
-        "abuse_growth_mib": growth,
-        "abuse_files_left": left,
+        "abuse_growth_mib": after["pss"] - before["pss"],
+        "abuse_files_left": max(0, files_after - files),
     }
-    columns = ["broken off at every phase", "memory grew by, MiB", "files left open"]
-    return figures, table(columns, [[f"{count:,} requests", f"{growth:.1f}", str(left)]])
+    columns = ["broken off at every phase", "before", f"after {count:,} requests"]
+    rows = [
+        ["memory, MiB RSS", f"{before['rss']:.1f}", f"{after['rss']:.1f}"],
+        ["memory, MiB PSS", f"{before['pss']:.1f}", f"{after['pss']:.1f}"],
+        ["files open", str(files), str(files_after)],
+    ]
+    return figures, table(columns, rows)
 
 
 def misbehave(
@@ -141,13 +145,9 @@ def misbehave(
 def _settled(pid: int, most: int) -> int:
     """Return how many files a process has open once they are `most` or fewer, or after a while."""
     deadline = time.monotonic() + SETTLED_S
-    while (files := _files(pid)) > most and time.monotonic() < deadline:
+    while (files := open_files(pid)) > most and time.monotonic() < deadline:
         time.sleep(0.1)
     return files
-
-
-def _files(pid: int) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _get(path: bytes) -> bytes:

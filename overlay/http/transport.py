@@ -30,6 +30,8 @@ from overlay.http.outbox import outbox
 
 READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
+LEAST_RATE = 240.0
+"""Bytes a second that the other end sends and takes at the least, beyond a grace; as in Kestrel."""
 _CALLS_IN_A_ROW = 16
 """Calls answered at once before others get a turn; about half a millisecond of copying."""
 
@@ -117,8 +119,9 @@ def transport(stream: trio.abc.Stream, send_timeout_s: float = inf) -> Transport
 
     Args:
         stream: opened, and its handshake done.
-        send_timeout_s: seconds in which the other end takes no byte (of a socket; elsewhere not
-            all of what is sent at once), after which the connection counts as lost.
+        send_timeout_s: seconds in which the other end takes no byte (of a socket), or that it takes
+            for what is sent at once beyond what that takes at `LEAST_RATE`; after them the
+            connection counts as lost.
     """
     if isinstance(stream, trio.SocketStream):
         return SocketTransport(stream, send_timeout_s)
@@ -225,6 +228,11 @@ class SocketTransport:
         self._held = message
         self._outbox.add(self)
         return True
+
+    def holds(self) -> bool:
+        """Return whether the system does not take all of what is held."""
+        self.flush()
+        return bool(self._held)
 
     def may_hold(self, size: int) -> bool:
         """Return whether `hold` would take a message of `size` bytes."""
@@ -373,9 +381,10 @@ class SocketTransport:
 
     async def _send_rest(self, parts: tuple[bytes, ...], sent: int) -> None:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
+        latest = trio.current_time() + self.send_timeout_s + len(rest) / LEAST_RATE
         with self._writes():
             while rest:
-                await self._until_writable(sent)
+                await self._until_writable(sent, latest)
                 try:
                     taken = os.write(self.fd, rest)
                 except BlockingIOError:
@@ -385,10 +394,11 @@ class SocketTransport:
                 sent += taken
                 rest = rest[taken:]
 
-    async def _until_writable(self, sent: int | None) -> None:
+    async def _until_writable(self, sent: int | None, latest: float = inf) -> None:
         """Return when the system may take more; `sent` of the message it has taken."""
         self._calls = 0
-        with trio.move_on_after(self.send_timeout_s) as scope:
+        until = min(latest, trio.current_time() + self.send_timeout_s)
+        with trio.move_on_at(until) as scope:
             await self._wait(trio.lowlevel.wait_writable)
         if scope.cancelled_caught:
             raise SendFailed(sent)
@@ -440,7 +450,8 @@ class StreamTransport:
             if self._send_timeout_s == inf:
                 await self._stream.send_all(data)
                 return
-            with trio.move_on_after(self._send_timeout_s) as scope:
+            within_s = self._send_timeout_s + len(data) / LEAST_RATE
+            with trio.move_on_after(within_s) as scope:
                 await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise SendFailed(None) from exc

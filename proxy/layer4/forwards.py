@@ -180,18 +180,22 @@ class Forwards:
 
     async def _accept(self, forward: _Forward, listener: trio.SocketListener) -> None:
         async def carry(stream: trio.SocketStream) -> None:
-            await self._carry(forward, SocketEnd(transport(stream)))
+            try:
+                client = str(stream.socket.getpeername()[0])
+            except OSError:  # it has left already
+                client = "gone"
+            await self._carry(forward, SocketEnd(transport(stream)), client)
 
         async with listener:
             await trio.serve_listeners(carry, [listener])
 
-    async def _carry(self, forward: _Forward, here: End) -> None:
+    async def _carry(self, forward: _Forward, here: End, client: str) -> None:
         """Carry one connection, or one client's datagrams, to the end."""
         relayed = None
         forward.open += 1
         try:
             self._check_room()
-            relayed = await self._relay(forward, here)
+            relayed = await self._relay(forward, here, client)
         except MyxoError as exc:
             log.warning("forward.failed", to=written(forward.hops), error=str(exc))
             forward.tell(str(exc))
@@ -207,8 +211,8 @@ class Forwards:
         if sum(forward.open for forward in self._forwards) > MAX_TUNNELS:
             raise TooManyForwards(f"{MAX_TUNNELS} connections are forwarded already")
 
-    async def _relay(self, forward: _Forward, here: End) -> Relayed | None:
-        async with self._tunnels.open_chain(forward.hops) as tunnels:
+    async def _relay(self, forward: _Forward, here: End, client: str) -> Relayed | None:
+        async with self._tunnels.open_chain(forward.hops, client) as tunnels:
             idle_s = min(tunnel.spec.tunnel_bound_s for tunnel in tunnels)
             return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)
         return None  # it had to end

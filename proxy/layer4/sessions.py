@@ -84,8 +84,11 @@ class DatagramPort:
         """Of the port."""
         return cast("int", self.sock.getsockname()[1])
 
-    async def serve(self, carry: Callable[[End], Awaitable[None]]) -> None:
-        """Have `carry` run once for each session, until cancelled; then the port is closed."""
+    async def serve(self, carry: Callable[[End, str], Awaitable[None]]) -> None:
+        """Have `carry` run once for each session, until cancelled; then the port is closed.
+
+        It is given the session and the client's IP address.
+        """
         with self.sock:
             async with trio.open_nursery() as nursery:
                 while True:
@@ -100,9 +103,9 @@ class DatagramPort:
                     if session is None or not session.take(data):
                         self.dropped += 1
 
-    async def _hold(self, session: _Session, carry: Callable[[End], Awaitable[None]]) -> None:
+    async def _hold(self, session: _Session, carry: Callable[[End, str], Awaitable[None]]) -> None:
         try:
-            await carry(session)
+            await carry(session, session.client[0])
         finally:
             del self._sessions[session.client]
 

@@ -25,6 +25,7 @@ from proxy.errors import NothingFeasible, UpstreamLost
 from proxy.layer4.hops import Hop
 from proxy.request.attempts import MAX_ATTEMPTS
 from proxy.request.forwarding import Forwarder
+from proxy.route.affinity import key_of_tunnel
 from proxy.telemetry.decisions import Decision, Failure
 from proxy.telemetry.timing import Timing
 
@@ -86,7 +87,9 @@ class Tunnels:
                 self._look_at(tunnel)
 
     @asynccontextmanager
-    async def open(self, hop: Hop, caller: ServiceName | None = None) -> AsyncIterator[Tunnel]:
+    async def open(
+        self, hop: Hop, client: str, caller: ServiceName | None = None
+    ) -> AsyncIterator[Tunnel]:
         """Yield a tunnel to an instance of a service, which is started if need be.
 
         The block is cancelled, and left without an exception, when the tunnel must end. An end that
@@ -94,6 +97,7 @@ class Tunnels:
 
         Args:
             hop: which service, and what it is sent.
+            client: whose tunnel it is, by its address or instance: what policies hash.
             caller: the service that what is sent comes from, if it comes from one.
 
         Raises:
@@ -105,6 +109,7 @@ class Tunnels:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
         decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        decision.key = key_of_tunnel(spec, client)
         guards = self._forwarder.guards
         if spec.rate_limited:
             await guards.limiter.admit(decision, caller or "")
@@ -134,7 +139,7 @@ class Tunnels:
         raise UpstreamLost(f"{where} could not be reached {MAX_ATTEMPTS} times: {failure}")
 
     @asynccontextmanager
-    async def open_chain(self, hops: Sequence[Hop]) -> AsyncIterator[list[Tunnel]]:
+    async def open_chain(self, hops: Sequence[Hop], client: str) -> AsyncIterator[list[Tunnel]]:
         """Yield a tunnel to each hop; each is chosen for the one before it, as `open` says.
 
         Raises:
@@ -144,7 +149,7 @@ class Tunnels:
         async with AsyncExitStack() as stack:
             caller: ServiceName | None = None
             for hop in hops:
-                tunnels.append(await stack.enter_async_context(self.open(hop, caller)))
+                tunnels.append(await stack.enter_async_context(self.open(hop, client, caller)))
                 caller = hop.service
             yield tunnels
         if len(tunnels) < len(hops):

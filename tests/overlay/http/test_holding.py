@@ -99,6 +99,7 @@ async def test_what_the_system_does_not_take_is_sent_while_the_reader_waits(lab:
 async def test_a_wait_that_is_cancelled_leaves_the_rest_held(lab: Lab) -> None:
     near, far, taken = await full(lab)
     assert near.hold(b"!" * HELD_BYTES)
+    assert near.holds()
     with trio.move_on_after(0.05) as scope:
         await near.receive()
     assert scope.cancelled_caught
