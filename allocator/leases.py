@@ -5,6 +5,7 @@ back, or with its connection.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -80,6 +81,10 @@ class LeaseDesk:
         self._containers = containers
         self._proxies: list[_ProxyHolder] = []
 
+    def leads_on(self) -> Path | None:
+        """Return the control socket of the proxy by which chains go on from this machine."""
+        return next((Path(one.control) for one in self._proxies if one.control), None)
+
     async def serve(self, connection: ControlConnection) -> None:
         """Serve one proxy until its connection ends; its leases end with it."""
         send, receive = trio.open_memory_channel[BaseModel](OUTBOX)
@@ -103,8 +108,8 @@ class LeaseDesk:
     def _take(self, message: FromProxy, holder: "_ProxyHolder") -> bool:
         """Act on one message; return whether the proxy keeps up."""
         match message:
-            case Hello(proxy_port=port):
-                self._enter(holder, port)
+            case Hello(proxy_port=port, control=control):
+                self._enter(holder, port, control)
             case Acquire(instance=instance):
                 holder.post(self._acquire(instance, holder))
             case Report(instance=instance, in_flight=in_flight, served=served):
@@ -122,11 +127,11 @@ class LeaseDesk:
                 holder.post(Occupant(sandbox=sandbox, service=service, instance=instance_id))
         return holder.keeps_up and len(holder.sandboxes) <= MAX_SANDBOXES
 
-    def _enter(self, holder: "_ProxyHolder", port: int) -> None:
+    def _enter(self, holder: "_ProxyHolder", port: int, control: str) -> None:
         """Send instances to the proxy that is here longest: others come and go beside it."""
         if holder.port:
             return
-        holder.port = port
+        holder.port, holder.control = port, control
         self._proxies.append(holder)
         self._welcome(holder)
 
@@ -160,6 +165,7 @@ class _ProxyHolder:
         self._outbox = outbox
         self.keeps_up = True
         self.port = 0
+        self.control = ""
         self.sandboxes: set[SandboxId] = set()
 
     def release(self, instance: InstanceId) -> None:
