@@ -15,7 +15,6 @@ authenticated as peers: the same line, and the same from there on.
     421 Myxo-Refused     the instance did not get the request; it may be sent to another one
 """
 
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -35,6 +34,7 @@ from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
 from overlay.http.seam import Source, Upstream
+from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
 from overlay.names import InstanceId, PeerId
 from overlay.tls import PeerTls, pin_of
@@ -200,15 +200,13 @@ class Gateway:
             await found.aclose()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
-        tls = trio.SSLStream(
-            stream, self._tls.server_context, server_side=True, https_compatible=True
-        )
+        tls = TlsStream(stream, self._tls.server_context, server_side=True)
         self._connections += 1
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
                     await self._serve_client(ServerConnection(tls), self._callers[scope])
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
+        except trio.BrokenResourceError as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
             log.exception("gateway.connection_failed")
@@ -233,13 +231,11 @@ class Gateway:
             ended.set()
             await trio.aclose_forcefully(carried)
 
-    async def _admit(
-        self, tls: "trio.SSLStream[trio.SocketStream]", scope: trio.CancelScope
-    ) -> bool:
+    async def _admit(self, tls: TlsStream, scope: trio.CancelScope) -> bool:
         """Return whether the caller is a member, and say so to it."""
         with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
             await tls.do_handshake()
-            pin = self._callers[scope] = pin_of(tls)
+            pin = self._callers[scope] = pin_of(tls.peer_certificate())
             stranger = "no member of this network has this certificate"
             refusal = await self._refusal(lambda: self._is_member(pin), stranger)
             return await self._say(refusal, tls)

@@ -275,3 +275,8 @@ def _explain(exc: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}"
     return f"the setting {name!r} is wrong: {first['msg']}"
+
+
+def chosen_state_dir(given: Path | None) -> Path:
+    """Return the state directory that an option names, or else the settings do."""
+    return NodeSettings.load({"state_dir": given}).state_dir

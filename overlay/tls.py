@@ -17,7 +17,6 @@ import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -76,6 +75,7 @@ class PeerTls:
             one.public_bytes(serialization.Encoding.PEM).decode() for one in trusted
         )
         self.server_context = _context(ssl.PROTOCOL_TLS_SERVER, chain, authorities)
+        self.server_context.num_tickets = 0  # nobody resumes a session: connections are kept
         self.client_context = _context(ssl.PROTOCOL_TLS_CLIENT, chain, authorities)
 
 
@@ -86,10 +86,9 @@ def open_tls(
     return PeerTls(keys, peer_id, also_trusted=also_trusted)
 
 
-def pin_of(stream: "trio.SSLStream[trio.SocketStream]") -> str:
-    """Return the pin of the other end's key, in hexadecimal; empty if it showed none."""
-    der = stream.getpeercert(binary_form=True)
-    return _pin(x509.load_der_x509_certificate(der).public_key()) if der else ""
+def pin_of(certificate: bytes | None) -> str:
+    """Return the pin of the key in a certificate in DER, in hexadecimal; empty for none."""
+    return _pin(x509.load_der_x509_certificate(certificate).public_key()) if certificate else ""
 
 
 def _pin(key: CertificatePublicKeyTypes) -> str:

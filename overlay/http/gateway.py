@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from overlay.errors import PeerUnreachable, SettingsInvalid
+from overlay.http.tls_stream import TlsStream
 from overlay.names import PeerId
 from overlay.records import PeerRecord
 from overlay.settings import split_address
@@ -29,9 +30,6 @@ Carry = Callable[[PeerId], Awaitable[trio.abc.Stream]]
 
 class GatewayShut(PeerUnreachable):
     """No connection to a gateway's address can be made; nobody there said no."""
-
-
-TlsStream = trio.SSLStream[trio.SocketStream]
 
 
 async def dial_gateway(record: PeerRecord, tls: PeerTls) -> TlsStream:
@@ -84,7 +82,7 @@ async def _open_gateway(address: str, pin: str, tls: PeerTls) -> TlsStream:
         tcp = await open_tcp(address, "the gateway")
     except PeerUnreachable as exc:
         raise GatewayShut(str(exc)) from exc
-    stream = trio.SSLStream(tcp, tls.client_context, https_compatible=True)
+    stream = TlsStream(tcp, tls.client_context)
     async with _given_up_unless_met(stream, f"the gateway at {address}"):
         await _meet(stream, address, pin)
     return stream
@@ -104,10 +102,10 @@ async def _given_up_unless_met(stream: trio.abc.Stream, what: str) -> AsyncItera
         raise
 
 
-async def _meet(stream: "trio.SSLStream[trio.SocketStream]", address: str, pin: str) -> None:
+async def _meet(stream: TlsStream, address: str, pin: str) -> None:
     """Check who is at the other end, then wait for its word that this peer may call."""
     await stream.do_handshake()
-    if pin_of(stream) != pin:
+    if pin_of(stream.peer_certificate()) != pin:
         raise PeerUnreachable(f"another peer than expected answers at {address}")
     await _await_word(stream, f"at {address}")
 

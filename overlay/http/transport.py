@@ -1,5 +1,8 @@
 """Byte streams as this package reads and writes them: sockets fast, other trio streams too.
 
+What is between two machines is one of three: a plain socket, TLS on one (`tls_stream.py`), or a
+stream of the overlay (`carried.py`).
+
 A trio stream passes the scheduler on every call that could be answered at once, and again for every
 timeout. On a plain socket that is most of what a small proxied request costs, so `SocketTransport`
 calls the system directly, waits only when the system says so, and gives way to others after some
@@ -9,7 +12,6 @@ calls in a row. What it keeps of trio is the waiting, hence cancellation.
 import os
 import select
 import socket
-import ssl
 import struct
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
@@ -97,29 +99,44 @@ def transport(stream: trio.abc.Stream, send_timeout_s: float = inf) -> Transport
     """Return `stream` as a transport, which owns it from then on.
 
     Args:
-        stream: opened, its handshake done or not.
-        send_timeout_s: seconds in which the other end takes no byte (of a plain socket; elsewhere
-            not all of what is sent at once), after which the connection counts as lost.
+        stream: opened, and its handshake done.
+        send_timeout_s: seconds in which the other end takes no byte (of a socket; elsewhere not
+            all of what is sent at once), after which the connection counts as lost.
     """
     if isinstance(stream, trio.SocketStream):
         return SocketTransport(stream, send_timeout_s)
+    if isinstance(stream, TransportStream):
+        return stream.as_transport(send_timeout_s)
     return StreamTransport(stream, send_timeout_s)
 
 
+class TransportStream(trio.abc.Stream):
+    """A stream that is a transport itself."""
+
+    @abstractmethod
+    def as_transport(self, send_timeout_s: float) -> Transport:
+        """Return this stream, after it took note of the bound; see `transport`."""
+
+
 class SocketTransport:
-    """A plain socket."""
+    """A plain socket.
+
+    Attributes:
+        send_timeout_s: seconds in which the other end takes no byte, after which the connection
+            counts as lost.
+    """
 
     __slots__ = (
         "_alarms",
         "_calls",
         "_more",
         "_poll",
-        "_send_timeout_s",
         "_stream",
         "alarm_at",
         "deadline",
         "fd",
         "half_closes",
+        "send_timeout_s",
     )
 
     def __init__(self, stream: trio.SocketStream, send_timeout_s: float = inf) -> None:
@@ -128,7 +145,7 @@ class SocketTransport:
         self._poll: select.poll | None = None
         self._more = False  # the last read was full, so that another is likely to succeed at once
         self._calls = 0
-        self._send_timeout_s = send_timeout_s
+        self.send_timeout_s = send_timeout_s
         self._alarms = alarms()
         self.deadline = inf
         self.alarm_at = inf
@@ -252,7 +269,7 @@ class SocketTransport:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
         while rest:
             self._calls = 0
-            with trio.move_on_after(self._send_timeout_s) as scope:
+            with trio.move_on_after(self.send_timeout_s) as scope:
                 await self._wait(trio.lowlevel.wait_writable)
             if scope.cancelled_caught:
                 raise SendFailed(sent)
@@ -288,14 +305,13 @@ class WatchedStream(trio.abc.HalfCloseableStream):
 
 
 class StreamTransport:
-    """Any other trio stream: TLS, a stream of the overlay, or memory in tests."""
+    """Any other trio stream: one of the overlay, or memory in tests."""
 
-    __slots__ = ("_poll", "_send_timeout_s", "_stream", "half_closes")
+    __slots__ = ("_send_timeout_s", "_stream", "half_closes")
 
     def __init__(self, stream: trio.abc.Stream, send_timeout_s: float = inf) -> None:
         self._stream = stream
         self._send_timeout_s = send_timeout_s
-        self._poll: select.poll | None = None
         self.half_closes = isinstance(stream, trio.abc.HalfCloseableStream)
 
     async def receive(self, within_s: float = inf) -> bytes | None:
@@ -315,22 +331,18 @@ class StreamTransport:
                 return
             with trio.move_on_after(self._send_timeout_s) as scope:
                 await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise SendFailed(None) from exc
         if scope.cancelled_caught:
             raise SendFailed(None)
 
     def quiet(self) -> bool:
         """See `Transport`."""
-        if isinstance(self._stream, WatchedStream):
-            return self._stream.quiet()
-        return not self._polled()
+        return not isinstance(self._stream, WatchedStream) or self._stream.quiet()
 
     def lost(self) -> bool:
         """See `Transport`."""
-        if isinstance(self._stream, WatchedStream):
-            return self._stream.lost()
-        return bool(self._polled() & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+        return isinstance(self._stream, WatchedStream) and self._stream.lost()
 
     def probe(self) -> None:
         """See `Transport`: there is nothing to ask."""
@@ -345,29 +357,12 @@ class StreamTransport:
         await self._stream.aclose()
 
     async def abort(self, *, reset: bool = False) -> None:
-        """See `Transport`: without TLS's end mark the other end sees a cut."""
+        """See `Transport`: without the end mark the other end sees a cut."""
         del reset
         await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(READ_BYTES))
-        except ssl.SSLError as exc:
-            raise trio.BrokenResourceError("TLS was broken off") from exc
         except trio.ClosedResourceError as exc:
             raise trio.BrokenResourceError("the connection is closed") from exc
-
-    def _polled(self) -> int:
-        beneath = self._stream
-        if isinstance(beneath, trio.SSLStream):
-            beneath = beneath.transport_stream
-        if not isinstance(beneath, trio.SocketStream):
-            return 0
-        fd = beneath.socket.fileno()
-        if fd < 0:
-            return select.POLLNVAL
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLIN | select.POLLRDHUP)
-        events = self._poll.poll(0)
-        return events[0][1] if events else 0

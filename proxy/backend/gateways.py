@@ -124,8 +124,8 @@ class GatewayWay:
     async def _open(self, record: PeerRecord) -> trio.abc.Stream:
         stream = await dial_gateway(record, self._tls)
         self.leads_nowhere = False
-        path.watch(stream.transport_stream.socket)
-        self._sockets.add(stream.transport_stream.socket)
+        path.watch(stream.socket)
+        self._sockets.add(stream.socket)
         return stream
 
     def _record(self) -> PeerRecord:

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 import structlog
 import trio
 
+from overlay.http.tls_stream import TlsStream
 from overlay.listeners import listen
 from overlay.settings import split_address
 from proxy.frontend.clients import Clients
@@ -72,9 +73,7 @@ class Edge:
         """Return the connection with its handshake done; None if that failed."""
         if self.tls is None:
             return stream
-        secured = trio.SSLStream(
-            stream, self.tls.context(), server_side=True, https_compatible=True
-        )
+        secured = TlsStream(stream, self.tls.context(), server_side=True)
         reason = f"no handshake within {HANDSHAKE_S:g} s"
         try:
             with trio.move_on_after(HANDSHAKE_S):

@@ -17,6 +17,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
 from overlay.host import Host, open_host
 from overlay.http.carried import HTTP_PROTOCOL, open_carried
+from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
@@ -86,7 +87,7 @@ class Lab:
     async def call(self, tls: PeerTls | None = None) -> AsyncIterator[Caller]:
         caller_tls = tls or self.tls
         tcp = await trio.open_tcp_stream("127.0.0.1", self.port)
-        stream = trio.SSLStream(tcp, caller_tls.client_context, https_compatible=True)
+        stream = TlsStream(tcp, caller_tls.client_context)
         try:
             await stream.do_handshake()
             yield Caller(stream)

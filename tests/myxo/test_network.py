@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from myxo.cli import FirstSettings
+from myxo.commands.part import FirstSettings
 from myxo.install import ENVIRONMENT_FILE, UNIT_DIR, install
 from myxo.network import Part, founding, join_command, joining, run
 from overlay.control import serve_control

@@ -1,6 +1,7 @@
 import pytest
 import trio
 
+from overlay.http.tls_stream import TlsStream
 from overlay.identity import Identity
 from overlay.passphrase import NetworkKeys, network_keys
 from overlay.tls import PeerTls, open_tls, pin_of
@@ -8,15 +9,13 @@ from overlay.tls import PeerTls, open_tls, pin_of
 A, B = (Identity.from_seed(bytes([n]) * 32).peer_id for n in range(2))
 KEYS, OTHER_KEYS, OPEN = network_keys("secret"), network_keys("another"), network_keys(None)
 
-Stream = trio.SSLStream[trio.SocketStream]
 
-
-async def shaken(server: PeerTls, client: PeerTls) -> tuple[Stream, Stream]:
+async def shaken(server: PeerTls, client: PeerTls) -> tuple[TlsStream, TlsStream]:
     """Both ends after the handshake and a byte each way; what fails is raised in a group."""
     raw = [trio.SocketStream(s) for s in trio.socket.socketpair()]
     ends = (
-        trio.SSLStream(raw[0], server.server_context, server_side=True, https_compatible=True),
-        trio.SSLStream(raw[1], client.client_context, https_compatible=True),
+        TlsStream(raw[0], server.server_context, server_side=True),
+        TlsStream(raw[1], client.client_context),
     )
     try:
         with trio.fail_after(10):
@@ -29,7 +28,7 @@ async def shaken(server: PeerTls, client: PeerTls) -> tuple[Stream, Stream]:
     return ends
 
 
-async def _greet(end: Stream) -> None:
+async def _greet(end: TlsStream) -> None:
     await end.do_handshake()
     await end.send_all(b"x")
     assert await end.receive_some(1) == b"x"
@@ -38,10 +37,10 @@ async def _greet(end: Stream) -> None:
 async def test_members_shake_hands_in_tls_1_3_and_see_each_others_pin() -> None:
     server, client = open_tls(KEYS, A), open_tls(KEYS, B)
     server_end, client_end = await shaken(server, client)
-    assert pin_of(client_end) == server.pin
-    assert pin_of(server_end) == client.pin
-    assert client_end.version() == "TLSv1.3"
-    assert client_end.selected_alpn_protocol() == "http/1.1"
+    assert pin_of(client_end.peer_certificate()) == server.pin
+    assert pin_of(server_end.peer_certificate()) == client.pin
+    assert client_end.version == "TLSv1.3"
+    assert client_end.alpn == "http/1.1"
 
 
 def test_every_start_has_another_pin() -> None:
@@ -94,7 +93,10 @@ async def test_while_the_passphrase_changes_peers_on_either_side_of_it_shake_han
         if renewed in {name, "both"}:
             peer.renew(OTHER_KEYS, also_trusted=[KEYS])
     server_end, client_end = await shaken(server, client)
-    assert (pin_of(client_end), pin_of(server_end)) == (server.pin, client.pin)
+    assert (pin_of(client_end.peer_certificate()), pin_of(server_end.peer_certificate())) == (
+        server.pin,
+        client.pin,
+    )
 
 
 async def test_a_leaf_of_the_old_authority_is_refused_when_the_change_is_over() -> None:

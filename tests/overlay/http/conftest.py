@@ -4,6 +4,9 @@ import pytest
 import trio
 
 from overlay.http.testing import Lab
+from overlay.identity import Identity
+from overlay.passphrase import network_keys
+from overlay.tls import PeerTls, open_tls
 
 
 @pytest.fixture
@@ -15,3 +18,9 @@ async def lab(nursery: trio.Nursery) -> AsyncIterator[Lab]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def tls() -> PeerTls:
+    """Give the TLS contexts of a peer, for either end."""
+    return open_tls(network_keys("secret"), Identity.generate().peer_id)

@@ -11,6 +11,7 @@ import trio.testing
 from overlay.errors import PeerUnreachable
 from overlay.http import gateway as gateway_module
 from overlay.http.gateway import GatewayShut
+from overlay.http.tls_stream import TlsStream
 from overlay.identity import Identity
 from overlay.leases import Hello, Release, Released
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -306,7 +307,7 @@ class PlayedPort:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with listener:
             stream = await trio.open_tcp_stream(*listener.socket.getsockname())
-        return trio.SSLStream(stream, TLS.client_context)
+        return TlsStream(stream, TLS.client_context)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
 from overlay.http.head import parse_request_head
 from overlay.http.testing import Wire
+from overlay.http.tls_stream import TlsStream
 from overlay.identity import Identity
 from overlay.leases import Hello
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -910,9 +911,7 @@ async def open_gateway(ground: Ground, instance: Instance, keys_of: str = "secre
     gateway = Gateway(tls, 0, instance)
 
     async def serve(wire: Wire) -> None:
-        stream = trio.SSLStream(
-            wire.stream, tls.server_context, server_side=True, https_compatible=True
-        )
+        stream = TlsStream(wire.stream, tls.server_context, server_side=True)
         try:
             await stream.do_handshake()
             await stream.send_all(gateway.line)

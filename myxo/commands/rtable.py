@@ -11,7 +11,7 @@ from myxo.rtable import RtableFailed, as_text, ask_proxies, command, follow_prox
 from myxo.rtable_shell import Left, Shell
 from overlay import options
 from overlay.cli import new_app, refusing
-from overlay.settings import NodeSettings
+from overlay.settings import chosen_state_dir
 
 PROMPT = "rtbl> "
 
@@ -44,7 +44,7 @@ Service = Annotated[
 @refusing
 def rtable(context: typer.Context, proxy: Proxy = None, state_dir: options.StateDir = None) -> None:
     """Read commands, unless one is given."""
-    directory = NodeSettings.load({"state_dir": state_dir}).state_dir
+    directory = chosen_state_dir(state_dir)
     context.obj = (directory, proxy)
     if context.invoked_subcommand is None:
         shell = _shell(context)

@@ -1,0 +1,1 @@
+"""The sub-commands of `myxo`, by what they are about."""
