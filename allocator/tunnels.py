@@ -3,8 +3,8 @@
 A tunnel counts as a request for as long as it is open, so that nothing is paused or stopped under
 it; `tunnel_idle_s` of its service bounds how long one in which nothing moves does so.
 
-Where it is the beginning of a chain, a proxy of this machine leads on (`overlay/onward.py`), and what
-the instance says goes there.
+Where it is the beginning of a chain, a proxy of this machine leads on (`overlay/onward.py`), and
+what the instance says goes there.
 """
 
 from collections.abc import Callable
@@ -76,16 +76,16 @@ class TunnelDoor:
             await self._instances.awake(instance)
         with self._instances.use.request(instance) as found:
             async with AsyncExitStack() as stack:
-                there = await _reached(found.address, carries)
-                stack.push_async_callback(let_go, [there], orderly=False)
-                try:
-                    ends = [there, *await self._onward(stack, head, found)]
+                try:  # before the instance, which may not bear a silence that lasts a start
+                    onward = await self._onward(stack, head, found)
                 except OnwardRefused as exc:
                     await client.respond(_BAD_GATEWAY, [_TEXT], f"{exc}\n".encode())
                     return
-                fields = [*UPGRADE, (ONWARD, b"led")] if len(ends) > 1 else UPGRADE
+                there = await _reached(found.address, carries)
+                stack.push_async_callback(let_go, [there], orderly=False)
+                fields = [*UPGRADE, (ONWARD, b"led")] if onward else UPGRADE
                 here = FramedEnd(*await client.switch(fields), PeerId(caller), carries)
-                await relay([here, *ends], found.spec.tunnel_bound_s)
+                await relay([here, there, *onward], found.spec.tunnel_bound_s)
 
     async def _onward(
         self, stack: AsyncExitStack, head: RequestHead, instance: Instance
@@ -96,7 +96,7 @@ class TunnelDoor:
             OnwardRefused: it cannot be had from here.
             BadRequest: it is no chain.
         """
-        chain, proxy = get(head.headers, ONWARD), self._proxy()
+        chain, proxy = get(head.headers, ONWARD.lower()), self._proxy()
         if chain is None or proxy is None:
             return []
         try:

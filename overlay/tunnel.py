@@ -315,7 +315,7 @@ async def ask_gateway(
     except (trio.BrokenResourceError, HttpError, trio.TooSlowError) as exc:
         raise PeerUnreachable(f"the gateway of {owner} does not answer: {exc!r}") from exc
     end = FramedEnd(*upstream.switch(), owner, carries)
-    end.leads_on = bool(onward) and get(head.headers, ONWARD) is not None
+    end.leads_on = bool(onward) and get(head.headers, ONWARD.lower()) is not None
     return end
 
 

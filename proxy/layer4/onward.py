@@ -65,9 +65,9 @@ class OnwardDesk:
         except Exception:  # a bug that one connection meets must not end all others
             log.exception("onward.broke")
         finally:
-            ended.set()
             if relayed is None:
                 await let_go([here], orderly=False)
+            ended.set()
 
 
 async def _refuse(connection: ControlConnection, error: MyxoError) -> None:

@@ -29,7 +29,7 @@ async def served(
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(port.serve, carry, stopping or trio.Event())
+            nursery.start_soon(port.serve, carry, trio.Event() if stopping is None else stopping)
             yield port, ends
             if stopping is None:
                 nursery.cancel_scope.cancel()
