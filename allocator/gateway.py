@@ -33,6 +33,7 @@ from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
 from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field, RequestHead, ResponseHead, end_to_end, get
+from overlay.http.remembering import by_head
 from overlay.http.seam import Source, Upstream
 from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
@@ -205,7 +206,7 @@ class Gateway:
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
-                    await self._serve_client(ServerConnection(tls), self._callers[scope])
+                    await self._serve_client(ServerConnection(tls), self._callers[scope], scope)
         except trio.BrokenResourceError as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
@@ -221,7 +222,8 @@ class Gateway:
             stranger = "this peer is no member of this network"
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
-                await self._serve_client(ServerConnection(carried), peer)
+                with trio.CancelScope() as scope:
+                    await self._serve_client(ServerConnection(carried), peer, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above
@@ -259,9 +261,12 @@ class Gateway:
                 await self._members_changed()
         return "" if is_known() else stranger
 
-    async def _serve_client(self, client: ServerConnection, caller: str) -> None:
+    async def _serve_client(
+        self, client: ServerConnection, caller: str, scope: trio.CancelScope
+    ) -> None:
+        """Serve one request after the other; between them `scope` may be cancelled."""
         try:
-            while await self._serve_request(client, caller):
+            while await self._serve_request(client, caller, scope):
                 pass
         except (ClientGone, ResponseCut) as exc:
             self._metrics.gateway("cut")
@@ -270,17 +275,24 @@ class Gateway:
         finally:
             await client.aclose()
 
-    async def _serve_request(self, client: ServerConnection, caller: str) -> bool:
+    async def _serve_request(
+        self, client: ServerConnection, caller: str, scope: trio.CancelScope
+    ) -> bool:
         """Serve one request; return whether there may be another."""
         try:
-            head = await self._next_head(client)
+            self._idle.add(scope)
+            try:
+                head = await client.read_head()
+            finally:
+                self._idle.discard(scope)
             if head is None:
                 return False
-            own = self._own(head)
+            named = get(head.headers, b"myxo-instance")
+            own = self._own(head.target) if named is None else None
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head, caller)
+                await self._forward(client, head, caller, named or b"")
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
@@ -288,27 +300,18 @@ class Gateway:
             await self._refuse(client, str(exc))
         return not client.must_close
 
-    def _own(self, head: RequestHead) -> Answer | None:
-        if get(head.headers, b"myxo-instance") is not None:
-            return None
-        return next((o for begin, o in self.own.items() if head.target.startswith(begin)), None)
+    def _own(self, target: bytes) -> Answer | None:
+        return next((own for begin, own in self.own.items() if target.startswith(begin)), None)
 
-    async def _next_head(self, client: ServerConnection) -> RequestHead | None:
-        with trio.CancelScope() as scope:
-            self._idle.add(scope)
-            try:
-                return await client.read_head()
-            finally:
-                self._idle.discard(scope)
-        return None
-
-    async def _forward(self, client: ServerConnection, head: RequestHead, caller: str) -> None:
-        """Take one request to its instance.
+    async def _forward(
+        self, client: ServerConnection, head: RequestHead, caller: str, name: bytes
+    ) -> None:
+        """Take one request to the instance called `name`.
 
         Raises:
             InstanceGone: it did not get there; the client is not answered yet.
         """
-        named = InstanceId((get(head.headers, b"myxo-instance") or b"").decode("latin-1"))
+        named = InstanceId(name.decode("latin-1"))
         if self._instances.use.rests(named):  # whoever sent it has not heard of that yet
             await self._instances.awake(named)
         with self._instances.use.request(named) as instance:
@@ -344,7 +347,7 @@ class Gateway:
                 client,
                 head,
                 upstream,
-                request_headers=[*_without_ours(end_to_end(head)), _VIA],
+                request_headers=[*_passed_on(head), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
                 switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
@@ -378,7 +381,7 @@ def _stale(failure: UpstreamFailed, client: ServerConnection, head: RequestHead)
 def _with_load(response: ResponseHead, instance: Instance, begun: float) -> Sequence[Field]:
     service_time_s = trio.current_time() - begun
     return [
-        *_without_ours(end_to_end(response)),
+        *_answered(response),
         (b"Myxo-In-Flight", str(instance.load).encode()),
         (b"Myxo-Service-Time", f"{service_time_s:.6f}".encode()),
     ]
@@ -391,6 +394,12 @@ def _switched(
     return switching(client, upstream, near, SocketEnd, instance.spec.tunnel_bound_s)
 
 
-def _without_ours(fields: list[Field]) -> list[Field]:
-    """Leave out what only gateways and proxies say to each other."""
-    return [f for f in fields if not f[0].lower().startswith(_OURS)]
+def _passed_on(head: RequestHead | ResponseHead) -> list[Field]:
+    """Leave out also what only gateways and proxies say to each other."""
+    return [field for field in end_to_end(head) if not field[0].lower().startswith(_OURS)]
+
+
+@by_head
+def _answered(response: ResponseHead) -> list[Field]:
+    """Return the same of an answer; an instance's often come again, other than the requests."""
+    return _passed_on(response)

@@ -1,8 +1,10 @@
 """What an allocator counts for Prometheus."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 _START_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -27,11 +29,12 @@ class AllocatorMetrics:
         self._instances = Gauge(
             "myxo_allocator_instances", "Instances by state.", ["state"], registry=registry
         )
-        self._in_flight = Gauge(
+        self._in_flight = 0
+        Gauge(
             "myxo_allocator_in_flight_requests",
             "Requests being served by instances of this machine.",
             registry=registry,
-        )
+        ).set_function(lambda: self._in_flight)
         self._crashes = Counter(
             "myxo_allocator_crashes",
             "Instances that ended by themselves, or never became ready.",
@@ -64,12 +67,8 @@ class AllocatorMetrics:
             ["way"],
             registry=registry,
         )
-        self._served = Counter(
-            "myxo_allocator_gateway_requests",
-            "Requests that came by the gateway, by result: served, refused or failed.",
-            ["result"],
-            registry=registry,
-        )
+        self._served: dict[str, int] = {}
+        registry.register(_Served(self._served))
 
     def allocated(self, result: str) -> None:
         """Count an allocate call."""
@@ -89,7 +88,7 @@ class AllocatorMetrics:
 
     def in_flight(self, change: int) -> None:
         """Take in that requests began (positive) or ended (negative)."""
-        self._in_flight.inc(change)
+        self._in_flight += change
 
     def crashed(self) -> None:
         """Count an instance that ended by itself."""
@@ -117,4 +116,21 @@ class AllocatorMetrics:
 
     def gateway(self, result: str) -> None:
         """Count a request that came by the gateway."""
-        self._served.labels(result).inc()
+        self._served[result] = self._served.get(result, 0) + 1
+
+
+class _Served(Collector):
+    """Tells what was counted; prometheus-client would take a lock for each request."""
+
+    def __init__(self, served: Mapping[str, int]) -> None:
+        self._served = served
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "myxo_allocator_gateway_requests",
+            "Requests that came by the gateway, by result: served, refused or failed.",
+            labels=["result"],
+        )
+        for result, number in dict(self._served).items():
+            family.add_metric([result], number)
+        yield family

@@ -133,18 +133,11 @@ class TlsStream(TransportStream):
             return left
         if self._ended:
             return b""
-        deadline = trio.current_time() + within_s
-        while True:
-            received = await self._plain.receive(within_s)
-            if not received:
-                if received is None:
-                    return None
-                raise trio.BrokenResourceError("the connection was cut: it ended without saying so")
-            self._incoming.write(received)
-            data = self._decrypt()
-            if data is not None:
-                return data
-            within_s = max(0.0, deadline - trio.current_time())
+        received = await self._plain.receive(within_s)
+        if received is None:
+            return None
+        data = self._taken(received)
+        return await self._receive_rest(within_s) if data is None else data
 
     async def send(self, *parts: bytes) -> None:
         """See `Transport`."""
@@ -219,15 +212,35 @@ class TlsStream(TransportStream):
         await self._flush()
         return done
 
+    async def _receive_rest(self, within_s: float) -> bytes | None:
+        """Wait for the rest of a record, which gets the time of a wait of its own."""
+        with trio.move_on_after(within_s):
+            data = None
+            while data is None:
+                data = self._taken(await self._plain.receive() or b"")
+            return data
+        return None
+
+    def _taken(self, received: bytes) -> bytes | None:
+        """Return what came on the socket, decrypted."""
+        if not received:
+            raise trio.BrokenResourceError("the connection was cut: it ended without saying so")
+        self._incoming.write(received)
+        return self._decrypt()
+
     def _decrypt(self) -> bytes | None:
         """Return what came, b"" at the end, None if that is no whole record."""
         pieces = []
+        # No plaintext is longer than its record, so for a small one little needs to be allocated;
+        # but of a record that came in part before, nobody knows how long it is.
+        most = _RECORD_BYTES if self._midway else min(self._incoming.pending, _RECORD_BYTES)
         self._midway = False
         try:
-            while piece := self._session.read(_RECORD_BYTES):
+            while piece := self._session.read(most):
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
+                most = _RECORD_BYTES
             else:
                 self._ended = True
         except ssl.SSLWantReadError:

@@ -58,11 +58,11 @@ SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
 
 URL = "http://127.0.0.1:4200/where/"
 
-SEEN_TIMEOUT_S = 40.0
+SEEN_TIMEOUT_S = 90.0
 REFUSED = "it refuses this peer, which is banned"
 """What a daemon says that is not let in."""
 
-GONE_TIMEOUT_S = 30.0
+GONE_TIMEOUT_S = 60.0
 """A machine that vanished is known to be dead 3 s later; the rest is for a busy machine's tests."""
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 CONFIG = Path(__file__).resolve().parents[2] / "docs" / "prometheus.yml"
-WAIT_S = 40.0
+WAIT_S = 60.0
 SCRAPE_INTERVAL = "300ms"  # the page's 5 s would only make the test slow
 
 pytestmark = pytest.mark.slow

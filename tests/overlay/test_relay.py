@@ -399,8 +399,8 @@ async def test_a_reservation_is_renewed_before_it_expires(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reservations_module, "RENEW_LEAST_S", 0.1)
-    async with relayed_trio(bounds=RelayBounds(reservation_s=1.0)) as (_, hidden, caller):
-        with trio.move_on_after(2.5):
+    async with relayed_trio(bounds=RelayBounds(reservation_s=2.0)) as (_, hidden, caller):
+        with trio.move_on_after(4.5):
             while True:  # at no time is it out of reach
                 await call(caller, hidden)
                 await caller.disconnect(hidden.host.peer_id)
@@ -544,7 +544,7 @@ async def test_a_circuit_that_has_carried_its_share_is_cut_and_can_be_made_again
 
 
 async def test_a_circuit_ends_with_its_time() -> None:
-    async with relayed_trio(bounds=RelayBounds(circuit_s=0.3)) as (_, hidden, caller):
+    async with relayed_trio(bounds=RelayBounds(circuit_s=1.0)) as (_, hidden, caller):
         await call(caller, hidden)
         while hidden.host.peer_id in caller.connected():
             await caller.next_change.wait()

@@ -42,8 +42,7 @@ async def _bound() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def store(etcd: EtcdProcess) -> EtcdStore:
-    access = EtcdAccess((etcd.endpoint,), timeout_s=1.0)
-    return await open_etcd(access, network_id=NETWORK, admin=None)
+    return await open_etcd(EtcdAccess((etcd.endpoint,)), network_id=NETWORK, admin=None)
 
 
 async def _post(etcd: EtcdProcess, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +71,7 @@ async def test_a_killed_etcd_is_a_clear_error_and_comes_back(
 
 
 async def test_a_hung_etcd_is_an_error_in_bounded_time(etcd: EtcdProcess, store: EtcdStore) -> None:
+    store._gateway._access = EtcdAccess((etcd.endpoint,), timeout_s=1.0)
     etcd.signal(signal.SIGSTOP)
     with trio.fail_after(10), pytest.raises(StoreUnavailable, match="within 1 s"):
         await store.get(HELLO)
@@ -126,11 +126,11 @@ async def test_a_listing_and_adds_do_not_mind_compaction(
 async def test_a_silent_watch_is_made_anew_and_misses_nothing(
     store: EtcdStore, revision: MakeRevision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etcd_gateway, "WATCH_SILENCE_S", 0.05)
+    monkeypatch.setattr(etcd_gateway, "WATCH_SILENCE_S", 0.25)
     async with trio.open_nursery() as nursery, aclosing(store.watch(0)) as changes:
 
         async def add_after_some_silences() -> None:
-            await trio.sleep(0.3)
+            await trio.sleep(0.6)
             await store.add(revision())
 
         nursery.start_soon(add_after_some_silences)
@@ -143,7 +143,7 @@ async def test_another_endpoint_is_asked_when_one_is_dead_or_hung(
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
     hung = await trio.open_tcp_listeners(0, host="127.0.0.1")
     silent = f"http://127.0.0.1:{hung[0].socket.getsockname()[1]}"
-    access = EtcdAccess((dead, silent, etcd.endpoint), timeout_s=0.5)
+    access = EtcdAccess((dead, silent, etcd.endpoint), timeout_s=2.0)
     store = await open_etcd(access, network_id=NETWORK, admin=None)
     await store.add(revision())
     async with aclosing(store.watch(0)) as changes:

@@ -318,7 +318,6 @@ async def test_a_killed_local_etcd_is_started_again(
         new_etcd_cluster=True,
         etcd_client_port=ports[0],
         etcd_peer_port=ports[1],
-        etcd_timeout_s=1.0,
     )
     await _started(nursery, run, settings)
     async with _member(bootstrap, tmp_path / "proxy") as node:

@@ -12,7 +12,7 @@ from overlay.tls import PeerTls, open_tls
 @pytest.fixture
 async def lab(nursery: trio.Nursery) -> AsyncIterator[Lab]:
     """Give a network on loopback; no test with it may hang."""
-    nursery.cancel_scope.deadline = trio.current_time() + 20
+    nursery.cancel_scope.deadline = trio.current_time() + 60
     made = Lab(nursery)
     try:
         yield made

@@ -400,10 +400,10 @@ async def test_a_client_that_never_says_anything_is_closed(server: Server) -> No
 
 async def test_a_client_that_waits_for_an_answer_is_not_idle(server: Server) -> None:
     async def handler(stream: ServerStream, head: RequestHead) -> None:
-        await trio.sleep(0.2)
+        await trio.sleep(0.5)
         await stream.respond(200)
 
-    wire = await server.client(handler, limits=Limits(idle_timeout_s=0.02))
+    wire = await server.client(handler, limits=Limits(idle_timeout_s=0.2))
     assert (await wire.answer(await wire.request(get_fields())))[0] == 200
 
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -86,6 +87,29 @@ async def test_a_record_is_awaited_byte_by_byte_and_no_wait_is_longer_than_it_ma
     await cable.at_near.send_all(record[-1:])
     assert await cable.near.receive() == b"slowly"
     assert cable.near.quiet()
+
+
+async def test_it_makes_no_difference_where_the_wire_is_cut(cable: Cable) -> None:
+    random = Random(1)
+    sent = b""
+    wire = b""
+    for _ in range(60):
+        part = random.randbytes(random.choice((1, 40, 5_000, 16_384, 40_000)))
+        await cable.far.send(part)
+        sent += part
+        taken = await cable.taken_from_far()
+        while len(taken) < len(part):
+            taken += await cable.taken_from_far()
+        wire += taken
+    received = b""
+    while wire:
+        size = random.choice((1, 3, 100, 16_000, 30_000))
+        await cable.at_near.send_all(wire[:size])
+        wire = wire[size:]
+        received += await cable.near.receive(0.001) or b""
+    while len(received) < len(sent):
+        received += await cable.near.receive() or b""
+    assert received == sent
 
 
 async def test_a_trickle_that_makes_no_record_does_not_extend_a_wait(

@@ -1321,7 +1321,7 @@ async def test_an_answer_that_ends_too_late_is_cut(ground: Ground) -> None:
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbegun")
         await trio.sleep_forever()
 
-    define(ground, timeout_s=0.5)
+    define(ground, timeout_s=1.0)
     await ground.run_instance("i1", drip)
     await ground.client.send(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"200" in await ground.client.head()
