@@ -32,7 +32,7 @@ from overlay.revision import Revision, SignedRevision
 from overlay.spec import RateLimit, ServiceSpec
 from overlay.testing import empty_view, measure, meet
 from overlay.tls import open_tls
-from overlay.tunnel import ONWARD, UPGRADE, FramedEnd
+from overlay.tunnel import ONWARD, UPGRADE, Carries, FramedEnd
 from overlay.view import View
 from proxy.backend.roads import Roads
 from proxy.choosing.chooser import Chooser
@@ -138,7 +138,7 @@ class Ground:
             await client.respond(status, [], text.encode())
             return
         led: list[Field] = [(ONWARD, b"led")] if onward and owner in self.leads_on else []
-        carries = "udp" if "/udp/" in asked.target else "tcp"
+        carries: Carries = "udp" if "/udp/" in asked.target else "tcp"
         switched = await client.switch([*UPGRADE, *led])
         asked.end = FramedEnd(*switched, PROXY.peer_id, carries)
 
