@@ -52,10 +52,9 @@ def forward(network: LabNetwork, to: str) -> int:
 
 def place_of(network: LabNetwork, pid: bytes) -> str:
     """Return the host that a process runs on."""
-    at = Path(f"/proc/{int(pid)}/ns/net").readlink()
+    at = str(Path(f"/proc/{int(pid)}/ns/net").readlink())
     for name in (ONE, OTHER):
-        host = network.lab.host(name)
-        if host.inside(Path("/proc/thread-self/ns/net").readlink) == at:
+        if network.lab.host(name).run(["readlink", "/proc/self/ns/net"]).stdout.strip() == at:
             return name
     return "elsewhere"
 

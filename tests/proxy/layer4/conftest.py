@@ -96,6 +96,7 @@ class Ground:
     refusals: dict[PeerId, tuple[int, str]] = field(default_factory=dict)
     leads_on: set[PeerId] = field(default_factory=set)
     asked: list[Asked] = field(default_factory=list)
+    forwarder: Forwarder = field(init=False)
     tunnels: Tunnels = field(init=False)
 
     def define(self, name: str, spec: ServiceSpec) -> None:
@@ -160,7 +161,8 @@ def ground_of() -> Callable[[], object]:
                 ground.carry,
                 lambda *_: None,
             )
-            ground.tunnels = Tunnels(_forwarder(ground, roads), roads)
+            ground.forwarder = _forwarder(ground, roads)
+            ground.tunnels = Tunnels(ground.forwarder, roads)
             yield ground
             nursery.cancel_scope.cancel()
 
