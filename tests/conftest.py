@@ -36,7 +36,7 @@ from overlay.testing_ports import free_port
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
 ETCD_READY = "serving client traffic"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 
 
 APART = frozenset({"bench", "bootstrap", "overlay", "proxy"})
@@ -322,7 +322,7 @@ class Daemons:
             if daemon.process.poll() is None:
                 daemon.process.send_signal(signal.SIGINT)
             try:
-                daemon.process.wait(15)
+                daemon.process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 daemon.process.kill()
                 daemon.process.wait()

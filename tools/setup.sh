@@ -108,6 +108,8 @@ python=$(find_python)
 missing=$(missing_packages "$python" | tr '\n' ' ')
 # shellcheck disable=SC2086  # the names are meant to be split
 [ -z "${missing% }" ] || install_packages $missing
+# Debian 13 has the engine without its command, which before came with it.
+[ "$purpose" = demo ] || have docker || install_packages docker-cli
 
 if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && [ -x "allocator/sandbox-$(uname -m)" ] && .venv/bin/python -c '' 2>/dev/null; then
   exit 0

@@ -6,6 +6,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+# Daemons are started some hundred times; without bytecode each start would compile them anew.
+unset PYTHONDONTWRITEBYTECODE
+
 log=$(mktemp)
 .venv/bin/python -m pytest --half=apart "$@" >"$log" 2>&1 &
 other=$!

@@ -69,4 +69,4 @@ def _serving(command: list[str], **environment: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        assert process.wait(10) == 0, "a server ends cleanly when it is told to"
+        assert process.wait(60) == 0, "a server ends cleanly when it is told to"

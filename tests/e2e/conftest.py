@@ -32,6 +32,8 @@ from overlay.notify import listening
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 60.0
+PATIENT = {"MYXO_REGISTRY_CLI_TIMEOUT_S": str(COMMAND_TIMEOUT_S / 2)}
+"""For `registry-cli`, which a busy machine may keep longer than a person waits."""
 _names = (f"mx{os.getpid()}-{n}" for n in itertools.count())
 """Of namespaces, which all runs on this machine share."""
 
@@ -58,6 +60,7 @@ class Host:
         return kept | {
             "MYXO_STATE_DIR": str(self.folder / "state"),
             "MYXO_CONFIG_DIR": str(self.folder / "config"),
+            **PATIENT,
         }
 
     def start(self, *command: str) -> str:
@@ -258,7 +261,7 @@ class Network:
         """Send a signal to a daemon and return its exit code."""
         process = self.running[name].process
         process.send_signal(number)
-        code: int = process.wait(10)
+        code: int = process.wait(COMMAND_TIMEOUT_S)
         return code
 
     def port(self, proxy: str = "proxy") -> int:
@@ -277,7 +280,7 @@ class Network:
         join = ("--bootstrap", self.address, "--psk", PSK) if self.address else ()
         done = subprocess.run(
             [COMMANDS / "registry-cli", *join, *arguments],
-            env=self.daemons.environment,
+            env=self.daemons.environment | PATIENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
