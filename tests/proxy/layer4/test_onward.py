@@ -92,3 +92,22 @@ async def test_a_chain_that_is_lost_is_seen_as_cut(ground_of: GroundOf, tmp_path
             await ground.asked[0].end.cut()
             with pytest.raises(trio.BrokenResourceError):
                 await end.receive()
+
+
+async def test_a_chain_outlives_the_control_socket_of_a_stopping_proxy(
+    ground_of: GroundOf, tmp_path: Path
+) -> None:
+    with trio.fail_after(20):
+        async with ground_of() as ground, trio.open_nursery() as stopping:
+            ground.define("echo", UDP)
+            ground.run("echo", NEAR)
+            desk = OnwardDesk(ground.tunnels, lambda *_: None, ground.nursery)
+            await stopping.start(serve_control, tmp_path / "s", dict, {WANT: desk.serve})
+            async with open_onward(tmp_path / "s", ORDER) as end:
+                with trio.CancelScope(shield=True):
+                    stopping.cancel_scope.cancel()
+                    await ground.asked[0].end.send(b"still here")
+                    assert await end.receive() == b"still here"
+                    await end.finish()
+                    await ground.asked[0].end.finish()
+                    assert await end.receive() is None
