@@ -17,6 +17,7 @@ authenticated as peers: the same line, and the same from there on.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from math import inf
 
 import structlog
 import trio
@@ -27,7 +28,7 @@ from allocator.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
 from overlay.http.carried import CarriedStream
-from overlay.http.connection import ServerConnection
+from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
 from overlay.http.gateway import ACCEPT_LINE
@@ -59,9 +60,13 @@ DRAIN_S = 1.5
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2."""
 
+_LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
+"""What is bounded is how slow a client may be, and the proxy before this does that."""
+
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
 _VIA: Field = (b"Via", b"1.1 myxo-gateway")
+_VIA_1_0: Field = (b"Via", b"1.0 myxo-gateway")
 
 Answer = Callable[[ServerConnection, RequestHead, str], Awaitable[None]]
 """Answers a request that is for the allocator itself; gets who asks: a pin, or a peer id."""
@@ -206,7 +211,9 @@ class Gateway:
         try:
             with trio.CancelScope() as scope:
                 if await self._admit(tls, scope):
-                    await self._serve_client(ServerConnection(tls), self._callers[scope], scope)
+                    await self._serve_client(
+                        ServerConnection(tls, _LIMITS), self._callers[scope], scope
+                    )
         except trio.BrokenResourceError as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # a bug that one connection meets must not end all others
@@ -223,7 +230,7 @@ class Gateway:
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
                 with trio.CancelScope() as scope:
-                    await self._serve_client(ServerConnection(carried), peer, scope)
+                    await self._serve_client(ServerConnection(carried, _LIMITS), peer, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above
@@ -349,6 +356,7 @@ class Gateway:
                 upstream,
                 request_headers=[*_passed_on(head), _VIA],
                 edit_response=partial(_with_load, instance=instance, begun=begun),
+                edit_interim=_answered,
                 switched=_switched(client, upstream, caller, instance) if head.upgrade else None,
             )
 
@@ -401,5 +409,5 @@ def _passed_on(head: RequestHead | ResponseHead) -> list[Field]:
 
 @by_head
 def _answered(response: ResponseHead) -> list[Field]:
-    """Return the same of an answer; an instance's often come again, other than the requests."""
-    return _passed_on(response)
+    """Return the fields to pass an answer on with, which often comes again, other than requests."""
+    return [*_passed_on(response), _VIA if response.minor else _VIA_1_0]

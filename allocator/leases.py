@@ -30,6 +30,7 @@ from overlay.leases import (
     Release,
     Released,
     Report,
+    Retiring,
     Welcome,
     WhoIsIn,
 )
@@ -110,6 +111,8 @@ class LeaseDesk:
         match message:
             case Hello(proxy_port=port, control=control):
                 self._enter(holder, port, control)
+            case Retiring():
+                self._leave(holder)
             case Acquire(instance=instance):
                 holder.post(self._acquire(instance, holder))
             case Report(instance=instance, in_flight=in_flight, served=served):

@@ -100,7 +100,8 @@ class TunnelDoor:
         if chain is None or proxy is None:
             return []
         try:
-            order = Onward(to=chain.decode("latin-1"), caller=instance.service)
+            to = chain.decode("latin-1")
+            order = Onward(to=to, caller=instance.service, instance=instance.id)
         except ValidationError as exc:
             raise BadRequest(400, "what follows in a chain is written udp/SERVICE/…") from exc
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import (
     bus,
     cold,
+    crowded,
     distant,
     estimates,
     fairness,
@@ -32,6 +33,7 @@ ALL: dict[str, Measure] = {
     "warm": warm.measure,
     "proxy": proxy.measure,
     "fairness": fairness.measure,
+    "crowded": crowded.measure,
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,

@@ -4,9 +4,6 @@ Three instances of a service that take `FAST_S` for an answer are asked at a fix
 coordinated omission: through Myxo by each of several policies, and through HAProxy and Envoy by
 theirs. Then one of them takes ten times as long, from one moment to the next, and then as long as
 before. At last one instance is killed: its successor is new to everybody.
-
-Before all that, while the proxy's memory is as small as at its start, the network runs one service
-with as many instances as the seed's benchmark had.
 """
 
 import os
@@ -34,7 +31,6 @@ from bench.alike import (
 from bench.balancers import BALANCERS
 from bench.command import Report, run
 from bench.delayed import Delayed
-from bench.fairness_many import Many, selection_us, with_many
 from bench.load import open_loop
 from bench.network import Network, network, open_registrar
 from bench.stats import quantile, table
@@ -67,16 +63,12 @@ class Plan:
         balancers: that these are compared with.
         slow_s: seconds of load with one slow backend.
         recovery_s: seconds within which it should be back.
-        many: instances of the large service.
-        many_each: requests for each of them.
     """
 
     policies: Sequence[str]
     balancers: Sequence[str]
     slow_s: float
     recovery_s: float
-    many: int
-    many_each: int
 
 
 FULL = Plan(
@@ -91,16 +83,12 @@ FULL = Plan(
     tuple(BALANCERS),
     slow_s=10.0,
     recovery_s=40.0,
-    many=250,
-    many_each=80,
 )
 QUICK = Plan(
     (PEAK_EWMA, "round_robin"),
     ("envoy least_request", "haproxy leastconn"),
     slow_s=3.0,
     recovery_s=15.0,
-    many=30,
-    many_each=40,
 )
 
 
@@ -134,9 +122,7 @@ def measure(quick: bool) -> Report:
     plan = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="myxo-bench-fairness-") as name:
         folder = Path(name)
-        flags = ("--allocator-flag", f"--max-instances={plan.many + INSTANCES + 1}")
-        with network("process", *flags) as running:
-            many = trio.run(with_many, running, folder, plan.many, plan.many_each)
+        with network("process") as running:
             found = trio.run(_with_myxo, running, folder, plan)
         for balancer in plan.balancers:
             serve = BALANCERS[balancer]
@@ -144,7 +130,7 @@ def measure(quick: bool) -> Report:
                 backends = stack.enter_context(delayed.backends(folder, [FAST_S] * INSTANCES))
                 url = stack.enter_context(serve([b.port for b in backends]))
                 found[balancer] = spread_and_slowed(url, backends, plan)
-    return report(found, many, selection_us())
+    return report(found)
 
 
 async def _with_myxo(running: Network, folder: Path, plan: Plan) -> dict[str, Found]:
@@ -219,7 +205,7 @@ def _load_anyhow(url: str, seconds: float) -> None:
     open_loop(url, rate=RATE, duration_s=seconds, connections=CONNECTIONS)
 
 
-def report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float]) -> Report:
+def report(found: Mapping[str, Found]) -> Report:
     """Return the figures and tables of what was found."""
     default = found[f"myxo {PEAK_EWMA}"]
     figures: dict[str, Any] = {
@@ -227,12 +213,7 @@ def report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float
         "p99_ratio_one_slow": default.slow_p99_s / default.p99_s,
         "recovery_s": default.recovery_s,
         "new_share_first_s": default.new_share,
-        "instances": many.instances,
-        "instances_reached": many.reached,
-        "many_share_deviation": many.deviation,
-        "many_pool_bytes": many.pool_bytes,
     }
-    figures |= {f"select_us_{size}": us for size, us in chosen_us.items()}
     for name, one in found.items():
         key = name.replace(" ", "_")
         figures[f"{key}_share_deviation"] = one.deviation
@@ -250,21 +231,8 @@ def report(found: Mapping[str, Found], many: Many, chosen_us: Mapping[int, float
     rows = [[name, *_row(one)] for name, one in found.items()]
     text = table(columns, rows)
     new = "" if default.new_share is None else f"{default.new_share:.2f}"
-    text += f"\n\nA new instance got {new} of a fair share in its first second.\n\n"
-    text += table(
-        ["instances", "ready after, s", "reached", "share off by", "proxy's memory each, KiB"],
-        [
-            [
-                str(many.instances),
-                f"{many.started_s:.1f}",
-                str(many.reached),
-                f"{many.deviation:.1%}",
-                f"{many.pool_bytes / 1024:.1f}",
-            ]
-        ],
-    )
-    picks = ", ".join(f"{us:.1f} µs among {size}" for size, us in chosen_us.items())
-    return Report(figures, f"{text}\n\nOne choice: {picks}.")
+    newcomer = f"A new instance got {new} of a fair share in its first second."
+    return Report(figures, f"{text}\n\n{newcomer}")
 
 
 def _row(one: Found) -> Iterator[str]:

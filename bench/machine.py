@@ -73,6 +73,15 @@ def peak_mib(pid: int) -> float:
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / KIB
 
 
+def open_files(pid: int) -> int:
+    """Return how many files, sockets among them, a process has open.
+
+    Raises:
+        OSError: there is no such process, or it is another user's.
+    """
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def open_many_files() -> None:
     """Let this process, and those that it starts, have as many files as the system lets it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

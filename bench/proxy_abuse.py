@@ -9,12 +9,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.client import OK, AnswerFailed, ask
-from bench.machine import memory_mib
+from bench.machine import memory_mib, open_files
 from bench.proxy_rates import Target
 from bench.stats import table
 
@@ -98,7 +97,7 @@ def measure(target: Target, *, quick: bool) -> tuple[dict[str, Any], str]:
     """
     assert target.pid is not None  # noqa: S101  (for the type checker: it is the proxy's)
     count = REQUESTS_QUICK if quick else REQUESTS
-    files = _files(target.pid)
+    files = open_files(target.pid)
     misbehave(target.url, count // 10)
     _settled(target.pid, files)
     before = memory_mib(target.pid)["pss"]
@@ -141,13 +140,9 @@ def misbehave(
 def _settled(pid: int, most: int) -> int:
     """Return how many files a process has open once they are `most` or fewer, or after a while."""
     deadline = time.monotonic() + SETTLED_S
-    while (files := _files(pid)) > most and time.monotonic() < deadline:
+    while (files := open_files(pid)) > most and time.monotonic() < deadline:
         time.sleep(0.1)
     return files
-
-
-def _files(pid: int) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _get(path: bytes) -> bytes:

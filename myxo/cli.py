@@ -39,6 +39,7 @@ for command in (
     part.up,
     part.join,
     part.down,
+    part.restart,
     looking.status,
     looking.rtt,
     looking.why,

@@ -77,7 +77,7 @@ NotifyAccess=main
 User={user}
 EnvironmentFile={str(environment).replace("%", "%%")}
 ExecStart={" ".join(_quoted(word) for word in command)}
-Restart=always
+{_reload(daemon)}Restart=always
 RestartSec=1
 TimeoutStopSec=10
 KillMode={"process" if daemon.name == "allocator" else "mixed"}
@@ -86,6 +86,11 @@ KillMode={"process" if daemon.name == "allocator" else "mixed"}
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _reload(daemon: Daemon) -> str:
+    """Return how a proxy is replaced without a failed request, by `systemctl reload`."""
+    return "ExecReload=/bin/kill -USR2 $MAINPID\n" if daemon.name == "proxy" else ""
 
 
 def _delegation(daemon: Daemon) -> str:

@@ -1,16 +1,19 @@
 """Runs a machine's daemons as processes of their own, restarts what ends, and stops all together.
 
 A process each, because a fault in one daemon must not take another down. A child says that it is
-ready the way systemd services do, by `READY=1` on a socket of its own.
+ready the way systemd services do, by `READY=1` on a socket of its own, and by `MAINPID=` that
+another process has taken its place, which is looked after from then on.
 """
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +35,9 @@ RESTART_WINDOW_S = 60.0
 """A daemon that ends more often than RESTARTS in this time will not get better by itself."""
 
 RESTART_DELAY_S = 0.5
+
+_MAIN_PID = re.compile(rb"^MAINPID=(\d{1,9})$", re.MULTILINE)
+"""What a daemon says when another process has taken its place (sd_notify(3))."""
 
 log = structlog.get_logger()
 
@@ -61,7 +67,8 @@ class Supervisor:
     def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
         self._nursery = nursery
         self._folder = folder
-        self._processes: dict[str, trio.Process] = {}
+        self._processes: dict[str, trio.Process | _Successor] = {}
+        self._replaced: list[trio.Process | _Successor] = []
         self._stopping = False
 
     async def start(self, daemons: Sequence[Daemon]) -> None:
@@ -77,13 +84,14 @@ class Supervisor:
     async def stop(self) -> None:
         """End all daemons, the last started first; what does not end in time is killed."""
         self._stopping = True
-        for process in reversed(list(self._processes.values())):
+        every = [*self._replaced, *self._processes.values()]
+        for process in reversed(every):
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
         with trio.move_on_after(STOP_TIMEOUT_S):
-            for process in list(self._processes.values()):
+            for process in every:
                 await process.wait()
-        for process in list(self._processes.values()):
+        for process in every:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
@@ -92,11 +100,15 @@ class Supervisor:
         self, daemon: Daemon, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         ends: list[float] = []
+        path = self._folder / f"{daemon.name}.ready"
         while not self._stopping:
-            process = await self._spawn_ready(daemon, first=not ends)
-            if not ends:
-                task_status.started()
-            code = await process.wait()
+            with _hearing_at(path) as sock:
+                process = await self._spawn(daemon, path)
+                if not await _said_ready(sock, process) and not ends:
+                    raise DaemonFailed(f"{daemon.name} did not start")
+                if not ends:
+                    task_status.started()
+                code = await self._last_end(daemon.name, process, sock)
             if process.stdin is not None:
                 await process.stdin.aclose()
             now = trio.current_time()
@@ -108,19 +120,38 @@ class Supervisor:
                 raise DaemonFailed(f"{daemon.name} ended {len(ends)} times within a minute")
             await trio.sleep(RESTART_DELAY_S)
 
-    async def _spawn_ready(self, daemon: Daemon, *, first: bool) -> trio.Process:
-        path = self._folder / f"{daemon.name}.ready"
-        path.unlink(missing_ok=True)
-        with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as sock:
-            await sock.bind(str(path))
-            process = await self._spawn(daemon, path)
-            try:
-                ready = await _said_ready(sock, process)
-            finally:
-                path.unlink(missing_ok=True)
-        if not ready and first:
-            raise DaemonFailed(f"{daemon.name} did not start")
-        return process
+    async def _last_end(self, name: str, process: trio.Process, sock: socket.socket) -> int | None:
+        """Wait until a daemon has ended, and whoever took its place; return that one's exit code.
+
+        The code of a process that this one did not start is not known.
+        """
+        last: trio.Process | _Successor = process
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_of_successors, name, sock)
+            await last.wait()
+            self._take_successor(name, sock)
+            while (current := self._processes[name]) is not last:
+                last = current
+                await last.wait()
+                self._take_successor(name, sock)
+            nursery.cancel_scope.cancel()
+        return last.returncode
+
+    async def _hear_of_successors(self, name: str, sock: socket.socket) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            self._take_successor(name, sock)
+
+    def _take_successor(self, name: str, sock: socket.socket) -> None:
+        """Take note of the process that a daemon says is in its place, if it has said so."""
+        with suppress(BlockingIOError):
+            while True:
+                said = _MAIN_PID.search(sock.recv(4096))
+                successor = None if said is None else _successor(int(said[1]))
+                if successor is not None:
+                    log.info("daemon.replaced", daemon=name, by=successor.pid)
+                    self._replaced.append(self._processes[name])
+                    self._processes[name] = successor
 
     async def _spawn(self, daemon: Daemon, ready: Path) -> trio.Process:
         environment = {
@@ -160,7 +191,52 @@ async def supervised() -> AsyncIterator[Supervisor]:
                 nursery.cancel_scope.cancel()
 
 
-async def _said_ready(sock: trio.socket.SocketType, process: trio.Process) -> bool:
+class _Successor:
+    """A process that took a daemon's place; nobody here started it."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._descriptor = descriptor
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, to this process and to none that has its number later."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait for its end, the code of which only its parent is told."""
+        if self.returncode is None:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            self.returncode = 0
+        return self.returncode
+
+
+def _successor(pid: int) -> _Successor | None:
+    try:
+        return _Successor(pid, os.pidfd_open(pid))
+    except OSError:  # it has ended already
+        return None
+
+
+@contextmanager
+def _hearing_at(path: Path) -> Iterator[socket.socket]:
+    """Yield a socket on which a daemon says how it is, as sd_notify(3) has it."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        sock.bind(str(path))
+        try:
+            yield sock
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def _said_ready(sock: socket.socket, process: trio.Process) -> bool:
     """Wait for the daemon's word, or for its end, whichever comes first."""
     said = False
     with trio.move_on_after(READY_TIMEOUT_S):
@@ -171,8 +247,8 @@ async def _said_ready(sock: trio.socket.SocketType, process: trio.Process) -> bo
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch_end)
-            while READY not in await sock.recv(4096):
-                continue
-            said = True
+            while not said:
+                await trio.lowlevel.wait_readable(sock)
+                said = READY in sock.recv(4096)
             nursery.cancel_scope.cancel()
     return said

@@ -96,6 +96,7 @@ async def open_host(
         try:
             yield host
         finally:
+            host.has_ended = True
             nursery.cancel_scope.cancel()
 
 
@@ -105,6 +106,7 @@ class Host:
     Attributes:
         identity: who it is.
         connections: `Connected`, `Disconnected` and `Moved` events; see `Connections.events`.
+        has_ended: nothing can be dialled any more.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Host:
         self._reversed: dict[tuple[str, int], PeerId] = {}
         self._handshakes: OrderedDict[trio.CancelScope, None] = OrderedDict()
         self._refused: set[str] = set()
+        self.has_ended = False
 
     @property
     def peer_id(self) -> PeerId:
@@ -381,6 +384,8 @@ class Host:
     async def _dial(self, target: Address, expected: PeerId | None) -> PeerId:
         if expected == self.peer_id:
             raise PeerUnreachable(f"{target}: that is this peer itself")
+        if self.has_ended:
+            raise PeerUnreachable(f"{target}: this peer has left the overlay")
         first, *others = self._gate.keys_to_dial(expected)
         try:
             return await self._dial_under(first, target, expected)
@@ -413,6 +418,8 @@ class Host:
                 self._check(upgraded.peer, expected)
             except PeerUnreachable as exc:
                 raise type(exc)(f"{target}: {exc}") from exc
+            if self.has_ended:
+                raise PeerUnreachable(f"{target}: this peer has left the overlay")
             await self._nursery.start(self._run, Connection(upgraded, self._serve, target.relay))
             undo.pop_all()
         return upgraded.peer

@@ -58,6 +58,12 @@ class Welcome(_Message):
     listen: bool = False
 
 
+class Retiring(_Message):
+    """Another process takes the proxy's place: it keeps its leases, and meets no more sandboxes."""
+
+    kind: Literal["retiring"] = "retiring"
+
+
 class Acquire(_Message):
     """A proxy wants to use an instance directly."""
 
@@ -135,7 +141,7 @@ class Occupant(_Message):
     instance: InstanceId | None = None
 
 
-FromProxy = Hello | Acquire | Report | Released | HandedOver | HandOverEnded | WhoIsIn
+FromProxy = Hello | Retiring | Acquire | Report | Released | HandedOver | HandOverEnded | WhoIsIn
 FromAllocator = Welcome | Granted | Refused | Release | Occupant
 
 FROM_PROXY: TypeAdapter[FromProxy] = TypeAdapter(Annotated[FromProxy, Field(discriminator="kind")])

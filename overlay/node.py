@@ -55,7 +55,7 @@ from overlay.records import (
     sign_record,
 )
 from overlay.sealing import Sealer
-from overlay.settings import NodeSettings, split_address
+from overlay.settings import NodeSettings, control_path, split_address
 from overlay.signed import Signed
 from overlay.spreading import Spreading
 from overlay.state_dir import next_epoch, open_state_dir, own_identity
@@ -134,6 +134,8 @@ class Node:
     _counter: int = 0
     _compaction: Compaction = field(default_factory=Compaction)
     _change: trio.Event = field(default_factory=trio.Event)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _over: trio.Event = field(default_factory=trio.Event)
 
     @property
     def peer_id(self) -> PeerId:
@@ -197,6 +199,15 @@ class Node:
         """Tell everybody that this node goes; what was published before is sent first."""
         if self._mesh is not None:
             await self._mesh.leave()
+
+    async def withdraw(self) -> None:
+        """End here and say nothing: another process goes on under this identity.
+
+        Ports and sockets are free when this returns. What the node knew can still be read.
+        """
+        self._mesh = None
+        self._scope.cancel()
+        await self._over.wait()
 
     def take(self, signed: Signed) -> None:
         """Take in another peer's record that came by another way than gossip.
@@ -272,6 +283,19 @@ class Node:
         return node_status(self) | dict(self.status())
 
 
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """What a node takes over from another process, whose identity it goes on under.
+
+    Attributes:
+        tls_key: of its certificate (PEM), so that gateways take both for the same peer.
+        identity: its key; None where it is in the state directory.
+    """
+
+    tls_key: bytes = b""
+    identity: Identity | None = None
+
+
 @asynccontextmanager
 async def open_node(
     settings: NodeSettings,
@@ -281,6 +305,7 @@ async def open_node(
     default_metrics_addr: str = "",
     record: Mapping[str, Any] | None = None,
     prepare: Callable[[Node], None] | None = None,
+    legacy: Legacy | None = None,
 ) -> AsyncIterator[Node]:
     """Join or found the network and yield the node once it knows the network.
 
@@ -291,6 +316,7 @@ async def open_node(
         default_metrics_addr: `[HOST]:PORT` for `/metrics`; empty serves none unless settings do.
         record: further fields of the node's first own record.
         prepare: called before the node serves anything, to register calls and control wants.
+        legacy: of the process whose place it takes.
 
     Raises:
         SettingsInvalid, AddressTaken, PassphraseRefused: before anything was published.
@@ -298,10 +324,17 @@ async def open_node(
     refusal: MyxoError | None = None  # raised outside the nursery, which would wrap it
     async with trio.open_nursery() as nursery:
         hold = functools.partial(
-            _hold_node, settings, role, name, default_metrics_addr, record or {}, prepare
+            _hold_node,
+            settings,
+            role,
+            name,
+            default_metrics_addr,
+            record or {},
+            prepare,
+            legacy or Legacy(),
         )
         try:
-            node, scope = await nursery.start(hold)
+            node = await nursery.start(hold)
         except MyxoError as exc:
             refusal = exc
         else:
@@ -310,7 +343,7 @@ async def open_node(
             finally:
                 with trio.move_on_after(LEAVE_TIMEOUT_S, shield=True):
                     await node.leave()
-                scope.cancel()
+                node._scope.cancel()  # noqa: SLF001
     if refusal is not None:
         raise refusal
 
@@ -322,10 +355,11 @@ async def _hold_node(
     default_metrics_addr: str,
     record: Mapping[str, Any],
     prepare: Callable[[Node], None] | None,
+    legacy: Legacy,
     *,
-    task_status: trio.TaskStatus[tuple[Node, trio.CancelScope]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a node until the scope that `started` reports is cancelled, and by nothing else.
+    """Run a node until its scope is cancelled, and by nothing else.
 
     A daemon that is cancelled stops from the inside out: what it says last, that its instances
     drain and that it leaves, must still reach the others.
@@ -333,10 +367,11 @@ async def _hold_node(
     _check_bootstraps(settings.bootstraps)
     if role is not Role.CLIENT:
         open_state_dir(settings.state_dir)
-    identity = own_identity(settings, role, name)
+    identity = legacy.identity or own_identity(settings, role, name)
     trust = trust_of(settings, role, identity)
     host_part, port = split_address(settings.p2p_listen_addr, "0.0.0.0")  # noqa: S104
     listens = [] if role is Role.CLIENT else [to_multiaddr(host_part, port)]
+    over = trio.Event()
     with trio.CancelScope() as scope:
         async with (
             open_host_and_udp(settings, identity, listens, trust) as (host, sockets),
@@ -363,7 +398,10 @@ async def _hold_node(
                 host=host,
                 view=view,
                 tls=open_tls(
-                    trust.keys, identity.peer_id, also_trusted=trust.trusted_authorities()
+                    trust.keys,
+                    identity.peer_id,
+                    also_trusted=trust.trusted_authorities(),
+                    key=legacy.tls_key,
                 ),
                 metrics=CollectorRegistry(),
                 role=role,
@@ -373,9 +411,11 @@ async def _hold_node(
                 spreading=Spreading(identity.peer_id, trust, host, calls, host.connected),
                 epoch=epoch,
                 announcements=Announcements(identity.peer_id, trust.announcement_keys()),
+                _scope=scope,
+                _over=over,
             )
             sealer = Sealer(identity.peer_id, DATAGRAM_NETWORK)
-            control = settings.state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
+            control = control_path(settings.state_dir, role, name)
             said = {
                 "datagram_key": sealer.public_key,
                 "datagram_port": bound_port(sockets[0]) if sockets else 0,
@@ -404,7 +444,8 @@ async def _hold_node(
             trust.introduced.set()
             node.follow_trust()
             scope.shield = True
-            task_status.started((node, scope))
+            task_status.started(node)
+    over.set()
 
 
 def _addresses(view: View, peer: PeerId) -> Sequence[str]:

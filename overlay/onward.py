@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from overlay.control import ControlConnection, open_control
 from overlay.errors import MalformedMessage, PeerUnreachable
 from overlay.http.transport import transport
-from overlay.names import PeerId, ServiceName
+from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.tunnel import MAX_REFUSAL_BYTES, FramedEnd, OnwardRefused
 
 WANT = "onward"
@@ -52,10 +52,12 @@ class Onward(_Message):
     Attributes:
         to: what follows, as `myxo forward` is given it.
         caller: the service before it, whose limits hold too.
+        instance: which of its instances; whose the tunnel is, to policies that hash that.
     """
 
     to: Chain
     caller: ServiceName
+    instance: InstanceId
 
 
 class Led(_Message):

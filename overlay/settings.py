@@ -63,6 +63,11 @@ def key_path(state_dir: Path, role: Role, name: str = "") -> Path:
     return state_dir / "keys" / f"{role}{'-' + name if name else ''}.key"
 
 
+def control_path(state_dir: Path, role: Role, name: str = "") -> Path:
+    """Return where a daemon serves its control socket; short, as such a path must be."""
+    return state_dir / "run" / f"{role}{'-' + name if name else ''}.sock"
+
+
 class NodeSettings(BaseSettings):
     """What every daemon can be told; each daemon's own class adds to it."""
 

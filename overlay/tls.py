@@ -3,8 +3,8 @@
 Every member can issue a certificate under the network's authority, whose key comes from the
 passphrase: so the authority keeps strangers out, and what tells *which* peer is at the other end is
 the pin: the SHA-256 of the leaf's public key (RFC 7469, section 2.4) in its signed record, checked
-in both directions. Its key lives as long as the process and is never written to disk. Validity
-times are not checked: clocks are not trusted.
+in both directions. Its key lives as long as the process, or goes to the one that takes its place,
+and is never written to disk. Validity times are not checked: clocks are not trusted.
 
 When the passphrase changes, the same key gets a leaf of the new authority. The pin stays, so there
 is no moment in which a record says one thing and a gateway shows another; and both authorities are
@@ -50,10 +50,15 @@ class PeerTls:
     """
 
     def __init__(
-        self, keys: NetworkKeys, peer_id: PeerId, *, also_trusted: Iterable[NetworkKeys] = ()
+        self,
+        keys: NetworkKeys,
+        peer_id: PeerId,
+        *,
+        also_trusted: Iterable[NetworkKeys] = (),
+        key: bytes = b"",
     ) -> None:
         self._peer_id = peer_id
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key = _read(key) if key else ec.generate_private_key(ec.SECP256R1())
         self.pin = _pin(self._key.public_key())
         self.server_context: ssl.SSLContext
         self.client_context: ssl.SSLContext
@@ -65,11 +70,7 @@ class PeerTls:
         leaf = _certificate(
             _name(self._peer_id), ca.subject, self._key.public_key(), ca_key, ca=False
         )
-        chain = self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ) + leaf.public_bytes(serialization.Encoding.PEM)
+        chain = self.key() + leaf.public_bytes(serialization.Encoding.PEM)
         trusted = [ca, *(_authority(other)[1] for other in also_trusted)]
         authorities = "".join(
             one.public_bytes(serialization.Encoding.PEM).decode() for one in trusted
@@ -78,17 +79,36 @@ class PeerTls:
         self.server_context.num_tickets = 0  # nobody resumes a session: connections are kept
         self.client_context = _context(ssl.PROTOCOL_TLS_CLIENT, chain, authorities)
 
+    def key(self) -> bytes:
+        """Return the private key as PEM, for the process that takes this one's place."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
 
 def open_tls(
-    keys: NetworkKeys, peer_id: PeerId, *, also_trusted: Iterable[NetworkKeys] = ()
+    keys: NetworkKeys,
+    peer_id: PeerId,
+    *,
+    also_trusted: Iterable[NetworkKeys] = (),
+    key: bytes = b"",
 ) -> PeerTls:
-    """Return the contexts of a peer with a fresh key."""
-    return PeerTls(keys, peer_id, also_trusted=also_trusted)
+    """Return the contexts of a peer, with the key in `key` (PEM) or a fresh one."""
+    return PeerTls(keys, peer_id, also_trusted=also_trusted, key=key)
 
 
 def pin_of(certificate: bytes | None) -> str:
     """Return the pin of the key in a certificate in DER, in hexadecimal; empty for none."""
     return _pin(x509.load_der_x509_certificate(certificate).public_key()) if certificate else ""
+
+
+def _read(key: bytes) -> ec.EllipticCurvePrivateKey:
+    read = serialization.load_pem_private_key(key, None)
+    if not isinstance(read, ec.EllipticCurvePrivateKey):
+        raise TypeError("the key that was handed over is on no elliptic curve")
+    return read
 
 
 def _pin(key: CertificatePublicKeyTypes) -> str:

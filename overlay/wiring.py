@@ -83,7 +83,7 @@ def mesh_of(
         rng,
         remembered=() if remembered is None else remembered.addresses(),
         changed=node.signal,
-        disconnected=node.calls.forget,
+        disconnected=lambda peer: node.calls.forget(peer),  # noqa: PLW0108  (it may be replaced)
     )
 
 

@@ -88,6 +88,14 @@ def proxy(
             help="Send spans of requests to this OpenTelemetry collector (OTLP over HTTP).",
         ),
     ] = None,
+    takeover: Annotated[
+        bool | None,
+        typer.Option(
+            "--takeover",
+            help="Take the place of the proxy that runs at this port, if one does, without a "
+            "refused or failed request.",
+        ),
+    ] = None,
     bootstrap: options.Bootstraps = None,
     psk: options.Psk = None,
     hostname: options.Hostname = None,
@@ -115,6 +123,7 @@ def proxy(
             "client_ca": client_ca,
             "access_log": access_log,
             "otlp_endpoint": otlp_endpoint,
+            "takeover": takeover,
             "bootstraps": bootstrap,
             "psk": psk,
             "hostname": hostname,

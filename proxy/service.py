@@ -1,8 +1,9 @@
 """The proxy daemon: wires the parts together and serves client connections."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -23,6 +24,7 @@ from overlay.node import Node, open_node
 from overlay.notify import notify
 from overlay.onward import WANT as ONWARD
 from overlay.records import Role
+from overlay.settings import control_path
 from proxy.backend.leases import LeaseHolder
 from proxy.backend.roads import Roads
 from proxy.choosing.chooser import Chooser
@@ -30,7 +32,7 @@ from proxy.choosing.crowd import Crowd
 from proxy.choosing.starting import Starter
 from proxy.control.explaining import Explainer
 from proxy.control.routing_desk import RoutingDesk
-from proxy.frontend.clients import Clients
+from proxy.frontend.clients import Clients, unknown
 from proxy.frontend.edge import MAX_OUTSIDE, Edge, listen_outside
 from proxy.frontend.edge_tls import EdgeTls
 from proxy.frontend.grace import Grace
@@ -48,14 +50,25 @@ from proxy.layer4.tunnels import Tunnels
 from proxy.ranking.routing_table import RoutingTable
 from proxy.ranking.upstreams import Upstreams
 from proxy.request.forwarding import Forwarder
+from proxy.route.caller import Caller
 from proxy.route.exposure import exposure_of
 from proxy.settings import ProxySettings
+from proxy.succession.calls import LastingCalls
+from proxy.succession.heir import take_over
+from proxy.succession.messages import WANT as SUCCEED
+from proxy.succession.messages import Moved
+from proxy.succession.predecessor import Entrance, Predecessor
+from proxy.succession.successors import WANT as RESTART
+from proxy.succession.successors import Successors
 from proxy.telemetry.access_log import AccessLog, open_access_log
 from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import ProxyMetrics
 from proxy.telemetry.telemetry import Telemetry, Tracer
 
 DEFAULT_METRICS_ADDR = ":9103"
+
+PROGRAMS = "programs"
+"""The name of the listener for this machine's programs; others are named for their address."""
 
 LOOK_S = 0.5
 """How often the kernel is asked about the connections to other machines; some 2 µs for each."""
@@ -78,40 +91,90 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         SettingsInvalid: a certificate cannot be used.
     """
     tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
-    listener = await listen("127.0.0.1", settings.port, what="the proxy")
-    outside = [await listen_outside(text, secured=tls is not None) for text in settings.listen]
+    past = None
+    if settings.takeover:
+        past = await take_over(control_path(settings.state_dir, Role.PROXY, str(settings.port)))
+    listeners = {} if past is not None else await _listen(settings, {})
     async with (
         open_node(
             settings,
             Role.PROXY,
             name=str(settings.port),
             default_metrics_addr=DEFAULT_METRICS_ADDR,
+            legacy=None if past is None else past.legacy,
         ) as node,
         open_access_log(settings.access_log, node.metrics) as access_log,
         _open_tracer(settings, node) as tracer,
         trio.open_nursery() as nursery,
     ):
+        calls = node.calls = LastingCalls(node.reach)
         definitions = Definitions(node, settings.state_dir)
-        await nursery.start(definitions.run)
+        following = await nursery.start(_follow, definitions)
         node.status = lambda: _status(definitions, settings)
         grace = Grace()
         await nursery.start(grace.run)
-        server = _Server(node, definitions, settings, grace, access_log, tracer)
+        server = _Server(node, definitions, settings, grace, access_log, tracer, tls)
+        if past is not None:
+            await past.claim()
+            listeners = await _listen(settings, past.listeners)
+            server.inherited = past.listeners
+            nursery.start_soon(past.adopt, server.adopt, calls)
+        nursery.start_soon(server.successors.run)
         nursery.start_soon(server.follow_view)
         nursery.start_soon(server.sweep)
         nursery.start_soon(server.look_at_paths)
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
-        grace.listeners.start_soon(server.serve, listener)
-        if outside:
-            serve = server.edge(settings, tls).serve
-            hold = partial(trio.serve_listeners, handler_nursery=grace.connections)
-            grace.listeners.start_soon(hold, serve, outside)
+        server.listen(listeners)
         if ready is not None:
             ready(node)
         notify("READY=1")
         log.info("proxy.ready", port=settings.port, peer=node.peer_id)
-        await trio.sleep_forever()
+        heir = await server.entrance.heir()
+        await following.end()
+        await server.predecessor(settings, calls).give_way(heir)
+        nursery.cancel_scope.cancel()
+
+
+async def _listen(
+    settings: ProxySettings, inherited: dict[str, trio.SocketListener]
+) -> dict[str, trio.SocketListener]:
+    """Return what the settings say to listen on, by name; what was inherited is taken out.
+
+    Raises:
+        AddressTaken: a port is in use; says by whom.
+    """
+    listeners = {}
+    for name in (PROGRAMS, *settings.listen):
+        found = inherited.pop(name, None)
+        if found is None and name == PROGRAMS:
+            found = await listen("127.0.0.1", settings.port, what="the proxy")
+        listeners[name] = found or await listen_outside(name, secured=bool(settings.tls_cert))
+    return listeners
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """What keeps the definitions fresh until `end`."""
+
+    scope: trio.CancelScope
+    over: trio.Event
+
+    async def end(self) -> None:
+        """End it; what is on disk is true when this returns."""
+        self.scope.cancel()
+        await self.over.wait()
+
+
+async def _follow(
+    definitions: Definitions, *, task_status: trio.TaskStatus[_Following] = trio.TASK_STATUS_IGNORED
+) -> None:
+    following = _Following(trio.CancelScope(), trio.Event())
+    with following.scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(definitions.run)
+            task_status.started(following)
+    following.over.set()
 
 
 @asynccontextmanager
@@ -149,11 +212,15 @@ class _Server:
         grace: Grace,
         access_log: AccessLog | None,
         tracer: Tracer | None,
+        tls: EdgeTls | None,
     ) -> None:
         self._node = node
         self._port = settings.port
+        self._grace = grace
         self._listeners = grace.listeners
         self._connections = grace.connections
+        self._sockets: dict[str, trio.SocketListener] = {}
+        self.inherited: dict[str, trio.SocketListener] = {}
         random = Random()  # noqa: S311  (draws among equals, hides nothing)
         self._routes = RoutingTable()
         self._upstreams = Upstreams(node.view, random, self._routes)
@@ -215,6 +282,10 @@ class _Server:
         node.wants[FORWARD] = self.forwards.serve
         onward = OnwardDesk(self.tunnels, metrics.tunnelled, grace.connections)
         node.wants[ONWARD] = onward.serve
+        self._edge = self._open_edge(settings, tls) if settings.listen else None
+        self.successors, self.entrance = Successors(), Entrance()
+        node.wants[RESTART] = self.successors.serve
+        node.wants[SUCCEED] = self.entrance.serve
 
     def _guard(self, metrics: ProxyMetrics) -> Guards:
         view, now = self._node.view, trio.current_time
@@ -226,14 +297,53 @@ class _Server:
             metrics,
         )
 
-    async def serve(self, listener: trio.SocketListener) -> None:
-        """Accept this machine's programs until cancelled."""
-        await trio.serve_listeners(
-            self._clients.serve, [listener], handler_nursery=self._connections
+    def listen(self, listeners: Mapping[str, trio.SocketListener]) -> None:
+        """Accept this machine's programs, and clients from outside, on listeners by name."""
+        self._sockets.update(listeners)
+        for name, listener in listeners.items():
+            outside = self._edge if name != PROGRAMS else None
+            serve = self._clients.serve if outside is None else outside.serve
+            hold = partial(trio.serve_listeners, handler_nursery=self._connections)
+            self._listeners.start_soon(hold, serve, [listener])
+
+    def adopt(self, moved: Moved, stream: trio.SocketStream) -> None:
+        """Go on with a connection of the process whose place was taken."""
+        gone = self._grace.stopping.is_set() or (moved.outside and self._edge is None)
+        if gone:  # this process ends as well, or has other settings
+            stream.socket.close()
+        else:
+            self._connections.start_soon(self._serve_adopted, moved, stream)
+
+    async def _serve_adopted(self, moved: Moved, stream: trio.SocketStream) -> None:
+        received = moved.received.encode("latin-1")
+        if moved.outside and self._edge is not None:
+            await self._edge.serve(stream, received)
+            return
+        caller = None
+        if moved.service is not None and moved.instance is not None:
+            caller = Caller(moved.service, moved.instance)
+
+        async def ask() -> Caller | None:
+            return caller
+
+        await self._clients.serve(
+            stream, moved.source, ask if moved.sandboxed else unknown, received
         )
 
-    def edge(self, settings: ProxySettings, tls: EdgeTls | None) -> Edge:
-        """Return what serves clients from outside."""
+    def predecessor(self, settings: ProxySettings, calls: LastingCalls) -> Predecessor:
+        """Return what this proxy does once another process is to take its place."""
+        return Predecessor(
+            self._node,
+            self._node.identity.seed if settings.ephemeral else b"",
+            calls,
+            self._grace,
+            self._clients,
+            self._roads,
+            lambda: self._sockets,
+            settings.restart_drain_s,
+        )
+
+    def _open_edge(self, settings: ProxySettings, tls: EdgeTls | None) -> Edge:
         places = Places(MAX_OUTSIDE, MAX_OUTSIDE, settings.listen_connections_of_one)
         self._metrics.outside.set_function(lambda: places.taken)
         return Edge(self._clients, exposure_of(settings.expose), tls, self._metrics, places)
@@ -265,6 +375,8 @@ class _Server:
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""
+        if self._grace.stopping.is_set():
+            return
         for bridge in welcome.bridges:
             if bridge.address not in self._bridges:
                 self._bridges.add(bridge.address)
@@ -290,13 +402,14 @@ class _Server:
     async def _serve_bridge(self, address: str, interface: str) -> None:
         """Serve the bridge only: a neighbour that routes to its address must not get in."""
         try:
-            listener = await listen(
+            listener = self.inherited.pop(address, None) or await listen(
                 address, self._port, what="this machine's containers", device=interface
             )
         except AddressTaken as exc:
             log.warning("proxy.bridge_unserved", address=address, error=str(exc))
             self._bridges.discard(address)
             return
+        self._sockets[address] = listener
         log.info("proxy.bridge_served", address=address, port=self._port)
 
         async def serve(stream: trio.SocketStream) -> None:

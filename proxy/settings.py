@@ -60,6 +60,13 @@ class ProxySettings(NodeSettings):
     """URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`, that spans are sent to by
     OTLP over HTTP; `OTEL_EXPORTER_OTLP_ENDPOINT` will do as well. Needs the extra `myxo[otel]`."""
 
+    takeover: bool = False
+    """Whether to take the place of the proxy that runs at this port, if one does."""
+
+    restart_drain_s: float = Field(600.0, ge=0)
+    """Seconds that what is under way may take to end in a proxy whose place was taken; downloads
+    and WebSockets that take longer are cut then."""
+
     @property
     def certificates(self) -> tuple[tuple[Path, Path], ...]:
         """Certificates and keys, in pairs."""

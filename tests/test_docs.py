@@ -31,7 +31,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/*.md", "demos/*/README.md"]
 COMMAND_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 60.0
 END = "end-of-command-7f3a"
 WORD = re.compile(r"<([a-z][a-z0-9_-]*)>")
 

@@ -1,14 +1,16 @@
-"""`myxo up`, `join`, `down` and `install`: this machine's part in a network."""
+"""`myxo up`, `join`, `down`, `restart` and `install`: this machine's part in a network."""
 
 import functools
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import trio
 import typer
 
 from myxo import running
 from myxo.install import enable, install
 from myxo.network import Part, founding, join_command, joining, run
+from myxo.restarting import restart_proxies
 from overlay import options
 from overlay.cli import new_app, refusing, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
@@ -145,6 +147,28 @@ def down(state_dir: options.StateDir = None) -> None:
             "`systemctl stop 'myxo-*'`"
         )
     typer.echo("everything stopped")
+
+
+@refusing
+def restart(
+    what: Annotated[str, typer.Argument(metavar="proxy", help="What to restart.")],
+    port: Annotated[
+        int | None, typer.Argument(metavar="[PORT]", help="The one at this port; all if left out.")
+    ] = None,
+    state_dir: options.StateDir = None,
+) -> None:
+    """Have a new process take the proxy's place without a refused or failed request.
+
+    It is started as the old one was, so it is of the version that is installed now, and reads
+    settings and certificates anew. What is under way ends in the old one.
+
+    \b
+    Example: myxo restart proxy
+    """
+    if what != "proxy":
+        raise SettingsInvalid(f"`myxo restart proxy`: there is nothing to restart named {what!r}")
+    for pid in trio.run(restart_proxies, chosen_state_dir(state_dir), port):
+        typer.echo(f"process {pid} has taken over")
 
 
 @app.command("up")

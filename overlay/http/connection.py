@@ -23,13 +23,21 @@ from overlay.http.head import (
     RequestHead,
     framing_fields,
     has_no_body,
+    is_grpc,
     parse_request_head,
     reason_phrase,
     serialise_response,
     why_never_a_head,
 )
 from overlay.http.lingering import LINGER_S, linger
-from overlay.http.transport import READ_BYTES, SendFailed, Transport, transport
+from overlay.http.transport import (
+    LEAST_RATE,
+    READ_BYTES,
+    SendFailed,
+    SocketTransport,
+    Transport,
+    transport,
+)
 
 _CLOSE: Field = (b"Connection", b"close")
 SERVER: Field = (b"Server", b"myxo")
@@ -49,8 +57,11 @@ class Limits:
     Attributes:
         idle_timeout_s: seconds between two requests, and before the first byte of the first one.
         head_timeout_s: seconds from a head's first byte to its last.
-        body_timeout_s: seconds without a byte of a body that is awaited.
-        send_timeout_s: seconds in which the client takes nothing of an answer.
+        body_timeout_s: seconds without a byte of a body that is awaited, and seconds in all that it
+            may be awaited for more than its bytes take at `LEAST_RATE`.
+        stream_timeout_s: seconds without a byte where the client may have nothing to say: in a call
+            of gRPC, and once the answer has begun. There is no least rate then.
+        send_timeout_s: the same as `body_timeout_s` of an answer that the client takes.
         drain_bytes: a body that nobody wanted is read up to here to keep the connection.
         max_body_bytes: a body above is refused with 413.
         replay_bytes: a body is remembered up to here, so that it can be sent to another upstream.
@@ -59,6 +70,7 @@ class Limits:
     idle_timeout_s: float = 75.0
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    stream_timeout_s: float = 300.0
     send_timeout_s: float = 60.0
     drain_bytes: int = 64 * 1024
     max_body_bytes: float = inf
@@ -82,11 +94,16 @@ class BodySource(Protocol):
 
     Attributes:
         limits: of the client.
-        must_close: set where the body turns out to be malformed.
+        must_close: set where the body turns out to be malformed, or too slow.
     """
 
     limits: Limits
     must_close: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client may be silent for long."""
+        ...
 
     def take_buffered(self) -> bytes:
         """Return what came and was not used."""
@@ -100,8 +117,8 @@ class BodySource(Protocol):
         """Take note that the body has at least `size` bytes, which may be too many."""
         ...
 
-    async def receive_body(self) -> bytes:
-        """Wait for more; b"" where there is none."""
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for more; b"" where there is none, None where it takes too long."""
         ...
 
 
@@ -119,6 +136,7 @@ class RequestBody:
         "_overflowed",
         "_position",
         "_remembered",
+        "_waited_s",
         "framing",
         "received",
     )
@@ -131,6 +149,7 @@ class RequestBody:
         self._remembered: list[bytes] = []
         self._position = 0
         self._overflowed = False
+        self._waited_s = 0.0
         self.framing = framing
         self.received = 0
 
@@ -182,16 +201,31 @@ class RequestBody:
         """Wait for bytes of the body; b"" is its end.
 
         Raises:
-            BadRequest: the body is malformed, or nothing came in time (408).
+            BadRequest: the body is malformed, or came too slowly (408).
             ClientGone: the client left before the end.
         """
         while True:
             data = self.take()
             if data or self.consumed:
                 return data
-            data = self._decode(await self._connection.receive_body())
+            data = self._decode(await self._receive())
             if data:
                 return data
+
+    async def _receive(self) -> bytes:
+        """Wait for the client, who has a bound on each silence and on all of them."""
+        connection, began = self._connection, trio.current_time()
+        limits, streams = connection.limits, connection.streams
+        still_s = limits.stream_timeout_s if streams else limits.body_timeout_s
+        left_s = inf if streams else still_s + self.received / LEAST_RATE - self._waited_s
+        data = await connection.receive_body(max(0.0, min(still_s, left_s)))
+        self._waited_s += trio.current_time() - began
+        if data is not None:
+            return data
+        connection.must_close = True
+        if left_s < still_s:
+            raise BadRequest(408, f"the body came at less than {LEAST_RATE:g} bytes a second")
+        raise BadRequest(408, f"no more of the body came in {still_s:g} s")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the rest of the body."""
@@ -237,6 +271,11 @@ class ServerConnection:
     Loop over `read_head`; answer each head by `respond` or by an `exchange`; call `aclose` at the
     end whatever happened. One task at a time.
 
+    Args:
+        stream: the connection, which is owned from now on.
+        limits: of the client.
+        received: what was read of it already, by another process.
+
     Attributes:
         limits: as given.
         body: of the request whose head was read last.
@@ -257,9 +296,11 @@ class ServerConnection:
         "must_close",
     )
 
-    def __init__(self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS, received: bytes = b""
+    ) -> None:
         self._transport = transport(stream, limits.send_timeout_s)
-        self._buffer = b""
+        self._buffer = received
         self._head: RequestHead | None = None
         self._framing_out = NO_BODY
         self._answered = True
@@ -424,6 +465,22 @@ class ServerConnection:
         await self._send(serialise_response(status, reason_phrase(status), headers))
         return self._transport, self.take_buffered()
 
+    def between_requests(self) -> tuple[int, bytes] | None:
+        """Return the socket's descriptor and what was read of the next request.
+
+        None where another process could not go on with it: a request is under way, the connection
+        is to end, or it is no plain socket.
+        """
+        if self.must_close or self._client_ended or not (self._answered and self.body.complete):
+            return None
+        if not isinstance(self._transport, SocketTransport):
+            return None
+        return self._transport.fd, self._buffer
+
+    def moved(self) -> None:
+        """Take in that another process goes on with the connection; `aclose` is still to come."""
+        self.must_close = self._client_ended = True
+
     async def until_gone(self) -> None:
         """Return when the client is known to have left; pipelined requests are kept meanwhile.
 
@@ -491,21 +548,22 @@ class ServerConnection:
         """Keep what followed the current body."""
         self._buffer = data
 
-    async def receive_body(self) -> bytes:
-        """Wait for bytes that belong to the current body.
+    @property
+    def streams(self) -> bool:
+        """See `BodySource`."""
+        return self.answering or (self._head is not None and is_grpc(self._head))
+
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for bytes that belong to the current body; None if none came in time.
 
         Raises:
-            BadRequest: none came in time (408).
             ClientGone: the client left.
         """
         try:
-            data = await self._transport.receive(self.limits.body_timeout_s)
+            data = await self._transport.receive(within_s)
         except trio.BrokenResourceError as exc:
             raise ClientGone("the client's connection broke in the middle of its request") from exc
-        if data is None:
-            self.must_close = True
-            raise BadRequest(408, f"no more of the body came in {self.limits.body_timeout_s:g} s")
-        if not data:
+        if data is not None and not data:
             self._client_ended = True
             raise ClientGone("the client left in the middle of its request")
         return data

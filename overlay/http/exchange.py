@@ -101,6 +101,7 @@ async def exchange(
     *,
     request_headers: Sequence[Field],
     edit_response: EditResponse,
+    edit_interim: EditResponse = end_to_end,
     target: bytes | None = None,
     head_timeout_s: float = inf,
     switched: Switched | None = None,
@@ -116,6 +117,7 @@ async def exchange(
         edit_response: gets the final answer's head, returns the fields to send, without framing
             fields. It may raise to keep the answer from the client, who is then still unanswered;
             the exception passes through.
+        edit_interim: the same of each 1xx answer that is passed on.
         target: to ask for; the client's if None.
         head_timeout_s: seconds for the final answer's head, counted from the last byte sent.
         switched: answers and carries on, to the end, where both change their protocol; without it
@@ -131,7 +133,7 @@ async def exchange(
     """
     if head.method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not offered here")
-    run = _Exchange(client, head, upstream, edit_response, head_timeout_s, switched)
+    run = _Exchange(client, head, upstream, edit_response, edit_interim, head_timeout_s, switched)
     run.sending = watched
     client.body.rewind()
     fields = [*request_headers]
@@ -154,6 +156,7 @@ class _Exchange:
         "body",
         "client",
         "continued",
+        "edit_interim",
         "edit_response",
         "failure",
         "first_byte_at",
@@ -176,6 +179,7 @@ class _Exchange:
         head: RequestHead,
         upstream: Upstream,
         edit_response: EditResponse,
+        edit_interim: EditResponse,
         head_timeout_s: float,
         switched: Switched | None,
     ) -> None:
@@ -185,6 +189,7 @@ class _Exchange:
         self.head = head
         self.upstream = upstream
         self.edit_response = edit_response
+        self.edit_interim = edit_interim
         self.head_timeout_s = head_timeout_s
         self.body: ClientBody = client.body
         self.request_sent = False
@@ -325,7 +330,7 @@ class _Exchange:
             if self.continued:
                 return
             self.continued = True
-        await self.client.send_informational(head.status, head.reason, end_to_end(head))
+        await self.client.send_informational(head.status, head.reason, self.edit_interim(head))
 
     async def _ask_for_body(self) -> None:
         """Ask for the body if the upstream does not (RFC 9110 §10.1.1), as one of HTTP/1.0.

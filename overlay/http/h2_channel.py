@@ -18,7 +18,7 @@ from h2.exceptions import ProtocolError
 from overlay.http.h2_flow import STREAM_WINDOW, InboundWindow
 from overlay.http.h2_frames import MAX_FRAME_BYTES
 from overlay.http.head import Field
-from overlay.http.transport import SendFailed
+from overlay.http.transport import LEAST_RATE, SendFailed
 
 BUSY_BYTES = 64 * 1024
 """Waiting to be written on the connection: above it streams wait that have more to send."""
@@ -188,8 +188,9 @@ class Channel:
             SendFailed: the stream is lost, or the other end has taken nothing for too long.
         """
         rest = memoryview(data)
+        latest = trio.current_time() + self._link.send_timeout_s + len(data) / LEAST_RATE
         while rest or end:
-            size = await self._sendable(len(rest))
+            size = await self._sendable(len(rest), latest)
             piece, rest = bytes(rest[:size]), rest[size:]
             last = end and not rest
             self._call(lambda: self._link.h2.send_data(self.id, piece, last))  # noqa: B023
@@ -255,9 +256,13 @@ class Channel:
         if opened and not self._ended and self.lost is None:
             self._link.open_window(opened, self.id)
 
-    async def _sendable(self, wanted: int) -> int:
-        """Wait until a frame may be sent; return how much of `wanted` fits in it."""
+    async def _sendable(self, wanted: int, latest: float = inf) -> int:
+        """Wait until a frame may be sent; return how much of `wanted` fits in it.
+
+        What others send on the connection wakes who waits here, and gives nobody more time.
+        """
         link = self._link
+        until = inf
         while True:
             if self.lost is not None:
                 raise SendFailed(None if self._sent_any else 0)
@@ -267,7 +272,9 @@ class Channel:
                 window = self._call(lambda: link.h2.local_flow_control_window(self.id))
                 if window > 0:
                     return min(wanted, window, MAX_FRAME_BYTES)
-            with trio.move_on_after(link.send_timeout_s) as scope:
+            if until == inf:
+                until = min(latest, trio.current_time() + link.send_timeout_s)
+            with trio.move_on_at(until) as scope:
                 await link.room.park()
             if scope.cancelled_caught:
                 self.reset(ErrorCodes.CANCEL, "the other end took nothing for too long")

@@ -60,7 +60,7 @@ from overlay.http.h2_frames import (
     last_stream_of,
 )
 from overlay.http.head import MAX_HEAD_BYTES
-from overlay.http.lingering import linger
+from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import SendFailed, Transport
 
 MAX_PENDING = 256 * 1024
@@ -127,6 +127,7 @@ class Link:
         self._in_flight = 0
         self._reading = trio.CancelScope()
         self._ended = False
+        self._linger_s = LINGER_S
         self._work = trio.lowlevel.ParkingLot()
         self._pongs = trio.lowlevel.ParkingLot()
         self.h2 = _open_state(client=client)
@@ -180,8 +181,13 @@ class Link:
         if fault is not None:
             raise fault
 
-    def end(self) -> None:
-        """Let the connection end once what waits is written; no stream may be open."""
+    def end(self, linger_s: float = LINGER_S) -> None:
+        """Let the connection end once what waits is written; no stream may be open.
+
+        Args:
+            linger_s: how long the other end may take to read the last of it.
+        """
+        self._linger_s = linger_s
         self._reading.cancel()
 
     def refuse_more(self, last: int) -> None:
@@ -436,7 +442,7 @@ class Link:
             while self.pending:
                 await self.room.park()
             if not self._client:
-                await linger(self._transport)
+                await linger(self._transport, self._linger_s)
 
 
 def _open_state(*, client: bool) -> H2Connection:

@@ -9,6 +9,8 @@ so that streams that are opened and reset at once (CVE-2023-44487) make no more 
 
 A server that stops says GOAWAY twice (RFC 9113 §6.8): first that it is leaving, and a round trip
 later, when every request has come that was sent before the client heard of it, which was the last.
+A client that has no request under way is told the latter at once, and its connection closed: many
+clients read nothing while they ask for nothing, and would keep the server from its end.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,11 +37,15 @@ from overlay.http.head import (
     RequestHead,
     framing_fields,
     has_no_body,
+    is_grpc,
 )
 from overlay.http.transport import SendFailed, Transport
 
 NOTICE_S = 1.0
 """For the round trip between the two GOAWAYs."""
+
+IDLE_LINGER_S = 0.2
+"""For an idle client to read that it is over; what it sends meanwhile it may send elsewhere."""
 
 Answer = Callable[["ServerStream", RequestHead], Awaitable[None]]
 
@@ -154,15 +160,19 @@ class ServerStream:
         """
         self.limits.check_size(size)
 
-    async def receive_body(self) -> bytes:
-        """Wait for bytes of the body; b"" where it has ended.
+    @property
+    def streams(self) -> bool:
+        """See `BodySource`."""
+        return self.answering or (self._head is not None and is_grpc(self._head))
+
+    async def receive_body(self, within_s: float) -> bytes | None:
+        """Wait for bytes of the body; b"" where it has ended, None if none came in time.
 
         Raises:
-            BadRequest: none came in time (408).
             ClientGone: the client left.
         """
-        if not await self._channel.wait(self.limits.body_timeout_s):
-            raise BadRequest(408, f"no more of the body came in {self.limits.body_timeout_s:g} s")
+        if not await self._channel.wait(within_s):
+            return None
         data = self._channel.take()
         if not data and not self._channel.done:
             raise ClientGone("the client left in the middle of its request")
@@ -198,6 +208,9 @@ class _Server:
     async def drain(self, stopping: trio.Event) -> None:
         """Once `stopping` is set, take no new requests, and end when the others have ended."""
         await stopping.wait()
+        if not self._under_way:
+            self.link.end(IDLE_LINGER_S)
+            return
         self.link.refuse_more(MAX_STREAM)
         with trio.move_on_after(NOTICE_S):
             await self.link.round_trip()

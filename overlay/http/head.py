@@ -49,6 +49,7 @@ _STATUS_LINE = re.compile(
 )
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#@]++)(?:[/?].*)?")
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Za-z:.%]++\]|[A-Za-z0-9\-._~!$&'()*+,;=%]++):[0-9]{1,5}")
+_GRPC = b"application/grpc"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _BODILESS = frozenset({int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)})
@@ -176,7 +177,7 @@ def parse_request_head(data: bytes) -> RequestHead:
         bool(control.te) and takes_trailers(control.te),
         control.options,
         control.upgrade if minor and framing.empty and may_switch(control) else b"",
-        is_remembered(data),
+        is_remembered(data, (name for name, _ in headers)),
     )
 
 
@@ -214,7 +215,7 @@ def parse_response_head(data: bytes, method: bytes) -> ResponseHead:
         control.length,
         _keeps_alive(control.options, minor),
         control.options,
-        is_remembered(data),
+        is_remembered(data, (name for name, _ in headers)),
     )
 
 
@@ -248,6 +249,12 @@ def end_to_end(head: RequestHead | ResponseHead) -> list[Field]:
 def has_no_body(status: int) -> bool:
     """Return whether an answer with this status never has a body (RFC 9112 §6.3)."""
     return status < FINAL or status in _BODILESS
+
+
+def is_grpc(head: RequestHead) -> bool:
+    """Return whether a request is a call of gRPC."""
+    kind = get(head.headers, b"content-type")
+    return kind is not None and kind[: len(_GRPC)] == _GRPC and kind[len(_GRPC) :][:1] in b"+;"
 
 
 def get(headers: Iterable[Field], name: bytes) -> bytes | None:

@@ -16,9 +16,9 @@ _LINGER_BYTES = 1024 * 1024
 """How much of it."""
 
 
-async def linger(transport: Transport) -> None:
-    """End our direction and read on for a while."""
-    with trio.move_on_after(LINGER_S):
+async def linger(transport: Transport, within_s: float = LINGER_S) -> None:
+    """End our direction and read on for a while, in seconds."""
+    with trio.move_on_after(within_s):
         try:
             await transport.end()
             left = _LINGER_BYTES

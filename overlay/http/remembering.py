@@ -5,11 +5,15 @@ answers with those that it answered with. To parse a head, to find its route and
 anew is a quarter of what a small proxied request costs, and depends on these bytes alone. So heads
 are remembered by their bytes, and what others make of one by the object that the parser hands out.
 
-All that is bounded in number and in bytes, and what is refused is not remembered.
+All that is bounded in number and in bytes, and what is refused is not remembered. Nor is a head
+that carries a secret: it would stay in memory long after its request, and some microseconds would
+show that somebody has sent it. The question is asked where a head is parsed, so that it costs
+nothing where one is known.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
+import re
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Protocol, TypeVar, TypeVarTuple
 
 MOST = 512
@@ -17,6 +21,13 @@ MOST = 512
 
 MOST_BYTES = 2048
 """Of one head. Longer ones carry tokens and cookies, and would make it 32 MiB where this is 1."""
+
+_SECRET = re.compile(
+    rb"auth|cookie|token|secret|key|session|passw|credential|signature|csrf|xsrf|jwt|assertion",
+    re.IGNORECASE,
+)
+"""In the name of a field. Few secrets are called otherwise, and what is called so and is none is
+parsed each time, no more."""
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -34,18 +45,26 @@ class Head(Protocol):
 H = TypeVar("H", bound=Head)
 
 
-def is_remembered(data: bytes) -> bool:
-    """Return whether a head is short enough to be remembered."""
-    return len(data) <= MOST_BYTES
+def is_remembered(data: bytes, names: Iterable[bytes]) -> bool:
+    """Return whether a head is remembered, by its bytes and the names of its fields."""
+    return len(data) <= MOST_BYTES and not any(map(_SECRET.search, names))
 
 
-def by_bytes(parse: Callable[[bytes, *Ts], R]) -> Callable[[bytes, *Ts], R]:
-    """Have a parser return the same object for the same short bytes; nobody may change it."""
-    remembered = lru_cache(maxsize=MOST)(parse)
+def by_bytes(parse: Callable[[bytes, *Ts], H]) -> Callable[[bytes, *Ts], H]:
+    """Have a parser return the same object for the same bytes; nobody may change it."""
+    made: dict[tuple[bytes, tuple[*Ts]], H] = {}
 
     @wraps(parse)
-    def parsed(data: bytes, /, *args: *Ts) -> R:
-        return remembered(data, *args) if is_remembered(data) else parse(data, *args)
+    def parsed(data: bytes, /, *args: *Ts) -> H:
+        known = made.get((data, args))
+        if known is not None:
+            return known
+        head = parse(data, *args)
+        if head.remembered:
+            if len(made) >= MOST:
+                del made[next(iter(made))]
+            made[data, args] = head
+        return head
 
     return parsed
 

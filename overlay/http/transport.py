@@ -25,6 +25,8 @@ from overlay.http.alarm import alarms
 
 READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
+LEAST_RATE = 240.0
+"""Bytes a second that the other end sends and takes at the least, beyond a grace; as in Kestrel."""
 _CALLS_IN_A_ROW = 16
 """Calls answered at once before others get a turn; about half a millisecond of copying."""
 
@@ -100,8 +102,9 @@ def transport(stream: trio.abc.Stream, send_timeout_s: float = inf) -> Transport
 
     Args:
         stream: opened, and its handshake done.
-        send_timeout_s: seconds in which the other end takes no byte (of a socket; elsewhere not
-            all of what is sent at once), after which the connection counts as lost.
+        send_timeout_s: seconds in which the other end takes no byte (of a socket), or that it takes
+            for what is sent at once beyond what that takes at `LEAST_RATE`; after them the
+            connection counts as lost.
     """
     if isinstance(stream, trio.SocketStream):
         return SocketTransport(stream, send_timeout_s)
@@ -267,9 +270,11 @@ class SocketTransport:
 
     async def _send_rest(self, parts: tuple[bytes, ...], sent: int) -> None:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
+        latest = trio.current_time() + self.send_timeout_s + len(rest) / LEAST_RATE
         while rest:
             self._calls = 0
-            with trio.move_on_after(self.send_timeout_s) as scope:
+            until = min(latest, trio.current_time() + self.send_timeout_s)
+            with trio.move_on_at(until) as scope:
                 await self._wait(trio.lowlevel.wait_writable)
             if scope.cancelled_caught:
                 raise SendFailed(sent)
@@ -329,7 +334,8 @@ class StreamTransport:
             if self._send_timeout_s == inf:
                 await self._stream.send_all(data)
                 return
-            with trio.move_on_after(self._send_timeout_s) as scope:
+            within_s = self._send_timeout_s + len(data) / LEAST_RATE
+            with trio.move_on_after(within_s) as scope:
                 await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise SendFailed(None) from exc

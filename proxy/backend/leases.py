@@ -29,6 +29,7 @@ from overlay.leases import (
     Release,
     Released,
     Report,
+    Retiring,
     Welcome,
     WhoIsIn,
 )
@@ -94,6 +95,7 @@ class LeaseHolder:
         self._leases: dict[InstanceId, Lease] = {}
         self._waiting: dict[InstanceId, trio.Event] = {}
         self._questions: dict[SandboxId, _Question] = {}
+        self._retiring = False
 
     def get(self, instance: InstanceId) -> Lease | None:
         """Return the usable lease on `instance` that is held already."""
@@ -117,6 +119,13 @@ class LeaseHolder:
         if self._connection is not None:
             with suppress(PeerUnreachable):
                 await self._connection.send(message)
+
+    async def retire(self) -> None:
+        """Have the allocator send its sandboxes to another proxy; the leases stay."""
+        self._retiring = True
+        if self._connection is not None:
+            with suppress(PeerUnreachable):
+                await self._connection.send(Retiring())
 
     async def who_is_in(self, sandbox: SandboxId) -> Caller | None:
         """Return the instance in `sandbox`; None where the allocator does not say."""
@@ -159,6 +168,8 @@ class LeaseHolder:
 
     async def _serve(self, connection: ControlConnection) -> None:
         await connection.send(self._hello)
+        if self._retiring:
+            await connection.send(Retiring())
         self._connection = connection
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, connection)

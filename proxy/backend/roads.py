@@ -189,6 +189,11 @@ class Roads:
                 scope.cancel()
             await gateway.aclose()
 
+    async def retire(self) -> None:
+        """Have this machine's allocators send their sandboxes to another proxy."""
+        for holder, _ in self._holders.values():
+            await holder.retire()
+
     def leads_nowhere(self, owner: PeerId) -> bool:
         """Whether no connection to the machine's gateway could be made a moment ago."""
         gateway = self._gateways.get(owner)

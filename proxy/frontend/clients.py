@@ -11,7 +11,7 @@ import trio
 from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, SpeaksHttp2
 from overlay.http.h2_server import ServerStream, serve_http2
-from overlay.http.head import Field, RequestHead
+from overlay.http.head import Field, RequestHead, is_grpc
 from overlay.http.seam import Client
 from overlay.http.transport import Transport
 from proxy.errors import DeadlineOver, RequestRefused, UpstreamTooSlow
@@ -21,12 +21,19 @@ from proxy.layer4.connecting import connect
 from proxy.layer4.tunnels import Tunnels
 from proxy.request.fields import is_trusted, without_claims
 from proxy.request.forwarding import Forwarder
-from proxy.request.grpc import is_grpc
 from proxy.request.grpc import refusal as grpc_refusal
 from proxy.route.caller import Caller, Origin
+from proxy.succession.messages import Moved
 from proxy.telemetry.decisions import Decision
 from proxy.telemetry.metrics import ProxyMetrics
 from proxy.telemetry.telemetry import Outcome, Telemetry
+
+LAST_S = 5.0
+"""How long a connection that cannot go to the process that takes over waits for one more request,
+whose answer says that it was the last: to close it at once may cross with a request."""
+
+Move = Callable[[Moved, int], Awaitable[bool]]
+"""Hands a connection over by its descriptor; returns whether that was done."""
 
 _OK = 200
 _LOOPBACK = "127.0.0.1"
@@ -51,6 +58,9 @@ class Clients:
         telemetry: tells of requests.
         limits: on what each may send.
         trusted: networks of clients that may tell who was before them; no container is in them.
+
+    Attributes:
+        move: hands connections over once another process has taken over.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class Clients:
         self._grace = grace
         self._metrics = metrics
         self._places = Places()
+        self.move: Move | None = None
         metrics.connections.set_function(lambda: self._places.taken)
 
     async def serve(
@@ -78,6 +89,7 @@ class Clients:
         stream: trio.SocketStream,
         source: str = OWN,
         ask: Callable[[], Awaitable[Caller | None]] = unknown,
+        received: bytes = b"",
     ) -> None:
         """Serve one connection to its end.
 
@@ -85,20 +97,23 @@ class Clients:
             stream: the connection; it is closed.
             source: whose it is, for the bounds on connections.
             ask: finds out which instance of this machine it comes from.
+            received: what another process has read of it.
         """
         if not self._places.take(source):
             self._metrics.turned_away("host" if source == OWN else "container")
             await trio.aclose_forcefully(stream)
             return
         try:
-            origin = self._origin(stream, source, trusted=ask is unknown)
-            await self._serve(ServerConnection(stream, self._limits), origin, ask)
+            origin = self._origin(stream, source, sandboxed=ask is not unknown)
+            await self._serve(ServerConnection(stream, self._limits, received), origin, ask)
         finally:
             self._places.leave(source)
 
-    async def serve_outside(self, stream: trio.abc.Stream, origin: Origin) -> None:
+    async def serve_outside(
+        self, stream: trio.abc.Stream, origin: Origin, received: bytes = b""
+    ) -> None:
         """Serve one connection from outside to its end; it is closed."""
-        await self._serve(ServerConnection(stream, self._limits), origin, unknown)
+        await self._serve(ServerConnection(stream, self._limits, received), origin, unknown)
 
     async def _serve(
         self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
@@ -159,6 +174,23 @@ class Clients:
                 await self._answer(client, head, origin)
         if head is not None:  # it came in the moment in which the wait for it was cancelled
             await self._answer(client, head, origin)
+        if self.move is not None:
+            await self._leave_to_another(client, origin, self.move)
+
+    async def _leave_to_another(self, client: ServerConnection, origin: Origin, move: Move) -> None:
+        """Hand a connection to the process that takes over, or answer one last request on it."""
+        between = client.between_requests()
+        if between is not None:
+            descriptor, received = between
+            if await move(_moved(origin, received), descriptor):
+                client.moved()
+                return
+        head = None
+        with trio.move_on_after(LAST_S):
+            head = await client.read_head()
+        if head is not None:
+            client.must_close = True
+            await self._answer(client, head, origin)
 
     async def _next_head(
         self, client: ServerConnection, scope: trio.CancelScope
@@ -202,13 +234,30 @@ class Clients:
             decision = decided[0] if decided else None
             self._telemetry.ended(head, decision, outcome, perf_counter() - began, origin.who)
 
-    def _origin(self, stream: trio.SocketStream, source: str, *, trusted: bool) -> Origin:
+    def _origin(self, stream: trio.SocketStream, source: str, *, sandboxed: bool) -> Origin:
         try:
             address = str(stream.socket.getpeername()[0])
         except OSError:  # it has left already
             address = "unknown"
-        trusted = trusted and is_trusted(address, self._trusted)
-        return Origin(address, trusted=trusted, who=source or _LOOPBACK)
+        return Origin(
+            address,
+            trusted=not sandboxed and is_trusted(address, self._trusted),
+            who=source or _LOOPBACK,
+            source=source,
+            sandboxed=sandboxed,
+        )
+
+
+def _moved(origin: Origin, received: bytes) -> Moved:
+    caller = origin.caller
+    return Moved(
+        source=origin.source,
+        service=None if caller is None else caller.service,
+        instance=None if caller is None else caller.instance,
+        sandboxed=origin.sandboxed,
+        outside=origin.exposure is not None,
+        received=received.decode("latin-1"),
+    )
 
 
 def _told(refusal: RequestRefused, origin: Origin) -> str:

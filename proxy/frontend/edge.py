@@ -52,8 +52,13 @@ class Edge:
     metrics: ProxyMetrics
     places: Places
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end; it is closed."""
+    async def serve(self, stream: trio.SocketStream, received: bytes = b"") -> None:
+        """Serve one connection to its end; it is closed.
+
+        Args:
+            stream: the connection.
+            received: what another process has read of it, if one has, in which case it has no TLS.
+        """
         address = _address(stream)
         source = _source(address)
         if not self.places.take(source):
@@ -65,7 +70,7 @@ class Edge:
             if secured is not None:
                 scheme = "http" if self.tls is None else "https"
                 origin = Origin(address, scheme=scheme, who=address, exposure=self.exposure)
-                await self.clients.serve_outside(secured, origin)
+                await self.clients.serve_outside(secured, origin, received)
         finally:
             self.places.leave(source)
 

@@ -2,6 +2,8 @@
 
     stop ──► listeners ──► idle connections ──► requests, within DRAIN_S ──► roads ──► leases
 
+One that was replaced ends in the same order and has longer for it, until it is told to stop, too.
+
 A request that goes straight to an instance is safe there only while the proxy holds its lease on
 it: an allocator that sees the leases' connection end takes it that nothing is in flight any more.
 So the leases end last. Nothing here waits without a bound, as the daemon's end waits for it.
@@ -28,6 +30,7 @@ class Grace:
         stopping: set when the proxy is to end and nothing accepts any more.
         idle: ends the wait of each connection on which no request is under way.
         close: closes the roads when the last request has ended.
+        ended: set when all has ended.
     """
 
     listeners: trio.Nursery
@@ -38,13 +41,23 @@ class Grace:
         self.stopping = trio.Event()
         self.idle: set[trio.CancelScope] = set()
         self.close: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.ended = trio.Event()
+        self._draining = trio.CancelScope()
+        self._retired_s = 0.0
+
+    def retire(self, within_s: float) -> None:
+        """Accept no more, and end when what is under way has ended, or after `within_s` seconds."""
+        self._retired_s = within_s
+        self.listeners.cancel_scope.cancel()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold it all until cancelled, and then until all has ended in its order."""
+        """Hold it all until cancelled or retired, and then until all has ended in its order."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._listen)
             with trio.CancelScope(shield=True):
                 await self._hold(task_status)
+            nursery.cancel_scope.cancel()
+        self.ended.set()
 
     async def _listen(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -53,17 +66,24 @@ class Grace:
             async with trio.open_nursery() as self.listeners:
                 task_status.started()
                 await trio.sleep_forever()
+            self._end_within(self._retired_s)
+            await trio.sleep_forever()
         finally:
-            self.stopping.set()
+            self._end_within(DRAIN_S)
+
+    def _end_within(self, seconds: float) -> None:
+        draining = self._draining
+        draining.deadline = min(draining.deadline, trio.current_time() + seconds)
+        self.stopping.set()
+        for idle in self.idle:
+            idle.cancel()
 
     async def _hold(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self.lasting:
-            async with trio.open_nursery() as self.connections:
-                task_status.started()
-                await self.stopping.wait()
-                self.connections.cancel_scope.deadline = trio.current_time() + DRAIN_S
-                for scope in self.idle:
-                    scope.cancel()
+            with self._draining:
+                async with trio.open_nursery() as self.connections:
+                    task_status.started()
+                    await self.stopping.wait()
             with trio.move_on_after(CLOSE_S):
                 await self.close()
             self.lasting.cancel_scope.cancel()

@@ -12,8 +12,6 @@ from overlay.view import InstanceView, View
 from proxy.guard.outliers import Outcomes, may_eject, outlying
 from proxy.ranking.upstreams import Upstreams
 
-SERVER_ERROR = 500
-
 Key = tuple[PeerId, InstanceId]
 
 log = structlog.get_logger()
@@ -42,9 +40,9 @@ class Ejector:
         self._ejected = ejected
         self._outcomes: dict[Key, Outcomes] = {}
 
-    def answered(self, instance: InstanceView, status: int, spec: ServiceSpec) -> None:
-        """Take in an answer."""
-        if status >= SERVER_ERROR:
+    def answered(self, instance: InstanceView, spec: ServiceSpec, *, bad: bool) -> None:
+        """Take in an answer, which may be an error."""
+        if bad:
             self.failed(instance, spec)
         elif spec.eject_after:
             self._of(instance.key).succeeded()

@@ -38,7 +38,8 @@ async def connect(tunnels: Tunnels, client: Client, head: RequestHead, origin: O
     relayed: Relayed | None = None
     route = route_of(head, frozenset())
     caller = None if origin.caller is None else origin.caller.service
-    async with tunnels.open(Hop(route.service, "tcp"), caller) as tunnel:
+    whose = origin.address if origin.caller is None else origin.caller.instance
+    async with tunnels.open(Hop(route.service, "tcp"), whose, caller) as tunnel:
         near = await _answered(client, tunnel)
         relayed = await relay([near, tunnel.end], tunnel.spec.tunnel_bound_s)
     if relayed is None or relayed.why is not Why.ENDED:

@@ -196,19 +196,23 @@ class Forwards:
 
     async def _accept(self, forward: _Forward, listener: trio.SocketListener) -> None:
         async def carry(stream: trio.SocketStream) -> None:
-            await self._carry(forward, SocketEnd(transport(stream)))
+            try:
+                client = str(stream.socket.getpeername()[0])
+            except OSError:  # it has left already
+                client = "gone"
+            await self._carry(forward, SocketEnd(transport(stream)), client)
 
         async with listener:
             await trio.serve_listeners(carry, [listener], handler_nursery=self._connections)
 
-    async def _carry(self, forward: _Forward, here: End) -> None:
+    async def _carry(self, forward: _Forward, here: End, client: str) -> None:
         """Carry one connection, or one client's datagrams, to the end."""
         relayed = None
         with trio.CancelScope() as scope:
             forward.open.add(scope)
             try:
                 self._check_room()
-                relayed = await self._tunnels.carry(forward.hops, here)
+                relayed = await self._tunnels.carry(forward.hops, here, client)
             except MyxoError as exc:
                 log.warning("forward.failed", to=written(forward.hops), error=str(exc))
                 forward.tell(str(exc))

@@ -56,7 +56,7 @@ class OnwardDesk:
 
         try:
             hops = hops_of(order.to)
-            relayed = await self._tunnels.carry(hops, here, order.caller, opened)
+            relayed = await self._tunnels.carry(hops, here, order.instance, order.caller, opened)
             self._ended(hops[0].service, relayed)
         except MyxoError as exc:
             log.warning("onward.failed", caller=order.caller, to=order.to, error=str(exc))

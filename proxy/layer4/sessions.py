@@ -85,10 +85,13 @@ class DatagramPort:
         """Of the port."""
         return cast("int", self.sock.getsockname()[1])
 
-    async def serve(self, carry: Callable[[End], Awaitable[None]], stopping: trio.Event) -> None:
+    async def serve(
+        self, carry: Callable[[End, str], Awaitable[None]], stopping: trio.Event
+    ) -> None:
         """Have `carry` run once for each session, until cancelled; then the port is closed.
 
-        Once `stopping` is set no session begins, and it returns when the last one has ended.
+        It is given the session and the client's IP address. Once `stopping` is set no session
+        begins, and it returns when the last one has ended.
         """
         with self.sock:
             async with trio.open_nursery() as nursery:
@@ -113,9 +116,9 @@ class DatagramPort:
             await self._ended.wait()
         serving.cancel()
 
-    async def _hold(self, session: _Session, carry: Callable[[End], Awaitable[None]]) -> None:
+    async def _hold(self, session: _Session, carry: Callable[[End, str], Awaitable[None]]) -> None:
         try:
-            await carry(session)
+            await carry(session, session.client[0])
         finally:
             del self._sessions[session.client]
             self._ended.set()

@@ -41,6 +41,7 @@ from proxy.errors import NothingFeasible, UpstreamLost
 from proxy.layer4.hops import Hop, written
 from proxy.request.attempts import MAX_ATTEMPTS
 from proxy.request.forwarding import Forwarder
+from proxy.route.affinity import key_of_tunnel
 from proxy.telemetry.decisions import Decision, Failure
 from proxy.telemetry.timing import Timing
 
@@ -105,7 +106,11 @@ class Tunnels:
 
     @asynccontextmanager
     async def open(
-        self, hop: Hop, caller: ServiceName | None = None, onward: tuple[Hop, ...] = ()
+        self,
+        hop: Hop,
+        client: str,
+        caller: ServiceName | None = None,
+        onward: tuple[Hop, ...] = (),
     ) -> AsyncIterator[Tunnel]:
         """Yield a tunnel to an instance of a service, which is started if need be.
 
@@ -114,6 +119,7 @@ class Tunnels:
 
         Args:
             hop: which service, and what it is sent.
+            client: whose tunnel it is, by its address or instance: what policies hash.
             caller: the service that what is sent comes from, if it comes from one.
             onward: what follows it in a chain.
 
@@ -126,6 +132,7 @@ class Tunnels:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
         decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        decision.key = key_of_tunnel(spec, client)
         guards = self._forwarder.guards
         if spec.rate_limited:
             await guards.limiter.admit(decision, caller or "")
@@ -158,7 +165,7 @@ class Tunnels:
 
     @asynccontextmanager
     async def open_chain(
-        self, hops: Sequence[Hop], caller: ServiceName | None = None
+        self, hops: Sequence[Hop], client: str, caller: ServiceName | None = None
     ) -> AsyncIterator[list[Tunnel]]:
         """Yield the tunnels that a chain begins with; what the last one says is the chain's answer.
 
@@ -171,8 +178,8 @@ class Tunnels:
         complete = False
         async with AsyncExitStack() as stack:
             for at, hop in enumerate(hops):
-                onward = tuple(hops[at + 1 :])
-                tunnels.append(await stack.enter_async_context(self.open(hop, caller, onward)))
+                tunnel = self.open(hop, client, caller, tuple(hops[at + 1 :]))
+                tunnels.append(await stack.enter_async_context(tunnel))
                 if tunnels[-1].leads_on:
                     break
                 caller = hop.service
@@ -185,6 +192,7 @@ class Tunnels:
         self,
         hops: Sequence[Hop],
         here: End,
+        client: str,
         caller: ServiceName | None = None,
         opened: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> Relayed | None:
@@ -193,13 +201,14 @@ class Tunnels:
         Args:
             hops: the chain.
             here: its first word, and who hears its last.
+            client: as for `open`.
             caller: as for `open`.
             opened: called when the chain is there, before anything is carried.
 
         Raises:
             RequestRefused: as `open_chain`; `here` is left as it was.
         """
-        async with self.open_chain(hops, caller) as tunnels:
+        async with self.open_chain(hops, client, caller) as tunnels:
             await opened()
             idle_s = min(tunnel.spec.tunnel_bound_s for tunnel in tunnels)
             return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)

@@ -29,6 +29,7 @@ from proxy.errors import (
 )
 from proxy.guard.guards import Guards
 from proxy.guard.traffic import Traffic
+from proxy.request.grpc import is_failure
 from proxy.request.hedging import Race
 from proxy.request.repeats import Repeats
 from proxy.request.sending import LOST, Send, Unwanted
@@ -36,6 +37,8 @@ from proxy.telemetry.decisions import Decision, Decisions, Failure, Hedge
 
 MAX_ATTEMPTS = 4
 """Sends of one request, the first included; each goes to another instance or connection."""
+
+SERVER_ERROR = 500
 
 log = structlog.get_logger()
 
@@ -193,7 +196,8 @@ class Attempts:
             raise
         else:
             service_time_s = exchanged.total_s
-            self._parts.guards.ejector.answered(instance, exchanged.status, self._spec)
+            bad = exchanged.status >= SERVER_ERROR or is_failure(self._decision.grpc_status)
+            self._parts.guards.ejector.answered(instance, self._spec, bad=bad)
             return exchanged
         finally:
             self._parts.chooser.done(instance, service_time_s)

@@ -104,17 +104,27 @@ def _is_claim(name: bytes) -> bool:
 @by_head
 def response_fields(head: ResponseHead, date: Field) -> Sequence[Field]:
     """Return the fields to pass an answer on with, framing excepted; `date` if it has none."""
+    fields = _passed_on(head)
+    if not any(name.lower() == b"date" for name, _ in head.headers):
+        fields.append(date)
+    fields.append(_VIA if head.minor else _VIA_1_0)
+    return fields
+
+
+@by_head
+def interim_fields(head: ResponseHead) -> Sequence[Field]:
+    """Return the fields to pass a 1xx answer on with; nobody dates one (RFC 9110 §6.6.1)."""
+    return [*_passed_on(head), _VIA if head.minor else _VIA_1_0]
+
+
+def _passed_on(head: ResponseHead) -> list[Field]:
     names = [name.translate(_LOWER) for name, _ in head.headers]
     dropped = _with(head.options, _DROPPED)
-    fields = [
+    return [
         field
         for field, name in zip(head.headers, names, strict=True)
         if name not in dropped and name[:5] != _OURS
     ]
-    if b"date" not in names:
-        fields.append(date)
-    fields.append(_VIA if head.minor else _VIA_1_0)
-    return fields
 
 
 def _with(options: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:

@@ -39,7 +39,8 @@ from proxy.errors import (
 from proxy.guard.guards import Guards
 from proxy.ranking.limits import RttLimits, limits_of
 from proxy.request.attempts import Attempts
-from proxy.request.fields import LIMITED, request_fields, response_fields
+from proxy.request.fields import LIMITED, interim_fields, request_fields, response_fields
+from proxy.request.grpc import status_of as grpc_status
 from proxy.request.own import own_answer
 from proxy.request.sending import GoneFromGateway
 from proxy.route.affinity import cookie, key_of, tie
@@ -255,12 +256,14 @@ class Forwarder:
         """
         road = await self._roads.to(instance)
         decision.road = road.kind
+        answer: list[ResponseHead] = []
 
         def edit_response(response: ResponseHead) -> Sequence[Field]:
             if road.lease is None and not road.routed:
                 self._heed_gateway(response, instance)
             if begins is not None:
                 begins(response.status)
+            answer.append(response)
             fields = self._edited(response, road, decision, origin)
             if decision.spec.sticky and decision.tied != instance.record.id:
                 tied = tie(decision.spec, instance.record.id, route, origin)
@@ -284,12 +287,16 @@ class Forwarder:
                         upstream,
                         request_headers=fields,
                         edit_response=edit_response,
+                        edit_interim=interim_fields,
                         target=route.target,
                         switched=_switched(client, upstream, road, decision, instance.owner)
                         if head.upgrade
                         else None,
                         watched=watched,
                     )
+                    if answer and decision.spec.protocol == "h2c":
+                        told = upstream.body.trailers
+                        decision.grpc_status = grpc_status(answer[-1].headers, told)
             if scope is not None and scope.cancelled_caught:
                 raise _machine_is_dead(client)
             service_time_s = exchanged.total_s

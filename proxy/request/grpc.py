@@ -1,13 +1,15 @@
-"""What the proxy says to gRPC clients where it answers a request itself.
+"""What the proxy says to gRPC clients where it answers itself, and what it hears in an answer.
 
 A gRPC client looks for `grpc-status` in an answer of 200; any other status it maps by itself, and
 then shows no text. So a refusal becomes an answer of trailers alone, with the code that Envoy sends
-for the same HTTP status.
+for the same HTTP status. The other way round, an instance's answer to a call that failed has status
+200 too and tells how it went in its trailers; what of that is its own fault counts as a 5xx does.
 """
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from overlay.http.head import Field, RequestHead, get
+from overlay.http.head import Field, get
 
 _TYPE = b"application/grpc"
 _INTERNAL, _UNAUTHENTICATED, _PERMISSION_DENIED = 13, 16, 7
@@ -23,15 +25,29 @@ _CODES = {
     503: _UNAVAILABLE,
     504: _UNAVAILABLE,
 }
+_DATA_LOSS = 15
+_FAILURES = {b"%d" % code for code in (_UNKNOWN, _INTERNAL, _UNAVAILABLE, _DATA_LOSS)}
 _MAX_MESSAGE = 1024
 """Of a refusal's text, in characters; a started instance's log may be a part of it."""
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
-def is_grpc(head: RequestHead) -> bool:
-    """Return whether a request is a call of gRPC."""
-    kind = get(head.headers, b"content-type")
-    return kind is not None and kind[: len(_TYPE)] == _TYPE and kind[len(_TYPE) :][:1] in b"+;"
+def is_failure(status: bytes) -> bool:
+    """Return whether a `grpc-status` says that the instance failed.
+
+    These are the codes that Envoy counts, less two that tell of the call: `DEADLINE_EXCEEDED`, as
+    the client sets the deadline, and `UNIMPLEMENTED`, as the client chooses the method. With
+    either, one client's mistakes could take an instance from all.
+    """
+    return status in _FAILURES
+
+
+def status_of(head: Sequence[Field], trailers: Sequence[Field]) -> bytes:
+    """Return the `grpc-status` of an answer, b"" where there is none.
+
+    It is among the trailers, or in the head of an answer that has nothing else.
+    """
+    return get(trailers, b"grpc-status") or get(head, b"grpc-status") or b""
 
 
 def refusal(

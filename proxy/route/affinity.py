@@ -40,6 +40,14 @@ def key_of(spec: ServiceSpec, head: RequestHead, route: Route, origin: Origin) -
     return _hashed(policy.hash or "client", head, route, origin)
 
 
+def key_of_tunnel(spec: ServiceSpec, client: str) -> bytes | None:
+    """Return the same for a tunnel, which has nothing to hash but whose it is."""
+    policy = spec.policy
+    if policy is None or policy.name not in HASHING or (policy.hash or "client") != "client":
+        return None
+    return client.encode()
+
+
 def cookie(headers: Iterable[Field], name: str) -> bytes | None:
     """Return the first value of the cookie called `name` (RFC 6265, section 4.2.1)."""
     wanted = name.encode()

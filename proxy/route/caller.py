@@ -29,6 +29,8 @@ class Origin:
         caller: the instance that it is, where that is known.
         who: whose the connection is, for people: an address or a service.
         exposure: what it may name, where it comes from outside; None is everything.
+        source: whose the connection is, for the bounds on connections.
+        sandboxed: it came in at a sandbox's own 127.0.0.1.
     """
 
     address: str
@@ -37,6 +39,8 @@ class Origin:
     caller: Caller | None = None
     who: str = ""
     exposure: Exposure | None = None
+    source: str = ""
+    sandboxed: bool = False
 
     @property
     def local(self) -> bool:

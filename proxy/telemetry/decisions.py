@@ -103,6 +103,7 @@ class Decision:
         allowed_s: how long it may take, in seconds.
         road: the kind of road to the chosen one.
         status: of the answer; 0 until there is one.
+        grpc_status: of the answer to a call of gRPC, as it came; b"" where there is none.
         refusal: why the proxy answered itself.
         trace: its part in a distributed trace, if spans are exported.
     """
@@ -125,6 +126,7 @@ class Decision:
     allowed_s: float = inf
     road: str = ""
     status: int = 0
+    grpc_status: bytes = b""
     refusal: str = ""
     trace: Trace | None = None
     events: list[Event] = field(default_factory=list)

@@ -2,6 +2,7 @@ import trio
 
 from allocator.bound import wait_bound
 from allocator.readiness import Outcome
+from overlay.testing_ports import free_port
 
 
 async def never() -> None:
@@ -25,25 +26,23 @@ async def test_a_bound_port_is_ready_whether_it_answers_or_not() -> None:
 
 
 async def test_a_port_that_is_bound_late_is_found() -> None:
-    sock, address = await socket_of()
-    sock.close()
+    port = free_port()
     outcomes: list[Outcome] = []
 
     async def wait() -> None:
-        outcomes.append(await wait_bound(address, None, 10, never))
+        outcomes.append(await wait_bound(f"127.0.0.1:{port}", None, 30, never))
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.sleep(0.05)
             assert outcomes == []
-            late, _ = await socket_of(int(address.rpartition(":")[2]))
+            late, _ = await socket_of(port)
     late.close()
     assert outcomes == [Outcome.READY]
 
 
 async def test_nobody_waits_for_ever() -> None:
-    sock, address = await socket_of()
-    sock.close()
+    address = f"127.0.0.1:{free_port()}"
     assert await wait_bound(address, None, 0.05, never) is Outcome.TIMED_OUT
     assert await wait_bound("", None, 60, at_once) is Outcome.EXITED

@@ -30,6 +30,7 @@ from overlay.leases import (
     Release,
     Released,
     Report,
+    Retiring,
     Welcome,
     WhoIsIn,
 )
@@ -184,6 +185,28 @@ async def test_nonsense_ends_only_the_connection_that_sent_it(lab: Lab) -> None:
         assert await bad.receive() is None
         await good.send(Acquire(instance=instance))
         assert isinstance(await heard(good), Granted)
+
+
+async def test_a_proxy_that_is_replaced_keeps_its_leases_and_meets_no_more_sandboxes(
+    lab: Lab,
+) -> None:
+    instance = await lab.start()
+    async with open_control(lab.path, "lease") as old, open_control(lab.path, "lease") as new:
+        await old.send(Hello(proxy_port=4711))
+        await heard(old)
+        await old.send(Acquire(instance=instance))
+        assert isinstance(await heard(old), Granted)
+        await new.send(Hello(proxy_port=4711))
+        assert isinstance(welcome := await heard(new), Welcome)
+        assert not welcome.listen
+        await old.send(Retiring())
+        assert isinstance(welcome := await heard(new), Welcome)
+        assert welcome.listen
+        lab.instances.drain_outdated(ServiceName("hello"), 2)
+        assert await heard(old) == Release(instance=instance)
+        assert instance in lab.machine.instances
+        await old.send(Released(instance=instance))
+        await lab.gone(instance)
 
 
 async def test_one_proxy_meets_the_sandboxes_and_the_next_does_when_it_is_gone(lab: Lab) -> None:

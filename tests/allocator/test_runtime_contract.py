@@ -281,7 +281,7 @@ async def answers(address: str) -> bool:
 async def test_a_paused_instance_accepts_and_answers_only_when_it_is_resumed(lab: Lab) -> None:
     async with within(20), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
-        assert await answers(address)
+        assert await environment_at(address)
         await runtime.pause(wanted.id)
         assert await accepts(address)
         assert not await answers(address)

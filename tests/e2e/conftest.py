@@ -127,7 +127,7 @@ class Host:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             try:
-                process.wait(15)
+                process.wait(COMMAND_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

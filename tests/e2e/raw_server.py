@@ -1,7 +1,8 @@
 """An HTTP server for the tests, standard library only, that shows each request as it came.
 
 The body of an answer is the request's head. What asks for an upgrade gets it, and from then on its
-bytes back, then how many there were. `/hostile` is answered by what no server should send.
+bytes back, then how many there were. `/hostile` is answered by what no server should send,
+and `/hints` at first by a 103.
 """
 
 import os
@@ -29,6 +30,8 @@ class Shows(socketserver.StreamRequestHandler):
                 self.switch()
                 return
             else:
+                if target.startswith(b"/hints"):
+                    self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(head))
                 self.wfile.write(b"" if head.startswith(b"HEAD ") else head)
 

@@ -187,6 +187,32 @@ def test_an_instance_with_an_open_connection_is_not_stopped_and_an_idle_connecti
             sock.recv(1)
 
 
+@pytest.mark.parametrize("policy", ["maglev", "ring_hash"])
+def test_a_hashing_policy_leads_a_client_s_connections_to_one_instance(
+    network: Any, policy: str
+) -> None:
+    name = network.add_process(
+        "talk", TALK, protocol="tcp", idle_stop_s=600, min_instances=2, policy={"name": policy}
+    )
+
+    def server(port: int, client: str) -> int:
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address, TIMEOUT_S, source_address=(client, 0)) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            return int(rest(sock).partition(b"@")[0])
+
+    clients = [f"127.0.0.{n}" for n in range(1, 17)]
+    with forwarding(network, name) as (port, _):
+
+        def both_serve() -> bool:
+            return len({server(port, client) for client in clients}) > 1
+
+        within(TIMEOUT_S, both_serve, "all clients are led to one instance")
+        first = {client: server(port, client) for client in clients}
+        for _ in range(5):
+            assert {client: server(port, client) for client in clients} == first
+
+
 def test_a_service_that_speaks_http_is_led_to_as_well(network: Any) -> None:
     name = network.add_echo_process()
     with forwarding(network, name) as (port, _):

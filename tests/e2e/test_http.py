@@ -1,6 +1,7 @@
 """HTTP/1.1 as RFC 9110 and 9112 have it of an intermediary, through a real proxy and gateway."""
 
 import json
+import re
 import shlex
 import socket
 import sys
@@ -208,6 +209,14 @@ def test_a_websocket_passes_and_each_direction_ends_alone(network: Any, service:
         converse(sock)
 
 
+def test_an_interim_answer_passes_with_the_way_that_it_came(network: Any, service: str) -> None:
+    with client(network) as sock:
+        sock.sendall(f"GET /{service}/hints HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        hints, answer = head_of(sock), head_of(sock)
+    assert hints == b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nVia: 1.1 myxo\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_connect_leads_to_an_instance(network: Any, service: str) -> None:
     with client(network) as sock:
         sock.sendall(f"CONNECT {service}:443 HTTP/1.1\r\nHost: {service}:443\r\n\r\n".encode())
@@ -248,6 +257,10 @@ for request in (
         assert head.startswith(b"HTTP/1.1 101 "), head
         test_http.converse(sock)
 with socket.create_connection(("127.0.0.1", 4200), timeout=60) as sock:
+    sock.sendall(b"GET /raw/hints HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    print(test_http.head_of(sock).decode())
+    print(test_http.head_of(sock).decode())
+with socket.create_connection(("127.0.0.1", 4200), timeout=60) as sock:
     sock.sendall(b"GET /raw HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
     print(test_http.answered(sock)[2].decode())
 """
@@ -264,6 +277,10 @@ def test_websockets_and_connects_reach_another_machine_through_its_gateway(lan: 
     command = f"exec {sys.executable} {RAW}"
     first.run("registry-cli", "add", "--process", command, "--conf", str(conf), "raw")
     seen = second.run(sys.executable, "-c", ELSEWHERE)
-    assert "Via: 1.1 myxo\n" in seen.replace("\r", "")
-    assert "Via: 1.1 myxo-gateway" in seen
+    interim, answer, request = re.split(
+        r"(?=HTTP/1.1 200 |GET /)", seen.replace("\r", ""), maxsplit=2
+    )
+    assert "HTTP/1.1 103 Early Hints\nLink: </x>\nVia: 1.1 myxo-gateway\nVia: 1.1 myxo\n" in interim
+    assert re.findall(r"Via: (.*)", answer) == ["1.1 myxo-gateway", "1.1 myxo"]
+    assert re.findall(r"Via: (.*)", request) == ["1.1 myxo", "1.1 myxo-gateway"]
     assert "X-Forwarded-For: 127.0.0.1" in seen

@@ -17,7 +17,9 @@ def bootstrap(state: Path, *flags: str) -> Daemon:
 
 
 def process_of(supervisor: Supervisor) -> trio.Process:
-    return supervisor._processes["bootstrap"]
+    process = supervisor._processes["bootstrap"]
+    assert isinstance(process, trio.Process)
+    return process
 
 
 async def test_a_daemon_is_ready_when_start_returns_and_ended_when_the_block_is_left(

@@ -519,6 +519,66 @@ async def test_an_upload_that_stalls_ends_with_408(lab: Lab) -> None:
     assert (await client.head()).startswith(b"HTTP/1.1 408")
 
 
+async def drip(client: Wire) -> bytes:
+    """Send a chunk of one byte now and then, never silent for long; return the answer's head."""
+    async with trio.open_nursery() as nursery:
+
+        async def on() -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await client.send(b"1\r\nx\r\n")
+                    await trio.sleep(0.02)
+
+        nursery.start_soon(on)
+        head = await client.head()
+        nursery.cancel_scope.cancel()
+    return head
+
+
+async def test_an_upload_that_drips_ends_with_408(lab: Lab) -> None:
+    async def wait(wire: Wire) -> None:
+        await wire.ended()
+
+    client = await lab.client(wait, limits=Limits(body_timeout_s=0.2))
+    await client.send(CHUNKED_POST)
+    assert (await drip(client)).startswith(b"HTTP/1.1 408")
+    assert b"240 bytes a second" in await client.rest()
+
+
+@pytest.mark.parametrize("grpc", [True, False])
+async def test_a_stream_may_drip(lab: Lab, grpc: bool) -> None:
+    """A call of gRPC may, and what goes on after its answer has begun."""
+    enough = trio.Event()
+
+    async def talk(wire: Wire) -> None:
+        await wire.until(b"\r\n\r\n")
+        if not grpc:
+            await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n")
+        for _ in range(30):
+            await wire.until(b"x\r\n")
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" if grpc else b"0\r\n\r\n")
+        enough.set()
+        await wire.ended()
+
+    client = await lab.client(talk, limits=Limits(body_timeout_s=0.2))
+    kind = b"Content-Type: application/grpc\r\n" if grpc else b""
+    await client.send(CHUNKED_POST.replace(b"\r\n\r\n", b"\r\n" + kind + b"\r\n"))
+    assert (await drip(client)).startswith(b"HTTP/1.1 200")
+    while not enough.is_set():
+        await client.send(b"1\r\nx\r\n")
+        await trio.sleep(0.02)
+
+
+async def test_a_stream_that_stalls_ends(lab: Lab) -> None:
+    async def wait(wire: Wire) -> None:
+        await wire.ended()
+
+    client = await lab.client(wait, limits=Limits(stream_timeout_s=0.1))
+    kind = b"\r\nContent-Type: application/grpc\r\n\r\n"
+    await client.send(CHUNKED_POST.replace(b"\r\n\r\n", kind))
+    assert (await client.head()).startswith(b"HTTP/1.1 408")
+
+
 async def test_large_bodies_pass_in_bounded_memory(lab: Lab) -> None:
     size = 64 * 1024 * 1024
     block = bytes(256 * 1024)

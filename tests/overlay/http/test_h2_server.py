@@ -6,7 +6,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, InformationalResponseReceived, StreamReset
 from h2.settings import SettingCodes
 
-from overlay.http import ClientGone, Limits, RequestHead
+from overlay.http import ClientGone, Limits, RequestHead, h2_channel
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.h2_flow import MAX_STREAMS, STREAM_WINDOW
 from overlay.http.h2_frames import IDLE_BURST, MAX_CONTINUATIONS, PREFACE, RESET_BURST, Kind
@@ -321,6 +321,27 @@ async def test_a_body_that_stalls_is_answered_with_408(server: Server) -> None:
     assert (await wire.answer(number))[0] == 408
 
 
+async def test_a_client_that_takes_single_bytes_loses_its_stream_in_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2_channel, "LEAST_RATE", 1e6)  # a second for what is sent
+
+    async def handler(stream: ServerStream, head: RequestHead) -> None:
+        await stream.start_response(200, b"", [], CHUNKED, bytes(1_000_000))
+
+    wire = await server.client(handler, limits=Limits(send_timeout_s=0.5))
+    wire.auto_credit = False
+    number = await wire.request(get_fields())
+    await wire.until_true(lambda: wire.h2.remote_flow_control_window(number) == 0)
+    while not any(isinstance(event, StreamReset) for event in wire.events):
+        wire.h2.increment_flow_control_window(1)
+        wire.h2.increment_flow_control_window(1, number)
+        await wire.flush()
+        await wire.receive()
+        await trio.sleep(0.05)
+    assert (await wire.until(StreamReset, number)).error_code == ErrorCodes.CANCEL
+
+
 async def test_a_window_that_a_client_makes_small_is_respected(server: Server) -> None:
     async def handler(stream: ServerStream, head: RequestHead) -> None:
         await stream.respond(200, [], b"0123456789" * 10)
@@ -385,6 +406,17 @@ async def _receive_raw(wire: Http2Wire) -> None:
 async def _until_frame(wire: Http2Wire, kind: Kind, stream: int) -> None:
     while not any(f.kind == kind and f.stream == stream for f in wire.frames):
         await _receive_raw(wire)
+
+
+async def test_a_server_that_stops_does_not_wait_for_an_idle_client(server: Server) -> None:
+    wire = await server.client()
+    await wire.answer(await wire.request(get_fields()))
+    server.stopping.set()
+    await server.closed.wait()  # nothing has been read since
+    await ends_with(wire, ErrorCodes.NO_ERROR)
+    goodbyes = [f.payload for f in wire.frames if f.kind == Kind.GOAWAY]
+    assert [int.from_bytes(payload[:4], "big") for payload in goodbyes] == [1]
+    assert not any(f.kind == Kind.PING for f in wire.frames)
 
 
 async def test_an_idle_connection_is_closed_with_a_goaway(server: Server) -> None:

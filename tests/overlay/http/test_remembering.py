@@ -30,6 +30,35 @@ def test_a_long_head_is_not_kept() -> None:
     assert parse_request_head(data) is not head
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Authorization: Basic dTpw",
+        b"Proxy-Authorization: x",
+        b"COOKIE: a=b",
+        b"x-api-key: 1",
+        b"X-Amz-Security-Token: 1",
+        b"X_CSRF: 1",
+    ],
+)
+def test_a_head_with_a_secret_is_not_kept(field: bytes) -> None:
+    data = b"GET / HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % field
+    head = parse_request_head(data)
+    assert not head.remembered
+    assert parse_request_head(data) is not head
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\n\r\n"
+    assert parse_response_head(answer, b"GET") is not parse_response_head(answer, b"GET")
+
+
+def test_so_many_heads_are_kept_and_the_oldest_goes_first() -> None:
+    first = 1_000_000  # no other test has these
+    heads = [parse_request_head(request(first + number)) for number in range(MOST)]
+    assert parse_request_head(request(first)) is heads[0]
+    parse_request_head(request(first + MOST))
+    assert parse_request_head(request(first + 1)) is heads[1]
+    assert parse_request_head(request(first)) is not heads[0]
+
+
 def test_what_is_refused_is_refused_again() -> None:
     for _ in range(2):
         with pytest.raises(BadRequest):

@@ -203,7 +203,7 @@ async def test_a_lost_connection_is_told_apart_from_an_ended_one(ends: Ends) -> 
 async def test_a_reader_that_stalls_is_given_up_after_the_bound_and_a_slow_one_is_not(
     connect: Connect,
 ) -> None:
-    bound_s, reads = 0.5, 20
+    bound_s, reads = 1.0, 12
     ends = await connect(bound_s)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         for end in (ends.near_socket, ends.far_socket):

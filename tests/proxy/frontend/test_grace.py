@@ -79,3 +79,45 @@ async def test_a_connection_without_a_request_ends_at_once(
         nursery.cancel_scope.cancel()
     assert told.ends == [("idle", began)]
     assert trio.current_time() == began
+
+
+async def retired(grace: Grace, told: Told, request_s: float, stop_after_s: float) -> float:
+    """Retire with a request under way; be told to stop later; return when it was retired."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(grace.run)
+        grace.listeners.start_soon(told.last, "listener")
+        grace.lasting.start_soon(told.last, "lease")
+        grace.connections.start_soon(told.last, "request", request_s)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        grace.retire(100.0)
+        with trio.move_on_after(stop_after_s):
+            await grace.ended.wait()
+        nursery.cancel_scope.cancel()
+    return began
+
+
+async def test_one_that_was_replaced_ends_when_its_requests_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+    began = await retired(grace, told, 50.0, 1000.0)
+    assert grace.ended.is_set()
+    assert told.ends == [("listener", began), ("request", began + 50), ("lease", began + 50)]
+
+
+async def test_one_that_was_replaced_cuts_what_takes_too_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+    began = await retired(grace, told, float("inf"), 1000.0)
+    assert told.ends == [("listener", began), ("request", began + 100), ("lease", began + 100)]
+
+
+async def test_one_that_was_replaced_stops_as_fast_as_others_when_it_is_told_to(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(), Told()
+    began = await retired(grace, told, float("inf"), 10.0)
+    end = began + 10 + DRAIN_S
+    assert told.ends == [("listener", began), ("request", end), ("lease", end)]

@@ -62,13 +62,13 @@ class Lab:
 
     def fail(self, number: int, times: int = 3) -> None:
         for _ in range(times):
-            self.ejector.answered(self.instances[number], 500, SPEC)
+            self.ejector.answered(self.instances[number], SPEC, bad=True)
 
 
 def test_failures_in_a_row_eject_an_instance_for_a_while_and_then_it_is_tried_anew() -> None:
     lab = Lab(4)
     lab.fail(0, 2)
-    lab.ejector.answered(lab.instances[0], 200, SPEC)
+    lab.ejector.answered(lab.instances[0], SPEC, bad=False)
     lab.fail(0, 2)
     assert lab.left_alone() == []
     lab.fail(0, 1)
@@ -96,8 +96,8 @@ def test_one_that_fails_more_often_than_all_others_is_ejected_at_the_end_of_a_pe
     lab = Lab(6)
     for number, instance in enumerate(lab.instances):
         for answer in range(LEAST_ANSWERS):
-            bad = number == 5 and answer % 2
-            lab.ejector.answered(instance, 503 if bad else 200, SPEC)
+            bad = number == 5 and bool(answer % 2)
+            lab.ejector.answered(instance, SPEC, bad=bad)
     assert lab.left_alone() == []
     lab.ejector.begin_period()
     assert lab.left_alone() == ["i5"]
@@ -109,7 +109,7 @@ def test_one_that_fails_more_often_than_all_others_is_ejected_at_the_end_of_a_pe
 def test_a_service_that_wants_no_ejection_gets_none() -> None:
     lab, spec = Lab(2), ServiceSpec(process="serve", eject_after=0)
     for _ in range(100):
-        lab.ejector.answered(lab.instances[0], 500, spec)
+        lab.ejector.answered(lab.instances[0], spec, bad=True)
     assert lab.left_alone() == []
 
 

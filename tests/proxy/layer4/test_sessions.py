@@ -21,7 +21,8 @@ async def served(
     """
     port, ends = await open_port("127.0.0.1", 0, what="a test"), list[End]()
 
-    async def carry(end: End) -> None:
+    async def carry(end: End, client: str) -> None:
+        assert client == "127.0.0.1"
         ends.append(end)
         while (data := await end.receive()) != b"end":
             assert data is not None
@@ -78,7 +79,7 @@ async def test_more_clients_than_there_may_be_get_nothing(monkeypatch: pytest.Mo
 async def test_what_waits_for_a_session_has_a_bound() -> None:
     port = await open_port("127.0.0.1", 0, what="a test")
 
-    async def never(_: End) -> None:
+    async def never(end: End, client: str) -> None:
         await trio.sleep_forever()
 
     with trio.fail_after(10):

@@ -8,6 +8,7 @@ from overlay.names import ServiceName
 from proxy.errors import TooManyHops
 from proxy.request.fields import (
     MAX_VIA,
+    interim_fields,
     is_trusted,
     last_hop,
     request_fields,
@@ -160,6 +161,13 @@ def test_an_answer_is_dated_and_says_which_way_it_came() -> None:
 def test_an_answer_says_nothing_in_our_name() -> None:
     lines = ("Connection: x-a", "X-A: 1", "Myxo-In-Flight: 1", "Myxo_Refused: gone", "Upgrade: a")
     assert answered(*lines, "X-Myxo-Chain: a") == [DATE, (b"Via", b"1.1 myxo")]
+
+
+def test_an_interim_answer_says_which_way_it_came_and_is_not_dated() -> None:
+    data = b"HTTP/1.%d 103 Early Hints\r\nLink: </x>\r\nMyxo-In-Flight: 1\r\n\r\n"
+    for minor in (0, 1):
+        head = parse_response_head(data % minor, b"GET")
+        assert [*interim_fields(head)] == [(b"Link", b"</x>"), (b"Via", b"1.%d myxo" % minor)]
 
 
 @pytest.mark.parametrize(

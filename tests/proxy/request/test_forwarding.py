@@ -17,9 +17,11 @@ from overlay.definitions import Definitions, RegistryUnreachable, UnknownService
 from overlay.errors import PeerUnreachable
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut
-from overlay.http.head import parse_request_head
+from overlay.http.h2_server import ServerStream, serve_http2
+from overlay.http.head import CHUNKED, NO_BODY, Field, RequestHead, parse_request_head
 from overlay.http.testing import Wire
 from overlay.http.tls_stream import TlsStream
+from overlay.http.transport import transport
 from overlay.identity import Identity
 from overlay.leases import Hello
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -1105,6 +1107,51 @@ async def test_an_instance_that_answers_errors_is_ejected_and_a_well_one_is_not(
     assert len(ground.requests["bad"]) == 3
     assert statuses.count(500) == 3
     assert statuses[-50:] == [200] * 50
+
+
+def calling(status: bytes, *, alone: bool) -> Instance:
+    """Answer calls of gRPC with a status, in trailers behind a message or with nothing else."""
+
+    async def call(stream: ServerStream, head: RequestHead) -> None:
+        del head
+        told: list[Field] = [(b"grpc-status", status)]
+        if alone:
+            await stream.start_response(200, b"", told, NO_BODY, b"", trailers=())
+        else:
+            await stream.start_response(200, b"", [], CHUNKED, b"message", trailers=told)
+
+    async def serve(wire: Wire) -> None:
+        await serve_http2(transport(wire.stream), call, stopping=trio.Event())
+
+    return serve
+
+
+async def called(ground: Ground, *, alone: bool) -> bytes:
+    """Make a call by HTTP/1.1 and return its `grpc-status`."""
+    await ground.client.send(
+        b"POST /hello/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    )
+    seen = await ground.client.head()
+    if not alone:
+        seen += await ground.client.head()
+    found = re.search(rb"grpc-status: (\d+)", seen)
+    assert found is not None, seen
+    return found[1]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("status", "bad"), [(b"14", True), (b"13", True), (b"4", False), (b"5", False)]
+)
+async def test_an_instance_whose_calls_fail_is_ejected_and_not_for_the_callers_fault(
+    ground: Ground, status: bytes, bad: bool, alone: bool
+) -> None:
+    define(ground, eject_after=3, protocol="h2c")
+    await ground.run_instance("bad", calling(status, alone=alone))
+    await ground.run_instance("good", calling(b"0", alone=alone))
+    told = [await called(ground, alone=alone) for _ in range(100)]
+    assert set(told) == {status, b"0"}
+    assert told.count(status) == 3 if bad else told.count(status) > 10
 
 
 async def test_the_last_instance_is_never_ejected(ground: Ground) -> None:

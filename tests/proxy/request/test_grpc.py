@@ -1,7 +1,7 @@
 import pytest
 
-from overlay.http.head import parse_request_head
-from proxy.request.grpc import is_grpc, refusal
+from overlay.http.head import is_grpc, parse_request_head
+from proxy.request.grpc import refusal
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from overlay.balancing import Balancing
 from overlay.http.head import parse_request_head
 from overlay.names import InstanceId, ServiceName
 from overlay.spec import ServiceSpec
-from proxy.route.affinity import cookie, key_of, tie
+from proxy.route.affinity import cookie, key_of, key_of_tunnel, tie
 from proxy.route.caller import Caller, Origin
 from proxy.route.routing import Route
 
@@ -41,6 +41,23 @@ def test_a_hashing_policy_goes_by_what_the_definition_says(
     hashed: str | None, expected: bytes | None
 ) -> None:
     assert key("maglev", hashed) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "hashed", "expected"),
+    [
+        ("maglev", None, b"10.0.0.9"),
+        ("ring_hash", "client", b"10.0.0.9"),
+        ("ring_hash", "path", None),
+        ("round_robin", "client", None),
+    ],
+)
+def test_a_tunnel_goes_by_its_client_or_by_nothing(
+    name: str, hashed: str | None, expected: bytes | None
+) -> None:
+    spec = ServiceSpec(process="x", policy=Balancing(name=name, hash=hashed))
+    assert key_of_tunnel(spec, "10.0.0.9") == expected
+    assert key_of_tunnel(ServiceSpec(process="x"), "10.0.0.9") is None
 
 
 def test_an_instance_that_calls_is_its_own_client() -> None:

@@ -206,6 +206,40 @@ def test_the_keys_of_a_full_backend_go_on_and_come_back(name: str) -> None:
     assert {key: policy.pick(among, 0.0, key) for key in keys} == before
 
 
+@pytest.mark.parametrize("name", sorted(HASHING))
+def test_a_large_circle_is_laid_in_slices_and_keys_go_by_the_one_before_meanwhile(
+    name: str,
+) -> None:
+    policy, among = policy_named(name, Random(1)), workers(60)
+    keys = [str(n).encode() for n in range(500)]
+    assert all(policy.pick(among, 0.0, key) in among for key in keys)  # laid by now
+    before = {key: policy.pick(among, 0.0, key) for key in keys}
+    rest = among[:7] + among[8:]
+    first = {key: policy.pick(rest, 0.0, key) for key in keys[:2]}  # not laid yet
+    assert all(first[k] is before[k] for k in first if before[k] is not among[7])
+    assert among[7] not in first.values()
+    after = {key: policy.pick(rest, 0.0, key) for _ in "twice" for key in keys}
+    moved = [k for k in keys if before[k] is not among[7] and before[k] is not after[k]]
+    assert len(moved) <= 30
+    fresh = policy_named(name, Random(2))
+    for key in keys:
+        fresh.pick(rest[::-1], 0.0, key)
+    assert {key: fresh.pick(rest, 0.0, key) for key in keys} == after
+
+
+@pytest.mark.parametrize("name", sorted(HASHING))
+def test_circles_of_near_and_far_backends_are_kept_beside_each_other(name: str) -> None:
+    policy, near = policy_named(name, Random(1)), workers(20)
+    far = tuple(Worker(f"far{n}") for n in range(20))
+    keys = [str(n).encode() for n in range(500)]
+    for _ in "twice":
+        near_picks = [policy.pick(near, 0.0, key) for key in keys]
+        far_picks = [policy.pick(far, 0.0, key) for key in keys]
+    for key, one, other in zip(keys, near_picks, far_picks, strict=True):
+        assert policy.pick(near, 0.0, key) is one
+        assert policy.pick(far, 0.0, key) is other
+
+
 @pytest.mark.parametrize(("name", "most"), [("maglev", 0.05), ("ring_hash", 0.5)])
 def test_hashed_shares_are_as_the_weights(name: str, most: float) -> None:
     among = (*workers(8), Backend("heavy", 2.0), Backend("none", 0.0))

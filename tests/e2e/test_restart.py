@@ -1,0 +1,113 @@
+"""A proxy is replaced by a new process while it is in use, and nobody notices."""
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from overlay.control import open_control
+from tests.e2e.restart_load import Load, under_load
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SERVER = Path(__file__).with_name("lasting_server.py")
+
+
+@pytest.fixture
+def network(make_network: Any, daemons: Any) -> Any:
+    """A network of processes of this test's own."""
+    made = make_network(daemons)
+    made.found("process")
+    return made
+
+
+async def test_no_request_fails_while_a_new_process_takes_over(network: Any) -> None:
+    service = network.add_process("lasting", SERVER)
+    old = network.running["proxy"].process
+    load = Load(network.port(), service)
+    with trio.fail_after(300):
+        await load.download(1)  # it runs from now on
+        async with under_load(load), trio.open_nursery() as downloads:
+            for _ in range(3):
+                downloads.start_soon(load.download, 80)
+            await trio.sleep(1)
+            await trio.to_thread.run_sync(partial(take_over, network))
+            assert old.poll() is None, "it ends its downloads first"
+            await trio.sleep(1)
+        code = await trio.to_thread.run_sync(old.wait)
+    assert load.failed == []
+    assert code == 0
+    assert load.counts["kept"] + load.counts["fresh"] > 500, load.counts
+    assert load.counts["closed"] == 0, "kept connections go on with the new process"
+    assert load.counts["connections"] == 10
+    network.no_traceback()
+
+
+async def test_a_request_that_waits_for_a_start_gets_its_answer(
+    network: Any, tmp_path: Path
+) -> None:
+    """The call that asks for the start is cut with the old process's part in the overlay."""
+    go = tmp_path / "go"
+    service = network.name("slow")
+    conf = tmp_path / "slow.json"
+    conf.write_text(json.dumps({"ready_timeout_s": 200}))
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    command = f"echo > {begun}; until [ -e {go} ]; do sleep 0.05; done; "
+    command += f"exec {sys.executable} {SERVER}"
+    network.registry_cli("add", "--conf", str(conf), "--process", command, service)
+    load = Load(network.port(), service, answer_s=250.0)
+    old = network.running["proxy"].process
+    with trio.fail_after(300):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.download, 1)
+            await trio.to_thread.run_sync(begun.read_text)
+            await trio.to_thread.run_sync(partial(take_over, network))
+            assert load.counts["downloads"] == 1
+            go.touch()
+        code = await trio.to_thread.run_sync(old.wait)
+    assert load.failed == []
+    assert code == 0
+    network.no_traceback()
+
+
+async def test_a_signal_replaces_the_process_by_one_of_its_kind(network: Any) -> None:
+    service = network.add_process("lasting", SERVER)
+    old = network.running["proxy"].process
+    load = Load(network.port(), service)
+    control = network.daemons.folder / "state" / "run" / f"proxy-{network.port()}.sock"
+    with trio.fail_after(300):
+        await load.download(1)
+        old.send_signal(signal.SIGUSR2)
+        assert await trio.to_thread.run_sync(old.wait) == 0
+        pid = await serving_at(control)
+        try:
+            assert pid != old.pid
+            await load.download(1)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            end = os.pidfd_open(pid)
+            await trio.lowlevel.wait_readable(end)
+            os.close(end)
+    assert load.failed == []
+
+
+async def serving_at(control: Path) -> int:
+    """Return the process id of the daemon behind a control socket."""
+    async with open_control(control, "status") as connection:
+        line = await connection.receive()
+    assert line is not None
+    pid: int = json.loads(line)["pid"]
+    return pid
+
+
+def take_over(network: Any) -> Any:
+    """Start a proxy in the place of the one that runs; return once it is ready."""
+    network.commands["proxy"] = ("proxy", "--takeover", *network.commands["proxy"][1:])
+    return network.restart("proxy")
