@@ -7,18 +7,18 @@ from typing import Any
 
 import trio
 
-from allocator.allowed import allowed_keys
-from allocator.containers import MIB
-from allocator.image_engine import DockerImages
-from allocator.image_fetch import ImageFetcher
-from allocator.image_network import ImageNetwork
-from allocator.image_rights import ImageRights
-from allocator.image_services import ImageServices
-from allocator.image_sharing import Sharing, told
-from allocator.image_shelf import Shelf
-from allocator.image_source import ImageSource
-from allocator.instances import Instances
+from allocator.engine.containers import MIB
+from allocator.engine.image_store import DockerImages
+from allocator.images.fetch import ImageFetcher
+from allocator.images.network import ImageNetwork
+from allocator.images.rights import ImageRights
+from allocator.images.services import ImageServices
+from allocator.images.sharing import Sharing, told
+from allocator.images.shelf import Shelf
+from allocator.images.source import ImageSource
+from allocator.instances.instances import Instances
 from allocator.metrics import AllocatorMetrics
+from allocator.rules.allowed import allowed_keys
 from allocator.settings import AllocatorSettings
 from overlay.definitions import Definitions
 from overlay.names import Digest

@@ -5,8 +5,8 @@ is started; that it listens there is found out by `readiness.py`, not by the run
 started outlives the allocator, and `adopt` finds it again; what belongs to another allocator is
 never touched.
 
-`docker.py` and `process.py` implement it, `testing.py` has one in memory; the same tests hold them
-all to it.
+`engine/docker.py` and `processes/runtime.py` implement it, `testing.py` has one in memory; the same
+tests hold them all to it.
 """
 
 from dataclasses import dataclass, field

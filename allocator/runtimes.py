@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from allocator.cgroups import delegated
-from allocator.containers import Ownership
-from allocator.docker import DockerRuntime
+from allocator.engine.containers import Ownership
+from allocator.engine.docker import DockerRuntime
+from allocator.engine.sandbox_pool import SandboxPlan
 from allocator.errors import RuntimeDown
-from allocator.process import ProcessRuntime
+from allocator.processes.cgroups import delegated
+from allocator.processes.runtime import ProcessRuntime
 from allocator.runtime import Runtime
-from allocator.sandbox_pool import SandboxPlan
 from allocator.settings import AllocatorSettings
 from overlay.names import PeerId
 

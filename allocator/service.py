@@ -12,29 +12,29 @@ from typing import Any
 import structlog
 import trio
 
-from allocator.admission import Ledger, Limits, Policy
-from allocator.allowed import allowed_keys
-from allocator.docker import DockerRuntime
-from allocator.engine_containers import EngineContainers
-from allocator.gateway import Gateway
+from allocator.engine.docker import DockerRuntime
 from allocator.image_hub import ImageHub, open_images
-from allocator.image_messages import IMAGE_PROTOCOL, LAYERS_TARGET, ImageRequest
-from allocator.instances import Instances
-from allocator.keeper import Keeper
-from allocator.leases import LeaseDesk
+from allocator.images.messages import IMAGE_PROTOCOL, LAYERS_TARGET, ImageRequest
+from allocator.instances.instances import Instances
+from allocator.instances.keeper import Keeper
+from allocator.instances.outdated import Outdated
 from allocator.metrics import AllocatorMetrics
-from allocator.outdated import Outdated
-from allocator.policy import KEPT_SHARE
-from allocator.policy_file import PolicyFile
-from allocator.process import ProcessRuntime
-from allocator.quotas import Quotas
-from allocator.requests import Requests
+from allocator.processes.runtime import ProcessRuntime
+from allocator.rules.admission import Ledger, Limits, Policy
+from allocator.rules.allowed import allowed_keys
+from allocator.rules.policy import KEPT_SHARE
+from allocator.rules.policy_file import PolicyFile
+from allocator.rules.standby import Bounds
+from allocator.rules.turns import PARALLEL_STARTS_PER_CORE
 from allocator.runtime import Capacity, Runtime
 from allocator.runtimes import open_runtimes
+from allocator.serving.containers import EngineContainers
+from allocator.serving.gateway import Gateway
+from allocator.serving.leases import LeaseDesk
+from allocator.serving.quotas import Quotas
+from allocator.serving.requests import Requests
+from allocator.serving.tunnels import TunnelDoor
 from allocator.settings import AllocatorSettings
-from allocator.standby import Bounds
-from allocator.tunnels import TunnelDoor
-from allocator.turns import PARALLEL_STARTS_PER_CORE
 from overlay.advertising import advertised_hosts, host_port
 from overlay.allocation import (
     ALLOCATE_PROTOCOL,

@@ -13,9 +13,9 @@ from pathlib import Path
 import trio
 
 from allocator.errors import ImageMissing
-from allocator.image_fetch import Near
-from allocator.image_messages import ImageRefusal, ImageReply, Layer, parse_layer_target
-from allocator.image_plan import ImageWrong, digest_of
+from allocator.images.fetch import Near
+from allocator.images.messages import ImageRefusal, ImageReply, Layer, parse_layer_target
+from allocator.images.plan import ImageWrong, digest_of
 from overlay.calls import CallRefused
 from overlay.errors import PeerUnreachable
 from overlay.names import Digest, PeerId

@@ -9,12 +9,12 @@ from typing import Any
 import trio
 from prometheus_client import CollectorRegistry
 
-from allocator.admission import Ledger, Limits, Policy
-from allocator.instances import UNBOUNDED, Allocated, Instances
+from allocator.instances.instances import UNBOUNDED, Allocated, Instances
+from allocator.instances.readiness import Outcome, Question
 from allocator.metrics import AllocatorMetrics
-from allocator.policy import NO_RULES, Rules
-from allocator.readiness import Outcome, Question
-from allocator.standby import Bounds
+from allocator.rules.admission import Ledger, Limits, Policy
+from allocator.rules.policy import NO_RULES, Rules
+from allocator.rules.standby import Bounds
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, ServiceName

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import docker
 
-from allocator.containers import Ownership, container_config, container_name, host_config
-from allocator.engine import remove
-from allocator.networks import BRIDGE, address_of
+from allocator.engine.client import remove
+from allocator.engine.containers import Ownership, container_config, container_name, host_config
+from allocator.engine.networks import BRIDGE, address_of
+from allocator.engine.sandbox_image import PROGRAM, sandbox_image
+from allocator.engine.sandbox_pool import make_sandbox, network_mode
+from allocator.engine.sandboxes import Kind, Sandbox
 from allocator.runtime import Launch
-from allocator.sandbox_image import PROGRAM, sandbox_image
-from allocator.sandbox_pool import make_sandbox, network_mode
-from allocator.sandboxes import Kind, Sandbox
 from bench.client import Answer, ask
 from overlay.names import InstanceId, PeerId, SandboxId, ServiceName
 from overlay.spec import ServiceSpec

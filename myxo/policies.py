@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from allocator.allowed import allowed_keys
-from allocator.policy import NO_RULES, Ground, Rules, Verdict, decide, untagged
-from allocator.policy_file import default_path, read_policy
+from allocator.rules.allowed import allowed_keys
+from allocator.rules.policy import NO_RULES, Ground, Rules, Verdict, decide, untagged
+from allocator.rules.policy_file import default_path, read_policy
 from overlay.identity import Identity
 from overlay.names import Digest, PeerId
 from overlay.spec import Image, ServiceSpec

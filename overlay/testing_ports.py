@@ -7,6 +7,7 @@ one holds a claim to it that every process on the machine sees: an abstract Unix
 the port, which ends with the process and is seen in just the network namespace where the port is.
 """
 
+import atexit
 import random
 import socket
 from collections import deque
@@ -18,6 +19,12 @@ _MOST_CLAIMS = 128
 """Of the last ports given; by then whoever asked for an earlier one listens there."""
 
 _claims: deque[socket.socket] = deque()
+
+
+@atexit.register
+def _give_up_claims() -> None:
+    while _claims:
+        _claims.popleft().close()
 
 
 def free_port() -> int:

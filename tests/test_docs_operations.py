@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from allocator.policy import NO_RULES, Quota, Rules
-from allocator.policy_file import read_policy
+from allocator.rules.policy import NO_RULES, Quota, Rules
+from allocator.rules.policy_file import read_policy
 from allocator.settings import AllocatorSettings
 from bootstrap.settings import BootstrapSettings
 from overlay.settings import NodeSettings

@@ -8,14 +8,14 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from allocator.admission import Limits
-from allocator.crashes import FAILURES
 from allocator.errors import AllocatorError, Refused
-from allocator.instances import Instances
-from allocator.policy import Listed, Quota, Rules
+from allocator.instances.crashes import FAILURES
+from allocator.instances.instances import Instances
+from allocator.rules.admission import Limits
+from allocator.rules.policy import Listed, Quota, Rules
+from allocator.rules.turns import MAX_WAIT_S
 from allocator.testing import open_fake_machine
 from allocator.testing_instances import IMAGE, Lab, revision
-from allocator.turns import MAX_WAIT_S
 from overlay.allocation import AllocationRefusal
 from overlay.identity import Identity
 from overlay.names import PeerId

@@ -10,9 +10,9 @@ import docker
 import pytest
 import trio
 
-from allocator.containers import Ownership, container_name
-from allocator.docker import DockerRuntime
-from allocator.engine import why_unreachable
+from allocator.engine.client import why_unreachable
+from allocator.engine.containers import Ownership, container_name
+from allocator.engine.docker import DockerRuntime
 from allocator.errors import RuntimeDown
 from allocator.runtime import Launch
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -85,7 +85,7 @@ async def test_a_lost_engine_is_told_and_what_ended_meanwhile_is_found(
         Launch(InstanceId(secrets.token_hex(5)), ServiceName("x"), 1, PeerId("a"), spec, 4200)
         for _ in range(2)
     ]
-    with trio.fail_after(40):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(relay.run)
             async with behind(path) as (runtime, _):
@@ -119,7 +119,7 @@ async def test_an_engine_that_was_never_there_is_used_once_it_is(
     path = Path("/tmp") / f"myxo-relay-{secrets.token_hex(6)}.sock"  # noqa: S108
     monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
     relay = Relay(path)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with behind(path) as (runtime, nursery):
             assert not runtime.health().usable
             await nursery.start(relay.run)

@@ -16,12 +16,12 @@ import trio
 import trio.testing
 from prometheus_client import CollectorRegistry
 
-from allocator.admission import Ledger, Limits, Policy
-from allocator.containers import Ownership
-from allocator.docker import DockerRuntime
-from allocator.instances import Instances
+from allocator.engine.containers import Ownership
+from allocator.engine.docker import DockerRuntime
+from allocator.instances.instances import Instances
+from allocator.instances.readiness import Outcome
 from allocator.metrics import AllocatorMetrics
-from allocator.readiness import Outcome
+from allocator.rules.admission import Ledger, Limits, Policy
 from allocator.testing import FakePublisher
 from allocator.testing_instances import OWNER, id_of
 from bench.netlab.engine import Engine

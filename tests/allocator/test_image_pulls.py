@@ -11,12 +11,12 @@ import docker
 import pytest
 import trio
 
-from allocator.containers import Ownership
-from allocator.docker import DockerRuntime
+from allocator.engine.containers import Ownership
+from allocator.engine.docker import DockerRuntime
+from allocator.engine.image_store import DockerImages
 from allocator.errors import ImageMissing
-from allocator.image_engine import DockerImages
-from allocator.image_fetch import ImageFetcher
-from allocator.image_shelf import Shelf
+from allocator.images.fetch import ImageFetcher
+from allocator.images.shelf import Shelf
 from allocator.runtime import Launch
 from allocator.testing_images import FakePeers, layer_tar, make_image
 from overlay.names import Digest, InstanceId, PeerId, ServiceName

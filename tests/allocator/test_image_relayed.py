@@ -9,12 +9,12 @@ from pathlib import Path
 
 import trio
 
-from allocator.image_fetch import ImageFetcher, Near
-from allocator.image_messages import IMAGE_PROTOCOL, ImageReply, ImageRequest
-from allocator.image_peers import Read
-from allocator.image_road import ImageRoad
-from allocator.image_shelf import Shelf
-from allocator.image_source import ImageSource
+from allocator.images.fetch import ImageFetcher, Near
+from allocator.images.messages import IMAGE_PROTOCOL, ImageReply, ImageRequest
+from allocator.images.peers import Read
+from allocator.images.road import ImageRoad
+from allocator.images.shelf import Shelf
+from allocator.images.source import ImageSource
 from allocator.testing_images import FakeImages, make_image
 from overlay.calls import Caller, serve_calls
 from overlay.connection import Connection, MuxedBytes
@@ -136,7 +136,7 @@ def hand_on(host: Host, folder: Path) -> list[str]:
 
 async def test_an_image_of_a_hidden_machine_comes_through_its_relay(tmp_path: Path) -> None:
     open_one = partial(open_host, listen=[LOOPBACK], psk=None)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             open_one(Identity.generate()) as relay,
             open_one(Identity.generate()) as there,

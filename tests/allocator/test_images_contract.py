@@ -11,10 +11,10 @@ import pytest
 import trio
 from docker.errors import ImageNotFound
 
+from allocator.engine.image_store import DockerImages
 from allocator.errors import ImageMissing
-from allocator.image_archive import read_archive, written_archive
-from allocator.image_engine import DockerImages
-from allocator.image_plan import ImageWrong
+from allocator.images.archive import read_archive, written_archive
+from allocator.images.plan import ImageWrong
 from allocator.testing_images import FakeImage, FakeImages, layer_tar, make_image
 from overlay.names import Digest
 

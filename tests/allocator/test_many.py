@@ -9,11 +9,11 @@ import trio.testing
 from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
-from allocator.admission import Ledger, Limits, Policy
-from allocator.instances import Instances
+from allocator.instances.instances import Instances
+from allocator.instances.readiness import Outcome
 from allocator.metrics import AllocatorMetrics
-from allocator.process import ProcessRuntime
-from allocator.readiness import Outcome
+from allocator.processes.runtime import ProcessRuntime
+from allocator.rules.admission import Ledger, Limits, Policy
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
 from allocator.testing_instances import OWNER, Lab, revision
 from overlay.names import InstanceId, ServiceName

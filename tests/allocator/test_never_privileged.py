@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from allocator.containers import Ownership, container_config, host_config
-from allocator.networks import BRIDGES
+from allocator.engine.containers import Ownership, container_config, host_config
+from allocator.engine.networks import BRIDGES
 from allocator.runtime import Launch
 from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec

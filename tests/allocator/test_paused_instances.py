@@ -8,10 +8,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from allocator.admission import Limits
 from allocator.errors import InstanceGone, Refused, RuntimeDown
-from allocator.instances import Instances
-from allocator.standby import Bounds
+from allocator.instances.instances import Instances
+from allocator.rules.admission import Limits
+from allocator.rules.standby import Bounds
 from allocator.testing import FakeRuntime, open_fake_machine
 from allocator.testing_instances import (
     HELLO,

@@ -11,13 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from allocator.containers import Ownership
-from allocator.docker import DockerRuntime
+from allocator.engine.containers import Ownership
+from allocator.engine.docker import DockerRuntime
+from allocator.engine.sandbox_pool import SandboxPlan
 from allocator.errors import LaunchFailed, Unmeasured, Unpausable
-from allocator.process import ProcessRuntime
-from allocator.readiness import Outcome, wait_ready
+from allocator.instances.readiness import Outcome, wait_ready
+from allocator.processes.runtime import ProcessRuntime
 from allocator.runtime import Launch, Runtime
-from allocator.sandbox_pool import SandboxPlan
 from allocator.testing import FakeRuntime, open_fake_machine
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
@@ -137,7 +137,7 @@ async def start_serving(runtime: Runtime, spec: ServiceSpec) -> tuple[Launch, st
     wanted = launch(spec)
     await runtime.create(wanted)
     address = await runtime.start(wanted.id)
-    outcome = await wait_ready(address, None, 10, lambda: runtime.exited(wanted.id))
+    outcome = await wait_ready(address, None, 30, lambda: runtime.exited(wanted.id))
     assert outcome is Outcome.READY, await runtime.post_mortem(wanted.id)
     return wanted, address
 
@@ -164,7 +164,7 @@ async def accepts(address: str) -> bool:
 
 
 async def test_a_started_instance_serves_and_is_told_where_to_listen_and_to_ask(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         _, address = await start_serving(runtime, lab.serving)
         seen = await environment_at(address)
     assert seen["COLOUR"] == "blue green"
@@ -174,7 +174,7 @@ async def test_a_started_instance_serves_and_is_told_where_to_listen_and_to_ask(
 
 
 async def test_an_end_is_noticed_with_its_code_and_the_end_of_the_log(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted = launch(lab.exiting)
         await runtime.create(wanted)
         await runtime.start(wanted.id)
@@ -186,7 +186,7 @@ async def test_an_end_is_noticed_with_its_code_and_the_end_of_the_log(lab: Lab) 
 
 
 async def test_an_instance_that_never_listens_is_given_up_in_time(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted = launch(lab.hanging)
         await runtime.create(wanted)
         address = await runtime.start(wanted.id)
@@ -196,7 +196,7 @@ async def test_an_instance_that_never_listens_is_given_up_in_time(lab: Lab) -> N
 
 
 async def test_a_removed_instance_is_gone_and_removing_it_again_does_nothing(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
         await runtime.remove(wanted.id, grace_s=1)
         await runtime.exited(wanted.id)
@@ -206,7 +206,7 @@ async def test_a_removed_instance_is_gone_and_removing_it_again_does_nothing(lab
 
 
 async def test_removing_wakes_whoever_waits_for_the_end(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, _ = await start_serving(runtime, lab.serving)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runtime.exited, wanted.id)
@@ -215,13 +215,13 @@ async def test_removing_wakes_whoever_waits_for_the_end(lab: Lab) -> None:
 
 
 async def test_what_was_not_created_cannot_be_started(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         with pytest.raises(LaunchFailed):
             await runtime.start(InstanceId("nothing"))
 
 
 async def test_a_created_instance_that_was_never_started_can_be_removed(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted = launch(lab.serving)
         await runtime.create(wanted)
         await runtime.remove(wanted.id, grace_s=1)
@@ -229,7 +229,7 @@ async def test_a_created_instance_that_was_never_started_can_be_removed(lab: Lab
 
 
 async def test_instances_outlive_their_allocator_and_are_adopted_by_the_next(lab: Lab) -> None:
-    async with within(30):
+    async with within(60):
         async with lab.open() as first:
             wanted, address = await start_serving(first, lab.serving)
         async with lab.open() as second:
@@ -246,7 +246,7 @@ async def test_instances_outlive_their_allocator_and_are_adopted_by_the_next(lab
 
 
 async def test_what_was_left_unstarted_is_removed_by_the_next_allocator(lab: Lab) -> None:
-    async with within(30):
+    async with within(60):
         async with lab.open() as first:
             await first.create(launch(lab.serving))
         async with lab.open() as second:
@@ -256,7 +256,7 @@ async def test_what_was_left_unstarted_is_removed_by_the_next_allocator(lab: Lab
 
 
 async def test_another_owners_instances_are_not_touched(lab: Lab) -> None:
-    async with within(30), lab.open("other") as other:
+    async with within(60), lab.open("other") as other:
         _, address = await start_serving(other, lab.serving)
         async with lab.open("me") as mine:
             assert await mine.adopt() == []
@@ -264,7 +264,7 @@ async def test_another_owners_instances_are_not_touched(lab: Lab) -> None:
 
 
 async def test_a_usable_runtime_knows_its_machine(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         assert runtime.health().usable
         capacity = runtime.capacity()
     assert capacity.cpu_millicores >= 1000
@@ -279,7 +279,7 @@ async def answers(address: str) -> bool:
 
 
 async def test_a_paused_instance_accepts_and_answers_only_when_it_is_resumed(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
         assert await environment_at(address)
         await runtime.pause(wanted.id)
@@ -290,7 +290,7 @@ async def test_a_paused_instance_accepts_and_answers_only_when_it_is_resumed(lab
 
 
 async def test_pausing_and_resuming_twice_does_nothing_more(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
         await runtime.resume(wanted.id)
         for _ in range(2):
@@ -302,7 +302,7 @@ async def test_pausing_and_resuming_twice_does_nothing_more(lab: Lab) -> None:
 
 async def test_a_connection_that_waits_at_a_paused_instance_is_answered_after_it(lab: Lab) -> None:
     got: list[dict[str, str]] = []
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
         await runtime.pause(wanted.id)
 
@@ -318,7 +318,7 @@ async def test_a_connection_that_waits_at_a_paused_instance_is_answered_after_it
 
 
 async def test_a_paused_instance_is_removed_like_any_other(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, address = await start_serving(runtime, lab.serving)
         await runtime.pause(wanted.id)
         async with trio.open_nursery() as nursery:
@@ -329,7 +329,7 @@ async def test_a_paused_instance_is_removed_like_any_other(lab: Lab) -> None:
 
 
 async def test_what_runs_has_a_measured_memory_paused_or_not(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted, _ = await start_serving(runtime, lab.serving)
         running = await runtime.memory_mib(wanted.id)
         await runtime.pause(wanted.id)
@@ -342,7 +342,7 @@ async def test_what_runs_has_a_measured_memory_paused_or_not(lab: Lab) -> None:
 
 
 async def test_what_is_not_there_is_neither_paused_nor_resumed(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         with pytest.raises(Unpausable):
             await runtime.pause(InstanceId("nothing"))
         with pytest.raises(LaunchFailed):
@@ -350,7 +350,7 @@ async def test_what_is_not_there_is_neither_paused_nor_resumed(lab: Lab) -> None
 
 
 async def test_what_has_ended_is_neither_paused_nor_resumed(lab: Lab) -> None:
-    async with within(20), lab.open() as runtime:
+    async with within(60), lab.open() as runtime:
         wanted = launch(lab.exiting)
         await runtime.create(wanted)
         await runtime.start(wanted.id)
@@ -362,7 +362,7 @@ async def test_what_has_ended_is_neither_paused_nor_resumed(lab: Lab) -> None:
 
 
 async def test_paused_instances_outlive_their_allocator_and_are_adopted_as_paused(lab: Lab) -> None:
-    async with within(30):
+    async with within(60):
         async with lab.open() as first:
             paused, address = await start_serving(first, lab.serving)
             running, _ = await start_serving(first, lab.serving)

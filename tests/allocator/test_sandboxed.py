@@ -12,11 +12,11 @@ import pytest
 import trio
 from docker.errors import NotFound
 
-from allocator.containers import Ownership, container_name, joining
-from allocator.docker import DockerRuntime
-from allocator.readiness import Outcome, Question, wait_ready
+from allocator.engine.containers import Ownership, container_name, joining
+from allocator.engine.docker import DockerRuntime
+from allocator.engine.sandbox_pool import SandboxPlan
+from allocator.instances.readiness import Outcome, Question, wait_ready
 from allocator.runtime import Launch
-from allocator.sandbox_pool import SandboxPlan
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.spec import Image, ServiceSpec
 
@@ -154,7 +154,7 @@ async def test_a_killed_allocators_successor_pairs_what_it_finds_and_removes_the
 ) -> None:
     stranger = DockerRuntime(Ownership(lab.ownership.network, PeerId("other")), lab.plan)
     with monkeypatch.context() as killed:
-        killed.setattr("allocator.sandbox_pool.STOP_S", 0)  # nothing is tidied up
+        killed.setattr("allocator.engine.sandbox_pool.STOP_S", 0)  # nothing is tidied up
         async with lab.open() as first:
             await first.sandboxes.stocked()
             served, sandbox = await lab.serve(first)
@@ -187,7 +187,7 @@ async def test_what_waits_unused_goes_with_its_allocator(lab: Lab) -> None:
 async def test_where_the_directory_cannot_be_shared_sandboxes_are_used_and_it_is_said(
     lab: Lab, sandbox_program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocator.sandbox_pool._open_to_sandboxes", lambda _: None)
+    monkeypatch.setattr("allocator.engine.sandbox_pool._open_to_sandboxes", lambda _: None)
     plan = SandboxPlan(1, Path("/nowhere/at/all"), PROXY_PORT, sandbox_program)
     async with lab.open(plan) as runtime:
         launch, sandbox = await lab.serve(runtime)

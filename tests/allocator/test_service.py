@@ -97,7 +97,7 @@ async def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     config.mkdir()
     (config / "allowed_keys").write_text(f"# mine\n{OWNER.peer_id}\n")
     monkeypatch.setenv("MYXO_CONFIG_DIR", str(config))
-    with trio.fail_after(40):
+    with trio.fail_after(60):
         async with allocator_in(tmp_path / "a") as allocator:
             (address,) = allocator.record.addresses
             settings = NodeSettings(
@@ -156,7 +156,7 @@ async def test_a_stopped_allocator_leaves_nothing_running(
 ) -> None:
     del monkeypatch
     state = tmp_path / "a"
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with allocator_in(state) as node:
             directory = state / "instances" / node.peer_id
             assert directory.exists()

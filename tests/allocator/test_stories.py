@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from allocator.admission import Limits
 from allocator.errors import AllocatorError, InstanceGone
-from allocator.instances import Instances
+from allocator.instances.instances import Instances
+from allocator.rules.admission import Limits
+from allocator.rules.standby import Bounds
 from allocator.runtime import Launch
-from allocator.standby import Bounds
 from allocator.testing import FakeMachine, FakeRuntime, open_fake_machine
 from allocator.testing_instances import Lab, id_of, revision
 from overlay.names import InstanceId, ServiceName

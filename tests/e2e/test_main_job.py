@@ -12,7 +12,7 @@ import docker
 import httpx
 import pytest
 
-from allocator.sandbox_image import PROGRAM
+from allocator.engine.sandbox_image import PROGRAM
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

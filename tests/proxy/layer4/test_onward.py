@@ -11,7 +11,7 @@ import trio.testing
 
 from overlay.control import serve_control
 from overlay.identity import Identity
-from overlay.names import ServiceName
+from overlay.names import InstanceId, ServiceName
 from overlay.onward import WANT, Onward, open_onward
 from overlay.spec import ServiceSpec
 from overlay.tunnel import OnwardRefused, Relayed, Why
@@ -20,7 +20,7 @@ from proxy.layer4.onward import OnwardDesk
 GroundOf = Callable[[], AbstractAsyncContextManager[Any]]
 
 NEAR = Identity.from_seed(bytes([2]) * 32)
-ORDER = Onward(to="udp/echo", caller=ServiceName("talk"))
+ORDER = Onward(to="udp/echo", caller=ServiceName("talk"), instance=InstanceId("i1"))
 UDP = ServiceSpec(process="serve", protocol="udp", hard_rtt_ms=500)
 TALK = ServiceSpec(process="serve", protocol="tcp", hard_rtt_ms=20)
 

@@ -20,6 +20,7 @@ from proxy.layer4.tunnels import CHECK_S
 GroundOf = Callable[[], AbstractAsyncContextManager[Any]]
 
 NEAR, FAR = (Identity.from_seed(bytes([n]) * 32) for n in (2, 3))
+ME = "127.0.0.1"
 TALK = Hop(ServiceName("talk"))
 TCP = ServiceSpec(process="serve", protocol="tcp", hard_rtt_ms=50)
 
@@ -36,7 +37,7 @@ async def test_bytes_go_to_the_instance_and_back(
     async with ground_of() as ground:
         ground.define("talk", TCP)
         ground.run("talk", NEAR)
-        async with ground.tunnels.open(TALK) as tunnel:
+        async with ground.tunnels.open(TALK, ME) as tunnel:
             assert ground.tunnels.count == 1
             await tunnel.end.send(b"ask")
             (asked,) = ground.asked
@@ -54,7 +55,7 @@ async def test_a_tunnel_over_its_hard_limit_is_cut_and_the_next_one_goes_to_who_
         ground.run("talk", FAR, rtt_s=0.02)
         ground.nursery.start_soon(ground.tunnels.watch)
         began, cut = trio.current_time(), False
-        async with ground.tunnels.open(TALK) as tunnel:
+        async with ground.tunnels.open(TALK, ME) as tunnel:
             first = tunnel.instance.owner
             probes(ground.view, first, 0.2)
             try:
@@ -64,7 +65,7 @@ async def test_a_tunnel_over_its_hard_limit_is_cut_and_the_next_one_goes_to_who_
                 raise
         assert cut
         assert trio.current_time() - began == 2 * CHECK_S  # a look finds it over, the next again
-        async with ground.tunnels.open(TALK) as tunnel:
+        async with ground.tunnels.open(TALK, ME) as tunnel:
             assert tunnel.instance.owner != first
             await trio.sleep(10 * CHECK_S)
 
@@ -77,7 +78,7 @@ async def test_one_look_that_finds_a_tunnel_over_its_limit_ends_nothing(
         ground.run("talk", NEAR)
         ground.nursery.start_soon(ground.tunnels.watch)
         lasted = False
-        async with ground.tunnels.open(TALK):
+        async with ground.tunnels.open(TALK, ME):
             await trio.sleep(CHECK_S / 2)
             for _ in range(5):
                 probes(ground.view, NEAR.peer_id, 0.2)
@@ -96,7 +97,7 @@ async def test_without_a_hard_limit_distance_ends_nothing(
         ground.run("talk", NEAR)
         ground.nursery.start_soon(ground.tunnels.watch)
         lasted = False
-        async with ground.tunnels.open(TALK):
+        async with ground.tunnels.open(TALK, ME):
             probes(ground.view, NEAR.peer_id, 2.0)
             await trio.sleep(10 * CHECK_S)
             lasted = True
@@ -112,7 +113,7 @@ async def test_a_gateway_that_does_not_reach_its_instance_is_passed_over(
         ground.run("talk", FAR, rtt_s=0.03)
         ground.refusals[NEAR.peer_id] = 421, "it has just ended"
         for _ in range(3):
-            async with ground.tunnels.open(TALK) as tunnel:
+            async with ground.tunnels.open(TALK, ME) as tunnel:
                 assert tunnel.instance.owner == FAR.peer_id
 
 
@@ -124,7 +125,7 @@ async def test_a_chain_is_led_on_by_the_gateway_of_its_first_service(
         ground.run("talk", NEAR)
         ground.leads_on.add(NEAR.peer_id)
         hops = hops_of("tcp/talk/udp/never-heard-of/tcp/talk")
-        async with ground.tunnels.open_chain(hops) as tunnels:
+        async with ground.tunnels.open_chain(hops, ME) as tunnels:
             assert len(tunnels) == 1
         assert [asked.onward for asked in ground.asked] == ["udp/never-heard-of/tcp/talk"]
 
@@ -137,7 +138,7 @@ async def test_behind_a_gateway_that_does_not_lead_on_this_proxy_does(
         ground.define("echo", ServiceSpec(process="serve", protocol="udp"))
         ground.run("talk", NEAR)
         ground.run("echo", FAR)
-        async with ground.tunnels.open_chain(hops_of("tcp/talk/udp/echo")) as tunnels:
+        async with ground.tunnels.open_chain(hops_of("tcp/talk/udp/echo"), ME) as tunnels:
             assert [tunnel.instance.owner for tunnel in tunnels] == [NEAR.peer_id, FAR.peer_id]
             assert [tunnel.hard_s for tunnel in tunnels] == [0.05, 0.05]  # talk's holds for echo
         assert [asked.onward for asked in ground.asked] == ["udp/echo", ""]
@@ -151,11 +152,11 @@ async def test_what_cannot_be_had_behind_an_instance_is_not_laid_to_its_charge(
         ground.run("talk", NEAR)
         ground.refusals[NEAR.peer_id] = 502, "echo runs nowhere"
         with pytest.raises(UpstreamLost, match="behind talk: echo runs nowhere"):
-            async with ground.tunnels.open_chain(hops_of("tcp/talk/udp/echo")):
+            async with ground.tunnels.open_chain(hops_of("tcp/talk/udp/echo"), ME):
                 pytest.fail("it is there")
         assert len(ground.asked) == 1
         del ground.refusals[NEAR.peer_id]
-        async with ground.tunnels.open(TALK) as tunnel:
+        async with ground.tunnels.open(TALK, ME) as tunnel:
             assert tunnel.instance.owner == NEAR.peer_id
 
 
@@ -165,7 +166,7 @@ async def test_a_service_that_nobody_knows_is_refused_with_its_likeness(
     async with ground_of() as ground:
         ground.define("talk", TCP)
         with pytest.raises(RequestRefused, match="did you mean talk"):
-            async with ground.tunnels.open(Hop(ServiceName("tal"))):
+            async with ground.tunnels.open(Hop(ServiceName("tal")), ME):
                 pytest.fail("it is there")
 
 
@@ -178,7 +179,7 @@ async def test_tunnels_have_a_bound(
     async with ground_of() as ground:
         ground.define("talk", TCP)
         ground.run("talk", NEAR)
-        async with ground.tunnels.open(TALK):
+        async with ground.tunnels.open(TALK, ME):
             with pytest.raises(RequestRefused, match="1 tunnels are open here"):
-                async with ground.tunnels.open(TALK):
+                async with ground.tunnels.open(TALK, ME):
                     pytest.fail("it is there")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.offers import Held
+from allocator.serving.offers import Held
 from overlay.allocation import Offer, OfferRequest
 from overlay.membership import MemberState
 from overlay.names import PeerId, ServiceName
