@@ -465,6 +465,18 @@ async def _watch(node: Node, connection: ControlConnection) -> None:
         await node.changed()
 
 
+def check_settings(settings: NodeSettings, role: Role, name: str = "") -> None:
+    """Refuse what can be seen to be wrong before anything is begun; `open_node` would, too.
+
+    Raises:
+        SettingsInvalid: saying what.
+    """
+    _check_bootstraps(settings.bootstraps)
+    split_address(settings.p2p_listen_addr, "")
+    split_address(settings.prom_listen_addr or ":0", "")
+    trust_of(settings, role, own_identity(settings, role, name))
+
+
 def _check_bootstraps(addresses: Iterable[str]) -> None:
     """Refuse what can never be dialled; what does not answer now is tried again and again."""
     for address in addresses:

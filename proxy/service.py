@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -20,7 +21,7 @@ from overlay.http.carried import open_carried
 from overlay.http.connection import Limits
 from overlay.leases import Hello, Welcome
 from overlay.listeners import listen
-from overlay.node import Node, open_node
+from overlay.node import Node, check_settings, open_node
 from overlay.notify import notify
 from overlay.onward import WANT as ONWARD
 from overlay.records import Role
@@ -65,6 +66,9 @@ from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import ProxyMetrics
 from proxy.telemetry.telemetry import Telemetry, Tracer
 
+if TYPE_CHECKING:
+    from proxy.telemetry.otel import OtelTracer
+
 DEFAULT_METRICS_ADDR = ":9103"
 
 PROGRAMS = "programs"
@@ -91,20 +95,21 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         SettingsInvalid: a certificate cannot be used.
     """
     tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
-    past = None
+    tracers, name, past = _tracers(settings), str(settings.port), None
     if settings.takeover:
-        past = await take_over(control_path(settings.state_dir, Role.PROXY, str(settings.port)))
+        check_settings(settings, Role.PROXY, name)
+        past = await take_over(control_path(settings.state_dir, Role.PROXY, name))
     listeners = {} if past is not None else await _listen(settings, {})
     async with (
         open_node(
             settings,
             Role.PROXY,
-            name=str(settings.port),
+            name=name,
             default_metrics_addr=DEFAULT_METRICS_ADDR,
             legacy=None if past is None else past.legacy,
         ) as node,
         open_access_log(settings.access_log, node.metrics) as access_log,
-        _open_tracer(settings, node) as tracer,
+        _open_tracer(tracers, node) as tracer,
         trio.open_nursery() as nursery,
     ):
         calls = node.calls = LastingCalls(node.reach)
@@ -177,23 +182,32 @@ async def _follow(
     following.over.set()
 
 
-@asynccontextmanager
-async def _open_tracer(settings: ProxySettings, node: Node) -> AsyncIterator[Tracer | None]:
-    """Yield what exports spans, if somebody wants them; the last ones go out at the end.
+def _tracers(settings: ProxySettings) -> Callable[[str, str], "OtelTracer"] | None:
+    """Return what makes an exporter of spans for a host and a peer, if somebody wants them.
 
     Raises:
         SettingsInvalid: OpenTelemetry is not installed.
     """
     if not settings.otlp_endpoint and not any(os.environ.get(name) for name in OTLP_VARIABLES):
-        yield None
-        return
+        return None
     try:
         from proxy.telemetry.otel import OtelTracer  # noqa: PLC0415  (an extra, and 0.2 s to import)
     except ImportError as exc:
         raise SettingsInvalid(
             f"spans need OpenTelemetry: pip install 'myxo[otel]' ({exc})"
         ) from exc
-    tracer = OtelTracer(settings.otlp_endpoint, node.hostname, node.peer_id)
+    return partial(OtelTracer, settings.otlp_endpoint)
+
+
+@asynccontextmanager
+async def _open_tracer(
+    tracers: Callable[[str, str], "OtelTracer"] | None, node: Node
+) -> AsyncIterator[Tracer | None]:
+    """Yield what exports spans; the last ones go out at the end."""
+    if tracers is None:
+        yield None
+        return
+    tracer = tracers(node.hostname, node.peer_id)
     try:
         yield tracer
     finally:

@@ -83,8 +83,9 @@ class Life:
         except AllocatorError as exc:
             self._register.failed(instance, exc)
             end = exc
-        except trio.Cancelled:
-            end = Refused(AllocationRefusal.DRAINING, "the allocator is stopping")
+        except BaseException as exc:
+            if _is_cancellation(exc):
+                end = Refused(AllocationRefusal.DRAINING, "the allocator is stopping")
             raise
         finally:
             instance.land(end)
@@ -169,6 +170,13 @@ class Life:
         except RuntimeDown as exc:
             log.warning("instance.not_removed", id=instance.id, error=str(exc))
             self._not_removed(instance)
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether it is nothing but a cancellation, alone or as a nursery wraps it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)
 
 
 def _put_away_because(instance: Instance) -> AllocatorError:

@@ -81,6 +81,7 @@ class LeaseDesk:
         self._instances = instances
         self._containers = containers
         self._proxies: list[_ProxyHolder] = []
+        self._holders: set[_ProxyHolder] = set()
 
     def leads_on(self) -> Path | None:
         """Return the control socket of the proxy by which chains go on from this machine."""
@@ -90,6 +91,7 @@ class LeaseDesk:
         """Serve one proxy until its connection ends; its leases end with it."""
         send, receive = trio.open_memory_channel[BaseModel](OUTBOX)
         holder = _ProxyHolder(send)
+        self._holders.add(holder)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_send_all, connection, receive)
@@ -102,8 +104,9 @@ class LeaseDesk:
             log.debug("lease.connection_ended", error=str(group.exceptions[0]))
         finally:
             self._instances.use.release_all(holder)
-            for sandbox in holder.sandboxes:
-                self._containers.handed_over(sandbox, done=False)
+            self._holders.discard(holder)
+            for sandbox in list(holder.sandboxes):
+                self._hand_over_ended(sandbox, holder)
             self._leave(holder)
 
     def _take(self, message: FromProxy, holder: "_ProxyHolder") -> bool:
@@ -123,12 +126,17 @@ class LeaseDesk:
                 holder.sandboxes.add(sandbox)
                 self._containers.handed_over(sandbox, done=True)
             case HandOverEnded(sandbox=sandbox):
-                holder.sandboxes.discard(sandbox)
-                self._containers.handed_over(sandbox, done=False)
+                self._hand_over_ended(sandbox, holder)
             case WhoIsIn(sandbox=sandbox):
                 service, instance_id = self._containers.occupant(sandbox) or (None, None)
                 holder.post(Occupant(sandbox=sandbox, service=service, instance=instance_id))
         return holder.keeps_up and len(holder.sandboxes) <= MAX_SANDBOXES
+
+    def _hand_over_ended(self, sandbox: SandboxId, holder: "_ProxyHolder") -> None:
+        """Take in that a proxy left a sandbox; the next one may have said before that it is in."""
+        holder.sandboxes.discard(sandbox)
+        if not any(sandbox in other.sandboxes for other in self._holders):
+            self._containers.handed_over(sandbox, done=False)
 
     def _enter(self, holder: "_ProxyHolder", port: int, control: str) -> None:
         """Send instances to the proxy that is here longest: others come and go beside it."""

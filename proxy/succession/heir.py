@@ -71,6 +71,10 @@ class Inheritance:
                 (descriptor,) = descriptors
                 self.listeners[message.name] = trio.SocketListener(socket_of(descriptor))
 
+    def close(self) -> None:
+        """Have nothing more from the old process, which sees that."""
+        self._old.close()
+
     async def adopt(self, adopt: Adopt, calls: Caller) -> None:
         """Take in connections, and make calls for the old process, until that one has ended.
 
@@ -100,7 +104,7 @@ class Inheritance:
             except (PeerUnreachable, MalformedMessage) as exc:
                 log.info("proxy.predecessor_ended", connections=moved, reason=str(exc))
             nursery.cancel_scope.cancel()
-        self._old.close()
+        self.close()
         for listener in self.listeners.values():
             await listener.aclose()
         self.listeners.clear()
@@ -112,26 +116,33 @@ async def take_over(control: Path) -> Inheritance | None:
     Raises:
         PeerUnreachable: it does not give way, or ended meanwhile; says why.
     """
-    at = control.with_suffix(".next")
-    if not await _answers(control):
-        return None
-    async with awaiting_handover(at) as sock:
-        with trio.move_on_after(STEP_BACK_S):
-            async with open_control(control, WANT) as connection:
-                await connection.send(Succeed(at=str(at)))
-                line = await connection.receive()
-                permission = Permission(error="it ended")
-                if line is not None:
-                    permission = Permission.model_validate_json(line)
-                if permission.error:
-                    raise PeerUnreachable(f"the running proxy stays: {permission.error}")
-            old = await accept_handover(sock)
-            message, _ = await _next(old)
-            if not isinstance(message, SteppedBack):
-                raise PeerUnreachable("the running proxy did not say that it has stepped back")
-            identity = Identity.from_seed(bytes.fromhex(message.seed)) if message.seed else None
-            return Inheritance(Legacy(message.tls_key.encode(), identity), old)
+    with trio.move_on_after(STEP_BACK_S):
+        return await _take_over(control) if await _answers(control) else None
     raise PeerUnreachable(f"the running proxy did not step back within {STEP_BACK_S:g} s")
+
+
+async def _take_over(control: Path) -> Inheritance:
+    at = control.with_suffix(".next")
+    async with awaiting_handover(at) as sock:
+        async with open_control(control, WANT) as connection:
+            await connection.send(Succeed(at=str(at)))
+            line = await connection.receive()
+            permission = Permission(error="it ended")
+            if line is not None:
+                permission = Permission.model_validate_json(line)
+            if permission.error:
+                raise PeerUnreachable(f"the running proxy stays: {permission.error}")
+        old = await accept_handover(sock)
+    try:
+        message, _ = await _next(old)
+    except BaseException:
+        old.close()
+        raise
+    if not isinstance(message, SteppedBack):
+        old.close()
+        raise PeerUnreachable("the running proxy did not say that it has stepped back")
+    identity = Identity.from_seed(bytes.fromhex(message.seed)) if message.seed else None
+    return Inheritance(Legacy(message.tls_key.encode(), identity), old)
 
 
 async def _answers(control: Path) -> bool:

@@ -44,6 +44,7 @@ class Entrance:
 
     def __init__(self) -> None:
         self._came = trio.Event()
+        self._asked = False
         self._heir: Handover | None = None
 
     async def serve(self, connection: ControlConnection) -> None:
@@ -52,10 +53,15 @@ class Entrance:
         if line is None:
             return
         at = Succeed.model_validate_json(line).at
-        if self._heir is not None:
+        if self._asked:
             await connection.send(Permission(error="another process is taking over already"))
             return
-        self._heir = await open_handover(at)
+        self._asked = True
+        try:
+            self._heir = await open_handover(at)
+        except PeerUnreachable:
+            self._asked = False
+            raise
         try:
             await connection.send(Permission())
         finally:

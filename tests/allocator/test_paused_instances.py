@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from allocator.errors import InstanceGone, Refused, RuntimeDown
+from allocator.errors import AllocatorError, InstanceGone, Refused, RuntimeDown
 from allocator.instances.instances import Instances
 from allocator.rules.admission import Limits
 from allocator.rules.standby import Bounds
@@ -86,6 +86,25 @@ async def test_an_allocation_wakes_the_paused_instance_within_the_call(
         assert len(lab.machine.starts) == 1
         value = lab.registry.get_sample_value
         assert value("myxo_allocator_allocations_total", {"result": "woken"}) == 1
+
+
+async def test_who_waits_for_a_waking_when_the_allocator_stops_is_told_so(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.machine.resume_s = 60.0
+    why: list[AllocatorError] = []
+
+    async def ask(instances: Instances) -> None:
+        try:
+            await instances.allocate(resting())
+        except AllocatorError as exc:
+            why.append(exc)
+
+    async with trio.open_nursery() as nursery, lab.open() as instances:
+        await paused(instances, resting())
+        nursery.start_soon(ask, instances)
+        await trio.sleep(1)
+    assert [str(exc) for exc in why] == ["the allocator is stopping"]
 
 
 async def test_fifty_callers_wake_it_once(lab: Lab, autojump_clock: MockClock) -> None:

@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -84,6 +86,11 @@ async def test_a_signal_replaces_the_process_by_one_of_its_kind(network: Any) ->
     control = network.daemons.folder / "state" / "run" / f"proxy-{network.port()}.sock"
     with trio.fail_after(300):
         await load.download(1)
+        for wrong in (("--admin", "nobody"), ("--bootstrap", "nowhere"), ("--tls-cert", "none")):
+            command = ["proxy", "--takeover", *wrong, *network.commands["proxy"][1:]]
+            refused = await trio.to_thread.run_sync(partial(run, network, command))
+            assert refused.returncode == 2, refused.stderr
+        await load.download(1)
         old.send_signal(signal.SIGUSR2)
         assert await trio.to_thread.run_sync(old.wait) == 0
         pid = await serving_at(control)
@@ -96,6 +103,66 @@ async def test_a_signal_replaces_the_process_by_one_of_its_kind(network: Any) ->
             await trio.lowlevel.wait_readable(end)
             os.close(end)
     assert load.failed == []
+
+
+def run(network: Any, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that is to end by itself."""
+    return subprocess.run(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        env=network.daemons.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+CALLER = """
+import http.client, os, time
+host, failed, count = f"127.0.0.1:{os.environ['PROXY_PORT']}", 0, 0
+kept = http.client.HTTPConnection(host, timeout=60)
+while not os.path.exists("/dev/shm/stop"):
+    for connection in (kept, http.client.HTTPConnection(host, timeout=60)):
+        connection.request("GET", "/SERVICE/")
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+        count += 1
+    assert not kept.sock is None, "the kept connection was closed"
+    time.sleep(0.02)
+print(count)
+"""
+
+
+@pytest.mark.docker
+async def test_a_container_asks_on_while_the_proxy_on_its_loopback_is_replaced(
+    make_network: Any, daemons: Any, echo_image: str, containers_of: Any
+) -> None:
+    network = make_network(daemons)
+    network.found("docker")
+    service = network.add_echo(echo_image)
+    url = network.url(service)
+    old = network.running["proxy"].process
+    with trio.fail_after(400):
+        assert (await trio.to_thread.run_sync(partial(httpx.get, url, timeout=60))).is_success
+        (container,) = containers_of(service)
+        script = CALLER.replace("SERVICE", service)
+        outcomes = []
+
+        async def call() -> None:
+            run = partial(container.exec_run, ["python3", "-c", script])
+            outcomes.append(await trio.to_thread.run_sync(run))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.to_thread.run_sync(partial(take_over, network))
+            await trio.to_thread.run_sync(old.wait)
+            stop = ["python3", "-c", "open('/dev/shm/stop', 'w')"]
+            await trio.to_thread.run_sync(partial(container.exec_run, stop))
+    (outcome,) = outcomes
+    assert outcome.exit_code == 0, outcome.output.decode()
+    assert int(outcome.output) > 10
+    network.no_traceback()
 
 
 async def serving_at(control: Path) -> int:

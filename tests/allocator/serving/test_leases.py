@@ -209,6 +209,22 @@ async def test_a_proxy_that_is_replaced_keeps_its_leases_and_meets_no_more_sandb
         await lab.gone(instance)
 
 
+async def test_a_sandbox_stays_handed_over_whichever_proxy_is_heard_first(lab: Lab) -> None:
+    async with lab.proxy() as old, lab.proxy() as new:
+        for proxy in (old, new):
+            await proxy.send(HandedOver(sandbox=S1))
+            await proxy.send(WhoIsIn(sandbox=S1))
+            assert isinstance(await heard(proxy), Occupant)
+        await old.send(HandOverEnded(sandbox=S1))
+        await old.send(WhoIsIn(sandbox=S1))
+        assert isinstance(await heard(old), Occupant)
+        assert S1 in lab.containers.taken
+        await new.send(HandOverEnded(sandbox=S1))
+        await new.send(WhoIsIn(sandbox=S1))
+        assert isinstance(await heard(new), Occupant)
+        assert S1 not in lab.containers.taken
+
+
 async def test_one_proxy_meets_the_sandboxes_and_the_next_does_when_it_is_gone(lab: Lab) -> None:
     async with open_control(lab.path, "lease") as second:
         async with open_control(lab.path, "lease") as first:
