@@ -21,6 +21,7 @@ from bench import (
     overlay,
     placement,
     proxy,
+    telemetry,
     up,
     warm,
 )
@@ -34,6 +35,7 @@ ALL: dict[str, Measure] = {
     "proxy": proxy.measure,
     "fairness": fairness.measure,
     "crowded": crowded.measure,
+    "telemetry": telemetry.measure,
     "up": up.measure,
     "placement": placement.measure,
     "flood": flood.measure,

@@ -61,10 +61,11 @@ def server_timing(value: str) -> dict[str, float]:
     return found
 
 
-def request(url: str) -> bytes:
+def request(url: str, *fields: str) -> bytes:
     """Return a GET request for `url` on a connection that is kept."""
     parts = urlsplit(url)
-    return f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    first = (f"GET {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}")
+    return "\r\n".join([*first, *fields, "", ""]).encode()
 
 
 def ask(url: str, *, began: float | None = None) -> Answer:
@@ -117,7 +118,9 @@ def ask_until_ok(url: str) -> tuple[Answer, int]:
     return answer, refused
 
 
-def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
+def latencies(
+    url: str, *, rate: float, duration_s: float, fields: Sequence[str] = ()
+) -> list[float]:
     """Return the latency of each request of a paced closed loop on one kept connection, in seconds.
 
     Requests are due `rate` times a second; one that is due while another is under way is sent as
@@ -126,7 +129,7 @@ def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
     Raises:
         AnswerFailed: an answer was not 200, or the connection ended.
     """
-    message, found = request(url), []
+    message, found = request(url, *fields), []
     with _connect(url) as sock, _no_collection():
         size = _first_answer_size(sock, message, url)
         due = time.perf_counter()
@@ -143,7 +146,12 @@ def latencies(url: str, *, rate: float, duration_s: float) -> list[float]:
 
 
 def requests_per_second(
-    url: str, *, connections: int, duration_s: float, inside: Sequence[str] = ()
+    url: str,
+    *,
+    connections: int,
+    duration_s: float,
+    inside: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> float:
     """Return what `wrk` measures with one thread.
 
@@ -152,12 +160,13 @@ def requests_per_second(
         connections: at once, each with one request after the other.
         duration_s: whole seconds.
         inside: the command that runs another in a namespace, if it is to be in one.
+        fields: further lines of each request's head.
 
     Raises:
         AnswerFailed: it is not there, or some answer was not 2xx or did not come.
     """
     command = [*inside, "wrk", "-t1", f"-c{connections}", f"-d{duration_s:g}s"]
-    command += ["--timeout", "20s", url]
+    command += ["--timeout", "20s", *(part for field in fields for part in ("-H", field)), url]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as exc:

@@ -61,6 +61,7 @@ def run(
     measure: Measure,
     *,
     runtimes: Mapping[str, Measure] = MappingProxyType({}),
+    parts: Mapping[str, Measure] = MappingProxyType({}),
 ) -> None:
     """Run the benchmark `name` as its command line says; exit with 1 if it cannot be measured.
 
@@ -69,13 +70,17 @@ def run(
         description: for `--help`.
         measure: with the runtime that it is meant for, Docker.
         runtimes: by the name of another runtime, how to measure with that.
+        parts: by the name of a part that can be measured alone, how.
     """
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="fewer samples, below 50 s")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     if runtimes:
         parser.add_argument("--runtime", choices=["docker", *runtimes], default="docker")
+    if parts:
+        parser.add_argument("--only", choices=list(parts), help="measure this part alone")
     options = parser.parse_args()
+    measure = parts.get(getattr(options, "only", None) or "", measure)
     measure = runtimes.get(getattr(options, "runtime", ""), measure)
     about = {"bench": name, "quick": options.quick, "machine": machine()}
     if not options.json:

@@ -1,26 +1,36 @@
 """What the proxy costs on the way, beside Envoy, nginx, HAProxy and Traefik as the same hop.
 
-Each has one worker. One server in C is asked directly and through each of them: at fixed rates by a
-client that sends whatever the answers do, and for the most by wrk; then for large bodies. Besides,
-what an idle connection takes, what fails when one of three instances is killed, and the same from
-one machine to another. `--quick` leaves HAProxy and Traefik out.
+Myxo's is measured with both of its engines; each has one worker. One server in C is asked directly
+and through each of them: at fixed rates by a client that sends whatever the answers do, and for the
+most by wrk; then for large bodies. Besides, what an idle connection takes, what fails when one of
+three instances is killed, and the same from one machine to another. `--quick` leaves HAProxy and
+Traefik out.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
-from bench import proxy_abuse, proxy_bodies, proxy_idle, proxy_kill, proxy_rates, proxy_two_hosts
+from bench import (
+    proxy_abuse,
+    proxy_bodies,
+    proxy_far_bodies,
+    proxy_idle,
+    proxy_kill,
+    proxy_rates,
+    proxy_two_hosts,
+)
 from bench.client import ask_until_ok
-from bench.command import Report, run
+from bench.command import Measure, Report, run
+from bench.engine import envoy_engine
 from bench.hops import ALL_HOPS, QUICK_HOPS, Hop
 from bench.native import compiled
 from bench.network import Network, network, open_registrar
-from bench.proxy_rates import DIRECT, Target
+from bench.proxy_rates import DIRECT, ENGINE, Target
 from overlay.names import ServiceName, service_name
 from overlay.spec import ServiceSpec
 
@@ -63,10 +73,37 @@ def measure(quick: bool) -> Report:
             quick=quick, rounds=plan.rounds, block_s=plan.block_s, peak_s=plan.peak_s
         )
     )
+    parts.append(proxy_far_bodies.measure(quick=quick))
+    return _joined(parts)
+
+
+def _joined(parts: Iterable[tuple[dict[str, Any], str]]) -> Report:
     figures: dict[str, Any] = {}
     for found, _ in parts:
         figures |= found
     return Report(figures, "\n\n".join(text for _, text in parts))
+
+
+def _alone(measured: Callable[[Target, bool], tuple[dict[str, Any], str]]) -> Measure:
+    """Return how a part is measured alone, with no other hop beside."""
+
+    def measure_part(quick: bool) -> Report:
+        plan = replace(FULL, hops={})
+        with network("process") as running, ExitStack() as stack:
+            target = _targets(stack, running, "bodies", plan)["myxo"]
+            return _joined([measured(target, quick)])
+
+    return measure_part
+
+
+PARTS: Mapping[str, Measure] = {
+    "abuse": _alone(lambda target, quick: proxy_abuse.measure(target, quick=quick)),
+    "bodies": _alone(
+        lambda target, quick: proxy_bodies.measure({"myxo": target}, quick=quick, rounds=1)
+    ),
+    "far-bodies": lambda quick: _joined([proxy_far_bodies.measure(quick=quick)]),
+    "idle": _alone(lambda target, quick: proxy_idle.measure({"myxo": target}, quick=quick)),
+}
 
 
 def _warm(running: Network, plan: Plan, quick: bool) -> tuple[dict[str, Any], str]:
@@ -113,6 +150,7 @@ def _targets(stack: ExitStack, running: Network, program: str, plan: Plan) -> di
         DIRECT: Target(f"http://{address}/", None),
         "myxo": Target(running.url(name, "/"), trio.run(running.processes)["proxy"]),
     }
+    targets[ENGINE] = Target(*stack.enter_context(envoy_engine(running, name)))
     for hop, start in plan.hops.items():
         targets[hop] = Target(*stack.enter_context(start(host, int(port))))
     return targets
@@ -134,4 +172,4 @@ async def _add(running: Network, name: ServiceName, spec: ServiceSpec) -> None:
 
 
 if __name__ == "__main__":
-    run("proxy", __doc__.splitlines()[0], measure)
+    run("proxy", __doc__.splitlines()[0], measure, parts=PARTS)

@@ -100,18 +100,23 @@ def measure(target: Target, *, quick: bool) -> tuple[dict[str, Any], str]:
     files = open_files(target.pid)
     misbehave(target.url, count // 10)
     _settled(target.pid, files)
-    before = memory_mib(target.pid)["pss"]
+    before = memory_mib(target.pid)
     misbehave(target.url, count)
     misbehave(target.url, 1, (silent_server,))
-    left = max(0, _settled(target.pid, files) - files)
-    growth = memory_mib(target.pid)["pss"] - before
+    files_after = _settled(target.pid, files)
+    after = memory_mib(target.pid)
     figures = {
         "abuse_requests": count,
-        "abuse_growth_mib": growth,
-        "abuse_files_left": left,
+        "abuse_growth_mib": after["pss"] - before["pss"],
+        "abuse_files_left": max(0, files_after - files),
     }
-    columns = ["broken off at every phase", "memory grew by, MiB", "files left open"]
-    return figures, table(columns, [[f"{count:,} requests", f"{growth:.1f}", str(left)]])
+    columns = ["broken off at every phase", "before", f"after {count:,} requests"]
+    rows = [
+        ["memory, MiB RSS", f"{before['rss']:.1f}", f"{after['rss']:.1f}"],
+        ["memory, MiB PSS", f"{before['pss']:.1f}", f"{after['pss']:.1f}"],
+        ["files open", str(files), str(files_after)],
+    ]
+    return figures, table(columns, rows)
 
 
 def misbehave(

@@ -34,7 +34,7 @@ OVERLAY = "overlay"
 RATE = 500
 LOOP_CONNECTIONS, PEAK_CONNECTIONS = 16, 32
 TIMEOUT_S = 60.0
-_TLS_PORT, _HOP_PORT, _PROXY_PORT, _GATEWAY_PORT = 8443, 8080, 4200, 4443
+_TLS_PORT, _HOP_PORT, PROXY_PORT, _GATEWAY_PORT = 8443, 8080, 4200, 4443
 
 
 def measure(
@@ -57,13 +57,13 @@ def measure(
             network("process", inside=server.inside, address=server.address)
         )
         founded.registry_cli("add", "--process", f"exec {backend.program()} $SERVICE_PORT", SERVICE)
-        stack.enter_context(_proxy(founded, client))
-        urls = {"myxo": f"http://127.0.0.1:{_PROXY_PORT}/{SERVICE}/"}
-        _await_answer(client, urls["myxo"])
+        stack.enter_context(run_proxy(founded, client))
+        urls = {"myxo": f"http://127.0.0.1:{PROXY_PORT}/{SERVICE}/"}
+        await_answer(client, urls["myxo"])
         (address,) = trio.run(founded.addresses, SERVICE)
         stack.enter_context(_envoys(server, client, address))
         urls["envoy"] = f"http://127.0.0.1:{_HOP_PORT}/"
-        _await_answer(client, urls["envoy"])
+        await_answer(client, urls["envoy"])
         rates: dict[str, list[float]] = defaultdict(list)
         medians: dict[str, list[float]] = defaultdict(list)
         for turn in range(rounds):
@@ -71,7 +71,7 @@ def measure(
                 _take(client, urls[way], block_s, peak_s, rates[way], medians[way])
         if not quick:
             _shut_gateway(server)
-            _await_answer(client, urls["myxo"])
+            await_answer(client, urls["myxo"])
             for _ in range(rounds):
                 _take(client, urls["myxo"], block_s, peak_s, rates[OVERLAY], medians[OVERLAY])
     return _report(rates, medians)
@@ -107,10 +107,10 @@ def _shut_gateway(server: Machine) -> None:
 
 
 @contextmanager
-def _proxy(founded: Network, client: Machine) -> Iterator[None]:
-    """Run a proxy on the client's machine, ready when the block begins."""
+def run_proxy(founded: Network, client: Machine) -> Iterator[int]:
+    """Run a proxy on the client's machine; yield its process id when it is ready."""
     joined = read_joined_network(founded.folder / "state")
-    command = [*client.inside, sys.executable, "-m", "myxo", "proxy", str(_PROXY_PORT)]
+    command = [*client.inside, sys.executable, "-m", "myxo", "proxy", str(PROXY_PORT)]
     for bootstrap in joined["bootstraps"]:
         command += ["--bootstrap", bootstrap]
     command += ["--psk", joined["psk"], "--log-level", "warning"]
@@ -130,7 +130,7 @@ def _proxy(founded: Network, client: Machine) -> Iterator[None]:
         try:
             if not ready.wait(process, TIMEOUT_S):
                 raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
-            yield
+            yield process.pid
         finally:
             process.terminate()
 
@@ -167,7 +167,7 @@ def _envoys(server: Machine, client: Machine, address: str) -> Iterator[None]:
         yield
 
 
-def _await_answer(client: Machine, url: str) -> None:
+def await_answer(client: Machine, url: str) -> None:
     """Return when `url` is answered 200 on the client's machine."""
     deadline = time.monotonic() + TIMEOUT_S
     curl = [*client.inside, "curl", "-sf", "-m", "10", "-o", "/dev/null", url]

@@ -13,6 +13,7 @@ import trio
 
 from overlay.errors import MalformedMessage, StreamCut
 from overlay.names import PeerId
+from overlay.quick_lock import QuickLock
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """A page of some thousands of records; whatever is larger is sent in parts."""
@@ -67,7 +68,7 @@ class FramedStream:
         self._finished = False
         self._cut = False
         self._closed = False
-        self._sending = trio.Lock()
+        self._sending = QuickLock()
 
     async def send(self, message: bytes) -> None:
         """Send one message of 1 to `MAX_MESSAGE_BYTES` bytes.

@@ -62,9 +62,9 @@ _CLOSE_S = 0.5
 class Wire(ReadWriteCloser):
     """A byte stream with both directions buffered, as libp2p's layers want it.
 
-    `read` returns exactly what is asked for, or less at the end. Until `pump` runs, `write` sends
-    directly; from then on it queues in one step, so that a cancelled writer never leaves half of
-    its bytes behind.
+    `read` returns exactly what is asked for, or less at the end. Until `queue` is called, `write`
+    sends directly; from then on it queues in one step, so that a cancelled writer never leaves half
+    of its bytes behind.
     """
 
     def __init__(self, stream: trio.abc.Stream, remote: tuple[str, int] | None = None) -> None:
@@ -125,9 +125,13 @@ class Wire(ReadWriteCloser):
         while len(self._queued) > _QUEUE_BYTES and not self._broken:
             await self._drained.wait()
 
+    def queue(self) -> None:
+        """Have `write` queue from now on, for `pump` to send."""
+        self._pumping = True
+
     async def pump(self) -> None:
         """Send what is queued until the connection breaks."""
-        self._pumping = True
+        self.queue()
         try:
             while not self._broken:
                 await self._news.wait()

@@ -16,6 +16,7 @@ authenticated as peers: the same line, and the same from there on.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -27,7 +28,7 @@ from allocator.instances.instance import Instance
 from allocator.instances.instances import Instances
 from allocator.metrics import AllocatorMetrics
 from overlay.connection import Connection, MuxedBytes
-from overlay.http.carried import CarriedStream
+from overlay.http.carried import SEND_TIMEOUT_S, CarriedStream
 from overlay.http.connection import Limits, ServerConnection
 from overlay.http.errors import BadRequest, ClientGone, ResponseCut, UpstreamFailed
 from overlay.http.exchange import Switched, exchange
@@ -62,6 +63,8 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 _LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
 """What is bounded is how slow a client may be, and the proxy before this does that."""
+
+_CARRIED = replace(_LIMITS, send_timeout_s=SEND_TIMEOUT_S)
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
@@ -230,7 +233,8 @@ class Gateway:
             refusal = await self._refusal(lambda: self._is_peer(peer), stranger)
             if await self._say(refusal, carried):
                 with trio.CancelScope() as scope:
-                    await self._serve_client(ServerConnection(carried, _LIMITS), peer, scope)
+                    client = ServerConnection(carried, _CARRIED)
+                    await self._serve_client(client, peer, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("gateway.connection_lost", error=str(exc))
         except Exception:  # as above

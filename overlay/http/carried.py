@@ -22,6 +22,10 @@ HTTP_PROTOCOL = "/myxo/http/1.0.0"
 MAX_CARRIED = 200
 """Open to one peer at once: a connection has 256 streams, and gossip and calls need some."""
 
+SEND_TIMEOUT_S = 600.0
+"""In which the other end makes room: it says so for each 128 KiB that it has read, which takes nine
+minutes at the least rate that the slowest client may read at."""
+
 _MESSAGE_BYTES = 65_000
 """With its length it fits what Yamux sends at once."""
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from bench.netlab.testing import MakeLab
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
 
+HERE = Path(__file__).parent
 SEEN_TIMEOUT_S = 60.0
 
 SECRET = {"P2P_PSK": "a passphrase for this test"}
@@ -144,6 +146,28 @@ def test_where_no_hole_can_be_punched_the_relay_carries_everything(
     assert there.curl("--data-binary", posted, "127.0.0.1:4200/echo/") == sent
     assert there.relayed()
     no_traceback(there)
+
+
+def test_a_websocket_over_a_relay_carries_messages_both_ways_to_an_orderly_end(
+    site: Callable[[str], Site],
+) -> None:
+    there = site("symmetric")
+    server = f"exec {shlex.join([sys.executable, str(HERE / 'websocket_server.py')])}"
+    add = ["registry-cli", "--bootstrap", there.address, "add", "--process", server, "chat"]
+    there.cloud.run(add, environment=SECRET)
+    within(lambda: "404" not in asked(there, "chat"), "the proxy hears of the service")
+    client = [sys.executable, str(HERE / "websocket_client.py"), "ws://127.0.0.1:4200/chat/"]
+    sizes = [1, 125, 70_000, 900_000, 3]
+    done = there.desk.run([*client, *map(str, sizes)])
+    assert json.loads(done.stdout) == {"said": ["hello", *[True] * 5], "closed": [1000, "done"]}
+    assert there.relayed()
+    no_traceback(there)
+
+
+def asked(there: Site, service: str) -> str:
+    """Return the status that a request for a service gets, which starts it."""
+    command = ["curl", "-s", "-m", "30", "-o", "/dev/null", "-w", "%{http_code}"]
+    return there.desk.run([*command, f"127.0.0.1:4200/{service}/"], timeout_s=40).stdout
 
 
 def test_a_hidden_machine_is_within_reach_again_when_its_relays_have_restarted(

@@ -47,6 +47,8 @@ from overlay.errors import (
 from overlay.framing import FramedStream
 from overlay.gate import OneKey
 from overlay.host import Connected, ConnectionEvent, Disconnected, Host, open_host
+from overlay.http.carried import SEND_TIMEOUT_S, CarriedStream
+from overlay.http.transport import LEAST_RATE, transport
 from overlay.identity import Identity
 from overlay.names import PeerId
 from overlay.tcp import bound_address, dial_tcp, listen_tcp
@@ -424,6 +426,30 @@ async def test_a_reader_that_pauses_for_a_minute_gets_every_byte_and_holds_up_no
                 with trio.fail_after(1):
                     await passed.wait()
             await done.wait()
+    assert received == size
+
+
+async def test_a_carried_answer_is_not_lost_to_a_client_that_reads_as_slowly_as_it_may(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size, part = 1 << 20, 1 << 16
+    received, done = 0, trio.Event()
+
+    async def read_slowly(opened: Connection, stream: connection.MuxedBytes) -> None:
+        nonlocal received
+        carried = transport(CarriedStream(stream, opened.peer))
+        while data := await carried.receive():
+            await trio.sleep(len(data) / LEAST_RATE)
+            received += len(data)
+        done.set()
+
+    async with in_memory_pair(read_slowly) as near:
+        stream = CarriedStream(await near._open_muxed(), near.peer)
+        carried = transport(stream, SEND_TIMEOUT_S)
+        for _ in range(size // part):
+            await carried.send(bytes(part))
+        await stream.send_eof()
+        await done.wait()
     assert received == size
 
 
