@@ -1,9 +1,10 @@
 """What the proxy costs on the way, beside Envoy, nginx, HAProxy and Traefik as the same hop.
 
-Each has one worker. One server in C is asked directly and through each of them: at fixed rates by a
-client that sends whatever the answers do, and for the most by wrk; then for large bodies. Besides,
-what an idle connection takes, what fails when one of three instances is killed, and the same from
-one machine to another. `--quick` leaves HAProxy and Traefik out.
+Myxo's is measured with both of its engines; each has one worker. One server in C is asked directly
+and through each of them: at fixed rates by a client that sends whatever the answers do, and for the
+most by wrk; then for large bodies. Besides, what an idle connection takes, what fails when one of
+three instances is killed, and the same from one machine to another. `--quick` leaves HAProxy and
+Traefik out.
 """
 
 import secrets
@@ -25,10 +26,11 @@ from bench import (
 )
 from bench.client import ask_until_ok
 from bench.command import Measure, Report, run
+from bench.engine import envoy_engine
 from bench.hops import ALL_HOPS, QUICK_HOPS, Hop
 from bench.native import compiled
 from bench.network import Network, network, open_registrar
-from bench.proxy_rates import DIRECT, Target
+from bench.proxy_rates import DIRECT, ENGINE, Target
 from overlay.names import ServiceName, service_name
 from overlay.spec import ServiceSpec
 
@@ -148,6 +150,7 @@ def _targets(stack: ExitStack, running: Network, program: str, plan: Plan) -> di
         DIRECT: Target(f"http://{address}/", None),
         "myxo": Target(running.url(name, "/"), trio.run(running.processes)["proxy"]),
     }
+    targets[ENGINE] = Target(*stack.enter_context(envoy_engine(running, name)))
     for hop, start in plan.hops.items():
         targets[hop] = Target(*stack.enter_context(start(host, int(port))))
     return targets

@@ -20,6 +20,8 @@ LOOP_CONNECTIONS = 16
 PEAK_CONNECTIONS = 32
 PARTS = (0.5, 0.99)
 DIRECT = "direct"
+ENGINE = "myxo_envoy"
+"""Myxo with Envoy as its engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ def report_of(found: Found) -> tuple[dict[str, Any], str]:
         for hop in hops
         if hop not in {DIRECT, "myxo"}
     }
+    if ENGINE in hops and "envoy" in hops:
+        figures["engine_rps_ratio_envoy"] = median(found.peak[ENGINE]) / median(found.peak["envoy"])
     figures["rps"] = {hop: median(rates) for hop, rates in found.peak.items()}
     figures["cpu_us_per_request"] = {hop: median(each) for hop, each in found.cpu_us.items()}
     for (rate, part), by_hop in added.items():

@@ -73,6 +73,13 @@ def proxy(
             rich_help_panel=_EDGE,
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="myxo|envoy",
+            help="Serve requests here, or have an Envoy serve those for warm services.",
+        ),
+    ] = None,
     access_log: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +123,7 @@ def proxy(
     settings = ProxySettings.load(
         {
             "port": port,
+            "engine": engine,
             "listen": listen,
             "expose": expose,
             "tls_cert": tls_cert,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -33,6 +33,11 @@ from proxy.choosing.crowd import Crowd
 from proxy.choosing.starting import Starter
 from proxy.control.explaining import Explainer
 from proxy.control.routing_desk import RoutingDesk
+from proxy.envoy.admin import Admin
+from proxy.envoy.bootstrap import Files
+from proxy.envoy.engine import Engine
+from proxy.envoy.fronts import Front
+from proxy.envoy.service import fronts_of, run_envoy
 from proxy.frontend.clients import Clients, unknown
 from proxy.frontend.edge import MAX_OUTSIDE, Edge, listen_outside
 from proxy.frontend.edge_tls import EdgeTls
@@ -95,11 +100,13 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         SettingsInvalid: a certificate cannot be used.
     """
     tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
+    by_envoy = settings.engine == "envoy"
+    fronts = await fronts_of(settings) if by_envoy else ()
     tracers, name, past = _tracers(settings), str(settings.port), None
     if settings.takeover:
         check_settings(settings, Role.PROXY, name)
         past = await take_over(control_path(settings.state_dir, Role.PROXY, name))
-    listeners = {} if past is not None else await _listen(settings, {})
+    listeners = {} if past is not None or by_envoy else await _listen(settings, {})
     async with (
         open_node(
             settings,
@@ -115,10 +122,10 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         calls = node.calls = LastingCalls(node.reach)
         definitions = Definitions(node, settings.state_dir)
         following = await nursery.start(_follow, definitions)
-        node.status = lambda: _status(definitions, settings)
         grace = Grace()
         await nursery.start(grace.run)
         server = _Server(node, definitions, settings, grace, access_log, tracer, tls)
+        node.status = lambda: _status(definitions, settings, server.engine)
         if past is not None:
             await past.claim()
             listeners = await _listen(settings, past.listeners)
@@ -130,6 +137,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         nursery.start_soon(server.look_at_paths)
         nursery.start_soon(server.tunnels.watch)
         await grace.listeners.start(server.forwards.run)
+        if by_envoy:
+            await grace.listeners.start(server.serve_by_envoy, settings, fronts, tls)
         server.listen(listeners)
         if ready is not None:
             ready(node)
@@ -230,7 +239,8 @@ class _Server:
     ) -> None:
         self._node = node
         self._port = settings.port
-        self._grace = grace
+        self.engine: Engine | None = None
+        self._grace, self._definitions = grace, definitions
         self._listeners = grace.listeners
         self._connections = grace.connections
         self._sockets: dict[str, trio.SocketListener] = {}
@@ -245,7 +255,7 @@ class _Server:
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
         self._crowd, decisions = Crowd(), Decisions()
-        starter = Starter(
+        self._starter = starter = Starter(
             node.view,
             node.calls,
             grace.lasting,
@@ -263,6 +273,7 @@ class _Server:
             kept = settings.state_dir / "routing-tables" / f"{settings.port}.json"
         desk = RoutingDesk(self._routes, kept, settings.port, self._crowd.news, node.identity)
         node.wants["rtable"] = desk.serve
+        self._machine_names = frozenset({node.hostname.lower(), system_hostname().lower()})
         forwarder = Forwarder(
             node.view,
             definitions,
@@ -270,7 +281,7 @@ class _Server:
             Chooser(node.view, self._upstreams, starter, self._crowd, decisions),
             decisions,
             self._guards,
-            machine_names=frozenset({node.hostname.lower(), system_hostname().lower()}),
+            machine_names=self._machine_names,
             stand_in=desk.stand_in,
         )
         telemetry = Telemetry(metrics, decisions, access_log, tracer)
@@ -309,6 +320,40 @@ class _Server:
             Ejector(view, self._upstreams, now, metrics.ejected),
             Limiter(Shares(counter.ask, counter.proxies), now, metrics.over_rate),
             metrics,
+        )
+
+    async def serve_by_envoy(
+        self,
+        settings: ProxySettings,
+        fronts: tuple[Front, ...],
+        tls: EdgeTls | None,
+        *,
+        task_status: trio.TaskStatus[Engine],
+    ) -> None:
+        """Have Envoy accept everybody but this machine's containers, until cancelled."""
+
+        def make_engine(
+            files: Files, fronts: tuple[Front, ...], admin: Admin, restart: Callable[[], None]
+        ) -> Engine:
+            self.engine = Engine(
+                self._node.view,
+                self._definitions,
+                self._upstreams,
+                self._roads,
+                self._starter,
+                self._routes,
+                self._metrics,
+                files,
+                fronts,
+                admin,
+                tls,
+                restart,
+            )
+            return self.engine
+
+        named = tuple(replace(front, machine_names=self._machine_names) for front in fronts)
+        await run_envoy(
+            settings, named, self._clients, self._grace, make_engine, task_status=task_status
         )
 
     def listen(self, listeners: Mapping[str, trio.SocketListener]) -> None:
@@ -371,6 +416,8 @@ class _Server:
             seen = self._node.view.generation
             await self._roads.follow()
             self._upstreams.prune()
+            if self.engine is not None:
+                self.engine.wake()
             self._crowd.look(self._node.view.instances)
 
     async def look_at_paths(self) -> None:
@@ -440,7 +487,16 @@ def _source(stream: trio.SocketStream) -> str:
         return "gone"
 
 
-def _status(definitions: Definitions, settings: ProxySettings) -> dict[str, object]:
+def _status(
+    definitions: Definitions, settings: ProxySettings, engine: Engine | None
+) -> dict[str, object]:
     """Return what the proxy adds to `myxo status`."""
     services = [{"name": name} for name in sorted(definitions.names())]
-    return {"services": services, "port": settings.port}
+    found: dict[str, object] = {"services": services, "port": settings.port}
+    if engine is not None:
+        found["envoy"] = {
+            "serves": engine.served,
+            "leaves": {str(name): why for name, why in engine.left.items()},
+            "admin": str(engine.admin_socket),
+        }
+    return found

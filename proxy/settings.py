@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,13 @@ class ProxySettings(NodeSettings):
 
     port: int = DEFAULT_PORT
     """The port on 127.0.0.1 that programs of this machine send their requests to."""
+
+    engine: Literal["myxo", "envoy"] = "myxo"
+    """What takes requests: this proxy itself, or an Envoy before it that serves the warm ones; that
+    needs the extra `myxo[envoy]`."""
+
+    envoy_workers: int = Field(0, ge=0, le=1024)
+    """Threads with which Envoy serves; 0 is one for each core of the machine."""
 
     listen: tuple[str, ...] = ()
     """`HOST:PORT` on which clients from outside are served, by TLS if there is a certificate; an
@@ -99,6 +106,10 @@ class ProxySettings(NodeSettings):
             raise ValueError("each `tls_cert` needs its `tls_key`, in the same order")
         if self.client_ca is not None and not self.tls_cert:
             raise ValueError("`client_ca` needs a `tls_cert`: clients show theirs within TLS")
+        if self.engine == "envoy" and self.max_body_bytes:
+            raise ValueError("Envoy takes bodies of any size: `max_body_bytes` needs engine `myxo`")
+        if self.engine == "envoy" and self.takeover:
+            raise ValueError("Envoy's ports cannot be taken over: stop that proxy, then start this")
         if not self.listen and (self.expose or self.tls_cert):
             raise ValueError("`expose` and `tls_cert` are for a `listen`, and there is none")
         return self

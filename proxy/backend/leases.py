@@ -53,6 +53,9 @@ class Lease:
         address: `host:port` of the instance.
         in_flight: requests that this proxy has there.
         releasing: the allocator wants it back: nothing new may be sent.
+        lent: another program may send there as well, and the lease is kept until it does not.
+        elsewhere: requests that it has there.
+        recall: called when the allocator wants back what is lent.
         let_go: closes the connections that are kept to the instance. Where the instance ends first,
             the kernel goes on telling the dead address that they are closed, and a container that
             is given the address next cannot be reached for up to a second.
@@ -62,6 +65,9 @@ class Lease:
     address: str
     in_flight: int = 0
     releasing: bool = False
+    lent: bool = False
+    elsewhere: int = 0
+    recall: Callable[[], None] = lambda: None
     served: int = 0
     service_time_s: float = 0.0
     reported: tuple[int, int] = (0, 0)
@@ -150,9 +156,25 @@ class LeaseHolder:
         lease.in_flight -= 1
         lease.served += 1
         lease.service_time_s += service_time_s
-        if lease.releasing and lease.in_flight == 0:
+        if lease.releasing and lease.in_flight == 0 and not lease.lent:
             with trio.CancelScope(shield=True):  # here only, as a scope costs some 5 µs a request
                 await self._hand_back(lease)
+
+    def lend(self, lease: Lease, recall: Callable[[], None]) -> None:
+        """Keep a lease until `give_back`: another program sends requests there, too."""
+        lease.lent, lease.recall = True, recall
+
+    def count(self, lease: Lease, active: int, served: int, service_time_s: float) -> None:
+        """Take in what that program has under way, and what it did since this was last called."""
+        lease.elsewhere = active
+        lease.served += served
+        lease.service_time_s += service_time_s
+
+    async def give_back(self, lease: Lease) -> None:
+        """Take in that it sends nothing there any more."""
+        lease.lent, lease.elsewhere = False, 0
+        if lease.releasing and lease.in_flight == 0:
+            await self._hand_back(lease)
 
     async def run(self) -> None:
         """Stay connected to the allocator until cancelled."""
@@ -203,6 +225,7 @@ class LeaseHolder:
         self._connection = None
         for lease in self._leases.values():
             lease.releasing = True
+            lease.recall()
         self._leases.clear()
         for instance in list(self._waiting):
             self._answer(instance, None)
@@ -231,7 +254,8 @@ class LeaseHolder:
                 await self._connection.send(Released(instance=instance))
             return
         lease.releasing = True
-        if lease.in_flight == 0:
+        lease.recall()
+        if lease.in_flight == 0 and not lease.lent:
             await self._hand_back(lease)
 
     async def _hand_back(self, lease: Lease) -> None:
@@ -248,18 +272,18 @@ class LeaseHolder:
         while True:
             await trio.sleep(REPORT_PERIOD_S)
             for lease in list(self._leases.values()):
-                now = lease.in_flight, lease.served
+                now = lease.in_flight + lease.elsewhere, lease.served
                 if now != lease.reported:
                     report = _report_of(lease)
                     lease.served, lease.service_time_s = 0, 0.0
-                    lease.reported = lease.in_flight, 0
+                    lease.reported = report.in_flight, 0
                     await connection.send(report)
 
 
 def _report_of(lease: Lease) -> Report:
     return Report(
         instance=lease.instance,
-        in_flight=lease.in_flight,
+        in_flight=lease.in_flight + lease.elsewhere,
         served=lease.served,
         service_time_s=lease.service_time_s,
     )

@@ -28,6 +28,9 @@ from proxy.telemetry.decisions import Decision
 from proxy.telemetry.metrics import ProxyMetrics
 from proxy.telemetry.telemetry import Outcome, Telemetry
 
+Sender = Callable[[RequestHead], tuple[RequestHead, Origin]]
+"""Tells of a request that was passed on what its client sent, and whose it is."""
+
 LAST_S = 5.0
 """How long a connection that cannot go to the process that takes over waits for one more request,
 whose answer says that it was the last: to close it at once may cross with a request."""
@@ -115,12 +118,19 @@ class Clients:
         """Serve one connection from outside to its end; it is closed."""
         await self._serve(ServerConnection(stream, self._limits, received), origin, unknown)
 
+    async def serve_passed_on(self, stream: trio.SocketStream, sender: Sender) -> None:
+        """Serve one connection of a proxy of ours before this one to its end; it is closed."""
+        await self._serve(ServerConnection(stream, self._limits), sender, unknown)
+
     async def _serve(
-        self, client: ServerConnection, origin: Origin, ask: Callable[[], Awaitable[Caller | None]]
+        self,
+        client: ServerConnection,
+        origin: Origin | Sender,
+        ask: Callable[[], Awaitable[Caller | None]],
     ) -> None:
         try:
             caller = await ask()
-            if caller is not None:
+            if caller is not None and isinstance(origin, Origin):
                 origin = replace(origin, caller=caller, who=caller.service)
             await self._serve_requests(client, origin)
         except (ClientGone, ResponseCut) as exc:
@@ -132,7 +142,7 @@ class Clients:
         finally:
             await client.aclose()
 
-    async def _serve_requests(self, client: ServerConnection, origin: Origin) -> None:
+    async def _serve_requests(self, client: ServerConnection, origin: Origin | Sender) -> None:
         """Serve one request after the other until the client leaves, or one is malformed."""
         try:
             await self._serve_in_turn(client, origin)
@@ -142,7 +152,7 @@ class Clients:
             await client.refuse(exc)
 
     async def serve_http2(
-        self, connection: Transport, origin: Origin, received: bytes = b""
+        self, connection: Transport, origin: Origin | Sender, received: bytes = b""
     ) -> None:
         """Serve a connection that speaks HTTP/2 to its end, each of its requests by itself."""
 
@@ -162,7 +172,7 @@ class Clients:
             limits=self._limits,
         )
 
-    async def _serve_in_turn(self, client: ServerConnection, origin: Origin) -> None:
+    async def _serve_in_turn(self, client: ServerConnection, origin: Origin | Sender) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
         head = None
         with trio.CancelScope() as scope:
@@ -177,10 +187,12 @@ class Clients:
         if self.move is not None:
             await self._leave_to_another(client, origin, self.move)
 
-    async def _leave_to_another(self, client: ServerConnection, origin: Origin, move: Move) -> None:
+    async def _leave_to_another(
+        self, client: ServerConnection, origin: Origin | Sender, move: Move
+    ) -> None:
         """Hand a connection to the process that takes over, or answer one last request on it."""
         between = client.between_requests()
-        if between is not None:
+        if between is not None and isinstance(origin, Origin):
             descriptor, received = between
             if await move(_moved(origin, received), descriptor):
                 client.moved()
@@ -204,7 +216,8 @@ class Clients:
         finally:
             self._grace.idle.discard(scope)
 
-    async def _answer(self, client: Client, head: RequestHead, origin: Origin) -> None:
+    async def _answer(self, client: Client, head: RequestHead, sender: Origin | Sender) -> None:
+        head, origin = (head, sender) if isinstance(sender, Origin) else sender(head)
         began, outcome = perf_counter(), Outcome()
         outside = origin.exposure is not None
         if outside:

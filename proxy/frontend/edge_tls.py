@@ -31,6 +31,7 @@ class _Shown(NamedTuple):
 
     context: ssl.SSLContext
     names: frozenset[str]
+    pem: bytes
 
 
 class EdgeTls:
@@ -40,6 +41,10 @@ class EdgeTls:
         pairs: files of certificates, each with its chain, and of their keys, in PEM.
         client_ca: file of the authorities whose certificates clients must show; None: none must.
 
+    Attributes:
+        pems: what is in force, each a key, its certificate and that one's chain.
+        authorities: those of clients, in PEM.
+
     Raises:
         SettingsInvalid: a file cannot be used; says which and why.
     """
@@ -48,6 +53,8 @@ class EdgeTls:
         self._pairs = pairs
         self._client_ca = client_ca
         self._stamp = self._look()
+        self.pems: list[bytes] = []
+        self.authorities: str | None = None
         self._context = self._read()
 
     def context(self) -> ssl.SSLContext:
@@ -64,7 +71,9 @@ class EdgeTls:
         return self._context
 
     def _read(self) -> ssl.SSLContext:
-        shown = [self._context_of(cert, key) for cert, key in self._pairs]
+        authorities = None if self._client_ca is None else _authorities(self._client_ca)
+        shown = [_shown(cert, key, authorities) for cert, key in self._pairs]
+        self.pems, self.authorities = [one.pem for one in shown], authorities
         first = shown[0].context
 
         def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
@@ -74,23 +83,24 @@ class EdgeTls:
             first.sni_callback = choose
         return first
 
-    def _context_of(self, cert: Path, key: Path) -> _Shown:
-        chain, leaf = _checked(cert, key)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols([ALPN_HTTP2, ALPN_HTTP1])
-        try:
-            load_chain(context, chain)
-        except ssl.SSLError as exc:
-            raise SettingsInvalid(f"{cert} and {key} cannot be used: {exc.reason}") from exc
-        if self._client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=_authorities(self._client_ca))
-        return _Shown(context, _names(leaf))
-
     def _look(self) -> _Stamp:
         files = [path for pair in self._pairs for path in pair]
         return tuple(map(_stamp_of, files + ([self._client_ca] if self._client_ca else [])))
+
+
+def _shown(cert: Path, key: Path, authorities: str | None) -> _Shown:
+    pem, leaf = _checked(cert, key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN_HTTP2, ALPN_HTTP1])
+    try:
+        load_chain(context, pem)
+    except ssl.SSLError as exc:
+        raise SettingsInvalid(f"{cert} and {key} cannot be used: {exc.reason}") from exc
+    if authorities is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=authorities)
+    return _Shown(context, _names(leaf), pem)
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int]:

@@ -79,12 +79,23 @@ class ProxyMetrics:
             ["service", "event"],
             registry=registry,
         )
+        self._carried = Counter(
+            "myxo_proxy_envoy_requests_total",
+            "Requests that Envoy took to instances by itself, by service.",
+            ["service"],
+            registry=registry,
+        )
         self._turned_away = Counter(
             "myxo_proxy_connections_refused_total",
             "Client connections over a bound, by whose they were: host, container or outside.",
             ["client"],
             registry=registry,
         )
+
+    def carried(self, service: str, requests: int) -> None:
+        """Count requests that Envoy took to instances."""
+        if requests:
+            self._carried.labels(service).inc(requests)
 
     def retried(self, service: str) -> None:
         """Count a request that is sent again after a failure."""
