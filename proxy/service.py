@@ -19,10 +19,11 @@ from overlay.deputy import own_deputy
 from overlay.errors import AddressTaken, SettingsInvalid
 from overlay.http.carried import open_carried
 from overlay.http.connection import Limits
-from overlay.leases import Welcome
+from overlay.leases import Hello, Welcome
 from overlay.listeners import listen
 from overlay.node import Node, check_settings, open_node
 from overlay.notify import notify
+from overlay.onward import WANT as ONWARD
 from overlay.records import Role
 from overlay.settings import control_path
 from proxy.backend.leases import LeaseHolder
@@ -50,6 +51,7 @@ from proxy.guard.shares import Counter, Shares
 from proxy.guard.traffic import PERIOD_S, Traffics
 from proxy.layer4.forward_orders import WANT as FORWARD
 from proxy.layer4.forwards import Forwards
+from proxy.layer4.onward import OnwardDesk
 from proxy.layer4.tunnels import Tunnels
 from proxy.ranking.routing_table import RoutingTable
 from proxy.ranking.upstreams import Upstreams
@@ -247,9 +249,8 @@ class _Server:
         self._routes = RoutingTable()
         self._upstreams = Upstreams(node.view, random, self._routes)
         carry = partial(open_carried, node.host, node.reach.connect)
-        self._roads = Roads(
-            node.view, node.tls, grace.lasting, settings.port, carry, self._welcomed
-        )
+        hello = Hello(proxy_port=settings.port, control=node.record.control)
+        self._roads = Roads(node.view, node.tls, grace.lasting, hello, carry, self._welcomed)
         grace.close = self._roads.aclose
         self._bridges: set[str] = set()
         self._doors: dict[Path, SandboxDoor] = {}
@@ -300,8 +301,12 @@ class _Server:
         )
         node.wants["why"] = explainer.serve
         metrics.tunnels.set_function(lambda: self.tunnels.count)
-        self.forwards = Forwards(forwarder, self.tunnels, metrics.tunnelled)
+        self.forwards = Forwards(
+            forwarder, self.tunnels, metrics.tunnelled, grace.connections, grace.stopping
+        )
         node.wants[FORWARD] = self.forwards.serve
+        onward = OnwardDesk(self.tunnels, metrics.tunnelled, grace.connections)
+        node.wants[ONWARD] = onward.serve
         self._edge = self._open_edge(settings, tls) if settings.listen else None
         self.successors, self.entrance = Successors(), Entrance()
         node.wants[RESTART] = self.successors.serve

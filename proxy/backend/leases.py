@@ -87,15 +87,15 @@ class LeaseHolder:
 
     Args:
         path: the allocator's control socket.
-        proxy_port: where this machine's instances find the proxy.
+        hello: how the proxy introduces itself.
         welcomed: called with this and the allocator's word on where containers look for the proxy.
     """
 
     def __init__(
-        self, path: Path, proxy_port: int, welcomed: Callable[["LeaseHolder", Welcome], None]
+        self, path: Path, hello: Hello, welcomed: Callable[["LeaseHolder", Welcome], None]
     ) -> None:
         self._path = path
-        self._proxy_port = proxy_port
+        self._hello = hello
         self._welcomed = welcomed
         self._connection: ControlConnection | None = None
         self._leases: dict[InstanceId, Lease] = {}
@@ -189,7 +189,7 @@ class LeaseHolder:
             await trio.sleep(RECONNECT_S)
 
     async def _serve(self, connection: ControlConnection) -> None:
-        await connection.send(Hello(proxy_port=self._proxy_port))
+        await connection.send(self._hello)
         if self._retiring:
             await connection.send(Retiring())
         self._connection = connection

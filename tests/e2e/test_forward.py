@@ -303,7 +303,7 @@ def datagrams(port: int) -> Iterator[Callable[[bytes], bytes]]:
     """Yield what sends a datagram, again and again until there is an answer, which it returns."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port))
-        sock.settimeout(0.5)
+        sock.settimeout(5)  # a second answer to what was sent again would be taken for the next one
 
         def ask(said: bytes) -> bytes:
             deadline = time.monotonic() + TIMEOUT_S
