@@ -17,8 +17,8 @@ from overlay.spec import ServiceSpec
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLIENT, ONE, OTHER = "client", "one", "other"
-NEAR_S, FAR_S = 0.002, 0.35
-HARD_MS = 150.0
+NEAR_S, FAR_S = 0.002, 0.1
+HARD_MS = 40.0
 """Far from both, so that a busy machine's own delays are neither."""
 
 TIMEOUT_S = 120.0
@@ -96,7 +96,17 @@ def test_a_connection_over_its_hard_limit_is_cut_and_the_next_one_goes_to_a_near
         move_to(network, OTHER)
         with pytest.raises(ConnectionResetError):
             held.recv(1)
-    assert talk(network, port) == OTHER
+    places: list[str] = []
+
+    def next_goes_to_the_other() -> bool:
+        try:
+            places.append(talk(network, port))
+        except ConnectionResetError:  # that the other machine is near now is news yet
+            return False
+        return places[-1] == OTHER
+
+    within(TIMEOUT_S, next_goes_to_the_other, lambda: places)
+    assert places == [OTHER]
 
 
 def test_datagrams_go_to_a_near_instance_and_their_client_sees_no_more_than_losses(
