@@ -5,6 +5,9 @@ on to do the receiver's part, too. Between the requests of one round each write 
 costs in a row with others: Python's code and the kernel's take turns in the processor's caches, and
 who is woken by it often takes the processor at once. So a message after which it is the other end's
 turn waits until every task has run that could, which is before the loop waits for anything again.
+
+Where a round has one message only, there is nothing to gain: it would wait for the bookkeeping that
+follows it. So messages wait only while one of the last few rounds had several.
 """
 
 from typing import Protocol
@@ -13,6 +16,9 @@ import trio
 
 MOST = 16
 """Messages that wait; more would keep the first of them waiting for longer than a write costs."""
+
+BUSY_ROUNDS = 8
+"""Under load a round with one message is seldom followed by another such."""
 
 
 class Holding(Protocol):
@@ -28,16 +34,28 @@ class Outbox(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._holding: list[Holding] = []
+        self._busy = 0  # rounds for which messages go on to wait
+        self._messages = 0  # of this round
 
-    def add(self, connection: Holding) -> None:
-        """Have `connection` flushed when this round ends, at the latest."""
+    def add(self, connection: Holding) -> bool:
+        """Have `connection` flushed when this round ends, at the latest.
+
+        Returns:
+            Whether that is done; if not, its message should go out at once.
+        """
+        self._messages += 1
+        if not self._busy:
+            return False
         self._holding.append(connection)
         if len(self._holding) >= MOST:
             self._flush()
+        return True
 
     def before_io_wait(self, timeout: float) -> None:
         """See `trio.abc.Instrument`."""
         del timeout
+        self._busy = BUSY_ROUNDS if self._messages > 1 else max(0, self._busy - 1)
+        self._messages = 0
         if self._holding:
             self._flush()
 

@@ -226,7 +226,8 @@ class SocketTransport:
         if self._held or len(message) > HELD_BYTES or self._writing is not None:
             return False
         self._held = message
-        self._outbox.add(self)
+        if not self._outbox.add(self):
+            self.flush()
         return True
 
     def holds(self) -> bool:

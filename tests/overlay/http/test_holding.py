@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from overlay.http.outbox import outbox
 from overlay.http.testing import Lab, Wire
 from overlay.http.transport import HELD_BYTES, READ_BYTES, SendFailed, SocketTransport
 
@@ -22,6 +23,7 @@ async def pair(lab: Lab) -> tuple[SocketTransport, trio.SocketStream]:
 
     near = await lab.dial(await lab.listen(hold))
     far = await receive.receive()
+    outbox()._busy = 1000  # rounds in which messages wait, as where there are several in each
     return SocketTransport(near), far
 
 
