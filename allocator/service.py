@@ -170,14 +170,15 @@ class _Daemon:
             self.metrics,
         )
         node.banned.append(lambda _, record: gateway.cut(record.certificate) if record else None)
-        gateway.own[TUNNEL_TARGET] = TunnelDoor(self.instances).serve
+        desk = LeaseDesk(self.instances, self._containers())
+        gateway.own[TUNNEL_TARGET] = TunnelDoor(self.instances, desk.leads_on).serve
         if self.images is not None:
             gateway.own[LAYERS_TARGET] = self.images.source.serve
         await nursery.start(gateway.serve, listener)
         node.host.handle_bytes(HTTP_PROTOCOL, gateway.serve_carried)
         node.load = self.instances.use.load
         node.status = self._status
-        node.wants["lease"] = LeaseDesk(self.instances, self._containers()).serve
+        node.wants["lease"] = desk.serve
         serve_calls(node.host, ALLOCATE_PROTOCOL, AllocateRequest, self.requests.allocate)
         serve_calls(node.host, OFFER_PROTOCOL, OfferRequest, self.requests.offer)
         serve_calls(node.host, QUOTA_PROTOCOL, QuotaRequest, Quotas(self.definitions.get).answer)

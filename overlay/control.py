@@ -83,6 +83,12 @@ class ControlConnection:
         del self._buffer[: end + 1]
         return line
 
+    def switch(self) -> tuple[trio.SocketStream, bytes]:
+        """Return the stream, and what came on it already, to go on without lines."""
+        left = bytes(self._buffer)
+        self._buffer.clear()
+        return self._stream, left
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._stream.aclose()

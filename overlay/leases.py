@@ -24,10 +24,16 @@ class _Message(BaseModel):
 
 
 class Hello(_Message):
-    """A proxy introduces itself and says where instances of this machine find it."""
+    """A proxy introduces itself.
+
+    Attributes:
+        proxy_port: where instances of this machine find it.
+        control: the path of its control socket, where chains are led on; empty if nowhere.
+    """
 
     kind: Literal["hello"] = "hello"
     proxy_port: int
+    control: str = ""
 
 
 class Bridge(_Message):

@@ -14,7 +14,8 @@ and an end mark for the end of a direction. TLS can end neither one direction al
 way that differs from a cut, which a protocol that ends by closing must be told apart from.
 
 A tunnel is a ring: what one end says goes to the next one, what the last says to the first. Two
-ends are a connection; more are a chain of services, each of which gets what the one before it said.
+ends are a connection; a third one is what follows in a chain of services (`onward.py`), each of
+which gets what the one before it said.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from overlay.framing import FramedStream
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import HttpError
 from overlay.http.exchange import Moved, Switched
-from overlay.http.head import Field, serialise_request
+from overlay.http.head import Field, get, serialise_request
 from overlay.http.seam import Client, Upstream
 from overlay.http.transport import Transport
 from overlay.http.upstream import UpstreamConnection
@@ -47,13 +48,21 @@ UPGRADE: tuple[Field, ...] = ((b"Connection", b"Upgrade"), (b"Upgrade", b"myxo-t
 MAX_REFUSAL_BYTES = 4096
 """Of the text that says why a tunnel is refused."""
 
-_SWITCHED = 101
+_SWITCHED, _BAD_GATEWAY = 101, 502
 _CLOSE_S = 1.0
 """For telling an end that a tunnel is over; it may not read any more."""
 
 
+ONWARD = b"Myxo-Onward"
+"""What follows in a chain; see `onward.py`."""
+
+
 class TunnelRefused(MyxoError):
     """The gateway opens no tunnel to this instance; nothing was sent to it."""
+
+
+class OnwardRefused(MyxoError):
+    """The instance was reached, and what follows it in a chain cannot be had from there."""
 
 
 class End(Protocol):
@@ -220,7 +229,12 @@ class FramedEnd:
         left: what came on it already.
         peer: its other end.
         carries: what each message is; a datagram may be empty, which a message may not.
+
+    Attributes:
+        leads_on: what it says was said by the last service of a chain.
     """
+
+    leads_on = False
 
     def __init__(self, transport: Transport, left: bytes, peer: PeerId, carries: Carries) -> None:
         self._framed = FramedStream(_Switched(transport, left), peer)
@@ -261,7 +275,12 @@ class FramedEnd:
 
 
 async def ask_gateway(
-    upstream: UpstreamConnection, target: bytes, owner: PeerId, carries: Carries, within_s: float
+    upstream: UpstreamConnection,
+    target: bytes,
+    owner: PeerId,
+    carries: Carries,
+    within_s: float,
+    onward: str = "",
 ) -> FramedEnd:
     """Make a connection to the gateway of `owner` one end of a tunnel.
 
@@ -271,13 +290,17 @@ async def ask_gateway(
         owner: whose gateway.
         carries: what the tunnel carries.
         within_s: seconds for the answer.
+        onward: what follows in a chain, which the gateway may have led on.
 
     Raises:
         TunnelRefused: the gateway says no, and why.
+        OnwardRefused: what follows cannot be had from there.
         PeerUnreachable: the connection is lost, or there is no answer.
     """
     try:
         fields = [(b"Host", b"gateway"), *UPGRADE]
+        if onward:
+            fields.append((ONWARD, onward.encode()))
         await upstream.send(serialise_request(b"GET", TARGET + target, fields))
         with trio.fail_after(within_s):
             head = None
@@ -285,11 +308,15 @@ async def ask_gateway(
                 if not (data := await upstream.receive()):
                     raise PeerUnreachable(f"the gateway of {owner} closed without an answer")
                 head = upstream.take_head(data, b"GET")
+            if head.status == _BAD_GATEWAY and onward:
+                raise OnwardRefused(await _text(upstream) or "the gateway does not say why")
             if head.status != _SWITCHED:
                 raise TunnelRefused(await _text(upstream) or f"the gateway says {head.status}")
     except (trio.BrokenResourceError, HttpError, trio.TooSlowError) as exc:
         raise PeerUnreachable(f"the gateway of {owner} does not answer: {exc!r}") from exc
-    return FramedEnd(*upstream.switch(), owner, carries)
+    end = FramedEnd(*upstream.switch(), owner, carries)
+    end.leads_on = bool(onward) and get(head.headers, ONWARD.lower()) is not None
+    return end
 
 
 async def _text(upstream: UpstreamConnection) -> str:

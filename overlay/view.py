@@ -29,6 +29,7 @@ RTT_FRESH_S = 120.0
 LOAD_FRESH_S = 10.0
 """What a peer said of its load longer ago says nothing about now."""
 
+_UNSAID = (0, 0.0)
 _THERE = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
 
 
@@ -201,8 +202,11 @@ class View:
 
     def in_flight(self, instance: InstanceView) -> int:
         """Return the requests that the owner said are being served there; 0 if that is long ago."""
-        said, at = self._load.get(instance.owner, {}).get(instance.record.id, (0, 0.0))
-        return said if self.clock() - at <= LOAD_FRESH_S else 0
+        by_instance = self._load.get(instance.owner)
+        if by_instance is None:
+            return 0
+        said, at = by_instance.get(instance.record.id, _UNSAID)
+        return said if said and self.clock() - at <= LOAD_FRESH_S else 0
 
     def set_load(self, owner: PeerId, load: dict[InstanceId, int]) -> None:
         """Take in what `owner` says of the load of some of its instances."""

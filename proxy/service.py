@@ -16,6 +16,7 @@ from overlay.leases import Welcome
 from overlay.listeners import listen
 from overlay.node import Node, check_settings, open_node
 from overlay.notify import notify
+from overlay.onward import WANT as ONWARD
 from overlay.records import Role
 from overlay.settings import control_path
 from proxy.backend.leases import LeaseHolder
@@ -33,6 +34,7 @@ from proxy.guard.limiting import Rates
 from proxy.guard.shares import Counter, Shares
 from proxy.layer4.forward_orders import WANT as FORWARD
 from proxy.layer4.forwards import Forwards
+from proxy.layer4.onward import OnwardDesk
 from proxy.route.caller import Caller
 from proxy.serving import PROGRAMS, Serving
 from proxy.settings import ProxySettings
@@ -198,6 +200,7 @@ class _Server:
             carry=partial(open_carried, node.host, node.reach.connect),
             rates=rates,
             kept=kept,
+            control=node.record.control,
             welcomed=self._welcomed,
         )
         serving.changed = self._changed
@@ -205,8 +208,12 @@ class _Server:
         serving.explainer.others = self.workers.decided
         node.wants["rtable"] = serving.desk.serve
         node.wants["why"] = serving.explainer.serve
-        self.forwards = Forwards(serving.forwarder, serving.tunnels, serving.metrics.tunnelled)
+        tunnels, tunnelled = serving.tunnels, serving.metrics.tunnelled
+        self.forwards = Forwards(
+            serving.forwarder, tunnels, tunnelled, grace.connections, grace.stopping
+        )
         node.wants[FORWARD] = self.forwards.serve
+        node.wants[ONWARD] = OnwardDesk(tunnels, tunnelled, grace.connections).serve
         self.successors, self.entrance = Successors(), Entrance()
         node.wants[RESTART] = self.successors.serve
         node.wants[SUCCEED] = self.entrance.serve

@@ -18,7 +18,7 @@ from overlay.http.carried import MAX_CARRIED
 from overlay.http.connection import Limits
 from overlay.http.gateway import Carry
 from overlay.identity import Identity
-from overlay.leases import Welcome
+from overlay.leases import Hello, Welcome
 from overlay.names import PeerId, ServiceName
 from overlay.signed import Signed
 from overlay.tls import PeerTls
@@ -113,6 +113,7 @@ class Serving:
         carry: opens connections over the overlay.
         rates: counts requests against rate limits.
         kept: where the routing table is kept; None keeps it nowhere.
+        control: the path of the proxy's control socket, for the allocators of its machine.
         welcomed: called with each local allocator's word on where containers look for the proxy;
             None for a process that is not to be found by them.
     """
@@ -131,6 +132,7 @@ class Serving:
         carry: Carry,
         rates: Counting,
         kept: Path | None,
+        control: str,
         welcomed: Callable[[LeaseHolder, Welcome], None] | None,
     ) -> None:
         self._peer = peer
@@ -143,7 +145,7 @@ class Serving:
             view,
             peer.tls,
             grace.lasting,
-            settings.port,
+            Hello(proxy_port=settings.port, control=control),
             carry,
             welcomed,
             max(1, MAX_CARRIED // settings.workers),

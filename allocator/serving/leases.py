@@ -5,6 +5,7 @@ back, or with its connection.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -82,6 +83,10 @@ class LeaseDesk:
         self._proxies: list[_ProxyHolder] = []
         self._holders: set[_ProxyHolder] = set()
 
+    def leads_on(self) -> Path | None:
+        """Return the control socket of the proxy by which chains go on from this machine."""
+        return next((Path(one.control) for one in self._proxies if one.control), None)
+
     async def serve(self, connection: ControlConnection) -> None:
         """Serve one proxy until its connection ends; its leases end with it."""
         send, receive = trio.open_memory_channel[BaseModel](OUTBOX)
@@ -107,8 +112,8 @@ class LeaseDesk:
     def _take(self, message: FromProxy, holder: "_ProxyHolder") -> bool:
         """Act on one message; return whether the proxy keeps up."""
         match message:
-            case Hello(proxy_port=port):
-                self._enter(holder, port)
+            case Hello(proxy_port=port, control=control):
+                self._enter(holder, port, control)
             case Retiring():
                 self._leave(holder)
             case Acquire(instance=instance):
@@ -133,11 +138,11 @@ class LeaseDesk:
         if not any(sandbox in other.sandboxes for other in self._holders):
             self._containers.handed_over(sandbox, done=False)
 
-    def _enter(self, holder: "_ProxyHolder", port: int) -> None:
+    def _enter(self, holder: "_ProxyHolder", port: int, control: str) -> None:
         """Send instances to the proxy that is here longest: others come and go beside it."""
         if holder.port:
             return
-        holder.port = port
+        holder.port, holder.control = port, control
         self._proxies.append(holder)
         self._welcome(holder)
 
@@ -171,6 +176,7 @@ class _ProxyHolder:
         self._outbox = outbox
         self.keeps_up = True
         self.port = 0
+        self.control = ""
         self.sandboxes: set[SandboxId] = set()
 
     def release(self, instance: InstanceId) -> None:

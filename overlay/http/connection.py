@@ -289,6 +289,7 @@ class ServerConnection:
         "_client_ended",
         "_framing_out",
         "_head",
+        "_none",
         "_transport",
         "answering",
         "body",
@@ -306,7 +307,7 @@ class ServerConnection:
         self._answered = True
         self._client_ended = False
         self.limits = limits
-        self.body = RequestBody(self, NO_BODY)
+        self.body = self._none = RequestBody(self, NO_BODY)
         self.answering = False
         self.must_close = False
 
@@ -340,7 +341,7 @@ class ServerConnection:
             self._answered = False
             raise
         self._head = head
-        self.body = RequestBody(self, head.framing)
+        self.body = self._none if head.framing is NO_BODY else RequestBody(self, head.framing)
         self.answering = False
         self._answered = False
         self.must_close = not head.keep_alive
@@ -366,7 +367,9 @@ class ServerConnection:
         fields = [*own, *headers, *framing_fields(framing), *self._connection_fields()]
         head = serialise_response(status, reason or reason_phrase(status), fields)
         self.answering = True
-        await self._send(head if self._is_head_request() else head + body)
+        message = head if self._is_head_request() else head + body
+        if not self._transport.hold(message):
+            await self._send(message)
         self._answered = True
 
     async def refuse(self, fault: BadRequest) -> None:
@@ -415,8 +418,8 @@ class ServerConnection:
                 framing = Framing(BodyKind.UNTIL_CLOSE)
                 self.must_close = True
         self._framing_out = framing
-        fields = [*headers, *framing_fields(framing), *self._connection_fields()]
-        head = serialise_response(status, reason, fields)
+        own = (*framing_fields(framing), *self._connection_fields())
+        head = serialise_response(status, reason, headers, own)
         self.answering = True
         if framing is CHUNKED:
             parts = [head]
@@ -426,7 +429,9 @@ class ServerConnection:
                 parts.append(encode_end(trailers))
             await self._send(b"".join(parts))
         elif len(payload) < READ_BYTES // 4:
-            await self._send(head + payload)
+            message = head + payload
+            if trailers is None or not self._transport.hold(message):
+                await self._send(message)
         else:
             await self._send(head, payload)
         self._answered = trailers is not None
@@ -473,7 +478,7 @@ class ServerConnection:
         """
         if self.must_close or self._client_ended or not (self._answered and self.body.complete):
             return None
-        if not isinstance(self._transport, SocketTransport):
+        if not isinstance(self._transport, SocketTransport) or self._transport.holds():
             return None
         return self._transport.fd, self._buffer
 
@@ -589,9 +594,15 @@ class ServerConnection:
         searched = 0
         deadline = inf
         while True:
+            if not self._buffer:
+                received = await self._receive_first()
+                if received is None:
+                    return None
+                self._buffer = received
             if self._buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
                 self._buffer = self._buffer[2:]
                 searched = 0
+                continue
             end = self._buffer.find(b"\r\n\r\n", searched)
             if end >= 0 and end + 4 <= MAX_HEAD_BYTES:
                 data = self._buffer[: end + 4]
@@ -599,11 +610,8 @@ class ServerConnection:
                 return data
             self._check_incomplete_head(searched)
             searched = max(0, len(self._buffer) - 3)
-            if not self._buffer:
-                received = await self._receive_first()
-            else:
-                deadline = min(deadline, trio.current_time() + self.limits.head_timeout_s)
-                received = await self._receive_more(deadline)
+            deadline = min(deadline, trio.current_time() + self.limits.head_timeout_s)
+            received = await self._receive_more(deadline)
             if received is None:
                 return None
             self._buffer += received

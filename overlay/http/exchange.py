@@ -12,7 +12,6 @@ could not be told from a next request (RFC 9112 §9.3).
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
 from time import perf_counter
@@ -75,8 +74,7 @@ Switched = Callable[[Sequence[Field]], Awaitable[Moved]]
 EditResponse = Callable[[ResponseHead], Sequence[Field]]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(NamedTuple):
     """A request that was answered to its end.
 
     Attributes:
@@ -136,11 +134,11 @@ async def exchange(
     run = _Exchange(client, head, upstream, edit_response, edit_interim, head_timeout_s, switched)
     run.sending = watched
     client.body.rewind()
-    fields = [*request_headers]
+    fields = request_headers
     if head.takes_trailers:
-        fields += ((b"TE", b"trailers"), (b"Connection", b"TE"))
+        fields = [*fields, (b"TE", b"trailers"), (b"Connection", b"TE")]
     if head.upgrade and switched is not None:
-        fields += ((b"Upgrade", head.upgrade), _UPGRADE)
+        fields = [*fields, (b"Upgrade", head.upgrade), _UPGRADE]
     await run.send_request(target or head.target, fields)
     if run.request_sent:
         await run.answer()
@@ -231,8 +229,7 @@ class _Exchange:
                 trailers=body.trailers if self.request_sent else None,
             )
         except SendFailed as exc:
-            reason = "the connection broke while the request was sent"
-            raise self._failed(reason, maybe_processed=exc.sent != 0) from exc
+            raise self._not_sent(exc) from exc
 
     async def answer(self) -> None:
         """Bring the answer to the client."""
@@ -304,6 +301,8 @@ class _Exchange:
                 head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
             self.first_byte_at = perf_counter()
             payload = self.upstream.take_body()
+        except SendFailed as exc:
+            raise self._not_sent(exc) from exc
         except trio.BrokenResourceError as exc:
             raise self._failed("the connection broke before it answered") from exc
         except (BadResponse, MalformedBody) as exc:
@@ -436,6 +435,10 @@ class _Exchange:
         await self.client.until_gone()
         self.failure = ClientGone("the client left before it was answered")
         scope.cancel()
+
+    def _not_sent(self, failure: SendFailed) -> UpstreamFailed:
+        reason = "the connection broke while the request was sent"
+        return self._failed(reason, maybe_processed=failure.sent != 0)
 
     def _failed(
         self,

@@ -32,6 +32,7 @@ from overlay.http.fields import (
     takes_trailers,
 )
 from overlay.http.remembering import by_bytes, is_remembered
+from overlay.http.written import head_of
 
 Field = fields.Field
 
@@ -265,22 +266,26 @@ def get(headers: Iterable[Field], name: bytes) -> bytes | None:
     return None
 
 
-def serialise_request(method: bytes, target: bytes, headers: Sequence[Field]) -> bytes:
-    """Return a request head as bytes, the empty line included.
+def serialise_request(
+    method: bytes, target: bytes, headers: Sequence[Field], more: Sequence[Field] = ()
+) -> bytes:
+    """Return a request head as bytes, the empty line included; `more` are the last fields.
 
     Raises:
         ValueError: something in it contains a line end.
     """
-    return _serialise(b"%b %b HTTP/1.1\r\n" % (method, target), headers)
+    return head_of(b"%b %b HTTP/1.1" % (method, target), headers, more)
 
 
-def serialise_response(status: int, reason: bytes, headers: Sequence[Field]) -> bytes:
-    """Return a response head as bytes, the empty line included.
+def serialise_response(
+    status: int, reason: bytes, headers: Sequence[Field], more: Sequence[Field] = ()
+) -> bytes:
+    """Return a response head as bytes, the empty line included; `more` are the last fields.
 
     Raises:
         ValueError: something in it contains a line end.
     """
-    return _serialise(b"HTTP/1.1 %d %b\r\n" % (status, reason), headers)
+    return head_of(b"HTTP/1.1 %d %b" % (status, reason), headers, more)
 
 
 def framing_fields(framing: Framing) -> tuple[Field, ...]:
@@ -314,14 +319,6 @@ def why_never_a_head(data: bytes, looked_at: int = 0) -> str | None:
     if _BARE_LF.search(data, looked_at):
         return "a line ends in LF alone; HTTP/1 needs CR LF"
     return None
-
-
-def _serialise(first_line: bytes, headers: Sequence[Field]) -> bytes:
-    lines = [b"%b: %b\r\n" % field for field in headers]
-    head = b"%b%b\r\n" % (first_line, b"".join(lines))
-    if head.count(b"\n") != len(lines) + 2 or head.count(b"\r") != len(lines) + 2:
-        raise ValueError("a field to be sent contains a line end")
-    return head
 
 
 def _keeps_alive(options: frozenset[bytes], minor: int) -> bool:

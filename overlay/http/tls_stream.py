@@ -34,6 +34,9 @@ _RECORD_BYTES = 16 * 1024
 _PIECE_BYTES = 64 * 1024
 """Encrypted at once; with what one read of the socket gives this bounds what is held in memory."""
 
+_OVERHEAD_BYTES = 256
+"""More than a record adds to its plaintext."""
+
 _MAX_UNASKED_BYTES = 4 * 1024
 """What OpenSSL may have to say before anything is sent: some hundred answers to a KeyUpdate."""
 
@@ -149,6 +152,17 @@ class TlsStream(TransportStream):
         whole = memoryview(data)
         for at in range(0, len(data), _PIECE_BYTES):
             await self._send(whole[at : at + _PIECE_BYTES], first=at == 0)
+
+    def hold(self, message: bytes) -> bool:
+        """See `Transport`."""
+        size = len(message) + self._outgoing.pending + _OVERHEAD_BYTES
+        if self._sending or self._torn or not self._plain.may_hold(size):
+            return False
+        try:
+            self._session.write(message)
+        except ssl.SSLError:
+            return False  # `send` says so
+        return self._plain.hold(self._outgoing.read())
 
     def quiet(self) -> bool:
         """See `Transport`."""

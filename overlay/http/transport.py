@@ -7,6 +7,10 @@ A trio stream passes the scheduler on every call that could be answered at once,
 timeout. On a plain socket that is most of what a small proxied request costs, so `SocketTransport`
 calls the system directly, waits only when the system says so, and gives way to others after some
 calls in a row. What it keeps of trio is the waiting, hence cancellation.
+
+A whole message may be held until the loop's round ends (`outbox.py`). What comes of it, the next
+call tells: a failure is raised by the next `receive` or `send`, and what the system did not take is
+sent by whoever calls next, or by the reader that waits meanwhile.
 """
 
 import os
@@ -14,14 +18,15 @@ import select
 import socket
 import struct
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import Protocol
 
 import trio
 
 from overlay.http.alarm import alarms
+from overlay.http.outbox import outbox
 
 READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
@@ -30,6 +35,8 @@ LEAST_RATE = 240.0
 _CALLS_IN_A_ROW = 16
 """Calls answered at once before others get a turn; about half a millisecond of copying."""
 
+HELD_BYTES = 16 * 1024
+"""Of a message that is held; a longer one costs more to copy than a write of its own does."""
 
 _PROBE_S = 15
 """Seconds between two questions of the system to a silent client that ended its direction."""
@@ -69,6 +76,16 @@ class Transport(Protocol):
 
         Raises:
             SendFailed: the connection is lost.
+        """
+        ...
+
+    def hold(self, message: bytes) -> bool:
+        """Take a whole message, after which it is the other end's turn, to be sent soon.
+
+        That it could not be sent is raised by `receive` as `SendFailed`.
+
+        Returns:
+            Whether it was taken; if not, `send` it.
         """
         ...
 
@@ -132,9 +149,15 @@ class SocketTransport:
     __slots__ = (
         "_alarms",
         "_calls",
+        "_failure",
+        "_held",
         "_more",
+        "_outbox",
         "_poll",
         "_stream",
+        "_stuck",
+        "_token",
+        "_writing",
         "alarm_at",
         "deadline",
         "fd",
@@ -150,6 +173,12 @@ class SocketTransport:
         self._calls = 0
         self.send_timeout_s = send_timeout_s
         self._alarms = alarms()
+        self._outbox = outbox()
+        self._held = b""
+        self._stuck = False  # not all of what was held could be sent; `_send_held` goes on
+        self._writing: trio.Event | None = None
+        self._failure: SendFailed | None = None
+        self._token = trio.lowlevel.current_trio_token()
         self.deadline = inf
         self.alarm_at = inf
         self.half_closes = True
@@ -165,8 +194,12 @@ class SocketTransport:
             except BlockingIOError:
                 pass
         while True:
+            if self._stuck:
+                await self._send_held()
             if not await self._wait_readable(within_s):
                 return None
+            if self._stuck:
+                await self._send_held()
             try:
                 return self._read()
             except BlockingIOError:
@@ -174,6 +207,8 @@ class SocketTransport:
 
     async def send(self, *parts: bytes) -> None:
         """See `Transport`."""
+        if self._held or self._stuck or self._writing is not None:
+            await self._send_held()
         try:
             sent = os.write(self.fd, parts[0]) if len(parts) == 1 else os.writev(self.fd, parts)
         except BlockingIOError:
@@ -185,6 +220,44 @@ class SocketTransport:
         self._calls += 1
         if self._calls >= _CALLS_IN_A_ROW:
             await self._give_way()
+
+    def hold(self, message: bytes) -> bool:
+        """See `Transport`."""
+        if self._held or len(message) > HELD_BYTES or self._writing is not None:
+            return False
+        self._held = message
+        if not self._outbox.add(self):
+            self.flush()
+        return True
+
+    def holds(self) -> bool:
+        """Return whether the system does not take all of what is held."""
+        self.flush()
+        return bool(self._held)
+
+    def may_hold(self, size: int) -> bool:
+        """Return whether `hold` would take a message of `size` bytes."""
+        return not self._held and size <= HELD_BYTES and self._writing is None
+
+    def flush(self) -> None:
+        """See `Holding`; the next call tells what came of it."""
+        if self._held and not self._stuck:
+            self._write_held()
+            if self._stuck:
+                self._token.run_sync_soon(self._wake)  # the reader may wait for what never comes
+
+    def _write_held(self) -> None:
+        try:
+            sent = os.write(self.fd, self._held)
+        except BlockingIOError:
+            self._stuck = True
+        except OSError as exc:
+            self._failure = SendFailed(None if self._stuck else 0)
+            self._failure.__cause__ = exc
+            self._held, self._stuck = b"", True
+        else:
+            self._held = self._held[sent:]
+            self._stuck = bool(self._held)
 
     def quiet(self) -> bool:
         """See `Transport`."""
@@ -203,6 +276,7 @@ class SocketTransport:
 
     async def end(self) -> None:
         """See `Transport`."""
+        await self._send_held()
         try:
             self._stream.socket.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -210,10 +284,15 @@ class SocketTransport:
 
     async def aclose(self) -> None:
         """See `Transport`."""
-        self._close()
+        try:
+            with suppress(SendFailed):
+                await self._send_held()
+        finally:
+            self._close()
 
     async def abort(self, *, reset: bool = False) -> None:
         """See `Transport`."""
+        self.flush()
         if reset and self.fd >= 0:
             linger = struct.pack("ii", 1, 0)
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -221,6 +300,7 @@ class SocketTransport:
 
     def _close(self) -> None:
         self.fd = -1
+        self._held = b""
         self._poll = None
         self._stream.socket.close()
 
@@ -242,7 +322,7 @@ class SocketTransport:
         if within_s == inf:
             await self._wait(trio.lowlevel.wait_readable)
             return True
-        deadline = self.deadline = trio.current_time() + within_s
+        deadline = self.deadline = self._alarms.now() + within_s
         if deadline < self.alarm_at:
             self._alarms.set(self)
         try:
@@ -263,6 +343,38 @@ class SocketTransport:
             if self.fd < 0:
                 raise trio.BrokenResourceError("the connection was closed meanwhile") from None
 
+    def _wake(self) -> None:
+        """Have the reader look at what became of what was held."""
+        if self.fd >= 0:
+            trio.lowlevel.notify_closing(self.fd)
+
+    async def _send_held(self) -> None:
+        """Return when the system has taken what is held; a cancelled call leaves the rest held.
+
+        Raises:
+            SendFailed: it will not.
+        """
+        while self._writing is not None:
+            await self._writing.wait()
+        if self._held:
+            with self._writes():
+                self._write_held()
+                while self._held:
+                    await self._until_writable(None)
+                    self._write_held()
+        if self._failure is not None:
+            raise self._failure
+
+    @contextmanager
+    def _writes(self) -> Iterator[None]:
+        """Keep others from writing while this task waits until it can."""
+        writing = self._writing = trio.Event()
+        try:
+            yield
+        finally:
+            self._writing = None
+            writing.set()
+
     async def _give_way(self) -> None:
         """Give others a turn; who calls counts, as a coroutine for each call costs 0.3 µs."""
         self._calls = 0
@@ -271,21 +383,26 @@ class SocketTransport:
     async def _send_rest(self, parts: tuple[bytes, ...], sent: int) -> None:
         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[sent:]
         latest = trio.current_time() + self.send_timeout_s + len(rest) / LEAST_RATE
-        while rest:
-            self._calls = 0
-            until = min(latest, trio.current_time() + self.send_timeout_s)
-            with trio.move_on_at(until) as scope:
-                await self._wait(trio.lowlevel.wait_writable)
-            if scope.cancelled_caught:
-                raise SendFailed(sent)
-            try:
-                taken = os.write(self.fd, rest)
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                raise SendFailed(sent) from exc
-            sent += taken
-            rest = rest[taken:]
+        with self._writes():
+            while rest:
+                await self._until_writable(sent, latest)
+                try:
+                    taken = os.write(self.fd, rest)
+                except BlockingIOError:
+                    continue
+                except OSError as exc:
+                    raise SendFailed(sent) from exc
+                sent += taken
+                rest = rest[taken:]
+
+    async def _until_writable(self, sent: int | None, latest: float = inf) -> None:
+        """Return when the system may take more; `sent` of the message it has taken."""
+        self._calls = 0
+        until = min(latest, trio.current_time() + self.send_timeout_s)
+        with trio.move_on_at(until) as scope:
+            await self._wait(trio.lowlevel.wait_writable)
+        if scope.cancelled_caught:
+            raise SendFailed(sent)
 
     def _polled(self) -> int:
         if self.fd < 0:
@@ -341,6 +458,11 @@ class StreamTransport:
             raise SendFailed(None) from exc
         if scope.cancelled_caught:
             raise SendFailed(None)
+
+    def hold(self, message: bytes) -> bool:
+        """See `Transport`."""
+        del message
+        return False
 
     def quiet(self) -> bool:
         """See `Transport`."""

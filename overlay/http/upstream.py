@@ -86,9 +86,12 @@ class UpstreamConnection:
             SendFailed: the connection is lost.
             ValueError: something in the head contains a line end.
         """
-        head = serialise_request(method, target, [*headers, *framing_fields(framing)])
+        head = serialise_request(method, target, headers, framing_fields(framing))
         self._chunked = framing.kind is BodyKind.CHUNKED
-        await self.send(b"".join((head, *self._framed(payload, trailers))))
+        message = b"".join((head, *self._framed(payload, trailers)))
+        self.reusable = False
+        if trailers is None or not self._transport.hold(message):
+            await self._transport.send(message)
 
     async def send_body(self, payload: bytes, *, trailers: Sequence[Field] | None) -> None:
         """Send more of the body, and its end too if `trailers` is not None.
@@ -293,12 +296,13 @@ class Pool:
     async def give_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` if it can be used again, else close it."""
         kept = connection.reusable and connection.age == self._age and not self._closed
-        if kept and len(self._idle) < self._max_idle:
-            connection.idle_since = trio.current_time()
-            self._idle.append(connection)
-            self._waiting.unpark()
-        else:
+        if not kept or len(self._idle) >= self._max_idle:
             await self._drop(connection)
+            return
+        connection.idle_since = trio.current_time()
+        self._idle.append(connection)
+        if self._max_open != inf:  # else nobody waits
+            self._waiting.unpark()
 
     async def _new(self) -> UpstreamConnection:
         self._open += 1

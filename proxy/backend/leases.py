@@ -87,19 +87,19 @@ class LeaseHolder:
 
     Args:
         path: the allocator's control socket.
-        proxy_port: where this machine's instances find the proxy.
+        hello: how the proxy introduces itself.
         welcomed: called with this and the allocator's word on where containers look for the proxy;
-            None for a process that is not to be found by them.
+            None for a process that is not to be found by them, and says no hello.
     """
 
     def __init__(
         self,
         path: Path,
-        proxy_port: int,
+        hello: Hello,
         welcomed: Callable[["LeaseHolder", Welcome], None] | None,
     ) -> None:
         self._path = path
-        self._proxy_port = proxy_port
+        self._hello = hello
         self._welcomed = welcomed
         self._connection: ControlConnection | None = None
         self._leases: dict[InstanceId, Lease] = {}
@@ -194,7 +194,7 @@ class LeaseHolder:
 
     async def _serve(self, connection: ControlConnection) -> None:
         if self._welcomed is not None:
-            await connection.send(Hello(proxy_port=self._proxy_port))
+            await connection.send(self._hello)
         if self._retiring:
             await connection.send(Retiring())
         self._connection = connection

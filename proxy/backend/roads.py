@@ -23,7 +23,7 @@ from overlay.http.h2_upstream import StreamPool
 from overlay.http.head import Field
 from overlay.http.seam import Source
 from overlay.http.upstream import Pool
-from overlay.leases import Welcome
+from overlay.leases import Hello, Welcome
 from overlay.names import InstanceId, PeerId
 from overlay.records import Role
 from overlay.spec import Protocol
@@ -123,7 +123,7 @@ class Roads:
         view: where instances and gateways are.
         tls: this peer's contexts.
         nursery: runs the connections to local allocators.
-        proxy_port: where this machine's instances find the proxy.
+        hello: how the proxy introduces itself to the allocators of its machine.
         carry: opens connections over the overlay.
         welcomed: called with each local allocator's word on where containers look for the proxy;
             None for a process that is not to be found by them.
@@ -135,7 +135,7 @@ class Roads:
         view: View,
         tls: PeerTls,
         nursery: trio.Nursery,
-        proxy_port: int,
+        hello: Hello,
         carry: Carry,
         welcomed: Callable[[LeaseHolder, Welcome], None] | None,
         max_carried: int = MAX_CARRIED,
@@ -144,7 +144,7 @@ class Roads:
         self._view = view
         self._tls = tls
         self._nursery = nursery
-        self._proxy_port = proxy_port
+        self._hello = hello
         self._carry = carry
         self._welcomed = welcomed
         self._holders: dict[PeerId, tuple[LeaseHolder, trio.CancelScope]] = {}
@@ -179,7 +179,7 @@ class Roads:
         for peer in self._holders.keys() - local.keys():
             self._holders.pop(peer)[1].cancel()
         for peer in local.keys() - self._holders.keys():
-            holder = LeaseHolder(Path(local[peer]), self._proxy_port, self._welcomed)
+            holder = LeaseHolder(Path(local[peer]), self._hello, self._welcomed)
             scope = trio.CancelScope()
             self._holders[peer] = holder, scope
             self._nursery.start_soon(_run_within, scope, holder)
@@ -235,7 +235,7 @@ class Roads:
         if road is None:
 
             async def dial() -> trio.abc.Stream:
-                return await open_target(address, self._proxy_port)
+                return await open_target(address, self._hello.proxy_port)
 
             streams = StreamPool(dial, self._nursery)
             road = Road(Pool(dial, max_idle=POOL_IDLE), routed=address, streams=streams)

@@ -139,7 +139,7 @@ class Chooser:
             chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
         if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
-            decision.candidates = self._upstreams.candidates(group.instances, now)
+            decision.candidates = group.seen(now)
         else:
             decision.candidates = (chosen.seen(now),)
         return chosen

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
 
@@ -252,13 +253,24 @@ class Clients:
             address = str(stream.socket.getpeername()[0])
         except OSError:  # it has left already
             address = "unknown"
-        return Origin(
+        return _origin(
             address,
+            source,
             trusted=not sandboxed and is_trusted(address, self._trusted),
-            who=source or _LOOPBACK,
-            source=source,
             sandboxed=sandboxed,
         )
+
+
+@lru_cache(maxsize=1024)
+def _origin(address: str, source: str, *, trusted: bool, sandboxed: bool) -> Origin:
+    """Return the same object for the same client: what is remembered of it is compared by that."""
+    return Origin(
+        address,
+        trusted=trusted,
+        who=source or _LOOPBACK,
+        source=source,
+        sandboxed=sandboxed,
+    )
 
 
 def _moved(origin: Origin, received: bytes) -> Moved:

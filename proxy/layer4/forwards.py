@@ -1,7 +1,8 @@
 """Local ports that lead to services: what `myxo forward` asks of a proxy.
 
 A port is listened on for as long as the command that asked for it runs, or, if it is to be kept,
-until it is removed or the proxy ends. Each connection to it is a tunnel of its own.
+until it is removed or the proxy ends. Each connection to it is a tunnel of its own; what is open
+when the proxy stops gets the time that requests get, and when the port's command ends it is cut.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from overlay.errors import (
 )
 from overlay.http.transport import transport
 from overlay.listeners import listen, port_of
-from overlay.tunnel import Carries, End, Relayed, SocketEnd, let_go, relay
+from overlay.tunnel import Carries, End, Relayed, SocketEnd, let_go
 from proxy.errors import RequestRefused
 from proxy.layer4.forward_orders import ORDER, Answer, Forwarded, Open, Remove, Show
 from proxy.layer4.hops import Hop, hops_of, written
@@ -50,8 +51,9 @@ class _Forward:
 
     Attributes:
         carries: what its clients send.
-        open: connections that are served.
         tell: says what went wrong to whoever asked for the port.
+        scope: ends the listening.
+        open: connections that are served; each scope ends one.
     """
 
     hops: tuple[Hop, ...]
@@ -60,15 +62,21 @@ class _Forward:
     port: int
     keep: bool
     tell: Callable[[str], None]
-    open: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    open: set[trio.CancelScope] = field(default_factory=set)
+
+    def end(self) -> None:
+        """Listen no more, and cut what is open."""
+        self.scope.cancel()
+        for scope in self.open:
+            scope.cancel()
 
     def shown(self) -> Forwarded:
         return Forwarded(
             listen=host_port(self.host, self.port),
             to=written(self.hops),
             carries=self.carries,
-            open=self.open,
+            open=len(self.open),
             keep=self.keep,
         )
 
@@ -80,6 +88,8 @@ class Forwards:
         forwarder: knows services.
         tunnels: leads to their instances.
         ended: told of each tunnel's service and end, for metrics.
+        connections: runs what is carried; when the proxy stops it gets some time to end.
+        stopping: set when the proxy stops.
     """
 
     def __init__(
@@ -87,15 +97,19 @@ class Forwards:
         forwarder: Forwarder,
         tunnels: Tunnels,
         ended: Callable[[str, Relayed | None], None],
+        connections: trio.Nursery,
+        stopping: trio.Event,
     ) -> None:
         self._forwarder = forwarder
         self._tunnels = tunnels
         self._ended = ended
+        self._connections = connections
+        self._stopping = stopping
         self._forwards: list[_Forward] = []
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the ports until cancelled; what is open then is cut."""
+        """Hold the ports until cancelled; what is open then goes on among the connections."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -122,19 +136,20 @@ class Forwards:
             return
         try:
             await connection.send(Answer(forwards=(forward.shown(),)))
-            if order.keep:
-                return
-            await _until_gone(connection, heard)
-        finally:
             if not order.keep:
-                forward.scope.cancel()
+                await _until_gone(connection, heard)
+                forward.end()
+        except PeerUnreachable:
+            if not order.keep:
+                forward.end()
+            raise
 
     def _remove(self, port: int) -> Answer:
         gone = [forward for forward in self._forwards if forward.port == port]
         if not gone:
             return Answer(error=f"this proxy forwards nothing on port {port}")
         for forward in gone:
-            forward.scope.cancel()
+            forward.end()
         return Answer(forwards=tuple(forward.shown() for forward in gone))
 
     async def _listen(self, order: Open, tell: Callable[[str], None]) -> _Forward:
@@ -161,13 +176,14 @@ class Forwards:
         if carries == "tcp":
             listener = await listen(host, order.port, what=what)
             forward = _Forward(hops, carries, host, port_of(listener), order.keep, tell)
-            serve = partial(self._accept, forward, listener)
+            serve, nursery = partial(self._accept, forward, listener), self._nursery
         else:
             port = await open_port(host, order.port, what=what)
             forward = _Forward(hops, carries, host, port.number, order.keep, tell)
-            serve = partial(port.serve, partial(self._carry, forward))
+            serve = partial(port.serve, partial(self._carry, forward), self._stopping)
+            nursery = self._connections  # sessions have no other socket
         self._forwards.append(forward)
-        self._nursery.start_soon(self._hold, forward, serve)
+        nursery.start_soon(self._hold, forward, serve)
         log.info("forward.opened", to=order.to, listen=host_port(host, forward.port))
         return forward
 
@@ -187,35 +203,30 @@ class Forwards:
             await self._carry(forward, SocketEnd(transport(stream)), client)
 
         async with listener:
-            await trio.serve_listeners(carry, [listener])
+            await trio.serve_listeners(carry, [listener], handler_nursery=self._connections)
 
     async def _carry(self, forward: _Forward, here: End, client: str) -> None:
         """Carry one connection, or one client's datagrams, to the end."""
         relayed = None
-        forward.open += 1
-        try:
-            self._check_room()
-            relayed = await self._relay(forward, here, client)
-        except MyxoError as exc:
-            log.warning("forward.failed", to=written(forward.hops), error=str(exc))
-            forward.tell(str(exc))
-        except Exception:  # a bug that one connection meets must not end all others
-            log.exception("forward.broke")
-        finally:
-            forward.open -= 1
-            if relayed is None:
-                await let_go([here], orderly=False)
-            self._ended(forward.hops[0].service, relayed)
+        with trio.CancelScope() as scope:
+            forward.open.add(scope)
+            try:
+                self._check_room()
+                relayed = await self._tunnels.carry(forward.hops, here, client)
+            except MyxoError as exc:
+                log.warning("forward.failed", to=written(forward.hops), error=str(exc))
+                forward.tell(str(exc))
+            except Exception:  # a bug that one connection meets must not end all others
+                log.exception("forward.broke")
+            finally:
+                forward.open.discard(scope)
+                if relayed is None:
+                    await let_go([here], orderly=False)
+                self._ended(forward.hops[0].service, relayed)
 
     def _check_room(self) -> None:
-        if sum(forward.open for forward in self._forwards) > MAX_TUNNELS:
+        if sum(len(forward.open) for forward in self._forwards) > MAX_TUNNELS:
             raise TooManyForwards(f"{MAX_TUNNELS} connections are forwarded already")
-
-    async def _relay(self, forward: _Forward, here: End, client: str) -> Relayed | None:
-        async with self._tunnels.open_chain(forward.hops, client) as tunnels:
-            idle_s = min(tunnel.spec.tunnel_bound_s for tunnel in tunnels)
-            return await relay([here, *(tunnel.end for tunnel in tunnels)], idle_s)
-        return None  # it had to end
 
 
 def _post(said: "trio.MemorySendChannel[str]", trouble: str) -> None:

@@ -78,36 +78,50 @@ class DatagramPort:
     sock: trio.socket.SocketType
     dropped: int = 0
     _sessions: dict[Address, _Session] = field(default_factory=dict)
+    _ended: trio.Event = field(default_factory=trio.Event)
 
     @property
     def number(self) -> int:
         """Of the port."""
         return cast("int", self.sock.getsockname()[1])
 
-    async def serve(self, carry: Callable[[End, str], Awaitable[None]]) -> None:
+    async def serve(
+        self, carry: Callable[[End, str], Awaitable[None]], stopping: trio.Event
+    ) -> None:
         """Have `carry` run once for each session, until cancelled; then the port is closed.
 
-        It is given the session and the client's IP address.
+        It is given the session and the client's IP address. Once `stopping` is set no session
+        begins, and it returns when the last one has ended.
         """
         with self.sock:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop, stopping, nursery.cancel_scope)
                 while True:
                     try:
                         data, sender = await self.sock.recvfrom(MAX_DATAGRAM_BYTES)
                     except OSError:  # an answer that a client did not want, said by its kernel
                         continue
                     session = self._sessions.get(sender[:2])
-                    if session is None and len(self._sessions) < MAX_SESSIONS:
+                    room = len(self._sessions) < MAX_SESSIONS and not stopping.is_set()
+                    if session is None and room:
                         session = self._sessions[sender[:2]] = _Session(self.sock, sender[:2])
                         nursery.start_soon(self._hold, session, carry)
                     if session is None or not session.take(data):
                         self.dropped += 1
+
+    async def _stop(self, stopping: trio.Event, serving: trio.CancelScope) -> None:
+        await stopping.wait()
+        while self._sessions:
+            self._ended = trio.Event()
+            await self._ended.wait()
+        serving.cancel()
 
     async def _hold(self, session: _Session, carry: Callable[[End, str], Awaitable[None]]) -> None:
         try:
             await carry(session, session.client[0])
         finally:
             del self._sessions[session.client]
+            self._ended.set()
 
 
 async def open_port(host: str, port: int, *, what: str) -> DatagramPort:

@@ -8,7 +8,7 @@ looked for.
 Pure: specs in, limits out.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from overlay.spec import ServiceSpec
 
@@ -16,8 +16,7 @@ UNKNOWN_RTT_S = 1.0
 """A peer that no probe has measured yet ranks behind everything measured on Earth."""
 
 
-@dataclass(frozen=True, slots=True)
-class RttLimits:
+class RttLimits(NamedTuple):
     """In seconds; None is no limit."""
 
     soft_s: float | None = None

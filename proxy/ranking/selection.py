@@ -88,6 +88,7 @@ class Group:
 
     Attributes:
         instances: what the view has of the service; another object when that has changed.
+        upstreams: what is known of each of them.
         revision: that they were asked for.
         policy: picks among them.
         balancing: what `policy` was made of.
@@ -97,12 +98,17 @@ class Group:
     """
 
     instances: Sequence[InstanceView]
+    upstreams: Sequence[Upstream]
     revision: int
     policy: Policy
     balancing: Balancing
     near: tuple[Upstream, ...]
     far: tuple[Upstream, ...]
     suspects: tuple[Upstream, ...]
+
+    def seen(self, now: float) -> list[Candidate]:
+        """Return every instance with what is known of it at `now`."""
+        return [upstream.seen(now) for upstream in self.upstreams]
 
     def tied(self, name: str, now: float, excluded: Container[Key] = ()) -> Upstream | None:
         """Return the instance that a client is tied to, if it is among those that are best."""

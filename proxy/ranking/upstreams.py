@@ -114,7 +114,9 @@ class Upstreams:
             policy = policy_named(balancing.name, self._random)
         all_of_them = [self._placed(instance, balancing) for instance in instances]
         near, far, suspects = tiers(all_of_them, revision=revision, limits=limits)
-        made = Group(instances, revision, policy, balancing, near, far, suspects)
+        made = Group(
+            instances, tuple(all_of_them), revision, policy, balancing, near, far, suspects
+        )
         if len(self._groups) >= MAX_GROUPS:
             del self._groups[next(iter(self._groups))]
         self._groups[service, limits] = made
@@ -139,11 +141,12 @@ class Upstreams:
         return seen
 
     def _of(self, instance: InstanceView) -> Upstream:
-        upstream = self._upstreams.get(instance.key)
+        key = instance.key
+        upstream = self._upstreams.get(key)
         if upstream is None:
             name = str(instance.record.id)
             upstream = Upstream(
                 name, instance=instance, elsewhere=self._view.in_flight, distance_s=rtt_s(instance)
             )
-            self._upstreams[instance.key] = upstream
+            self._upstreams[key] = upstream
         return upstream

@@ -74,8 +74,8 @@ class Attempts:
         "_fresh",
         "_head",
         "_left",
+        "_made_repeats",
         "_parts",
-        "_repeats",
         "_send",
         "_service",
         "_spec",
@@ -102,7 +102,7 @@ class Attempts:
         self._fresh = False
         self._deadline = inf
         self._left = MAX_ATTEMPTS
-        self._repeats = Repeats(client, head, decision, traffic, parts.chooser)
+        self._made_repeats: Repeats | None = None
 
     async def run(self) -> Exchanged:
         """Have the request answered.
@@ -114,6 +114,15 @@ class Attempts:
         if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
             return await self._in_turn()
         return await self._in_time()
+
+    @property
+    def _repeats(self) -> Repeats:
+        """What may be repeated; made when it is asked for first, as few requests do."""
+        if self._made_repeats is None:
+            self._made_repeats = Repeats(
+                self._client, self._head, self._decision, self._traffic, self._parts.chooser
+            )
+        return self._made_repeats
 
     async def _in_time(self) -> Exchanged:
         left_s = self._decision.allowed_s - self._decision.timing.elapsed_s()
@@ -144,7 +153,7 @@ class Attempts:
                     failure = exc
                     self._repeats.check(instance, exc)
         finally:
-            if (unused := self._repeats.reserved()) is not None:
+            if self._made_repeats and (unused := self._repeats.reserved()) is not None:
                 self._parts.chooser.done(unused, None)
         raise UpstreamLost(f"{self._service} failed {MAX_ATTEMPTS} times: {failure}")
 

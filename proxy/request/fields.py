@@ -21,6 +21,7 @@ from overlay.http.errors import BadRequest
 from overlay.http.fields import HOP_BY_HOP
 from overlay.http.head import Field, RequestHead, ResponseHead
 from overlay.http.remembering import by_head
+from overlay.http.written import Written
 from proxy.errors import TooManyHops
 from proxy.route.caller import Origin
 from proxy.route.chains import HEADER
@@ -57,7 +58,7 @@ _SPECIAL = _FORWARDED | _ONLY_BELIEVED | {b"via"}
 
 
 @by_head
-def request_fields(head: RequestHead, route: Route, origin: Origin) -> Sequence[Field]:
+def request_fields(head: RequestHead, route: Route, origin: Origin) -> Written:
     """Return the fields to forward a request with, framing excepted.
 
     Raises:
@@ -84,7 +85,7 @@ def request_fields(head: RequestHead, route: Route, origin: Origin) -> Sequence[
             added = _continued(added, list(zip(names, head.headers, strict=True)))
     fields.append(_VIA if head.minor else _VIA_1_0)
     fields += added
-    return fields
+    return Written(fields)
 
 
 @by_head
@@ -102,13 +103,13 @@ def _is_claim(name: bytes) -> bool:
 
 
 @by_head
-def response_fields(head: ResponseHead, date: Field) -> Sequence[Field]:
+def response_fields(head: ResponseHead, date: Field) -> Written:
     """Return the fields to pass an answer on with, framing excepted; `date` if it has none."""
     fields = _passed_on(head)
     if not any(name.lower() == b"date" for name, _ in head.headers):
         fields.append(date)
     fields.append(_VIA if head.minor else _VIA_1_0)
-    return fields
+    return Written(fields)
 
 
 @by_head

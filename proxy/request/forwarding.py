@@ -10,7 +10,7 @@ what was wrong and what to do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import inf
 
@@ -22,6 +22,7 @@ from overlay.http.errors import ResponseCut, UpstreamFailed
 from overlay.http.exchange import Exchanged, Switched, exchange
 from overlay.http.head import Field, RequestHead, ResponseHead, get
 from overlay.http.seam import Client, Upstream
+from overlay.http.written import Written
 from overlay.names import PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -56,6 +57,7 @@ NEWS_TIMEOUT_S = 2.0
 """A registry tells everybody of a change at once; who has not heard by then is cut off from it."""
 
 _MAX_LOAD_DIGITS = 9
+_STAYS: AbstractContextManager[None] = nullcontext()
 _CHAIN = HEADER.lower()
 
 
@@ -270,7 +272,8 @@ class Forwarder:
                 fields += [] if tied is None else [tied]
             return fields
 
-        fields = [*request_fields(head, route, origin), *road.fields]
+        fields: list[Field] = Written(request_fields(head, route, origin))
+        fields += road.fields
         if road.routed:
             fields = _addressed(fields, road.routed)
         fields = self._told(fields, decision, call, deadline)
@@ -334,7 +337,7 @@ class Forwarder:
         self, response: ResponseHead, road: Road, decision: Decision, origin: Origin
     ) -> list[Field]:
         decision.road = road.kind
-        fields = [*response_fields(response, date_field())]
+        fields = Written(response_fields(response, date_field()))
         decision.timing.mark("forward")
         decision.status = response.status
         if origin.exposure is None:
@@ -351,12 +354,13 @@ def _switched(
     return switching(client, upstream, SocketEnd, far, decision.spec.tunnel_bound_s)
 
 
+def _ended_with(road: Road) -> AbstractContextManager[trio.CancelScope | None]:
+    """Return a scope that is cancelled when the road's other machine is dead, if there is one."""
+    return _STAYS if road.lease is not None else _cancelled_with(road)
+
+
 @contextmanager
-def _ended_with(road: Road) -> Iterator[trio.CancelScope | None]:
-    """Yield a scope that is cancelled when the road's other machine is dead, if there is one."""
-    if road.lease is not None:
-        yield None
-        return
+def _cancelled_with(road: Road) -> Iterator[trio.CancelScope]:
     with trio.CancelScope() as scope:
         road.under_way.add(scope)
         try:

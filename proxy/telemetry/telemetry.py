@@ -1,6 +1,6 @@
 """What is told of each request: metrics always, a line in the access log and a span if wanted.
 
-A warm request pays for two counters and a histogram. What costs more is for who asked for it, and
+A warm request pays for three additions. What costs more is for who asked for it, and
 left to threads as far as it can be: lines are rendered by the log's, spans by the exporter's.
 """
 

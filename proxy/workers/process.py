@@ -126,6 +126,7 @@ async def run(descriptor: int) -> None:
             carry=daemon.carry,
             rates=daemon,
             kept=None,
+            control="",
             welcomed=None,
         )
         nursery.start_soon(serving.run)

@@ -1,15 +1,16 @@
 """A service for the tests that speaks no HTTP, standard library only: it gives back what it gets.
 
-By TCP it says `PID@RUN COUNT` after its client has ended its direction, and ends its own. With the
-argument `udp` it answers each datagram with `PID@RUN DATAGRAM`.
+By TCP it says `PID@HOST.RUN COUNT` after its client has ended its direction, and ends its own. With
+the argument `udp` it answers each datagram with `PID@HOST.RUN DATAGRAM`.
 """
 
 import os
 import secrets
+import socket
 import socketserver
 import sys
 
-ME = f"{os.getpid()}@{secrets.token_hex(4)}".encode()
+ME = f"{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(4)}".encode()
 
 
 class Talk(socketserver.BaseRequestHandler):

@@ -303,7 +303,7 @@ def datagrams(port: int) -> Iterator[Callable[[bytes], bytes]]:
     """Yield what sends a datagram, again and again until there is an answer, which it returns."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port))
-        sock.settimeout(0.5)
+        sock.settimeout(5)  # a second answer to what was sent again would be taken for the next one
 
         def ask(said: bytes) -> bytes:
             deadline = time.monotonic() + TIMEOUT_S
@@ -354,6 +354,34 @@ def test_a_datagram_service_that_never_binds_its_port_never_gets_ready(network: 
             sock.sendto(b"x", ("127.0.0.1", port))
         assert process.stderr is not None
         assert "took no datagram on UDP port" in process.stderr.readline()
+
+
+LATE = """
+import os, socket, time
+time.sleep(1)
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("0.0.0.0", int(os.environ["SERVICE_PORT"])))
+while True:
+    said, sender = sock.recvfrom(65536)
+    sock.sendto(said.upper(), sender)
+"""
+
+
+@pytest.mark.docker
+def test_a_container_that_binds_its_port_late_is_ready_for_the_first_datagram(
+    docker_network: Any, echo_image: str
+) -> None:
+    name = docker_network.add_image(
+        "late", echo_image, 'exec python3 -c "$PROGRAM"', protocol="udp", env={"PROGRAM": LATE}
+    )
+    with (
+        forwarding(docker_network, name) as (port, _),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.connect(("127.0.0.1", port))
+        sock.settimeout(TIMEOUT_S)
+        sock.send(b"first")
+        assert sock.recv(100) == b"FIRST"
 
 
 # chains

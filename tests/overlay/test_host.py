@@ -56,7 +56,7 @@ from overlay.tcp import bound_address, dial_tcp, listen_tcp
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 ECHO = "/test/echo/1.0.0"
 PSK, OTHER_PSK = b"k" * 32, b"o" * 32
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 FAST_S = 5.0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,14 +16,16 @@ from allocator.metrics import AllocatorMetrics
 from allocator.rules.admission import Ledger, Limits, Policy
 from allocator.serving.tunnels import TunnelDoor
 from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
+from overlay.control import ControlConnection, serve_control
 from overlay.http.connection import ServerConnection
 from overlay.http.errors import BadRequest
 from overlay.http.upstream import UpstreamConnection
 from overlay.identity import Identity
 from overlay.names import Digest, InstanceId, ServiceName
+from overlay.onward import WANT, Led, Onward, end_of
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import Image, ServiceSpec
-from overlay.tunnel import FramedEnd, ask_gateway
+from overlay.tunnel import FramedEnd, OnwardRefused, ask_gateway
 
 OWNER = Identity.generate()
 IMAGE = Image(reference="hello", config_digest=Digest("sha256:" + "0" * 64))
@@ -38,24 +41,26 @@ class Ground:
     instances: Instances
     instance: InstanceId
     nursery: trio.Nursery
+    proxy: Path | None = None
     outcomes: list[Exception | None] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     def load(self) -> int:
         return self.instances.use.load()[self.instance]
 
-    async def ask(self, target: str) -> FramedEnd:
+    async def ask(self, target: str, onward: str = "") -> FramedEnd:
         near, far = trio.testing.memory_stream_pair()
         self.nursery.start_soon(self._serve, ServerConnection(far))
         upstream = UpstreamConnection(near)
-        return await ask_gateway(upstream, target.encode(), OWNER.peer_id, "tcp", 5.0)
+        return await ask_gateway(upstream, target.encode(), OWNER.peer_id, "tcp", 5.0, onward)
 
     async def _serve(self, client: ServerConnection) -> None:
         outcome: Exception | None = None
         try:
             head = await client.read_head()
             assert head is not None
-            await TunnelDoor(self.instances).serve(client, head, OWNER.peer_id)
+            door = TunnelDoor(self.instances, lambda: self.proxy)
+            await door.serve(client, head, OWNER.peer_id)
         except (InstanceGone, BadRequest) as exc:
             outcome = exc
             await client.respond(421, [], str(exc).encode())
@@ -116,3 +121,84 @@ async def test_an_instance_that_does_not_accept_is_gone(ground: Ground) -> None:
     with pytest.raises(Exception, match=r"cannot be reached|there is no instance|the instance"):
         await ground.ask(f"tcp/{ground.instance}")
     assert isinstance(ground.outcomes[0], InstanceGone)
+
+
+# chains
+
+
+@dataclass
+class PlayedProxy:
+    """Leads on for the gateway: answers every order with `led`, then speaks at `end`."""
+
+    led: Led = field(default_factory=Led)
+    orders: list[Onward] = field(default_factory=list)
+    end: FramedEnd | None = None
+    over: trio.Event = field(default_factory=trio.Event)
+
+    async def serve(self, connection: ControlConnection) -> None:
+        line = await connection.receive()
+        assert line is not None
+        self.orders.append(Onward.model_validate_json(line))
+        await connection.send(self.led)
+        self.end = end_of(connection)
+        await self.over.wait()
+
+
+@pytest.fixture
+async def proxy(ground: Ground, tmp_path: Path) -> PlayedProxy:
+    played = PlayedProxy()
+    await ground.nursery.start(serve_control, tmp_path / "p", dict, {WANT: played.serve})
+    ground.proxy = tmp_path / "p"
+    return played
+
+
+async def test_what_an_instance_says_goes_on_and_what_comes_from_there_goes_back(
+    ground: Ground, proxy: PlayedProxy
+) -> None:
+    end = await ground.ask(f"tcp/{ground.instance}", "udp/next/tcp/last")
+    assert end.leads_on
+    caller, instance = ServiceName("hello"), ground.instance
+    assert proxy.orders == [Onward(to="udp/next/tcp/last", caller=caller, instance=instance)]
+    assert proxy.end is not None
+    await end.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    said = await proxy.end.receive()
+    assert said is not None
+    assert said.startswith(b"HTTP/1.1 200")
+    await proxy.end.send(b"last words")
+    assert await end.receive() == b"last words"
+    await proxy.end.cut()
+    with pytest.raises(trio.BrokenResourceError):
+        await end.receive()
+    await ground.ended.wait()
+    assert ground.load() == 0
+    proxy.over.set()
+
+
+async def test_what_cannot_follow_is_said_and_the_instance_let_go(
+    ground: Ground, proxy: PlayedProxy
+) -> None:
+    proxy.led = Led(error="next runs nowhere")
+    proxy.over.set()
+    with pytest.raises(OnwardRefused, match="next runs nowhere"):
+        await ground.ask(f"tcp/{ground.instance}", "udp/next")
+    await ground.ended.wait()
+    assert ground.load() == 0
+
+
+async def test_without_a_proxy_that_leads_on_whoever_asks_does_so(
+    ground: Ground, tmp_path: Path
+) -> None:
+    for proxy in (None, tmp_path / "gone"):
+        ground.proxy = proxy
+        end = await ground.ask(f"tcp/{ground.instance}", "udp/next")
+        assert not end.leads_on
+        await end.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await end.receive() or b"").startswith(b"HTTP/1.1 200")
+        await end.cut()
+
+
+@pytest.mark.parametrize("onward", ["udp/\u00fc", "udp/Next", "udp/" + "a" * 2048])
+async def test_what_is_no_chain_is_refused(ground: Ground, proxy: PlayedProxy, onward: str) -> None:
+    with pytest.raises(Exception, match="what follows in a chain"):
+        await ground.ask(f"tcp/{ground.instance}", onward)
+    assert proxy.orders == []

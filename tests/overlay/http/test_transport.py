@@ -86,6 +86,18 @@ async def test_what_is_sent_arrives_whole_and_in_order_however_it_is_cut(ends: E
         assert await exactly(ends.far, len(sent)) == sent
 
 
+async def test_what_is_held_is_sent_when_the_loop_waits_and_before_what_is_sent(ends: Ends) -> None:
+    assert ends.near.hold(b"whole")
+    assert await exactly(ends.far, 5) == b"whole"
+    assert ends.near.hold(b"one,")
+    await ends.near.send(b"two")
+    assert await exactly(ends.far, 7) == b"one,two"
+    assert ends.near.hold(b"last")
+    await ends.near.aclose()
+    assert await exactly(ends.far, 4) == b"last"
+    assert await ends.far.receive() == b""
+
+
 async def test_both_directions_are_full_at_once_and_none_waits_for_the_other(ends: Ends) -> None:
     size = 8 * 1024 * 1024
 

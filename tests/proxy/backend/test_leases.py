@@ -12,6 +12,7 @@ from proxy.backend import leases
 from proxy.backend.leases import Lease, LeaseHolder
 from proxy.testing import PlayedAllocator, played_allocator
 
+HELLO = Hello(proxy_port=4200, control="/p")
 I1, I2 = InstanceId("i1"), InstanceId("i2")
 AT = "127.0.0.1:1"
 
@@ -22,10 +23,10 @@ async def held(path: Path) -> AsyncIterator[tuple[PlayedAllocator, LeaseHolder]]
     welcomed = trio.Event()
     with trio.fail_after(15):
         async with played_allocator(path / "s") as allocator, trio.open_nursery() as nursery:
-            holder = LeaseHolder(path / "s", 4200, lambda *_: welcomed.set())
+            holder = LeaseHolder(path / "s", HELLO, lambda *_: welcomed.set())
             allocator.addresses[I1] = AT
             nursery.start_soon(holder.run)
-            assert await allocator.heard() == Hello(proxy_port=4200)
+            assert await allocator.heard() == HELLO
             await welcomed.wait()
             yield allocator, holder
             nursery.cancel_scope.cancel()
@@ -75,7 +76,7 @@ async def test_what_is_refused_is_no_lease(tmp_path: Path) -> None:
 
 
 async def test_without_an_allocator_there_is_no_lease(tmp_path: Path) -> None:
-    assert await LeaseHolder(tmp_path / "none", 4200, lambda *_: None).acquire(I1) is None
+    assert await LeaseHolder(tmp_path / "none", HELLO, lambda *_: None).acquire(I1) is None
 
 
 async def test_an_idle_lease_is_handed_back_at_once(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ async def test_the_connections_end_voids_every_lease_also_those_in_use(tmp_path:
         await until_voided(lease)
         assert holder.get(I1) is None
         await holder.end(lease, 0.1)
-        assert await allocator.heard() == Hello(proxy_port=4200)  # it connects anew
+        assert await allocator.heard() == HELLO  # it connects anew
         again = None
         while again is None:
             again = await holder.acquire(I1)
@@ -203,7 +204,7 @@ async def test_an_allocator_that_talks_nonsense_costs_the_leases_and_no_more(
         assert allocator._connection is not None
         await allocator._connection._stream.send_all(b'{"kind": "surprise"}\n')
         await until_voided(lease)
-        assert await allocator.heard() == Hello(proxy_port=4200)
+        assert await allocator.heard() == HELLO
 
 
 async def test_an_allocator_that_dies_while_it_is_reported_to_costs_the_leases_and_no_more(
@@ -252,8 +253,8 @@ async def test_the_allocators_word_on_the_bridge_reaches_the_proxy(tmp_path: Pat
 
     with trio.fail_after(10):
         async with played_allocator(tmp_path / "s") as allocator, trio.open_nursery() as nursery:
-            nursery.start_soon(LeaseHolder(tmp_path / "s", 4200, welcomed).run)
-            assert await allocator.heard() == Hello(proxy_port=4200)
+            nursery.start_soon(LeaseHolder(tmp_path / "s", HELLO, welcomed).run)
+            assert await allocator.heard() == HELLO
             await allocator.say(Welcome(bridges=(Bridge(interface="myxo0", address="10.9.0.1"),)))
             await came.wait()
             assert welcomes[-1] == Welcome(bridges=(Bridge(interface="myxo0", address="10.9.0.1"),))

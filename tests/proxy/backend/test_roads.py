@@ -96,7 +96,9 @@ async def ground_of(tmp_path: Path, *, machine: str = "here") -> AsyncIterator[G
             say_peer(view, machine=machine, control=str(tmp_path / "s"))
             say_instance(view)
             overlay = PlayedOverlay()
-            roads = Roads(view, TLS, nursery, 4200, overlay.carry, lambda *_: None)
+            roads = Roads(
+                view, TLS, nursery, Hello(proxy_port=4200), overlay.carry, lambda *_: None
+            )
             await roads.follow()
             yield Ground(view, roads, allocator, overlay)
             nursery.cancel_scope.cancel()

@@ -12,8 +12,13 @@ from proxy.layer4.sessions import DatagramPort, open_port
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[DatagramPort, list[End]]]:
-    """Serve a port whose sessions give back what they get, until they are told to end."""
+async def served(
+    stopping: trio.Event | None = None,
+) -> AsyncIterator[tuple[DatagramPort, list[End]]]:
+    """Serve a port whose sessions give back what they get, until they are told to end.
+
+    With `stopping` the port is to end by itself after that.
+    """
     port, ends = await open_port("127.0.0.1", 0, what="a test"), list[End]()
 
     async def carry(end: End, client: str) -> None:
@@ -25,9 +30,10 @@ async def served() -> AsyncIterator[tuple[DatagramPort, list[End]]]:
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(port.serve, carry)
+            nursery.start_soon(port.serve, carry, trio.Event() if stopping is None else stopping)
             yield port, ends
-            nursery.cancel_scope.cancel()
+            if stopping is None:
+                nursery.cancel_scope.cancel()
 
 
 async def client_of(port: DatagramPort) -> trio.socket.SocketType:
@@ -78,7 +84,7 @@ async def test_what_waits_for_a_session_has_a_bound() -> None:
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(port.serve, never)
+            nursery.start_soon(port.serve, never, trio.Event())
             with await client_of(port) as sock:
                 for _ in range(sessions_module.QUEUE + 3):
                     await sock.send(b"x")
@@ -92,3 +98,27 @@ async def test_a_port_that_is_taken_says_so() -> None:
     taken = await open_port("127.0.0.1", 0, what="a test")
     with taken.sock, pytest.raises(AddressTaken, match=f"UDP 127.0.0.1:{taken.number} for more"):
         await open_port("127.0.0.1", taken.number, what="more")
+
+
+async def test_a_port_that_is_to_stop_serves_the_sessions_there_are_and_begins_none() -> None:
+    stopping = trio.Event()
+    async with served(stopping) as (port, ends):
+        with await client_of(port) as one, await client_of(port) as late:
+            await one.send(b"a")
+            assert await one.recv(100) == b"0 a"
+            stopping.set()
+            await late.send(b"b")
+            while not port.dropped:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            await one.send(b"c")
+            assert await one.recv(100) == b"0 c"
+            await one.send(b"end")
+    assert len(ends) == 1
+    assert port.sock.fileno() == -1
+
+
+async def test_a_port_without_sessions_stops_at_once() -> None:
+    stopping = trio.Event()
+    async with served(stopping) as (port, _):
+        stopping.set()
+    assert port.sock.fileno() == -1

@@ -111,7 +111,7 @@ def upstream(
 def group(*upstreams: Upstream, soft_s: float | None = None) -> Group:
     near, far, suspects = tiers(upstreams, revision=1, limits=RttLimits(soft_s, None))
     instances = [u.instance for u in upstreams]
-    return Group(instances, 1, Nearest(Random(7)), Balancing(), near, far, suspects)
+    return Group(instances, upstreams, 1, Nearest(Random(7)), Balancing(), near, far, suspects)
 
 
 def picked(found: Upstream | None) -> str | None:

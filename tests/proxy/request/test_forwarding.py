@@ -23,6 +23,7 @@ from overlay.http.testing import Wire
 from overlay.http.tls_stream import TlsStream
 from overlay.http.transport import transport
 from overlay.identity import Identity
+from overlay.leases import Hello
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.records import (
@@ -327,7 +328,14 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             take_peer(view, HERE, machine="here", control=str(tmp_path / "s"))
             welcomed = trio.Event()
             tls = open_tls(KEYS, PROXY.peer_id)
-            roads = Roads(view, tls, nursery, 4200, carried_nowhere, lambda *_: welcomed.set())
+            roads = Roads(
+                view,
+                tls,
+                nursery,
+                Hello(proxy_port=4200),
+                carried_nowhere,
+                lambda *_: welcomed.set(),
+            )
             await roads.follow()
             await welcomed.wait()
             routes = RoutingTable()
