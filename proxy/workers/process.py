@@ -101,7 +101,7 @@ async def run(descriptor: int) -> None:
     begin = received[0]
     if not isinstance(begin, Begin):
         raise MalformedMessage("the daemon did not say what this worker is to begin with")
-    settings = ProxySettings.load(begin.settings)
+    settings = ProxySettings(**begin.settings)  # nothing else is read: the daemon has done that
     tls = EdgeTls(settings.certificates, settings.client_ca) if settings.tls_cert else None
     counts, daemon = CollectorRegistry(), Daemon(link)
     tracers = tracers_of(settings.otlp_endpoint)
