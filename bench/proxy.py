@@ -150,7 +150,8 @@ def _targets(stack: ExitStack, running: Network, program: str, plan: Plan) -> di
         DIRECT: Target(f"http://{address}/", None),
         "myxo": Target(running.url(name, "/"), trio.run(running.processes)["proxy"]),
     }
-    targets[ENGINE] = Target(*stack.enter_context(envoy_engine(running, name)))
+    if plan.hops:
+        targets[ENGINE] = Target(*stack.enter_context(envoy_engine(running, name)))
     for hop, start in plan.hops.items():
         targets[hop] = Target(*stack.enter_context(start(host, int(port))))
     return targets

@@ -66,6 +66,7 @@ async def _serve_scrape(
             await connection.respond(200, [(b"Content-Type", CONTENT_TYPE_LATEST.encode())], body)
         else:
             await connection.respond(404, [], b"metrics are at /metrics\n")
+    await connection.aclose()  # what was answered last may not have been sent yet
 
 
 class PeerMetrics(Collector):

@@ -241,7 +241,11 @@ class SocketTransport:
 
     def flush(self) -> None:
         """See `Holding`; the next call tells what came of it."""
-        if self._held and not self._stuck:
+        if (
+            self._stream.socket.fileno() != self.fd
+        ):  # closed under this; the number may be another's
+            self._close()
+        elif self._held and not self._stuck:
             self._write_held()
             if self._stuck:
                 self._token.run_sync_soon(self._wake)  # the reader may wait for what never comes

@@ -86,7 +86,8 @@ class EnvoyProcess:
 
     def __init__(self, program: str, config: Path, workers: int, admin: Admin) -> None:
         concurrency = ["--concurrency", str(workers)] if workers else []
-        flags = ["--disable-hot-restart", "--log-level", "warning", *concurrency]
+        draining = ["--drain-strategy", "immediate", "--drain-time-s", "1"]
+        flags = ["--disable-hot-restart", "--log-level", "warning", *draining, *concurrency]
         self._command = [program, "-c", str(config), *flags]
         self._admin = admin
         self.ended: Callable[[], None] = lambda: None

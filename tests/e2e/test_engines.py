@@ -287,7 +287,7 @@ def test_warm_requests_are_envoys_and_others_the_proxys(envoy: Engine) -> None:
     for _ in range(5):
         envoy.sends(*asked)
     envoy.sends(*asked, "Via: 1.1 outer")
-    until(lambda: envoy.carried(envoy.service) == carried + 5)
+    until(lambda: envoy.carried(envoy.service) >= carried + 5)
     assert envoy.metric("myxo_proxy_requests_total", labels) == own + 1
 
 
@@ -299,7 +299,8 @@ def test_an_idle_instance_is_paused_and_the_next_request_wakes_it(envoy: Engine)
 
     def paused() -> bool:
         text = httpx.get(f"http://{at}/metrics", timeout=TIMEOUT_S).text
-        return 'myxo_allocator_instances{state="ready"} 0.0' in text
+        found = re.findall(r'^myxo_allocator_instances{state="(\w+)"} (\S+)$', text, re.MULTILINE)
+        return {state for state, count in found if float(count)} == {"paused"}
 
     until(paused)
     woken = httpx.get(envoy.network.url(service, "/x", "envoy"), timeout=TIMEOUT_S)
@@ -340,7 +341,7 @@ def test_what_is_under_way_is_answered_when_the_proxy_stops(envoy: Engine, strea
         assert envoy.network.kill("envoy", signal.SIGTERM) == 0
         until(lambda: bool(seen.failed))
     assert seen.statuses() == {200}
-    assert "ConnectError" in seen.failed[0] or "without sending a response" in seen.failed[0]
+    assert "complete message body" not in seen.failed[0]  # no answer was cut
 
 
 def _process_with(argument: str) -> int:

@@ -132,6 +132,7 @@ def test_a_client_that_expects_100_is_told_to_continue(docker_network: Any, echo
     with connection(docker_network) as sock, sock.makefile("rb") as answers:
         sock.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
         assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert answers.readline() == b"Via: 1.1 myxo\r\n"  # the instance's, passed on
         assert answers.readline() == b"\r\n"
         sock.sendall(b"hello")
         assert read_answer(answers) == (200, b"hello")

@@ -55,6 +55,12 @@ async def test_metrics_are_served_as_prometheus_reads_them(port: int, path: str)
     assert "myxo_tests_total 1.0" in answer.text
 
 
+async def test_a_scrape_on_a_connection_of_its_own_is_answered_before_that_ends(port: int) -> None:
+    async with httpx.AsyncClient(trust_env=False, headers={"Connection": "close"}) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+    assert "myxo_tests_total 1.0" in answer.text
+
+
 async def test_other_paths_say_where_metrics_are(port: int) -> None:
     answer = await get(port, "/")
     assert (answer.status_code, answer.text) == (404, "metrics are at /metrics\n")

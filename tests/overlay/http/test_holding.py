@@ -57,6 +57,22 @@ async def test_an_end_a_close_and_an_abort_send_what_is_held_first(lab: Lab) -> 
         assert await Wire(far).rest() == b"last words"
 
 
+async def test_what_a_socket_held_that_was_closed_under_it_reaches_nobody_else(lab: Lab) -> None:
+    near, _ = await pair(lab)
+    other, far = await pair(lab)
+    assert near.hold(b"secret")
+    number = near.fd
+    near._stream.socket.close()
+    os.dup2(other.fd, number)  # as the next connection gets the number that is free
+    try:
+        await trio.testing.wait_all_tasks_blocked()
+        await other.send(b"its own")
+        await other.end()
+        assert await Wire(far).rest() == b"its own"
+    finally:
+        os.close(number)
+
+
 async def test_that_nothing_of_what_was_held_could_be_sent_is_told_to_who_reads(lab: Lab) -> None:
     """Also to who waits already, and nobody else's message suffers."""
     lost, _ = await pair(lab)
