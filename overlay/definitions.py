@@ -278,6 +278,25 @@ class Definitions:
         """Return every known service."""
         return self._replica.names()
 
+    def contents(self) -> tuple[str, int, tuple[SignedRevision, ...]]:
+        """Return the store, the store revision, and the newest revision of each service."""
+        return self._replica.contents()
+
+    def take(self, page: Page) -> None:
+        """Take in a page of a watch, which `run` or another process has.
+
+        Raises:
+            MalformedMessage, SignatureInvalid: it holds something that no owner signed.
+        """
+        news = self._replica.take_page(page)
+        becomes_live = page.complete and not self._live
+        if becomes_live:
+            self._live = True
+            self._lookups.forget()
+            log.info("definitions.live", services=len(self.names()))
+        if news or becomes_live:
+            self._signal()
+
     async def changed(self) -> None:
         """Wait for the next change of a definition, or for `live` to become true."""
         await self._change.wait()
@@ -389,7 +408,7 @@ class Definitions:
                     if page is None:
                         break
                     heard = True
-                    self._take(page)
+                    self.take(page)
         except trio.TooSlowError:
             log.warning("definitions.watch_silent", peer=peer, silence_s=SILENCE_S)
         except MyxoError as exc:
@@ -397,16 +416,6 @@ class Definitions:
         finally:
             self._live = False
         return heard
-
-    def _take(self, page: Page) -> None:
-        news = self._replica.take_page(page)
-        becomes_live = page.complete and not self._live
-        if becomes_live:
-            self._live = True
-            self._lookups.forget()
-            log.info("definitions.live", services=len(self.names()))
-        if news or becomes_live:
-            self._signal()
 
     def _registries(self) -> list[PeerId]:
         return [peer.peer_id for peer in self._node.view.peers(Role.REGISTRY)]

@@ -1,7 +1,7 @@
 """`/metrics` for Prometheus, one registry a daemon, served on trio."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import accumulate
 
 import trio
@@ -29,13 +29,23 @@ from overlay.view import View
 REQUEST_TIMEOUT_S = 10.0
 
 
-async def serve_metrics(registry: CollectorRegistry, listener: trio.SocketListener) -> None:
-    """Answer `GET /metrics` until cancelled."""
+async def serve_metrics(
+    registry: CollectorRegistry,
+    listener: trio.SocketListener,
+    before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Answer `GET /metrics` until cancelled.
+
+    Args:
+        registry: what is told.
+        listener: where.
+        before: called before each answer.
+    """
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
             with trio.move_on_after(REQUEST_TIMEOUT_S):
-                await _serve_scrape(ServerConnection(stream), registry)
+                await _serve_scrape(ServerConnection(stream), registry, before)
         except (BadRequest, ClientGone, trio.BrokenResourceError, trio.ClosedResourceError):
             return
         finally:
@@ -44,9 +54,14 @@ async def serve_metrics(registry: CollectorRegistry, listener: trio.SocketListen
     await trio.serve_listeners(serve, [listener])
 
 
-async def _serve_scrape(connection: ServerConnection, registry: CollectorRegistry) -> None:
+async def _serve_scrape(
+    connection: ServerConnection,
+    registry: CollectorRegistry,
+    before: Callable[[], Awaitable[None]],
+) -> None:
     while (head := await connection.read_head()) is not None:
         if head.target.split(b"?")[0] == b"/metrics":
+            await before()
             body = generate_latest(registry)
             await connection.respond(200, [(b"Content-Type", CONTENT_TYPE_LATEST.encode())], body)
         else:

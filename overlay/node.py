@@ -108,6 +108,7 @@ class Node:
         load: returns what is in flight on own instances; rides on probe answers.
         wants: what the control socket offers beside `status`; filled before the node serves.
         status: adds to what `myxo status` shows of this daemon.
+        before_scrape: called before `/metrics` is answered.
     """
 
     identity: Identity
@@ -127,6 +128,7 @@ class Node:
     metrics_port: int | None = None
     load: Callable[[], dict[InstanceId, int]] = dict
     status: Callable[[], Mapping[str, Any]] = dict
+    before_scrape: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     wants: dict[str, Callable[[ControlConnection], Awaitable[None]]] = field(default_factory=dict)
     banned: list[Callable[[PeerId, PeerRecord | None], None]] = field(default_factory=list)
     _mesh: Mesh | None = None

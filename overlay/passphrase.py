@@ -26,7 +26,7 @@ _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class NetworkKeys:
-    """What a member holds: none of these ever leaves the process.
+    """What a member holds: none of these ever leaves its processes.
 
     Attributes:
         psk: 32 bytes for libp2p's private network, None in an open one.

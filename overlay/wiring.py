@@ -186,4 +186,8 @@ async def serve_node_metrics(
         RecordMetrics(node.view.records),
     ):
         node.metrics.register(collector)
-    nursery.start_soon(serve_metrics, node.metrics, listener)
+
+    async def before() -> None:
+        await node.before_scrape()
+
+    nursery.start_soon(serve_metrics, node.metrics, listener, before)

@@ -80,6 +80,14 @@ def proxy(
             help="Serve requests here, or have an Envoy serve those for warm services.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Answer requests with this many processes, for a machine with more cores.",
+            min=1,
+        ),
+    ] = None,
     access_log: Annotated[
         str | None,
         typer.Option(
@@ -124,6 +132,7 @@ def proxy(
         {
             "port": port,
             "engine": engine,
+            "workers": workers,
             "listen": listen,
             "expose": expose,
             "tls_cert": tls_cert,

@@ -32,6 +32,9 @@ class ProxySettings(NodeSettings):
     envoy_workers: int = Field(0, ge=0, le=1024)
     """Threads with which Envoy serves; 0 is one for each core of the machine."""
 
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that answer requests: this daemon, and so many less one that it starts."""
+
     listen: tuple[str, ...] = ()
     """`HOST:PORT` on which clients from outside are served, by TLS if there is a certificate; an
     empty host is loopback. They reach what is exposed and nothing else."""
@@ -110,6 +113,8 @@ class ProxySettings(NodeSettings):
             raise ValueError("Envoy takes bodies of any size: `max_body_bytes` needs engine `myxo`")
         if self.engine == "envoy" and self.takeover:
             raise ValueError("Envoy's ports cannot be taken over: stop that proxy, then start this")
+        if self.engine == "envoy" and self.workers > 1:
+            raise ValueError("Envoy has threads of its own: say `envoy_workers`, not `workers`")
         if not self.listen and (self.expose or self.tls_cert):
             raise ValueError("`expose` and `tls_cert` are for a `listen`, and there is none")
         return self

@@ -7,12 +7,13 @@ would pass for a whole one.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
 from overlay.connection import MuxedBytes
 from overlay.errors import MalformedMessage, PeerUnreachable, ProtocolRefused, StreamCut
-from overlay.framing import FramedStream
+from overlay.framing import ByteStream, FramedStream
 from overlay.host import Host
 from overlay.http.transport import WatchedStream
 from overlay.names import PeerId
@@ -33,6 +34,22 @@ _END_S = 1.0
 """For the end mark, where the other end does not read."""
 
 
+class CarriedBytes(ByteStream, Protocol):
+    """A stream of the overlay, or what another process passes on of one."""
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether there is a better way to the peer by now."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether both directions are open and nothing waits to be read."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known to be lost."""
+
+
 class CarriedStream(WatchedStream):
     """A stream of the overlay as the bytes of an HTTP connection.
 
@@ -42,7 +59,7 @@ class CarriedStream(WatchedStream):
         moves: count as unusable for another request once there is a better way to the peer.
     """
 
-    def __init__(self, stream: MuxedBytes, peer: PeerId, *, moves: bool = False) -> None:
+    def __init__(self, stream: CarriedBytes, peer: PeerId, *, moves: bool = False) -> None:
         self._stream = stream
         self._framed = FramedStream(stream, peer)
         self._moves = moves
@@ -113,9 +130,15 @@ async def open_carried(
     Raises:
         PeerUnreachable: it cannot be reached, or has no gateway.
     """
+    return CarriedStream(await open_carried_bytes(host, connect, peer), peer, moves=True)
+
+
+async def open_carried_bytes(
+    host: Host, connect: Callable[[PeerId], Awaitable[None]], peer: PeerId
+) -> MuxedBytes:
+    """Return the bytes of such a connection; arguments and errors as of `open_carried`."""
     await connect(peer)
     try:
-        stream = await host.open_bytes(peer, HTTP_PROTOCOL, relayed=None)
+        return await host.open_bytes(peer, HTTP_PROTOCOL, relayed=None)
     except ProtocolRefused as exc:
         raise PeerUnreachable(str(exc)) from exc
-    return CarriedStream(stream, peer, moves=True)

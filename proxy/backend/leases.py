@@ -88,11 +88,15 @@ class LeaseHolder:
     Args:
         path: the allocator's control socket.
         hello: how the proxy introduces itself.
-        welcomed: called with this and the allocator's word on where containers look for the proxy.
+        welcomed: called with this and the allocator's word on where containers look for the proxy;
+            None for a process that is not to be found by them, and says no hello.
     """
 
     def __init__(
-        self, path: Path, hello: Hello, welcomed: Callable[["LeaseHolder", Welcome], None]
+        self,
+        path: Path,
+        hello: Hello,
+        welcomed: Callable[["LeaseHolder", Welcome], None] | None,
     ) -> None:
         self._path = path
         self._hello = hello
@@ -189,7 +193,8 @@ class LeaseHolder:
             await trio.sleep(RECONNECT_S)
 
     async def _serve(self, connection: ControlConnection) -> None:
-        await connection.send(self._hello)
+        if self._welcomed is not None:
+            await connection.send(self._hello)
         if self._retiring:
             await connection.send(Retiring())
         self._connection = connection
@@ -198,7 +203,8 @@ class LeaseHolder:
             while (line := await connection.receive()) is not None:
                 match FROM_ALLOCATOR.validate_json(line):
                     case Welcome() as welcome:
-                        self._welcomed(self, welcome)
+                        if self._welcomed is not None:
+                            self._welcomed(self, welcome)
                     case Granted(instance=instance, address=address):
                         self._answer(instance, Lease(instance, address))
                     case Refused(instance=instance):

@@ -125,7 +125,9 @@ class Roads:
         nursery: runs the connections to local allocators.
         hello: how the proxy introduces itself to the allocators of its machine.
         carry: opens connections over the overlay.
-        welcomed: called with each local allocator's word on where containers look for the proxy.
+        welcomed: called with each local allocator's word on where containers look for the proxy;
+            None for a process that is not to be found by them.
+        max_carried: connections to one machine that the overlay may carry at once.
     """
 
     def __init__(
@@ -135,8 +137,10 @@ class Roads:
         nursery: trio.Nursery,
         hello: Hello,
         carry: Carry,
-        welcomed: Callable[[LeaseHolder, Welcome], None],
+        welcomed: Callable[[LeaseHolder, Welcome], None] | None,
+        max_carried: int = MAX_CARRIED,
     ) -> None:
+        self._max_carried = max_carried
         self._view = view
         self._tls = tls
         self._nursery = nursery
@@ -288,7 +292,7 @@ class Roads:
         async def dial() -> trio.abc.Stream:
             return await carry_gateway(self._carry, owner)
 
-        return Pool(dial, max_idle=POOL_IDLE, max_open=MAX_CARRIED)
+        return Pool(dial, max_idle=POOL_IDLE, max_open=self._max_carried)
 
 
 def _is_there(control: str) -> bool:

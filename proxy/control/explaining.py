@@ -4,7 +4,8 @@ Everything here runs only when somebody asks. What is shown is what was known wh
 made: the view may have changed since.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from time import perf_counter, time
 from typing import Any
 
@@ -52,6 +53,9 @@ class Explainer:
         decisions: what was decided.
         view, definitions, upstreams, starter: what would be decided from now.
         now: trio's clock.
+
+    Attributes:
+        others: asks the proxy's other processes for what they decided.
     """
 
     def __init__(
@@ -69,12 +73,20 @@ class Explainer:
         self._upstreams = upstreams
         self._starter = starter
         self._now = now
+        self.others: Callable[[str], Awaitable[list[dict[str, Any]]]] | None = None
 
     async def serve(self, connection: ControlConnection) -> None:
         """Be the `why` want of a control socket."""
         line = await connection.receive()
-        if line is not None:
-            await connection.send(self.answer(WhyQuestion.model_validate_json(line)))
+        if line is None:
+            return
+        question = WhyQuestion.model_validate_json(line)
+        answer = self.answer(question)
+        if self.others is not None:
+            decisions = [*answer["decisions"], *await self.others(question.about)]
+            decisions.sort(key=itemgetter("at"), reverse=True)
+            answer["decisions"] = decisions[:MAX_SHOWN]
+        await connection.send(answer)
 
     def answer(self, question: WhyQuestion) -> dict[str, Any]:
         """Return decisions that the question is about, the newest first, and what holds now."""

@@ -31,6 +31,7 @@ class Grace:
         idle: ends the wait of each connection on which no request is under way.
         close: closes the roads when the last request has ended.
         ended: set when all has ended.
+        retired_s: what `retire` was called with.
     """
 
     listeners: trio.Nursery
@@ -43,11 +44,11 @@ class Grace:
         self.close: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.ended = trio.Event()
         self._draining = trio.CancelScope()
-        self._retired_s = 0.0
+        self.retired_s = 0.0
 
     def retire(self, within_s: float) -> None:
         """Accept no more, and end when what is under way has ended, or after `within_s` seconds."""
-        self._retired_s = within_s
+        self.retired_s = within_s
         self.listeners.cancel_scope.cancel()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -66,7 +67,7 @@ class Grace:
             async with trio.open_nursery() as self.listeners:
                 task_status.started()
                 await trio.sleep_forever()
-            self._end_within(self._retired_s)
+            self._end_within(self.retired_s)
             await trio.sleep_forever()
         finally:
             self._end_within(DRAIN_S)

@@ -5,14 +5,13 @@ asks: who is asked for a start that is under way joins it, and a share of a rate
 worth a tenth of a second.
 """
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from overlay.calls import Caller, CallHost, CallRefused
 from overlay.errors import MalformedMessage, MyxoError, PeerUnreachable
-from overlay.handover import Handover
 from overlay.names import PeerId
 from proxy.succession.messages import Call, CallEnded, Refusal
 
@@ -21,6 +20,14 @@ HEIR_S = 60.0
 machine that is busy."""
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Speaker(Protocol):
+    """Says something to another process; raises `PeerUnreachable` if that is gone."""
+
+    async def send(self, message: BaseModel) -> None:
+        """Say it."""
+        ...
 
 
 class _Anything(BaseModel):
@@ -39,7 +46,7 @@ class LastingCalls(Caller):
     def __init__(self, host: CallHost) -> None:
         super().__init__(host)
         self._stepped_back = False
-        self._heir: Handover | None = None
+        self._heir: Speaker | None = None
         self._there = trio.Event()
         self._open: dict[int, _Open] = {}
         self._made = 0
@@ -48,7 +55,7 @@ class LastingCalls(Caller):
         """Make no more calls here; those that are wanted wait for `go_through`."""
         self._stepped_back = True
 
-    def go_through(self, heir: Handover | None) -> None:
+    def go_through(self, heir: Speaker | None) -> None:
         """Make calls through the new process from now on; None if there will be none."""
         self._heir = heir
         self._there.set()
@@ -79,9 +86,12 @@ class LastingCalls(Caller):
             raise PeerUnreachable("this proxy is being replaced, and the new one is not there")
         return await self._through(self._heir, peer, protocol, request, reply, timeout_s)
 
+    async def given_up(self, number: int) -> None:
+        """Do what is to be done about a call whose answer nobody waits for: nothing."""
+
     async def _through(
         self,
-        heir: Handover,
+        heir: Speaker,
         peer: PeerId,
         protocol: str,
         request: BaseModel,
@@ -105,6 +115,8 @@ class LastingCalls(Caller):
                 await call.ended.wait()
         finally:
             del self._open[number]
+            if call.message is None:
+                await self.given_up(number)
         return _read(call.message, peer, reply)
 
 
@@ -116,7 +128,7 @@ class _Open:
         self.message: CallEnded | None = None
 
 
-async def made_for(old: Handover, calls: Caller, call: Call) -> None:
+async def made_for(old: Speaker, calls: Caller, call: Call) -> None:
     """Make a call for the old process and tell it what came of it."""
     try:
         answer = await calls.call(

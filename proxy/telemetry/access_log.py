@@ -7,9 +7,10 @@ dropped and counted. The file is opened anew when it was moved away, as log rota
 
 import json
 import os
+import select
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,11 +102,11 @@ class AccessLog:
 
     def _flush(self) -> None:
         entries = [self._queue.popleft() for _ in range(len(self._queue))]
-        text = "".join(render(entry) for entry in entries)
         try:
             file = self._open()
-            file.write(text)
-            file.flush()
+            for lines in _at_once(render(entry) for entry in entries):
+                file.write(lines)
+                file.flush()
         except OSError as exc:
             self._dropped.inc(len(entries))
             if not self._failing:
@@ -163,6 +164,20 @@ def render(entry: Entry) -> str:
         **({} if entry.decision is None else _decided(entry.decision)),
     }
     return json.dumps({k: v for k, v in line.items() if _applies(v)}) + "\n"
+
+
+def _at_once(lines: Iterable[str]) -> Iterator[str]:
+    """Yield whole lines, as many as are written without another process's in their midst."""
+    together: list[str] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > select.PIPE_BUF and together:
+            yield "".join(together)
+            together, size = [], 0
+        together.append(line)
+        size += len(line)  # JSON is ASCII here
+    if together:
+        yield "".join(together)
 
 
 def _applies(value: object) -> bool:

@@ -40,7 +40,7 @@ from proxy.choosing.crowd import Crowd
 from proxy.choosing.starting import Starter
 from proxy.guard.ejecting import Ejector
 from proxy.guard.guards import Guards
-from proxy.guard.limiting import Limiter
+from proxy.guard.limiting import Limiter, Rates
 from proxy.guard.shares import Shares
 from proxy.guard.traffic import Traffics
 from proxy.layer4.tunnels import Tunnels
@@ -178,7 +178,7 @@ def _forwarder(ground: Ground, roads: Roads) -> Forwarder:
     guards = Guards(
         Traffics(),
         Ejector(view, upstreams, trio.current_time),
-        Limiter(shares, trio.current_time),
+        Limiter(Rates(shares, trio.current_time)),
         ProxyMetrics(CollectorRegistry()),
     )
     return Forwarder(

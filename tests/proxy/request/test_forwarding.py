@@ -48,7 +48,7 @@ from proxy.errors import NothingFeasible, RequestRefused, RevisionOutdated
 from proxy.frontend.clients import refuse
 from proxy.guard.ejecting import Ejector
 from proxy.guard.guards import Guards
-from proxy.guard.limiting import Limiter
+from proxy.guard.limiting import Limiter, Rates
 from proxy.guard.recent import LEAST
 from proxy.guard.shares import Shares
 from proxy.guard.traffic import Traffic, Traffics
@@ -349,7 +349,7 @@ async def ground_of(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Grou
             guards = Guards(
                 Traffics(),
                 Ejector(view, upstreams, trio.current_time),
-                Limiter(shares, trio.current_time),
+                Limiter(Rates(shares, trio.current_time)),
                 ProxyMetrics(CollectorRegistry()),
             )
             desk = RoutingDesk(routes, None, 4200, crowd.news, PROXY)

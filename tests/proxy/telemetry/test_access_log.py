@@ -1,4 +1,6 @@
 import json
+import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,21 @@ async def test_a_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> 
         assert written is not None
         written.write(entry(status=200))
     assert json.loads(capsys.readouterr().out)["status"] == 200
+
+
+def test_processes_that_share_a_log_write_whole_lines() -> None:
+    """What is written at once is never torn by another's, and a line is written at once."""
+    read, write = os.pipe()
+    log = AccessLog(f"/proc/self/fd/{write}", CollectorRegistry())
+    for number in range(200):
+        log.write(entry(status=number))
+    log.close()
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        got = pipe.read()
+    assert [json.loads(line)["status"] for line in got.splitlines()] == list(range(200))
+    lines = [render(entry(status=number)) for number in range(200)]
+    together = list(access_log._at_once(lines))
+    assert "".join(together) == "".join(lines)
+    assert len(together) > 1
+    assert all(len(text) <= select.PIPE_BUF and text.endswith("\n") for text in together)
