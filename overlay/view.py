@@ -110,6 +110,7 @@ class View:
     records: RecordTable = field(default_factory=RecordTable)
     _there: dict[PeerId, None] = field(default_factory=dict)
     _services: dict[ServiceName, dict[PeerId, set[InstanceId]]] = field(default_factory=dict)
+    _service_of: dict[tuple[PeerId, InstanceId], ServiceName] = field(default_factory=dict)
     _lists: dict[ServiceName, tuple[InstanceView, ...]] = field(default_factory=dict)
     _load: dict[PeerId, dict[InstanceId, tuple[int, float]]] = field(default_factory=dict)
     _pins: dict[str, PeerId] = field(default_factory=dict)
@@ -251,10 +252,9 @@ class View:
             self._count(held)
             if isinstance(held.record, PeerRecord):
                 self._pins.pop(held.record.certificate, None)
-        for service in self._services_of(owner):
-            self._lists.pop(service, None)
-            if service in self._services:
-                self._unlist(service, owner)
+            else:
+                self._remove(owner, held.record.id)
+        self._drop_lists(owner)
         self.records.forget(owner)
         self._load.pop(owner, None)
         self.generation += 1
@@ -277,27 +277,30 @@ class View:
         if isinstance(held.record, PeerRecord):
             self._pins[held.record.certificate] = held.owner
             return
-        if held.record.withdrawn:
-            self._remove(held.owner, held.record)
-        else:
-            owners = self._services.setdefault(held.record.service, {})
-            owners.setdefault(held.owner, set()).add(held.record.id)
+        record, key = held.record, (held.owner, held.record.id)
+        if record.withdrawn or self._service_of.get(key) not in {None, record.service}:
+            self._remove(held.owner, record.id)
+        if not record.withdrawn:
+            self._service_of[key] = record.service
+            owners = self._services.setdefault(record.service, {})
+            owners.setdefault(held.owner, set()).add(record.id)
 
     def _drop(self, void: Held) -> None:
         """Take in that a record is not in the table any more."""
         self.digest.drop((void.owner, *void.key))
         if isinstance(void.record, InstanceRecord):
-            self._remove(void.owner, void.record)
+            self._remove(void.owner, void.record.id)
 
-    def _remove(self, owner: PeerId, gone: InstanceRecord) -> None:
-        """Take an instance out of its service."""
-        instances = self._services.get(gone.service, {}).get(owner)
-        if instances is not None:
-            instances.discard(gone.id)
-            self._lists.pop(gone.service, None)
+    def _remove(self, owner: PeerId, gone: InstanceId) -> None:
+        """Take an instance out of the service that it was last said to be of."""
+        service = self._service_of.pop((owner, gone), None)
+        if service is not None:
+            instances = self._services[service][owner]
+            instances.discard(gone)
+            self._lists.pop(service, None)
             if not instances:
-                self._unlist(gone.service, owner)
-        self._load.get(owner, {}).pop(gone.id, None)
+                self._unlist(service, owner)
+        self._load.get(owner, {}).pop(gone, None)
 
     def _unlist(self, service: ServiceName, owner: PeerId) -> None:
         owners = self._services[service]

@@ -169,7 +169,10 @@ class Workers:
 
     async def _talk(self, attendant: Attendant, link: Link[FromWorker]) -> None:
         """Attend to a worker; one that cannot be understood sees that this has ended, and ends."""
-        await attendant.attend(self._grace.stopping, self._retire)
+        try:
+            await attendant.attend(self._grace.stopping, self._retire)
+        except Exception:  # a bug that one worker meets must not end the others
+            log.exception("worker.attendant_failed")
         link.close()
 
     def _retire(self) -> Retire:

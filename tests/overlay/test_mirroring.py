@@ -86,11 +86,11 @@ def readers_see(view: View) -> tuple[list[PeerView], dict[str, InstanceView], di
 
 owners = st.sampled_from(OTHERS)
 names = st.sampled_from(["i1", "i2"])
-service_of = {"i1": HELLO, "i2": OTHER}  # an instance is of one service all its life
+services = st.sampled_from([HELLO, OTHER])
 events = st.one_of(
     st.tuples(st.just("meet"), owners, st.lists(st.floats(0.0001, 0.2), max_size=3)),
-    st.tuples(st.just("publish"), owners, names),
-    st.tuples(st.just("withdraw"), owners, names),
+    st.tuples(st.just("publish"), owners, names, services),
+    st.tuples(st.just("withdraw"), owners, names, services),
     st.tuples(st.just("void"), owners),
     st.tuples(st.just("load"), owners, names, st.integers(0, 9)),
     st.tuples(st.just("cut"), owners),
@@ -105,10 +105,10 @@ def happen(world: World, event: tuple[object, ...]) -> None:
     match event:
         case ("meet", Identity() as owner, list() as rtts_s):
             world.meet(owner, rtts_s)
-        case ("publish", Identity() as owner, str(instance)):
-            world.publish(owner, instance, service_of[instance])
-        case ("withdraw", Identity() as owner, str(instance)):
-            world.publish(owner, instance, service_of[instance], withdrawn=True)
+        case ("publish", Identity() as owner, str(instance), str(service)):
+            world.publish(owner, instance, ServiceName(service))
+        case ("withdraw", Identity() as owner, str(instance), str(service)):
+            world.publish(owner, instance, ServiceName(service), withdrawn=True)
         case ("load", Identity() as owner, str(instance), int(load)):
             world.view.set_load(owner.peer_id, {InstanceId(instance): load})
         case ("time", float(seconds)):

@@ -55,11 +55,12 @@ def take_instance(
     epoch: float = NOW,
     withdrawn: bool = False,
     healthy: bool = True,
+    service: ServiceName = HELLO,
 ) -> None:
     record = InstanceRecord(
         version=Version(epoch=epoch, counter=counter),
         id=InstanceId(instance),
-        service=HELLO,
+        service=service,
         revision=1,
         state=InstanceState.READY,
         concurrency=5,
@@ -81,6 +82,15 @@ def test_an_instance_of_a_member_is_in_the_view_and_gone_when_withdrawn() -> Non
     assert ids(view) == set()
     take_instance(view, NEAR, counter=1)
     assert ids(view) == set()
+
+
+def test_an_instance_that_changes_its_service_is_in_the_old_one_no_more() -> None:
+    view, other = view_of(NEAR), ServiceName("other")
+    take_instance(view, NEAR, counter=1)
+    take_instance(view, NEAR, counter=2, service=other)
+    assert (view.instances(HELLO), len(view.instances(other))) == ((), 1)
+    take_instance(view, NEAR, counter=3, withdrawn=True)
+    assert list(view.all_instances()) == []
 
 
 def test_an_instance_that_fails_its_health_checks_is_suspect_until_it_passes_them() -> None:

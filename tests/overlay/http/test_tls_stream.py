@@ -205,7 +205,7 @@ async def test_what_is_read_in_small_parts_loses_nothing(cable: Cable) -> None:
 async def test_who_speaks_no_tls_is_refused_and_told_so(tls: PeerTls, said: bytes) -> None:
     near, far = sockets()
     stream = TlsStream(near, tls.server_context, server_side=True)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await far.send_all(said)
         await far.send_eof()
         with pytest.raises(trio.BrokenResourceError):
@@ -240,7 +240,7 @@ async def test_other_versions_and_session_tickets_make_no_difference(
     near_socket, far_socket = sockets()
     near = TlsStream(near_socket, peer.client_context)
     far = TlsStream(far_socket, peer.server_context, server_side=True)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(near.do_handshake)
             nursery.start_soon(far.do_handshake)
