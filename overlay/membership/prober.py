@@ -186,8 +186,6 @@ class Prober:
             self._measure(awaited.member, awaited.sent_at, ack, now)
             self._rounds.close_forward(awaited)
             self._telling.post(effects, awaited.source, Ack(awaited.theirs, None))
-        elif (late := self._rounds.take_late(source, ack.sequence, now)) is not None:
-            self._measure(*late, ack, now)
         else:
             self._me.counters.ignored += 1
 
@@ -204,7 +202,6 @@ class Prober:
     ) -> None:
         if ack.sequence == answered.direct:
             self._measure(answered.member, answered.sent_at, ack, now)
-            answered.sent_at = None
         suspicion = answered.member.suspicion
         itself = source == answered.member.peer
         if itself and suspicion is not None and answered.began >= suspicion.since:
@@ -222,11 +219,6 @@ class Prober:
         self._me.counters.samples += 1
         if ack.coordinate is not None:
             self._coordinates.observe(member.peer, ack.coordinate, now - sent_at)
-
-    def stood_still(self, seconds: float) -> None:
-        """Take time in which nobody could be heard out of what is awaited."""
-        self.heard_at += seconds
-        self._rounds.forget_late()
 
     # helping others
 

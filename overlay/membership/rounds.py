@@ -27,9 +27,6 @@ MAX_FORWARDS_PER_SOURCE = 32
 INDIRECT_CEILING = 1.5
 """An indirect answer goes two ways, which share what processing takes."""
 
-LATE_S = 10.0
-"""How long after a ping its answer is still an RTT sample, though the round went on without it."""
-
 NACK_SHARE = 0.8
 """Of the time that a helper gives its ping: its nack is to reach the requester in time (Lifeguard
 section IV-A)."""
@@ -101,7 +98,6 @@ class Rounds:
     def __init__(self, first_sequence: int) -> None:
         self._sequence = first_sequence
         self._awaited: dict[int, Round | Forward] = {}
-        self._late: dict[int, tuple[Member, float]] = {}
         self._rounds = 0
         self._forwards: dict[PeerId, int] = {}
         self._forwarded = 0
@@ -144,31 +140,11 @@ class Rounds:
         return reliable, indirect
 
     def close(self, ended: Round) -> None:
-        """End a round; of later answers only the direct one tells something: see `take_late`."""
+        """End a round; later answers are nobody's."""
         for sequence in ended.sequences():
             self._awaited.pop(sequence, None)
-        if ended.sent_at is not None:
-            self._late[ended.direct] = ended.member, ended.sent_at
-            if len(self._late) > MAX_ROUNDS:
-                del self._late[next(iter(self._late))]
         ended.deadline = inf
         self._rounds -= 1
-
-    def take_late(self, source: PeerId, sequence: int, now: float) -> tuple[Member, float] | None:
-        """Return whom a direct ping was for and when it was sent, if its round is over.
-
-        Where a line gets slow, helpers on better ones answer first, and without this nobody would
-        ever measure it.
-        """
-        member, sent_at = self._late.get(sequence, (None, 0.0))
-        if member is None or member.peer != source:
-            return None
-        del self._late[sequence]
-        return (member, sent_at) if now - sent_at <= LATE_S else None
-
-    def forget_late(self) -> None:
-        """Take no late answer for a sample that was on its way until now."""
-        self._late.clear()
 
     def forward(
         self, source: PeerId, theirs: int, member: Member, timeout_s: float, now: float
