@@ -356,34 +356,6 @@ def test_a_datagram_service_that_never_binds_its_port_never_gets_ready(network: 
         assert "took no datagram on UDP port" in process.stderr.readline()
 
 
-LATE = """
-import os, socket, time
-time.sleep(1)
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("0.0.0.0", int(os.environ["SERVICE_PORT"])))
-while True:
-    said, sender = sock.recvfrom(65536)
-    sock.sendto(said.upper(), sender)
-"""
-
-
-@pytest.mark.docker
-def test_a_container_that_binds_its_port_late_is_ready_for_the_first_datagram(
-    docker_network: Any, echo_image: str
-) -> None:
-    name = docker_network.add_image(
-        "late", echo_image, 'exec python3 -c "$PROGRAM"', protocol="udp", env={"PROGRAM": LATE}
-    )
-    with (
-        forwarding(docker_network, name) as (port, _),
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-    ):
-        sock.connect(("127.0.0.1", port))
-        sock.settimeout(TIMEOUT_S)
-        sock.send(b"first")
-        assert sock.recv(100) == b"FIRST"
-
-
 # chains
 
 

@@ -124,7 +124,14 @@ def test_a_call_that_its_client_cancels_ends_at_the_service(
 
 
 def test_calls_on_one_connection_are_balanced_one_by_one(network: Any) -> None:
-    name = network.add_process("grpc", SERVER, protocol="h2c", idle_stop_s=600, min_instances=2)
+    name = network.add_process(
+        "grpc",
+        SERVER,
+        protocol="h2c",
+        idle_stop_s=600,
+        min_instances=2,
+        policy="round_robin",  # which of two that are as good gets more is chance with others
+    )
     with channel_to(network, name) as channel:
         echo = channel.unary_unary(METHOD + "Echo")
         served: dict[str, int] = {}
