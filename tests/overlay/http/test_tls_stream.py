@@ -4,7 +4,7 @@ import os
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -271,18 +271,23 @@ class Openssl:
     stream: TlsStream
     messages: Path
     updates: int = 0
+    turn: trio.Lock = field(default_factory=trio.Lock)
 
     async def say(self, line: bytes) -> None:
         assert self.process.stdin is not None
         await self.process.stdin.send_all(line)
 
     async def update_keys(self) -> None:
-        """Have it send a KeyUpdate that asks for one; return when it has."""
-        self.updates += 1
-        await self.say(b"K\n")
-        sent = r">>> TLS 1.3, Handshake [length 0005], KeyUpdate"
-        while self.messages.read_text().count(sent) < self.updates:
-            await trio.testing.wait_all_tasks_blocked(0.005)
+        """Have it send a KeyUpdate that asks for one; return when it has.
+
+        What it reads together with such a command it drops.
+        """
+        async with self.turn:
+            self.updates += 1
+            await self.say(b"K\n")
+            sent = r">>> TLS 1.3, Handshake [length 0005], KeyUpdate"
+            while self.messages.read_text().count(sent) < self.updates:
+                await trio.testing.wait_all_tasks_blocked(0.005)
 
     async def rest(self) -> bytes:
         assert self.process.stdout is not None
