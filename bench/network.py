@@ -27,6 +27,7 @@ from overlay.testing_ports import free_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
+PROXY_READY_S = 60.0
 _LOG_LINES = 40
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -173,6 +174,46 @@ def is_stocked(daemons: Iterable[Mapping[str, Any]]) -> bool:
         if stock := daemon.get("sandboxes"):
             return bool(stock["ready"] >= stock["wanted"] or stock["problem"])
     return True
+
+
+@contextmanager
+def joined_proxy(
+    founded: Network, name: str, arguments: Iterable[str], inside: Iterable[str] = ()
+) -> Iterator[int]:
+    """Run a further proxy of the network; yield its process id when it is ready.
+
+    Args:
+        founded: the network.
+        name: of its folder, in which it has state of its own.
+        arguments: of the command `myxo proxy`, beside what it needs to join.
+        inside: the command that runs it on another host of a lab.
+
+    Raises:
+        NetworkFailed: it did not get ready; says what it printed.
+    """
+    joined, folder = read_joined_network(founded.folder / "state"), founded.folder / name
+    command = [*inside, sys.executable, "-m", "myxo", "proxy", *arguments]
+    for bootstrap in joined["bootstraps"]:
+        command += ["--bootstrap", bootstrap]
+    command += ["--psk", joined["psk"], "--log-level", "warning"]
+    folder.mkdir()
+    with (
+        listening(folder / "ready") as ready,
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            command,
+            env=environment(folder) | ready.environment,
+            cwd=CHECKOUT,
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            if not ready.wait(process, PROXY_READY_S):
+                raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
+            yield process.pid
+        finally:
+            process.terminate()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -5,12 +5,11 @@ go over the overlay instead.
 """
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,14 +19,11 @@ import trio
 from bench import backend
 from bench.client import AnswerFailed, requests_per_second
 from bench.envoy import FLAGS, write_config
-from bench.errors import NetworkFailed
 from bench.hop import program, running
 from bench.load import OpenLoop, answered
-from bench.network import CHECKOUT, Network, environment, network
+from bench.network import Network, joined_proxy, network
 from bench.stats import quantile, spread, table
 from bench.veth import Machine, do, two_machines
-from overlay.notify import listening
-from overlay.settings import read_joined_network
 
 SERVICE = "far"
 OVERLAY = "overlay"
@@ -106,33 +102,9 @@ def _shut_gateway(server: Machine) -> None:
     do(*server.inside, "iptables", "-A", "INPUT", *gateway, "--reject-with", "tcp-reset")
 
 
-@contextmanager
-def run_proxy(founded: Network, client: Machine) -> Iterator[int]:
+def run_proxy(founded: Network, client: Machine) -> AbstractContextManager[int]:
     """Run a proxy on the client's machine; yield its process id when it is ready."""
-    joined = read_joined_network(founded.folder / "state")
-    command = [*client.inside, sys.executable, "-m", "myxo", "proxy", str(PROXY_PORT)]
-    for bootstrap in joined["bootstraps"]:
-        command += ["--bootstrap", bootstrap]
-    command += ["--psk", joined["psk"], "--log-level", "warning"]
-    folder = founded.folder / "client"
-    folder.mkdir()
-    with (
-        listening(folder / "ready") as ready,
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            command,
-            env=environment(folder) | ready.environment,
-            cwd=CHECKOUT,
-            stdout=log,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            if not ready.wait(process, TIMEOUT_S):
-                raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
-            yield process.pid
-        finally:
-            process.terminate()
+    return joined_proxy(founded, "client", [str(PROXY_PORT)], client.inside)
 
 
 @contextmanager

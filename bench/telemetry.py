@@ -6,8 +6,6 @@ is a server in C that reads them and answers 200.
 """
 
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,21 +18,17 @@ import trio
 from bench import backend
 from bench.client import ask_until_ok, latencies, requests_per_second
 from bench.command import Report, run
-from bench.errors import NetworkFailed
 from bench.hop import await_answer, running
 from bench.machine import cpu_s
 from bench.native import compiled
-from bench.network import CHECKOUT, Network, environment, network, open_registrar
+from bench.network import Network, joined_proxy, network, open_registrar
 from bench.stats import quantile, spread, table
 from overlay.names import ServiceName, service_name
-from overlay.notify import listening
-from overlay.settings import read_joined_network
 from overlay.spec import ServiceSpec
 from overlay.testing_ports import free_port
 
 RATE = 500.0
 CONNECTIONS = 32
-TIMEOUT_S = 60.0
 NOTHING = "nothing"
 TRACEPARENT = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 WAYS = (NOTHING, "access log", "traceparent passed on", "OpenTelemetry exporter")
@@ -142,31 +136,11 @@ def _collector(folder: Path) -> Iterator[str]:
 @contextmanager
 def _proxy(founded: Network, flags: list[str]) -> Iterator[tuple[int, int]]:
     """Run a further proxy of this machine; yield its port and process id when it is ready."""
-    joined, port = read_joined_network(founded.folder / "state"), free_port()
-    command = [sys.executable, "-m", "myxo", "proxy", str(port), "--log-level", "warning", *flags]
-    for bootstrap in joined["bootstraps"]:
-        command += ["--bootstrap", bootstrap]
-    command += ["--psk", joined["psk"], "--p2p-listen-addr", f"127.0.0.1:{free_port()}"]
-    command += ["--prom-listen-addr", f"127.0.0.1:{free_port()}"]
-    folder = founded.folder / f"proxy-{port}"
-    folder.mkdir()
-    with (
-        listening(folder / "ready") as ready,
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            command,
-            env=environment(folder) | ready.environment,
-            cwd=CHECKOUT,
-            stdout=log,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            if not ready.wait(process, TIMEOUT_S):
-                raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
-            yield port, process.pid
-        finally:
-            process.terminate()
+    port = free_port()
+    arguments = [str(port), *flags, "--p2p-listen-addr", f"127.0.0.1:{free_port()}"]
+    arguments += ["--prom-listen-addr", f"127.0.0.1:{free_port()}"]
+    with joined_proxy(founded, f"proxy-{port}", arguments) as pid:
+        yield port, pid
 
 
 if __name__ == "__main__":
