@@ -15,6 +15,7 @@ alone in its chunk; one that was alone and lost its worker too often is abandone
 """
 
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NewType
@@ -138,6 +139,11 @@ class Schedule:
         """Items that no lane has."""
         return len(self._backlog)
 
+    @property
+    def waiting_s(self) -> float | None:
+        """Computing time of what no lane has, in seconds; None before an item's time is known."""
+        return None if self._pace.item_s is None else len(self._backlog) * self._pace.item_s
+
     # Lanes
 
     def join(self, lane: LaneId) -> None:
@@ -182,7 +188,9 @@ class Schedule:
         for pace in self._paces(chunk.lane):
             pace.sent(chunk.stop - chunk.start, size)
 
-    def answered(self, chunk: Chunk, upto: int, busy_s: float, now: float) -> list[range]:
+    def answered(
+        self, chunk: Chunk, upto: int, busy_s: float, now: float, again: Collection[int] = ()
+    ) -> list[range]:
         """Take in that a lane has answered a chunk up to an index.
 
         Args:
@@ -190,6 +198,7 @@ class Schedule:
             upto: the index behind the last that was answered.
             busy_s: computing time of what is answered by this, in seconds.
             now: seconds on a clock that does not go back.
+            again: indices among these that are to be computed once more.
 
         Returns:
             The indices whose outcome this is; the others have had theirs before.
@@ -202,7 +211,12 @@ class Schedule:
         chunk.done, chunk.moved_at = upto, now
         chunk.busy_s += busy_s
         self._settle(chunk, now)
-        return self._take_in(range(first, upto), now)
+        fresh = []
+        for index in sorted(again):
+            fresh += self._take_in(range(first, index), now)
+            self._backlog.give_back(self._outcomes.missing(index, index + 1))
+            first = index + 1
+        return fresh + self._take_in(range(first, upto), now)
 
     def shortenings(self) -> list[Shortened]:
         """Return what lanes are to be told, once each."""
