@@ -126,6 +126,7 @@ class UpstreamStream:
     def take_whole(self, received: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
         """See `seam.Upstream`: what came is elsewhere."""
         del received, method
+        return None
 
     def take_head(self, received: bytes, method: bytes) -> ResponseHead | None:
         """See `seam.Upstream`."""

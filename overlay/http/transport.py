@@ -186,14 +186,8 @@ class SocketTransport:
 
     async def receive(self, within_s: float = inf) -> bytes | None:
         """See `Transport`."""
-        if self._more:
-            self._calls += 1
-            if self._calls >= _CALLS_IN_A_ROW:
-                await self._give_way()
-            try:
-                return self._read()
-            except BlockingIOError:
-                pass
+        if self._more and (data := await self._read_more()) is not None:
+            return data
         self._calls = 0
         until = inf if within_s == inf else self._alarms.now() + within_s
         while True:
@@ -320,6 +314,16 @@ class SocketTransport:
         self._held = b""
         self._poll = None
         self._stream.socket.close()
+
+    async def _read_more(self) -> bytes | None:
+        """Return what is there already, if anything is."""
+        self._calls += 1
+        if self._calls >= _CALLS_IN_A_ROW:
+            await self._give_way()
+        try:
+            return self._read()
+        except BlockingIOError:
+            return None
 
     def _read(self) -> bytes:
         try:

@@ -311,7 +311,7 @@ class Pool:
             await self.drop(self._idle.pop())
 
     def take_idle(self) -> UpstreamConnection | None:
-        """Return the connection that became idle last, if it stands; `acquire` is how to call it."""
+        """Return the connection that became idle last, if it stands; see `acquire`."""
         if not self._idle:
             return None
         connection = self._idle[-1]
