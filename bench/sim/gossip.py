@@ -138,7 +138,7 @@ class Gossiping:
             table.founding = self._network.founding
             members = {self._peer.id, *everything.members}
             for owner, _, _ in table.founding.stamps:
-                if owner not in members:
+                if owner not in members and not self._peer.is_member(owner):
                     table.count(owner, member=False)
         self._take(source, everything.versions)
         for owner in everything.members:
