@@ -139,7 +139,9 @@ async def exchange(
         fields = [*fields, (b"TE", b"trailers"), (b"Connection", b"TE")]
     if head.upgrade and switched is not None:
         fields = [*fields, (b"Upgrade", head.upgrade), _UPGRADE]
-    await run.send_request(target or head.target, fields)
+    target = target or head.target
+    if not run.held_request(target, fields):
+        await run.send_request(target, fields)
     if run.request_sent:
         await run.answer()
     else:
@@ -161,6 +163,7 @@ class _Exchange:
         "head",
         "head_timeout_s",
         "moved",
+        "payload",
         "request_sent",
         "sending",
         "sent_any_body",
@@ -190,6 +193,7 @@ class _Exchange:
         self.edit_interim = edit_interim
         self.head_timeout_s = head_timeout_s
         self.body: ClientBody = client.body
+        self.payload = b""  # what there was of the request's body at first
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
@@ -213,20 +217,26 @@ class _Exchange:
             perf_counter() - self.started_at,
         )
 
+    def held_request(self, target: bytes, fields: Sequence[Field]) -> bool:
+        """Return whether the upstream took the request, which is so if all of it is there."""
+        body = self.body
+        self.payload = b"" if body.framing is NO_BODY else body.take()
+        self.sent_any_body = bool(self.payload)
+        self.request_sent = body.framing is NO_BODY or body.consumed
+        return self.request_sent and self.upstream.hold_request(
+            self.head.method, target, fields, body.framing, self.payload
+        )
+
     async def send_request(self, target: bytes, fields: Sequence[Field]) -> None:
         """Send the head, and of the body what there is already."""
-        body = self.body
-        payload = body.take()
-        self.sent_any_body = bool(payload)
-        self.request_sent = body.consumed
         try:
             await self.upstream.send_request(
                 self.head.method,
                 target,
                 fields,
-                body.framing,
-                payload,
-                trailers=body.trailers if self.request_sent else None,
+                self.body.framing,
+                self.payload,
+                trailers=self.body.trailers if self.request_sent else None,
             )
         except SendFailed as exc:
             raise self._not_sent(exc) from exc
@@ -243,8 +253,14 @@ class _Exchange:
             return
         if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
             self.client.must_close = True  # most likely the rest of the body is unwanted
-        await self._start(response, fields, payload)
-        if self.upstream.body.done:
+        fields = self._with_own(response, fields)
+        self.sent_bytes = len(payload)
+        done = self.upstream.body.done
+        if not done or not self.client.hold_response(
+            response.status, response.reason, fields, response.framing, payload
+        ):
+            await self._start(response, fields, payload)
+        if done:
             return
         while not self.upstream.body.done:
             await self._relay()
@@ -292,13 +308,20 @@ class _Exchange:
     async def _receive_head(self) -> tuple[ResponseHead, bytes]:
         """Wait for the final answer's head; return it with what of its body came along."""
         try:
+            received = await self._receive(self.head_timeout_s)
+            whole = self.upstream.take_whole(received or b"", self.head.method)
+            if whole is not None:
+                self.first_byte_at = perf_counter()
+                return whole
             informational = 0
-            head = await self._next_head()
+            head = await self._next_head(received)
             while head.status < FINAL and not self._switches(head):
                 informational += 1
                 _check_informational(head, informational)
                 await self._pass_on(head)
-                head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
+                head = self.upstream.take_head(b"", self.head.method) or await self._next_head(
+                    await self._receive(self.head_timeout_s)
+                )
             self.first_byte_at = perf_counter()
             payload = self.upstream.take_body()
         except SendFailed as exc:
@@ -349,24 +372,28 @@ class _Exchange:
         chosen = protocols(get(head.headers, b"upgrade") or b"")
         return bool(chosen) and chosen <= protocols(self.head.upgrade)
 
-    async def _next_head(self) -> ResponseHead:
+    async def _next_head(self, received: bytes | None) -> ResponseHead:
         while True:
-            data = await self._receive(self.head_timeout_s)
-            if data is None:
+            if received is None:
                 text = f"no answer within {self.head_timeout_s:g} s"
                 raise self._failed(text, timed_out=True)
-            if not data:
+            if not received:
                 raise self._failed("it closed the connection before it answered")
-            head = self.upstream.take_head(data, self.head.method)
+            head = self.upstream.take_head(received, self.head.method)
             if head is not None:
                 return head
+            received = await self._receive(self.head_timeout_s)
 
-    async def _start(self, response: ResponseHead, fields: Sequence[Field], payload: bytes) -> None:
-        decoder = self.upstream.body
+    def _with_own(self, response: ResponseHead, fields: Sequence[Field]) -> Sequence[Field]:
+        """Return the fields to send with what the message's framing does not say."""
         if response.framing is NO_BODY and response.content_length is not None:
             fields = [*fields, *self._length_without_body(response, response.content_length)]
         if response.status == HTTPStatus.UPGRADE_REQUIRED:
             fields = [*fields, *_upgrade_of(response)]
+        return fields
+
+    async def _start(self, response: ResponseHead, fields: Sequence[Field], payload: bytes) -> None:
+        decoder = self.upstream.body
         await self.client.start_response(
             response.status,
             response.reason,
@@ -375,7 +402,6 @@ class _Exchange:
             payload,
             trailers=decoder.trailers if decoder.done else None,
         )
-        self.sent_bytes = len(payload)
 
     def _length_without_body(self, response: ResponseHead, length: int) -> tuple[Field, ...]:
         """Keep what HEAD and 304 tell of a body that they do not send."""

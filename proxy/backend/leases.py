@@ -90,6 +90,9 @@ class LeaseHolder:
         hello: how the proxy introduces itself.
         welcomed: called with this and the allocator's word on where containers look for the proxy;
             None for a process that is not to be found by them, and says no hello.
+
+    Attributes:
+        occupied: called with a sandbox and the instance in it, whenever the allocator tells.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class LeaseHolder:
         self._waiting: dict[InstanceId, trio.Event] = {}
         self._questions: dict[SandboxId, _Question] = {}
         self._retiring = False
+        self.occupied: Callable[[SandboxId, Caller], None] = lambda _sandbox, _caller: None
 
     def get(self, instance: InstanceId) -> Lease | None:
         """Return the usable lease on `instance` that is held already."""
@@ -155,14 +159,22 @@ class LeaseHolder:
         """Count a request that is about to be sent."""
         lease.in_flight += 1
 
-    async def end(self, lease: Lease, service_time_s: float) -> None:
-        """Count a request's end; hand the lease back if it was asked for and this was the last."""
+    def ended(self, lease: Lease, service_time_s: float) -> bool:
+        """Count a request's end; return whether the lease is to be handed back now."""
         lease.in_flight -= 1
         lease.served += 1
         lease.service_time_s += service_time_s
-        if lease.releasing and lease.in_flight == 0 and not lease.lent:
-            with trio.CancelScope(shield=True):  # here only, as a scope costs some 5 µs a request
-                await self._hand_back(lease)
+        return lease.releasing and lease.in_flight == 0 and not lease.lent
+
+    async def end(self, lease: Lease, service_time_s: float) -> None:
+        """Count a request's end; hand the lease back if it was asked for and this was the last."""
+        if self.ended(lease, service_time_s):
+            await self.hand_back(lease)
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Give a lease back on which nothing is in flight."""
+        with trio.CancelScope(shield=True):  # here only, as a scope costs some 5 µs a request
+            await self._hand_back(lease)
 
     def lend(self, lease: Lease, recall: Callable[[], None]) -> None:
         """Keep a lease until `give_back`: another program sends requests there, too."""
@@ -246,12 +258,14 @@ class LeaseHolder:
             waiting.set()
 
     def _answer_who(self, occupant: Occupant) -> None:
-        question = self._questions.get(occupant.sandbox)
-        if question is None:
-            return
+        caller = None
         if occupant.service is not None and occupant.instance is not None:
-            question.caller = Caller(occupant.service, occupant.instance)
-        question.answered.set()
+            caller = Caller(occupant.service, occupant.instance)
+            self.occupied(occupant.sandbox, caller)
+        question = self._questions.get(occupant.sandbox)
+        if question is not None:
+            question.caller = caller
+            question.answered.set()
 
     async def _release(self, instance: InstanceId) -> None:
         lease = self._leases.get(instance)

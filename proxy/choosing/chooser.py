@@ -82,6 +82,18 @@ class Chooser:
         self._breaches = Breaches()
         self._grow_at: dict[ServiceName, float] = {}
 
+    def choose_at_once(self, decision: Decision) -> InstanceView | None:
+        """Return an instance with room, if there is one; `done` as for `choose`."""
+        chosen = self._select(decision)
+        if chosen is None:
+            return None
+        decision.timing.mark("select")
+        instance = decision.chosen = chosen.instance
+        if decision.limits.soft_s is not None or instance.suspect:
+            self._watch(decision, instance)
+        chosen.in_flight += 1
+        return instance
+
     async def choose(self, decision: Decision, traffic: Traffic) -> InstanceView:
         """Return the instance for a request; `done` is to be called when it has ended there.
 
@@ -93,15 +105,13 @@ class Chooser:
             TooManyPending, NothingFeasible, NeverReady, RevisionOutdated: none can be had, and why.
             DestinationGone: the one that the request names is not there, or full.
         """
-        chosen = self._select(decision)
-        decision.timing.mark("select")
-        if chosen is None:
+        instance = self.choose_at_once(decision)
+        if instance is None:
+            decision.timing.mark("select")
             with traffic.waiting(decision.spec):
                 chosen = await self._choose_late(decision)
-        elif decision.limits.soft_s is not None or chosen.instance.suspect:
-            self._watch(decision, chosen.instance)
-        decision.chosen = instance = chosen.instance
-        self._upstreams.begin(instance)
+            decision.chosen = instance = chosen.instance
+            self._upstreams.begin(instance)
         return instance
 
     def another(self, decision: Decision, first: InstanceView) -> InstanceView | None:
@@ -138,7 +148,7 @@ class Chooser:
         if chosen is None:
             chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
-        if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
+        if chosen is None or decision.explained or 1 < len(group.instances) <= SHOWN_WHOLE:
             decision.candidates = group.seen(now)
         else:
             decision.candidates = (chosen.seen(now),)
