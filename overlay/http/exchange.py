@@ -58,6 +58,11 @@ expects to be asked for; curl waits as long."""
 MAX_INFORMATIONAL = 32
 """1xx answers to one request; more is a broken server."""
 
+_SWITCHING = int(HTTPStatus.SWITCHING_PROTOCOLS)
+_NOT_MODIFIED = int(HTTPStatus.NOT_MODIFIED)
+_BAD_REQUEST = int(HTTPStatus.BAD_REQUEST)
+_UPGRADE_REQUIRED = int(HTTPStatus.UPGRADE_REQUIRED)
+"""Looked up once: a member of an enumeration is found by a call of Python."""
 _UPGRADE: Field = (b"Connection", b"Upgrade")
 
 
@@ -244,18 +249,19 @@ class _Exchange:
     async def answer(self) -> None:
         """Bring the answer to the client."""
         response, payload = await self._receive_head()
-        if self.upstream.body.done and self.request_sent:
+        done = self.upstream.body.done
+        if done and self.request_sent:
             self.upstream.finish(response)  # whatever becomes of the client
         fields = self.edit_response(response)
         self.status = response.status
-        if response.status == HTTPStatus.SWITCHING_PROTOCOLS and self.switched is not None:
+        if response.status == _SWITCHING and self.switched is not None:
             self.moved = await self.switched([*fields, *_upgrade_of(response)])
             return
-        if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
+        if not self.request_sent and response.status >= _BAD_REQUEST:
             self.client.must_close = True  # most likely the rest of the body is unwanted
-        fields = self._with_own(response, fields)
+        if response.framing is NO_BODY or response.status == _UPGRADE_REQUIRED:
+            fields = self._with_own(response, fields)
         self.sent_bytes = len(payload)
-        done = self.upstream.body.done
         if not done or not self.client.hold_response(
             response.status, response.reason, fields, response.framing, payload
         ):
@@ -308,7 +314,12 @@ class _Exchange:
     async def _receive_head(self) -> tuple[ResponseHead, bytes]:
         """Wait for the final answer's head; return it with what of its body came along."""
         try:
-            received = await self._receive(self.head_timeout_s)
+            if self.sending:
+                received = await self._receive_while_sending(self.head_timeout_s)
+            else:
+                received = await self.upstream.receive(min(self.head_timeout_s, WATCH_AFTER_S))
+                if received is None:
+                    received = await self._receive_later(self.head_timeout_s)
             whole = self.upstream.take_whole(received or b"", self.head.method)
             if whole is not None:
                 self.first_byte_at = perf_counter()
@@ -367,7 +378,7 @@ class _Exchange:
 
     def _switches(self, head: ResponseHead) -> bool:
         """Whether the upstream changes to a protocol that the client asked for, and could."""
-        if head.status != HTTPStatus.SWITCHING_PROTOCOLS or self.switched is None:
+        if head.status != _SWITCHING or self.switched is None:
             return False
         chosen = protocols(get(head.headers, b"upgrade") or b"")
         return bool(chosen) and chosen <= protocols(self.head.upgrade)
@@ -388,7 +399,7 @@ class _Exchange:
         """Return the fields to send with what the message's framing does not say."""
         if response.framing is NO_BODY and response.content_length is not None:
             fields = [*fields, *self._length_without_body(response, response.content_length)]
-        if response.status == HTTPStatus.UPGRADE_REQUIRED:
+        if response.status == _UPGRADE_REQUIRED:
             fields = [*fields, *_upgrade_of(response)]
         return fields
 
@@ -405,7 +416,7 @@ class _Exchange:
 
     def _length_without_body(self, response: ResponseHead, length: int) -> tuple[Field, ...]:
         """Keep what HEAD and 304 tell of a body that they do not send."""
-        if response.status == HTTPStatus.NOT_MODIFIED or self.head.method == b"HEAD":
+        if response.status == _NOT_MODIFIED or self.head.method == b"HEAD":
             return framing_fields(Framing(BodyKind.LENGTH, length))
         return ()
 
@@ -430,9 +441,13 @@ class _Exchange:
         if self.sending:
             return await self._receive_while_sending(within_s)
         data = await self.upstream.receive(min(within_s, WATCH_AFTER_S))
-        if data is None and within_s > WATCH_AFTER_S:
-            return await self._receive_watching(within_s - WATCH_AFTER_S)
-        return data
+        return await self._receive_later(within_s) if data is None else data
+
+    async def _receive_later(self, within_s: float) -> bytes | None:
+        """Go on waiting after a first silence, and watch the client meanwhile."""
+        if within_s <= WATCH_AFTER_S:
+            return None
+        return await self._receive_watching(within_s - WATCH_AFTER_S)
 
     async def _receive_while_sending(self, within_s: float) -> bytes | None:
         while True:
@@ -498,5 +513,5 @@ def _upgrade_of(response: ResponseHead) -> tuple[Field, ...]:
 
 
 def _check_informational(head: ResponseHead, count: int) -> None:
-    if count > MAX_INFORMATIONAL or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if count > MAX_INFORMATIONAL or head.status == _SWITCHING:
         raise BadResponse("it sent interim answers that nobody asked for")

@@ -253,6 +253,7 @@ class Pool:
         "_idle_timeout_s",
         "_max_idle",
         "_max_open",
+        "_now",
         "_open",
         "_waiting",
         "in_use",
@@ -275,6 +276,7 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
         self._age = 0
+        self._now = trio.lowlevel.current_clock().current_time  # in a third of `trio.current_time`
         self.in_use = 0
 
     @property
@@ -315,7 +317,7 @@ class Pool:
         if not self._idle:
             return None
         connection = self._idle[-1]
-        if connection.idle_since + self._idle_timeout_s < trio.current_time():
+        if connection.idle_since + self._idle_timeout_s < self._now():
             return None
         if not connection.quiet():
             return None
@@ -341,7 +343,7 @@ class Pool:
         kept = connection.reusable and connection.age == self._age and not self._closed
         if not kept or len(self._idle) >= self._max_idle:
             return False
-        connection.idle_since = trio.current_time()
+        connection.idle_since = self._now()
         self._idle.append(connection)
         if self._max_open != inf:  # else nobody waits
             self._waiting.unpark()

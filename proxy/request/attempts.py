@@ -206,7 +206,9 @@ class Attempts:
             raise
         else:
             service_time_s = exchanged.total_s
-            bad = exchanged.status >= SERVER_ERROR or is_failure(self._decision.grpc_status)
+            bad = exchanged.status >= SERVER_ERROR
+            if self._decision.grpc_status and not bad:
+                bad = is_failure(self._decision.grpc_status)
             self._parts.guards.ejector.answered(instance, self._spec, bad=bad)
             return exchanged
         finally:

@@ -59,6 +59,7 @@ NEWS_TIMEOUT_S = 2.0
 _MAX_LOAD_DIGITS = 9
 _STAYS: AbstractContextManager[None] = nullcontext()
 _CHAIN = HEADER.lower()
+_NOT_HTTP = frozenset({"tcp", "udp"})
 
 
 class Forwarder:
@@ -122,11 +123,15 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = self._route(head, origin)
+        if origin.exposure is None:
+            route = route_of(head, self._machine_names)
+        else:
+            route = origin.exposure.route(head)
         revision = self._definitions.get(route.service)
         if revision is None or (spec := revision.revision.spec) is None:
             revision, spec = await self.resolve(route.service, caller)
-        _check_speaks_http(route.service, spec)
+        if spec.protocol in _NOT_HTTP:
+            raise _speaks_no_http(route.service, spec)
         timing.mark("lookup")
         call = FROM_OUTSIDE
         if caller is not None:
@@ -142,12 +147,8 @@ class Forwarder:
             begun(decision)
             return await self._admitted(client, head, route, origin, decision, call)
         finally:
-            self._chains.called(call)
-
-    def _route(self, head: RequestHead, origin: Origin) -> Route:
-        if origin.exposure is not None:
-            return origin.exposure.route(head)
-        return route_of(head, self._machine_names)
+            if call is not FROM_OUTSIDE:
+                self._chains.called(call)
 
     async def _admitted(
         self,
@@ -388,8 +389,7 @@ def _machine_is_dead(client: Client) -> Exception:
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
 
 
-def _check_speaks_http(service: ServiceName, spec: ServiceSpec) -> None:
-    if spec.protocol in {"tcp", "udp"}:
-        raise WrongProtocol(
-            f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
-        )
+def _speaks_no_http(service: ServiceName, spec: ServiceSpec) -> WrongProtocol:
+    return WrongProtocol(
+        f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
+    )
