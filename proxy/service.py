@@ -247,6 +247,7 @@ class _Server:
                 files,
                 fronts,
                 admin,
+                self._node.tls,
                 tls,
                 restart,
             )
@@ -254,7 +255,13 @@ class _Server:
 
         named = tuple(replace(front, machine_names=self.serving.machine_names) for front in fronts)
         await run_envoy(
-            settings, named, self.serving.clients, self._grace, make_engine, task_status=task_status
+            settings,
+            named,
+            self.serving.clients,
+            self._grace,
+            make_engine,
+            self._node.tls,
+            task_status=task_status,
         )
 
     def listen(self, listeners: Mapping[str, trio.SocketListener]) -> None:

@@ -7,12 +7,18 @@ therefore the gateway says one line when it has, and a client sends nothing befo
 refusal is always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request
 naming its instance in `Myxo-Instance`.
 
+A program that speaks HTTP and nothing else, such as a proxy's Envoy, asks for another protocol by
+ALPN, `myxo-http/1`: nothing is said before the first request, which is where a refusal is answered.
+As such a program knows machines and not what is under way at their instances, it may say of which
+service and revision an instance is meant, in `Myxo-Any-Of: SERVICE/REVISION`. The one with the
+least under way gets the request, if one has room.
+
 A machine that nobody can dial has its requests carried by the overlay, whose connections are
 authenticated as peers: the same line, and the same from there on.
 
     MYXO/1 OK            the connection is accepted
     MYXO/1 REFUSED why   it is closed
-    421 Myxo-Refused     the instance did not get the request; it may be sent to another one
+    421 Myxo-Refused     no instance got the request; it may be sent to another one
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,8 +45,8 @@ from overlay.http.remembering import by_head
 from overlay.http.seam import Source, Upstream
 from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
-from overlay.names import InstanceId, PeerId
-from overlay.tls import PeerTls, pin_of
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.tls import ALPN_UNGREETED, PeerTls, pin_of
 from overlay.tunnel import SocketEnd, framed, switching
 
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -68,6 +74,9 @@ _CARRIED = replace(_LIMITS, send_timeout_s=SEND_TIMEOUT_S)
 
 _MISDIRECTED, _BAD_GATEWAY = 421, 502
 _OURS = b"myxo-"
+_MAX_DIGITS = 18
+"""Of a revision's number."""
+
 _VIA: Field = (b"Via", b"1.1 myxo-gateway")
 _VIA_1_0: Field = (b"Via", b"1.0 myxo-gateway")
 
@@ -251,7 +260,26 @@ class Gateway:
             pin = self._callers[scope] = pin_of(tls.peer_certificate())
             stranger = "no member of this network has this certificate"
             refusal = await self._refusal(lambda: self._is_member(pin), stranger)
+            if tls.alpn == ALPN_UNGREETED:
+                return not refusal or await self._turn_away(refusal, tls)
             return await self._say(refusal, tls)
+        return False
+
+    async def _turn_away(self, refusal: str, tls: TlsStream) -> bool:
+        """Refuse the first request, and the connection with it; return False."""
+        self._metrics.gateway("stranger")
+        log.warning("gateway.refused", reason=refusal)
+        client = ServerConnection(tls, _LIMITS)
+        try:
+            if await client.read_head() is not None:
+                client.must_close = True
+                await self._refuse(client, refusal)
+        except BadRequest as exc:
+            await client.refuse(exc)
+        except ClientGone as exc:
+            log.debug("gateway.request_lost", reason=str(exc))
+        finally:
+            await client.aclose()
         return False
 
     async def _say(self, refusal: str, stream: trio.abc.SendStream) -> bool:
@@ -298,12 +326,12 @@ class Gateway:
                 self._idle.discard(scope)
             if head is None:
                 return False
-            named = get(head.headers, b"myxo-instance")
+            named = self._named(head)
             own = self._own(head.target) if named is None else None
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head, caller, named or b"")
+                await self._forward(client, head, caller, named or InstanceId(""))
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
@@ -311,18 +339,34 @@ class Gateway:
             await self._refuse(client, str(exc))
         return not client.must_close
 
+    def _named(self, head: RequestHead) -> InstanceId | None:
+        """Return the instance that a request is for, by its name or by what it is of.
+
+        Raises:
+            InstanceGone: none of what it says of which has room.
+        """
+        named = get(head.headers, b"myxo-instance")
+        if named is not None:
+            return InstanceId(named.decode("latin-1"))
+        any_of = get(head.headers, b"myxo-any-of")
+        if any_of is None:
+            return None
+        service, _, revision = any_of.decode("latin-1").partition("/")
+        if not (revision.isascii() and revision.isdigit() and len(revision) <= _MAX_DIGITS):
+            raise BadRequest(400, "Myxo-Any-Of is no SERVICE/REVISION")
+        return self._instances.use.least_loaded((ServiceName(service), int(revision)))
+
     def _own(self, target: bytes) -> Answer | None:
         return next((own for begin, own in self.own.items() if target.startswith(begin)), None)
 
     async def _forward(
-        self, client: ServerConnection, head: RequestHead, caller: str, name: bytes
+        self, client: ServerConnection, head: RequestHead, caller: str, named: InstanceId
     ) -> None:
-        """Take one request to the instance called `name`.
+        """Take one request to the instance called `named`.
 
         Raises:
             InstanceGone: it did not get there; the client is not answered yet.
         """
-        named = InstanceId(name.decode("latin-1"))
         if self._instances.use.rests(named):  # whoever sent it has not heard of that yet
             await self._instances.awake(named)
         with self._instances.use.request(named) as instance:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
@@ -78,13 +78,22 @@ class EnvoyProcess:
         config: the file that it begins with.
         workers: threads that serve; 0 is one a core.
         admin: asks it.
+        inherited: descriptors that it has, too, under the same numbers.
 
     Attributes:
         ended: called whenever it has ended, by itself or not.
         starts: times that it was started.
     """
 
-    def __init__(self, program: str, config: Path, workers: int, admin: Admin) -> None:
+    def __init__(
+        self,
+        program: str,
+        config: Path,
+        workers: int,
+        admin: Admin,
+        inherited: Collection[int] = (),
+    ) -> None:
+        self._inherited = tuple(inherited)
         concurrency = ["--concurrency", str(workers)] if workers else []
         draining = ["--drain-strategy", "immediate", "--drain-time-s", "1"]
         flags = ["--disable-hot-restart", "--log-level", "warning", *draining, *concurrency]
@@ -143,6 +152,7 @@ class EnvoyProcess:
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,  # noqa: PLW1509
             start_new_session=True,
+            pass_fds=self._inherited,
         )
         over = os.pidfd_open(process.pid)
         try:
