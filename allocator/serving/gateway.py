@@ -56,6 +56,11 @@ MEMBER_WAIT_S = 2.0
 CONNECT_TIMEOUT_S = 1.0
 """An instance is on this machine; it accepts at once, or its queue is full."""
 
+HEAR_OUT_BYTES = 1024 * 1024
+HEAR_OUT_S = 5.0
+"""What a refused request may have as its body, and how long that may take to come: an Envoy sends
+no request elsewhere whose end it has not sent here, nor one of which it has not kept all."""
+
 MAX_CONNECTIONS = 10_000
 SWEEP_S = 5.0
 CLOSE_S = 0.5
@@ -72,8 +77,9 @@ _LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
 
 _CARRIED = replace(_LIMITS, send_timeout_s=SEND_TIMEOUT_S)
 
-_MISDIRECTED, _BAD_GATEWAY = 421, 502
+_MISDIRECTED, _BAD_GATEWAY, _UNAVAILABLE = 421, 502, 503
 _OURS = b"myxo-"
+_ANY_OF = b"myxo-any-of"
 _MAX_DIGITS = 18
 """Of a revision's number."""
 
@@ -271,9 +277,10 @@ class Gateway:
         log.warning("gateway.refused", reason=refusal)
         client = ServerConnection(tls, _LIMITS)
         try:
-            if await client.read_head() is not None:
+            head = await client.read_head()
+            if head is not None:
                 client.must_close = True
-                await self._refuse(client, refusal)
+                await self._refuse(client, head, refusal)
         except BadRequest as exc:
             await client.refuse(exc)
         except ClientGone as exc:
@@ -318,6 +325,7 @@ class Gateway:
         self, client: ServerConnection, caller: str, scope: trio.CancelScope
     ) -> bool:
         """Serve one request; return whether there may be another."""
+        head = None
         try:
             self._idle.add(scope)
             try:
@@ -336,7 +344,7 @@ class Gateway:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
         except InstanceGone as exc:
-            await self._refuse(client, str(exc))
+            await self._refuse(client, head, str(exc))
         return not client.must_close
 
     def _named(self, head: RequestHead) -> InstanceId | None:
@@ -348,7 +356,7 @@ class Gateway:
         named = get(head.headers, b"myxo-instance")
         if named is not None:
             return InstanceId(named.decode("latin-1"))
-        any_of = get(head.headers, b"myxo-any-of")
+        any_of = get(head.headers, _ANY_OF)
         if any_of is None:
             return None
         service, _, revision = any_of.decode("latin-1").partition("/")
@@ -422,10 +430,30 @@ class Gateway:
             return
         await client.abort()
 
-    async def _refuse(self, client: ServerConnection, reason: str) -> None:
+    async def _refuse(
+        self, client: ServerConnection, head: RequestHead | None, reason: str
+    ) -> None:
         self._metrics.gateway("refused")
-        headers = [(b"Myxo-Refused", b"gone"), (b"Content-Type", b"text/plain; charset=utf-8")]
-        await client.respond(_MISDIRECTED, headers, f"{reason}\n".encode())
+        status, headers = _MISDIRECTED, [(b"Myxo-Refused", b"gone")]
+        of_any = head is not None and get(head.headers, _ANY_OF) is not None
+        if of_any and not await _heard_out(client):
+            client.must_close = True
+            status, headers = _UNAVAILABLE, [(b"Retry-After", b"1")]
+        headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
+        await client.respond(status, headers, f"{reason}\n".encode())
+
+
+async def _heard_out(client: ServerConnection) -> bool:
+    """Read the rest of a request; return whether it is as short as one has to be."""
+    with trio.move_on_after(HEAR_OUT_S):
+        try:
+            while not client.body.complete and client.body.received <= HEAR_OUT_BYTES:
+                await client.body.receive()
+        except BadRequest as exc:
+            log.debug("gateway.body_malformed", reason=str(exc))
+            return False
+        return client.body.received <= HEAR_OUT_BYTES
+    return False
 
 
 def _stale(failure: UpstreamFailed, client: ServerConnection, head: RequestHead) -> bool:

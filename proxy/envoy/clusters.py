@@ -51,6 +51,9 @@ EJECTED_FOR_S = 10
 OURS: Final = "myxo[_-].*|x[_-]myxo[_-]chain"
 """Fields that only our own parts may say, in lower case, as Envoy has them."""
 
+_OURS_ANSWERED: Final = "myxo[_-]([^r].*|r[^e].*|re[^f].*)|x[_-]myxo[_-]chain"
+"""The same in answers, but for `Myxo-Refused`, which the route looks at and drops."""
+
 _SERVICE_OF_ENDPOINT = "xds.upstream_host_metadata.filter_metadata['myxo']['service']"
 _FRONT = f"%CEL({_SERVICE_OF_ENDPOINT} == '' ? '' : xds.filter_chain_name)%"
 """The front's name where the endpoint is the proxy; where it has no such name, nothing is added."""
@@ -204,7 +207,7 @@ def _spoken(spec: ServiceSpec) -> Message:
             {"append": header(FRONT, _FRONT)},
             {"append": header(_ANY_OF, "%UPSTREAM_METADATA(myxo:any_of)%")},
         ],
-        "response_mutations": [{"remove_on_match": {"key_matcher": matching(OURS)}}],
+        "response_mutations": [{"remove_on_match": {"key_matcher": matching(_OURS_ANSWERED)}}],
     }
     return {
         "common_http_protocol_options": {"idle_timeout": f"{IDLE_S}s"},

@@ -26,6 +26,9 @@ from proxy.route.routing import HOST_SUFFIX
 PROXY: Final = "proxy"
 """The cluster that is the proxy itself."""
 
+REFUSED: Final = "myxo-refused"
+"""Said by a gateway: no instance has got the request."""
+
 _GUARDED: Final = (
     "via",
     "upgrade",
@@ -148,7 +151,7 @@ def _to_service(
         "request_headers_to_add": list(_told(front, spec, prefix)),
         "request_headers_to_remove": [*_HOP_BY_HOP, *(["te"] if spec.protocol == "http1" else [])],
         "response_headers_to_add": answered,
-        "response_headers_to_remove": _HOP_BY_HOP,
+        "response_headers_to_remove": [*_HOP_BY_HOP, REFUSED],
     }
 
 
@@ -180,7 +183,7 @@ def _retries(spec: ServiceSpec, *, twice: bool) -> Message:
     elsewhere = "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
         "retry_on": ",".join(after),
-        "retriable_headers": [{"name": "myxo-refused", "present_match": True}],
+        "retriable_headers": [{"name": REFUSED, "present_match": True}],
         "num_retries": 1,
         "retry_priority": extension(
             "envoy.retry_priorities.previous_priorities", elsewhere, update_frequency=1

@@ -93,7 +93,7 @@ async def run_envoy(
     Raises:
         EnvoyFailed: it does not start.
     """
-    with _in_memory(tls.key()) as key:
+    with in_memory(tls.key()) as key:
         async with envoy_folder(key) as files:
             admin = Admin(files.admin)
             process = EnvoyProcess(
@@ -129,7 +129,7 @@ async def run_envoy(
 
 
 @contextmanager
-def _in_memory(key: bytes) -> Iterator[int]:
+def in_memory(key: bytes) -> Iterator[int]:
     """Yield a descriptor that `key` can be read from, which is written to no disk."""
     descriptor = os.memfd_create("myxo-key", os.MFD_CLOEXEC)
     try:

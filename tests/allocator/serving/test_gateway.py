@@ -248,6 +248,27 @@ async def test_any_instance_of_a_revision_is_the_one_with_the_most_room(lab: Lab
             assert status == (400 if other == "/" else 421)
 
 
+async def test_a_refused_request_for_any_instance_is_heard_out_first(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Envoy tries no request elsewhere whose answer comes before its end."""
+    monkeypatch.setattr(gateway_module, "HEAR_OUT_BYTES", 8)
+    for size, expected in ((8, 421), (9, 503)):
+        async with lab.call(ungreeted(lab.tls)) as caller, trio.open_nursery() as nursery:
+            head = "POST / HTTP/1.1\r\nHost: hello\r\nMyxo-Any-Of: other/1\r\n"
+            await caller.stream.send_all(f"{head}Content-Length: {size}\r\n\r\n1234".encode())
+            got: list[int] = []
+
+            async def hear(caller: Caller = caller, got: list[int] = got) -> None:
+                got.append((await caller.answer())[0])
+
+            nursery.start_soon(hear)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not got
+            await caller.stream.send_all(b"5" * (size - 4))
+        assert got == [expected]
+
+
 async def asked_for_any(caller: Caller, of: str) -> tuple[int, dict[str, str], str]:
     head = f"GET / HTTP/1.1\r\nHost: hello\r\nMyxo-Any-Of: {of}\r\n\r\n"
     await caller.stream.send_all(head.encode())
