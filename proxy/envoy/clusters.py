@@ -7,6 +7,7 @@ elsewhere or started for, as if it had come to the proxy at once.
 Pure.
 """
 
+import socket
 from base64 import b64encode
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,6 +41,17 @@ _KEEPALIVE: Final = {
     "keepalive_probes": KEEP_COUNT,
 }
 """Whether a machine is there that is to answer; as the proxy's own connections to it have it."""
+
+_GIVEN_UP: Final = {
+    "description": "a machine that acknowledges nothing for so long is not there",
+    "level": socket.IPPROTO_TCP,
+    "name": socket.TCP_USER_TIMEOUT,
+    "int_value": 60_000,
+    "state": "STATE_PREBIND",
+}
+"""Where membership does not know, such as of a path that is cut between two that both stand. It is
+as long as a client may take nothing (`overlay/http/connection.py`), because the kernel takes who
+reads nothing for somebody who is not there."""
 
 LEAST_RETRIES = 10
 """At once, whatever the budget: what a single killed instance loses."""
@@ -93,6 +105,7 @@ def cluster_of(service: Mapped, file: Path, credentials: Credentials) -> Message
     }
     if service.pins:
         made["upstream_connection_options"] = {"tcp_keepalive": _KEEPALIVE}
+        made["upstream_bind_config"] = {"socket_options": [_GIVEN_UP]}
         made["transport_socket_matches"] = [
             {
                 "name": peer,

@@ -9,7 +9,6 @@ Instances of other machines are their gateways' to pick (`elsewhere.py`), which 
 way there, so there is no lease and Envoy is told at once when one may not be used any more.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -34,6 +33,7 @@ from proxy.envoy.fronts import Front
 from proxy.envoy.loans import UNHEARD_LOOKS, Loan, Phase
 from proxy.envoy.mapping import MAX_SERVICES, nearness, obstacle, weight_of
 from proxy.envoy.messages import resources
+from proxy.envoy.process import EnvoyProcess
 from proxy.envoy.routes import route_configuration
 from proxy.envoy.served import Held, Served
 from proxy.frontend.edge_tls import EdgeTls
@@ -76,7 +76,7 @@ class Engine:
         admin: asks it.
         peer_tls: what it shows to other machines' gateways.
         tls: what it shows to the outside.
-        restart: ends it, when it does not do what it is told.
+        envoy: is ended when it does not do what it is told.
 
     Attributes:
         left: services with warm instances that the proxy serves itself, and why.
@@ -96,7 +96,7 @@ class Engine:
         admin: Admin,
         peer_tls: PeerTls,
         tls: EdgeTls | None,
-        restart: Callable[[], None],
+        envoy: EnvoyProcess,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -110,11 +110,12 @@ class Engine:
         self._admin = admin
         self._peer_tls = peer_tls
         self._tls = tls
-        self._restart = restart
+        self._envoy = envoy
         self._folder = Folder()
         self._services: dict[ServiceName, Served] = {}
         self._leaving: list[Served] = []
         self._versions = 0
+        self._gateways: dict[PeerId, tuple[tuple[str, int], ...]] = {}
         self._news = trio.Event()
         self._looked_at = trio.current_time()
         self.left: dict[ServiceName, str] = {}
@@ -160,6 +161,12 @@ class Engine:
         await self._give_back()
         await self._want()
         self._write()
+        self._cut()
+
+    def _cut(self) -> None:
+        """End what is under way to machines that are dead."""
+        for owner in [one for one in self._gateways if not self._view.is_member(one)]:
+            self._envoy.cut(self._gateways.pop(owner))
 
     def _count(self, clusters: Clusters) -> None:
         """Take in what Envoy says."""
@@ -193,7 +200,7 @@ class Engine:
                     held.loan.recall()
                 if held.loan.unheard > UNHEARD_LOOKS:
                     log.error("envoy.deaf", service=served.name, instance=key[1])
-                    self._restart()
+                    self._envoy.kill()
                 if held.loan.phase is Phase.RETURNED:
                     del served.held[key]
                     await held.give_back()
@@ -272,6 +279,7 @@ class Engine:
             if owner in before:
                 made.total, made.active = before[owner].total, before[owner].active
             served.away[owner] = made
+            self._gateways[owner] = made.machine.addresses
         here = [upstream for upstream in near if upstream.instance.local]
         async with trio.open_nursery() as nursery:
             for upstream in here:

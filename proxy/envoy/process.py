@@ -19,6 +19,7 @@ import trio
 
 from overlay.errors import MyxoError, SettingsInvalid
 from proxy.envoy.admin import Admin, AdminUnreachable
+from proxy.envoy.sockets import end_connections
 
 READY_TIMEOUT_S = 30.0
 """Until it listens for the first time; it takes 0.1 s on an idle machine."""
@@ -134,6 +135,17 @@ class EnvoyProcess:
         """End it at once; it is started again."""
         if self._process is not None:
             self._process.kill()
+
+    def cut(self, addresses: Collection[tuple[str, int]]) -> None:
+        """End its connections to a machine that is dead."""
+        if self.pid is None:
+            return
+        try:
+            count = end_connections(self.pid, addresses)
+        except OSError as exc:  # the kernel ends them, later
+            log.warning("envoy.not_cut", addresses=addresses, error=str(exc))
+        else:
+            log.info("envoy.cut", addresses=addresses, connections=count)
 
     async def _run_once(self, *, task_status: trio.TaskStatus["subprocess.Popen[bytes]"]) -> None:
         """Run it until it ends, or drain and end it when cancelled."""

@@ -28,8 +28,8 @@ from proxy.settings import LOOPBACK, ProxySettings
 
 INSIDE = "inside"
 
-MakeEngine = Callable[[Files, tuple[Front, ...], Admin, Callable[[], None]], Engine]
-"""Makes an engine of what is known here; the last argument ends Envoy."""
+MakeEngine = Callable[[Files, tuple[Front, ...], Admin, EnvoyProcess], Engine]
+"""Makes an engine of what is known here."""
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ async def run_envoy(
             process = EnvoyProcess(
                 envoy_program(), files.bootstrap, settings.envoy_workers, admin, inherited=[key]
             )
-            engine = make_engine(files, tuple(fronts), admin, process.kill)
+            engine = make_engine(files, tuple(fronts), admin, process)
             process.ended = engine.envoy_ended
             boot = bootstrap(
                 files,

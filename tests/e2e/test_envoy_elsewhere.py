@@ -23,7 +23,7 @@ WAITS = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
     "  protocol_version='HTTP/1.1'\n"
     "  def do_GET(self):\n"
     "    path,_,file=self.path.partition('?')\n"
-    "    while path=='/wait' and not os.path.exists(file): time.sleep(0.05)\n"
+    "    while path.startswith('/wait') and not os.path.exists(file): time.sleep(0.05)\n"
     "    self.send_response(200); self.send_header('Content-Length','3')\n"
     "    self.end_headers(); self.wfile.write(b'ok\\n')\n"
     "  def log_message(self,*a): pass\n"
@@ -140,7 +140,7 @@ def test_another_machine_is_used_when_all_instances_are_full(
     within(lambda: hosts_of(edge, "narrow") == {"second"}, "the edge sees the instance")
     within(partial(serves, edge, "narrow"), "Envoy serves it")
     go = lan.folder / "go"
-    url = f"127.0.0.1:4200/narrow/wait?{go}&[1-18]"
+    url = f"127.0.0.1:4200/narrow/wait/[1-18]?{go}"
     command = ("curl", "-sS", "--fail", "-Z", "--parallel-immediate", "--parallel-max", "18")
     with edge.running_command(*command, "-m", "90", url) as all_of_them:
         within(

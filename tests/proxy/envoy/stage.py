@@ -86,6 +86,7 @@ class Stage:
     Attributes:
         proxy: gets what Envoy does not serve; its answers have the status 299.
         tls: what Envoy shows to gateways.
+        envoy: once it plays.
     """
 
     nursery: trio.Nursery
@@ -93,6 +94,7 @@ class Stage:
     front: Front
     proxy: Server
     tls: PeerTls
+    envoy: EnvoyProcess | None = None
 
     async def instance(self, answer: Answer) -> Server:
         """Start an instance."""
@@ -121,7 +123,7 @@ class Stage:
         kind = "config.route.v3.RouteConfiguration"
         folder.write(files.routes(self.front.name), resources(kind, 1, [routes]))
         key = int(files.key.name)
-        envoy = EnvoyProcess(
+        envoy = self.envoy = EnvoyProcess(
             envoy_program(), files.bootstrap, 1, Admin(files.admin), inherited=[key]
         )
         await self.nursery.start(envoy.run)

@@ -260,3 +260,25 @@ async def test_a_machine_that_is_nearer_gets_more(stage: Stage) -> None:
         answers = [await client.get("x") for _ in range(40)]
     assert counted(answers) == {200: 40}
     assert 4 <= len(far.heads) <= 6
+
+
+async def test_what_is_under_way_to_a_dead_machine_goes_elsewhere_at_once(stage: Stage) -> None:
+    arrived = trio.Event()
+
+    async def stick(client: ServerConnection, head: RequestHead) -> None:
+        arrived.set()
+        await never(client, head)
+
+    far, pin = await gateway(stage, Server(stick))
+    answers: list[httpx.Response] = []
+    mapped = beside(of(ServiceSpec(process="x")), far, pin)
+    async with await stage.play(mapped) as client, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await client.get("x"))
+
+        nursery.start_soon(ask)
+        await arrived.wait()
+        assert stage.envoy is not None
+        stage.envoy.cut([("127.0.0.1", far.port)])
+    assert counted(answers) == {299: 1}
