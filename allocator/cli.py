@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from allocator.service import run
 from allocator.settings import AllocatorSettings
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
@@ -169,6 +168,8 @@ def allocator(
     )
     if not settings.bootstraps:
         raise SettingsInvalid(options.NO_BOOTSTRAP)
+    from allocator.service import run  # noqa: PLC0415  (slow to import, and `--help` needs none of it)
+
     run_daemon(functools.partial(run, settings), log_level=settings.log_level, daemon="allocator")
 
 

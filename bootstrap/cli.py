@@ -2,7 +2,6 @@
 
 import functools
 
-from bootstrap.service import run
 from bootstrap.settings import BootstrapSettings
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
@@ -59,6 +58,8 @@ def bootstrap(
         },
         config,
     )
+    from bootstrap.service import run  # noqa: PLC0415  (slow to import, and `--help` needs none of it)
+
     run_daemon(functools.partial(run, settings), log_level=settings.log_level, daemon="bootstrap")
 
 

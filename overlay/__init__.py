@@ -1,5 +1,5 @@
 """The shared peer-to-peer core: identity, host, records, RTT, wire messages and HTTP streams."""
 
-from overlay.name_servers import bear_their_absence
+from overlay.lean_libp2p import postpone
 
-bear_their_absence()
+postpone()  # before anything of libp2p is imported, hence by the package itself

@@ -4,7 +4,8 @@ A proxy that dials an instance directly holds a use-lease on it, one an instance
 requests; it reports what is in flight, and lets go when asked. The connection's end ends all.
 
 One proxy of a machine also answers on 127.0.0.1 inside of its containers: their network sandboxes
-hand it their listening sockets, and it asks who is in a sandbox that a request comes from.
+hand it their listening sockets. It is told who is in one as soon as somebody is, so that it knows
+who calls while the allocator is away; and it asks about those that it was not told of.
 """
 
 from typing import Annotated, Literal
@@ -133,7 +134,7 @@ class WhoIsIn(_Message):
 
 
 class Occupant(_Message):
-    """Which instance is in a sandbox; neither name if there is none."""
+    """Which instance is in a sandbox, asked for or not; neither name if there is none."""
 
     kind: Literal["occupant"] = "occupant"
     sandbox: SandboxName

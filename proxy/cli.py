@@ -9,7 +9,6 @@ import typer
 from overlay import options
 from overlay.cli import new_app, refusing, run_app, run_daemon
 from overlay.errors import SettingsInvalid
-from proxy.service import run
 from proxy.settings import ProxySettings
 
 _HELP = """Serve this machine's requests for services, on 127.0.0.1:PORT.
@@ -158,6 +157,8 @@ def proxy(
     )
     if not settings.bootstraps:
         raise SettingsInvalid(options.NO_BOOTSTRAP)
+    from proxy.service import run  # noqa: PLC0415  (slow to import, and `--help` needs none of it)
+
     run_daemon(functools.partial(run, settings), log_level=settings.log_level, daemon="proxy")
 
 

@@ -329,6 +329,9 @@ class _Server:
             door = SandboxDoor(path, holder, self.serving.clients.serve, self._connections)
             self._doors[path] = door
             self._listeners.start_soon(self._serve_sandboxes, path, door)
+        else:
+            return
+        holder.occupied = door.occupied
 
     async def _serve_sandboxes(self, path: Path, door: SandboxDoor) -> None:
         try:

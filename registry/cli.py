@@ -19,8 +19,6 @@ from overlay.settings import owner_key_path
 from overlay.spec import ServiceSpec
 from registry.adding import Wanted, how_it_travels, spec_of, wanted
 from registry.client import RegistryClient, next_revision, open_client
-from registry.docker import Engine
-from registry.service import run
 from registry.settings import CliSettings, RegistrySettings
 from registry.showing import as_json, as_table, as_text, what_runs
 
@@ -166,6 +164,8 @@ def registry_service(
         settings = settings.model_copy(update={"bootstraps": ()})
     elif not settings.bootstraps:
         raise SettingsInvalid(options.NO_BOOTSTRAP)
+    from registry.service import run  # noqa: PLC0415  (slow to import, and `--help` needs none of it)
+
     run_daemon(functools.partial(run, settings), log_level=settings.log_level, daemon="registry")
 
 
@@ -250,6 +250,8 @@ def add(
     """Build, push, sign, register."""
     want = wanted(arguments, image=image, process=process, conf=conf, directory=directory)
     editors = None if not editor else tuple(PeerId(key) for key in editor)
+
+    from registry.docker import Engine  # noqa: PLC0415  (0.2 s to import, and only this needs it)
 
     async def command(registry: RegistryClient) -> None:
         newest = await registry.get(want.name)

@@ -10,7 +10,6 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import docker
@@ -21,6 +20,7 @@ import trio
 
 from overlay.names import Digest
 from registry.errors import BuildFailed, EngineUnavailable, ImageNotFound, PushFailed
+from registry.image import DOCKER_HUB, LocalImage, registry_of
 
 ENGINE_TIMEOUT_S = 600.0
 """Of silence on a stream: a build step may say nothing for minutes."""
@@ -29,25 +29,6 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalImage:
-    """An image that the engine has.
-
-    Attributes:
-        config_digest: sha256 of its OCI config.
-        repo_digests: `NAME@sha256:…` in the registries that it was pushed to or pulled from.
-        platform: `os/architecture`.
-        exposed: the TCP ports of its EXPOSE lines.
-        size_bytes: as the engine counts it.
-    """
-
-    config_digest: Digest
-    repo_digests: tuple[str, ...]
-    platform: str
-    exposed: tuple[int, ...]
-    size_bytes: int | None = None
 
 
 class Engine:
@@ -137,8 +118,6 @@ class Engine:
         )
 
 
-DOCKER_HUB = "Docker Hub"
-
 REACHING = (
     ". See that its name is right and that this machine reaches its registry, or take an image "
     "that `docker images` lists"
@@ -151,18 +130,6 @@ def _hint(failure: str) -> str:
     if found is None:
         return ""
     return f"; {found[1]}, which DockerConf.From names, is not on this machine{REACHING}"
-
-
-def registry_of(reference: str) -> str | None:
-    """Return the registry that an image's name is pushed to; None if the name has none.
-
-    `host:port/…`, `host.domain/…` and `localhost/…` name their registry, `user/repository` is on
-    Docker Hub, and a bare name belongs to nobody who could push it.
-    """
-    first, slash, _ = reference.partition("/")
-    if not slash:
-        return None
-    return first if first == "localhost" or "." in first or ":" in first else DOCKER_HUB
 
 
 @contextmanager

@@ -2,16 +2,38 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from overlay.names import Digest
 from overlay.spec import DEFAULT_PORT, Image
 from registry.conf.docker import DockerConf
-from registry.docker import LocalImage, registry_of
 from registry.dockerfile import dockerfile, write_context
 from registry.errors import BuildFailed, ConfInvalid, ImageNotFound
 
+DOCKER_HUB = "Docker Hub"
+
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImage:
+    """An image that the engine has.
+
+    Attributes:
+        config_digest: sha256 of its OCI config.
+        repo_digests: `NAME@sha256:…` in the registries that it was pushed to or pulled from.
+        platform: `os/architecture`.
+        exposed: the TCP ports of its EXPOSE lines.
+        size_bytes: as the engine counts it.
+    """
+
+    config_digest: Digest
+    repo_digests: tuple[str, ...]
+    platform: str
+    exposed: tuple[int, ...]
+    size_bytes: int | None = None
 
 
 class ImageEngine(Protocol):
@@ -100,6 +122,18 @@ def service_port(asked: int | None, exposed: tuple[int, ...]) -> int:
     if asked is not None:
         return asked
     return exposed[0] if len(exposed) == 1 else DEFAULT_PORT
+
+
+def registry_of(reference: str) -> str | None:
+    """Return the registry that an image's name is pushed to; None if the name has none.
+
+    `host:port/…`, `host.domain/…` and `localhost/…` name their registry, `user/repository` is on
+    Docker Hub, and a bare name belongs to nobody who could push it.
+    """
+    first, slash, _ = reference.partition("/")
+    if not slash:
+        return None
+    return first if first == "localhost" or "." in first or ":" in first else DOCKER_HUB
 
 
 def repository_of(reference: str) -> str:

@@ -77,6 +77,7 @@ class DockerRuntime:
     Attributes:
         fetch: brings images that are not here; from their registry alone until others are known.
         rests_on_name: whether an image may run for this owner only for what it is called.
+        occupied: told of each sandbox that has got an instance.
     """
 
     name: Literal["docker", "process"] = "docker"
@@ -86,6 +87,7 @@ class DockerRuntime:
         self._images = DockerImages()
         self.fetch: Fetch = self._pull_pushed
         self.rests_on_name: Callable[[PeerId, Image], bool] = lambda _owner, _image: False
+        self.occupied: Callable[[SandboxId], None] = lambda _sandbox: None
         self._engine = EngineSession(ownership.filters())
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._engine.call)
         self._containers = ContainerTable()
@@ -163,6 +165,8 @@ class DockerRuntime:
         except APIError as exc:
             del self._containers[launch.id]
             raise LaunchFailed(f"the engine did not create the container: {say(exc)}") from exc
+        if sandbox is not None:
+            self.occupied(sandbox.id)
 
     async def pull(self, launch: Launch) -> None:
         """Fetch the image by `fetch`; see `Runtime.pull`."""
@@ -298,6 +302,7 @@ class DockerRuntime:
             )
             if sandbox is not None:
                 self.sandboxes.adopt(sandbox)
+                self.occupied(sandbox.id)
         for container in found.nobodys:
             await self._engine.call(partial(remove, name=container))
         return [running for running, _ in found.running]

@@ -1,6 +1,6 @@
 """What the proxies of this machine are told of its containers; nothing, where no engine is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from allocator.engine.docker import DockerRuntime
@@ -36,6 +36,11 @@ class EngineContainers:
         """Take note that a proxy answers on 127.0.0.1 in a sandbox, or does so no more."""
         if self.docker is not None:
             self.docker.sandboxes.handed_over(sandbox, done=done)
+
+    def on_occupied(self, tell: Callable[[SandboxId], None]) -> None:
+        """Have `tell` called with each sandbox that has got an instance."""
+        if self.docker is not None:
+            self.docker.occupied = tell
 
     def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
         """Return who is in a sandbox."""

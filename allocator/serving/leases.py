@@ -4,7 +4,7 @@ Each proxy has one connection to the allocator's Unix socket. A lease ends when 
 back, or with its connection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -64,6 +64,10 @@ class Containers(Protocol):
         """Take note that a proxy answers on 127.0.0.1 in a sandbox, or does so no more."""
         ...
 
+    def on_occupied(self, tell: Callable[[SandboxId], None]) -> None:
+        """Have `tell` called with each sandbox that has got an instance."""
+        ...
+
     def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
         """Return who is in a sandbox."""
         ...
@@ -82,6 +86,7 @@ class LeaseDesk:
         self._containers = containers
         self._proxies: list[_ProxyHolder] = []
         self._holders: set[_ProxyHolder] = set()
+        containers.on_occupied(self._occupied)
 
     def leads_on(self) -> Path | None:
         """Return the control socket of the proxy by which chains go on from this machine."""
@@ -125,12 +130,23 @@ class LeaseDesk:
             case HandedOver(sandbox=sandbox):
                 holder.sandboxes.add(sandbox)
                 self._containers.handed_over(sandbox, done=True)
+                self._occupied(sandbox)
             case HandOverEnded(sandbox=sandbox):
                 self._hand_over_ended(sandbox, holder)
             case WhoIsIn(sandbox=sandbox):
-                service, instance_id = self._containers.occupant(sandbox) or (None, None)
-                holder.post(Occupant(sandbox=sandbox, service=service, instance=instance_id))
+                holder.post(self._occupant(sandbox))
         return holder.keeps_up and len(holder.sandboxes) <= MAX_SANDBOXES
+
+    def _occupied(self, sandbox: SandboxId) -> None:
+        """Tell whoever answers in a sandbox which instance is in it, before that calls anybody."""
+        occupant = self._occupant(sandbox)
+        for holder in self._holders:
+            if occupant.instance is not None and sandbox in holder.sandboxes:
+                holder.post(occupant)
+
+    def _occupant(self, sandbox: SandboxId) -> Occupant:
+        service, instance = self._containers.occupant(sandbox) or (None, None)
+        return Occupant(sandbox=sandbox, service=service, instance=instance)
 
     def _hand_over_ended(self, sandbox: SandboxId, holder: "_ProxyHolder") -> None:
         """Take in that a proxy left a sandbox; the next one may have said before that it is in."""

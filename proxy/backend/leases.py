@@ -91,6 +91,9 @@ class LeaseHolder:
         hello: how the proxy introduces itself.
         welcomed: called with this and the allocator's word on where containers look for the proxy;
             None for a process that is not to be found by them, and says no hello.
+
+    Attributes:
+        occupied: called with a sandbox and the instance in it, whenever the allocator tells.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class LeaseHolder:
         self._waiting: dict[InstanceId, trio.Event] = {}
         self._questions: dict[SandboxId, _Question] = {}
         self._retiring = False
+        self.occupied: Callable[[SandboxId, Caller], None] = lambda _sandbox, _caller: None
 
     def get(self, instance: InstanceId) -> Lease | None:
         """Return the usable lease on `instance` that is held already."""
@@ -248,12 +252,14 @@ class LeaseHolder:
             waiting.set()
 
     def _answer_who(self, occupant: Occupant) -> None:
-        question = self._questions.get(occupant.sandbox)
-        if question is None:
-            return
+        caller = None
         if occupant.service is not None and occupant.instance is not None:
-            question.caller = Caller(occupant.service, occupant.instance)
-        question.answered.set()
+            caller = Caller(occupant.service, occupant.instance)
+            self.occupied(occupant.sandbox, caller)
+        question = self._questions.get(occupant.sandbox)
+        if question is not None:
+            question.caller = caller
+            question.answered.set()
 
     async def _release(self, instance: InstanceId) -> None:
         lease = self._leases.get(instance)

@@ -2,9 +2,10 @@
 
 A sandbox holds an instance's network and listens on 127.0.0.1 there. It connects to the Unix socket
 of this module, which is shared with sandboxes and with nothing else, and sends the listening socket
-(SCM_RIGHTS) and its name. Whatever connects there then is an instance of this machine, and which
-one, its allocator says. The hand-over ends with the connection that it came by: a sandbox that is
-gone takes its socket along, and one that lives hands it to the next proxy.
+(SCM_RIGHTS) and its name. Whatever connects there then is an instance of this machine. Which one,
+its allocator says when it puts one in, and that is kept: who calls while the allocator is away is
+bound by its own limits no less. The hand-over ends with the connection that it came by: a sandbox
+that is gone takes its socket along, and one that lives hands it to the next proxy.
 """
 
 import array
@@ -63,7 +64,7 @@ Serve = Callable[[trio.SocketStream, str, Callable[[], Awaitable[Caller | None]]
 
 @dataclass(slots=True)
 class _Entrance:
-    """One sandbox's listening socket, and who is in it once that was asked."""
+    """One sandbox's listening socket, and who is in it once that was told."""
 
     listener: trio.SocketListener
     caller: Caller | None = None
@@ -91,6 +92,11 @@ class SandboxDoor:
         self._desk = desk
         for name in list(self._entrances):
             await desk.tell(HandedOver(sandbox=name))
+
+    def occupied(self, name: SandboxId, caller: Caller) -> None:
+        """Take in which instance is in a sandbox; nothing happens if it has handed nothing over."""
+        if (entrance := self._entrances.get(name)) is not None:
+            entrance.caller = caller
 
     async def run(self) -> None:
         """Take in sandboxes until cancelled.

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.slow
 Containers = Callable[[str], list[Any]]
 COMMANDS = Path(sys.executable).parent
 TIMEOUT_S = 60.0
+CALLS = """
+import os, sys, urllib.request
+url = "http://127.0.0.1:" + os.environ["PROXY_PORT"] + "/" + sys.argv[1] + "/"
+print(urllib.request.urlopen(url, timeout=50).read().decode())
+"""
 CLEAR = {502, 503, 504}
 """What may be answered while something is down; each has a text that says what."""
 
@@ -117,6 +122,27 @@ def test_a_killed_allocator_takes_its_containers_back(
     assert own["state"] == "ready"
     network.registry_cli("delete", name)
     within(lambda: containers_of(name) == [], "it can be stopped like any other")
+
+
+@pytest.mark.docker
+def test_who_calls_for_the_first_time_while_its_allocator_is_dead_is_known(
+    network: Any, echo_image: str, containers_of: Containers
+) -> None:
+    gateway = f"127.0.0.1:{network.daemons.free_port()}"
+    apart = ("--state-dir", str(network.daemons.folder / "other"))
+    flags = ("--runtime", "process", "--gateway-listen-addr", gateway, *apart)
+    network.join("other", "allocator", *flags)
+    try:
+        caller, target = network.add_echo(echo_image), network.add_echo_process()
+        assert get(network.url(caller)).status_code == 200
+        assert get(network.url(target)).status_code == 200
+        (container,) = containers_of(caller)
+        network.kill("allocator")
+        told = container.exec_run(["python3", "-c", CALLS, target])
+    finally:
+        network.kill("other", signal.SIGTERM)
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["headers"]["X-Myxo-Chain"] == caller
 
 
 @pytest.mark.docker

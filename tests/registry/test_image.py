@@ -15,7 +15,7 @@ from docker.utils import kwargs_from_env
 
 from overlay.testing_ports import free_ports
 from registry.conf.docker import DockerConf
-from registry.docker import Engine, registry_of
+from registry.docker import Engine
 from registry.errors import (
     BuildFailed,
     ConfInvalid,
@@ -23,7 +23,7 @@ from registry.errors import (
     ImageNotFound,
     PushFailed,
 )
-from registry.image import build_image, repository_of, service_port, stock_image
+from registry.image import build_image, registry_of, repository_of, service_port, stock_image
 
 SERVER = "#!/bin/sh\nexec httpd -f -p $1 -h /app\n"
 

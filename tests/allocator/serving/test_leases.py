@@ -1,5 +1,5 @@
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class FakeContainers:
     instances: Instances
     taken: set[SandboxId] = field(default_factory=set)
     occupants: dict[SandboxId, tuple[ServiceName, InstanceId]] = field(default_factory=dict)
+    tell: Callable[[SandboxId], None] = field(init=False)
 
     def bridges(self) -> list[Bridge]:
         return [BRIDGE]
@@ -68,6 +69,15 @@ class FakeContainers:
 
     def handed_over(self, sandbox: SandboxId, *, done: bool) -> None:
         (self.taken.add if done else self.taken.discard)(sandbox)
+
+    def on_occupied(self, tell: Callable[[SandboxId], None]) -> None:
+        self.tell = tell
+
+    def occupy(self, sandbox: SandboxId, service: str, instance: str) -> Occupant:
+        """Put an instance into a sandbox; return what a proxy is to hear of it."""
+        named = self.occupants[sandbox] = ServiceName(service), InstanceId(instance)
+        self.tell(sandbox)
+        return Occupant(sandbox=sandbox, service=named[0], instance=named[1])
 
     def occupant(self, sandbox: SandboxId) -> tuple[ServiceName, InstanceId] | None:
         return self.occupants.get(sandbox)
@@ -260,6 +270,25 @@ async def test_a_proxy_is_told_who_is_in_a_sandbox(lab: Lab) -> None:
         await proxy.send(WhoIsIn(sandbox=S1))
         answer = Occupant(sandbox=S1, service=ServiceName("web"), instance=InstanceId("i1"))
         assert await heard(proxy) == answer
+
+
+async def test_who_answers_in_a_sandbox_is_told_unasked_who_is_in_it(lab: Lab) -> None:
+    async with lab.proxy() as first, lab.proxy() as second:
+        await first.send(HandedOver(sandbox=S1))
+        while S1 not in lab.containers.taken:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        told = lab.containers.occupy(S1, "web", "i1")
+        assert await heard(first) == told
+        await second.send(HandedOver(sandbox=SandboxId("s2")))
+        await second.send(WhoIsIn(sandbox=SandboxId("s2")))
+        assert await heard(second) == Occupant(sandbox=SandboxId("s2"))
+
+
+async def test_who_comes_to_answer_in_a_sandbox_is_told_who_is_in_it(lab: Lab) -> None:
+    told = lab.containers.occupy(S1, "web", "i1")
+    async with lab.proxy() as proxy:
+        await proxy.send(HandedOver(sandbox=S1))
+        assert await heard(proxy) == told
 
 
 async def test_a_proxy_that_claims_endless_sandboxes_is_cut_off(

@@ -6,14 +6,26 @@ import pytest
 import trio
 import trio.testing
 
-from overlay.leases import Acquire, Bridge, Granted, Hello, Release, Released, Report, Welcome
-from overlay.names import InstanceId
+from overlay.leases import (
+    Acquire,
+    Bridge,
+    Granted,
+    Hello,
+    Occupant,
+    Release,
+    Released,
+    Report,
+    Welcome,
+)
+from overlay.names import InstanceId, SandboxId, ServiceName
 from proxy.backend import leases
 from proxy.backend.leases import Lease, LeaseHolder
+from proxy.route.caller import Caller
 from proxy.testing import PlayedAllocator, played_allocator
 
 HELLO = Hello(proxy_port=4200, control="/p")
 I1, I2 = InstanceId("i1"), InstanceId("i2")
+S1 = SandboxId("s1")
 AT = "127.0.0.1:1"
 
 
@@ -73,6 +85,17 @@ async def test_many_that_want_a_lease_at_once_ask_once_and_share_it(tmp_path: Pa
 async def test_what_is_refused_is_no_lease(tmp_path: Path) -> None:
     async with held(tmp_path) as (_, holder):
         assert await holder.acquire(I2) is None
+
+
+async def test_an_occupant_is_told_on_whether_it_was_asked_for_or_not(tmp_path: Path) -> None:
+    async with held(tmp_path) as (allocator, holder):
+        send, told = trio.open_memory_channel[tuple[SandboxId, Caller]](5)
+        holder.occupied = lambda sandbox, caller: send.send_nowait((sandbox, caller))
+        web = Occupant(sandbox=S1, service=ServiceName("web"), instance=I1)
+        await allocator.say(Occupant(sandbox=S1), web)
+        assert await told.receive() == (S1, Caller(ServiceName("web"), I1))
+        with send, told, pytest.raises(trio.WouldBlock):
+            told.receive_nowait()
 
 
 async def test_without_an_allocator_there_is_no_lease(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Lab:
     path: Path
     desk: PlayedDesk = field(default_factory=PlayedDesk)
     sources: list[str] = field(default_factory=list)
+    door: SandboxDoor = field(init=False)
 
     def hand_over(self, name: SandboxId, *given: socket.socket, text: bytes = b"") -> socket.socket:
         """Connect as a sandbox does, and send sockets."""
@@ -95,7 +96,7 @@ async def lab() -> AsyncIterator[Lab]:
             await client.send_all(b"nobody" if caller is None else caller.service.encode())
 
     async with trio.open_nursery() as connections:
-        door = SandboxDoor(found.path, found.desk, serve, connections)
+        door = found.door = SandboxDoor(found.path, found.desk, serve, connections)
         connections.start_soon(door.run)
         with trio.fail_after(20):
             await appears(found.path)
@@ -127,6 +128,20 @@ async def test_who_is_not_known_yet_is_served_and_asked_for_again(lab: Lab) -> N
         assert await ask(inside) == b"nobody"
         lab.desk.occupants[S1] = WEB
         assert await ask(inside) == b"web"
+
+
+async def test_who_was_told_of_is_known_while_its_allocator_is_away(lab: Lab) -> None:
+    with listening() as inside, lab.hand_over(S1, inside):
+        assert await lab.desk.heard() == HandedOver(sandbox=S1)
+        lab.door.occupied(S1, WEB)
+        assert await ask(inside) == b"web"
+        lab.door.occupied(S1, Caller(ServiceName("other"), InstanceId("i2")))
+        assert await ask(inside) == b"other"
+    assert lab.desk.asked == []
+    assert await lab.desk.heard() == HandOverEnded(sandbox=S1)
+    lab.door.occupied(S1, WEB)
+    with listening() as inside, lab.hand_over(S1, inside):
+        assert await ask(inside) == b"nobody"
 
 
 async def test_a_sandbox_that_is_gone_takes_its_socket_along(lab: Lab) -> None:
