@@ -1,7 +1,7 @@
 """A real Envoy between a client, instances and a proxy that are played here."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from overlay.spec import ServiceSpec
 from overlay.testing_ports import free_port
 from overlay.tls import PeerTls, open_tls
 from proxy.envoy.admin import Admin
-from proxy.envoy.bootstrap import Files, bootstrap, gateway_secrets, secret_message
+from proxy.envoy.bootstrap import Files, bootstrap, gateway_secrets, secret_message, secrets
 from proxy.envoy.clusters import cluster_of, endpoints_of, proxy_cluster
 from proxy.envoy.folder import Folder
 from proxy.envoy.fronts import Front
@@ -108,11 +108,22 @@ class Stage:
         self.nursery.start_soon(trio.serve_listeners, serve, listeners)
         return int(listeners[0].socket.getsockname()[1])
 
-    async def play(self, mapped: Mapped) -> httpx.AsyncClient:
-        """Have Envoy serve a service; return a client of it."""
+    async def play(
+        self, mapped: Mapped, pems: Sequence[bytes] = (), authorities: str | None = None
+    ) -> httpx.AsyncClient:
+        """Have Envoy serve a service; return a client of it.
+
+        Args:
+            mapped: the service.
+            pems: what clients are shown, each a key and its certificate.
+            authorities: of what clients must show.
+        """
         folder, files = Folder(), self.files
-        folder.write(files.bootstrap, bootstrap(files, [self.front], certificates=0, mutual=False))
-        for secret in gateway_secrets(self.tls.leaf, files.key, self.tls.authorities):
+        mutual = authorities is not None
+        boot = bootstrap(files, [self.front], certificates=len(pems), mutual=mutual)
+        folder.write(files.bootstrap, boot)
+        found = gateway_secrets(self.tls.leaf, files.key, self.tls.authorities)
+        for secret in found + secrets(pems, authorities):
             folder.write(files.secret(secret["name"]), secret_message(1, secret))
         ends = endpoints_of(mapped, files.proxy)
         file = files.endpoints(mapped.name, mapped.version)

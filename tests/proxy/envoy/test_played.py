@@ -1,6 +1,8 @@
 """What a definition asks for is done by a real Envoy, as it is told; each fails untold."""
 
+import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,8 @@ from overlay.http.transport import transport
 from overlay.names import PeerId
 from overlay.spec import ServiceSpec
 from overlay.tls import ALPN_UNGREETED, open_tls
+from proxy.route.exposure import exposure_of
+from proxy.testing_certificates import Authority
 from tests.proxy.envoy.stage import (
     KEYS,
     Server,
@@ -198,6 +202,32 @@ async def test_an_instance_of_http2_is_spoken_to_by_it(stage: Stage) -> None:
         answer_ = await client.get("x?y")
     assert (answer_.status_code, answer_.headers["x-via"], answer_.text) == (200, "h2", "/x?y")
     assert versions == [2]
+
+
+@pytest.mark.parametrize("host", ["a.example", "b.example"])
+async def test_an_edge_shows_the_certificate_that_is_asked_for_and_wants_the_clients(
+    stage: Stage, host: str, tmp_path: Path
+) -> None:
+    ours = Authority(tmp_path)
+    files = [ours.issue(name, name) for name in ("a.example", "b.example")]
+    pems = [key.read_bytes() + cert.read_bytes() for cert, key in files]
+    stage.front = replace(stage.front, scheme="https", exposure=exposure_of(["hello"]))
+    instance = await stage.instance(answering())
+    await stage.play(of(ServiceSpec(process="x"), instance), pems, ours.file.read_text())
+    context = ssl.create_default_context(cafile=str(ours.file))
+    asked = f"GET /hello/x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+    async def answer() -> bytes:
+        tcp = await trio.open_tcp_stream("127.0.0.1", stage.front.port)
+        async with trio.SSLStream(tcp, context, server_hostname=host) as stream:
+            await stream.send_all(asked)
+            return b"".join([part async for part in stream])
+
+    with pytest.raises(trio.BrokenResourceError):
+        await answer()
+    context.load_cert_chain(*ours.issue("client"))
+    assert (await answer()).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert len(instance.heads) == 1
 
 
 # other machines
