@@ -110,6 +110,8 @@ class Loan:
             self.quiet = self.quiet + 1 if seen.draining and not seen.active else 0
             if self.quiet >= QUIET_ANSWERS:
                 self.phase = Phase.GONE
+        elif self.phase is Phase.GONE and seen.active:  # it heard later than ever
+            self.phase, self.quiet = Phase.DRAINING, 0
         heard = seen is None or not self.leaving or (seen.draining and self.phase is not Phase.GONE)
         self.unheard = 0 if heard else self.unheard + 1
         return served

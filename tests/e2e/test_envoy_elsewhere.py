@@ -39,6 +39,10 @@ def within(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+def join_line(printed: str) -> list[str]:
+    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
+
+
 def status(host: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(host.run("myxo", "status", "--json"))
     return found
@@ -81,7 +85,7 @@ def network(lan: Any) -> tuple[Any, Any, Any]:
     """Two hosts with allocators, and an edge that has none and serves by Envoy."""
     first, second, edge = lan.host(), lan.host(), lan.host()
     printed = first.start("myxo", "up", "--runtime", "process", "--hostname", "first")
-    join = shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
+    join = join_line(printed)
     second.start(*join, "--runtime", "process", "--hostname", "second")
     edge.start("proxy", "--engine", "envoy", "--bootstrap", *join[2:5], "4200")
     return first, second, edge
