@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_S = 60.0
 RAW = Path(__file__).with_name("raw_server.py")
@@ -87,7 +87,7 @@ def network(lan: Any) -> tuple[Any, Any, Any]:
     printed = first.start("myxo", "up", "--runtime", "process", "--hostname", "first")
     join = join_line(printed)
     second.start(*join, "--runtime", "process", "--hostname", "second")
-    edge.start("proxy", "--engine", "envoy", "--bootstrap", *join[2:5], "4200")
+    edge.start("proxy", "--engine", "envoy", "--bootstrap", *join[2:], "4200")
     return first, second, edge
 
 
@@ -122,12 +122,12 @@ def test_what_is_under_way_is_counted_there_and_fails_over_when_the_cable_is_pul
     within(partial(serves, edge, "waits"), "Envoy serves it")
     before, go = carried(edge, "waits"), lan.folder / "go"
     url = f"127.0.0.1:4200/waits/wait?{go}"
-    with edge.running_command("curl", "-sS", "--fail", "-m", "90", url) as slow:
+    with edge.running_command("curl", "-sS", "--fail", "-m", "400", url) as slow:
         within(lambda: in_flight(second) == 1, "the gateway counts it")
         within(lambda: carried(edge, "waits") == before + 1, "it is Envoy's")
         second.cut()
         go.touch()
-        answered, error = slow.communicate(timeout=90)
+        answered, error = slow.communicate(timeout=400)
     assert answered == b"ok\n", error
     within(lambda: "second" not in hosts_of(edge, "waits"), "it is out of the view")
     assert ask(edge, "waits/") == "ok\n"
@@ -146,26 +146,27 @@ def test_another_machine_is_used_when_all_instances_are_full(
     go = lan.folder / "go"
     url = f"127.0.0.1:4200/narrow/wait/[1-18]?{go}"
     command = ("curl", "-sS", "--fail", "-Z", "--parallel-immediate", "--parallel-max", "18")
-    with edge.running_command(*command, "-m", "90", url) as all_of_them:
+    with edge.running_command(*command, "-m", "400", url) as all_of_them:
         within(
             lambda: sum(map(in_flight, (first, second))) == 18,
             "those that found no room are elsewhere",
         )
         assert len([i for i in status(edge)["instances"] if i["service"] == "narrow"]) == 2
         go.touch()
-        answered, error = all_of_them.communicate(timeout=90)
+        answered, error = all_of_them.communicate(timeout=400)
     assert answered == b"ok\n" * 18, error
 
 
 def test_an_instance_beyond_the_hard_limit_gets_nothing(network: tuple[Any, Any, Any]) -> None:
     first, second, edge = network
     conf = first.folder / "conf.json"
-    conf.write_text(json.dumps({"NetworkHardReq": {"RTT": 200.0}}))
+    conf.write_text(json.dumps({"NetworkHardReq": {"RTT": 0.001}}))  # no other machine is so near
     first.run("registry-cli", "add", "--conf", str(conf), "--process", SHOWS, "near")
+    first.run("registry-cli", "add", "--process", SHOWS, "shows")
     ask(second, "near/")
     within(lambda: hosts_of(edge, "near") == {"second"}, "the edge sees the instance")
-    within(partial(serves, edge, "near"), "Envoy serves it")
-    second.run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "400ms")
-    within(lambda: "near" not in envoy_of(edge)["serves"], "Envoy has no route there")
-    answer = ask(edge, "near/", "-o", "/dev/null", "-D", "-")
-    assert hosts_of(edge, "near") > {"second"}, answer
+    within(partial(serves, edge, "shows"), "Envoy serves what has no limit")
+    assert "near" not in envoy_of(edge)["serves"]
+    code = ("-o", "/dev/null", "-w", "%{http_code}")
+    assert edge.run("curl", "-sS", "-m", "60", *code, "127.0.0.1:4200/near/") == "503"
+    assert carried(edge, "near") == 0
