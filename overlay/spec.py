@@ -200,12 +200,12 @@ class ServiceSpec(BaseModel):
         limits = self.rate_limit, self.client_rate_limit, self.global_rate_limit
         return limits != (None, None, None)
 
-    @property
+    @cached_property
     def soft_rtt_s(self) -> float | None:
         """The soft RTT limit in seconds."""
         return None if self.soft_rtt_ms is None else self.soft_rtt_ms / 1000
 
-    @property
+    @cached_property
     def hard_rtt_s(self) -> float | None:
         """The hard RTT limit in seconds."""
         return None if self.hard_rtt_ms is None else self.hard_rtt_ms / 1000

@@ -44,28 +44,30 @@ APART = frozenset({"bench", "bootstrap", "overlay", "proxy"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--half`, by which two runs beside each other do all tests; see tools/test.sh."""
+    """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
     parser.addoption(
-        "--half",
-        choices=["apart", "machine"],
-        help="only the tests on in-process or lab networks, or only those that need this machine",
+        "--part",
+        choices=["machine", "labs", "process"],
+        help="only the tests that need this machine, or only those on networks in namespaces, "
+        "or only those within one process",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the other half."""
-    half = config.getoption("--half")
-    if half is not None:
-        chosen = [item for item in items if _is_apart(item) == (half == "apart")]
+    """Leave out the other parts."""
+    part = config.getoption("--part")
+    if part is not None:
+        chosen = [item for item in items if _part(item) == part]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
         items[:] = chosen
 
 
-def _is_apart(item: pytest.Item) -> bool:
-    """Whether a test is in one of those folders, or has all that it needs in namespaces."""
+def _part(item: pytest.Item) -> str:
+    """Return the part that a test is in: whom it could meet decides."""
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    lab = folder == "e2e" and item.get_closest_marker("netns") is not None
-    return folder in APART or lab
+    if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
+        return "labs"
+    return "process" if folder in APART else "machine"
 
 
 def pytest_configure() -> None:

@@ -31,6 +31,7 @@ from overlay.http.head import (
 )
 from overlay.http.lingering import LINGER_S, linger
 from overlay.http.transport import (
+    HELD_BYTES,
     LEAST_RATE,
     READ_BYTES,
     SendFailed,
@@ -323,16 +324,20 @@ class ServerConnection:
         """
         if self.must_close or not self._answered:
             return None
-        if not (self.body.complete or await self._drain()):
+        if self.body is not self._none and not (self.body.complete or await self._drain()):
             return None
         data: bytes | None = None
         try:
-            data = await self._receive_head()
+            if not self._buffer:
+                self._buffer = await self._receive_first()
+            if self._buffer:
+                data = self._whole_head() or await self._receive_head()
             if data is None:
                 self.must_close = True
                 return None
             head = parse_request_head(data)
-            self.check_size(head.framing.length)
+            if head.framing is not NO_BODY:
+                self.check_size(head.framing.length)
         except BadRequest:
             if self._head is None and data == PREFACE_HEAD:
                 self._speaks_http2()
@@ -417,10 +422,7 @@ class ServerConnection:
             if self._head is None or not self._head.minor:
                 framing = Framing(BodyKind.UNTIL_CLOSE)
                 self.must_close = True
-        self._framing_out = framing
-        own = (*framing_fields(framing), *self._connection_fields())
-        head = serialise_response(status, reason, headers, own)
-        self.answering = True
+        head = self._begin_response(status, reason, headers, framing)
         if framing is CHUNKED:
             parts = [head]
             if payload:
@@ -429,12 +431,41 @@ class ServerConnection:
                 parts.append(encode_end(trailers))
             await self._send(b"".join(parts))
         elif len(payload) < READ_BYTES // 4:
-            message = head + payload
-            if trailers is None or not self._transport.hold(message):
-                await self._send(message)
+            await self._send(head + payload)
         else:
             await self._send(head, payload)
         self._answered = trailers is not None
+
+    def hold_response(
+        self,
+        status: int,
+        reason: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """Take a whole answer, to be sent soon.
+
+        Returns:
+            Whether it was taken; if not, `start_response` is how to send it.
+        """
+        if framing.kind in _OF_UNKNOWN_LENGTH or len(payload) > HELD_BYTES:
+            return False
+        head = self._begin_response(status, reason, headers, framing)
+        self._answered = self._transport.hold(head + payload)
+        return self._answered
+
+    def _begin_response(
+        self, status: int, reason: bytes, headers: Sequence[Field], framing: Framing
+    ) -> bytes:
+        """Return the head of an answer that is about to be sent."""
+        own = framing_fields(framing)
+        if self.must_close or self._head is None or not self._head.minor:
+            own = (*own, *self._connection_fields())
+        head = serialise_response(status, reason, headers, own)
+        self._framing_out = framing
+        self.answering = True
+        return head
 
     async def send_body(self, payload: bytes, *, trailers: Sequence[Field] | None = None) -> None:
         """Send more of the body, and its end too if `trailers` is not None.
@@ -590,15 +621,23 @@ class ServerConnection:
             self.must_close = True
             raise ClientGone("the client's connection is lost") from exc
 
+    def _whole_head(self) -> bytes | None:
+        """Return the next head if all of it is there, and nothing before it."""
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if not 4 < end <= MAX_HEAD_BYTES or self._buffer[:2] == b"\r\n":  # noqa: PLR2004
+            return None
+        data, self._buffer = self._buffer[:end], self._buffer[end:]
+        return data
+
     async def _receive_head(self) -> bytes | None:
+        """Return the next head, the first bytes of which are there; None where none comes."""
         searched = 0
         deadline = inf
         while True:
             if not self._buffer:
-                received = await self._receive_first()
-                if received is None:
+                self._buffer = await self._receive_first()
+                if not self._buffer:
                     return None
-                self._buffer = received
             if self._buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
                 self._buffer = self._buffer[2:]
                 searched = 0
@@ -626,13 +665,13 @@ class ServerConnection:
             if fault is not None:
                 raise BadRequest(400, fault)
 
-    async def _receive_first(self) -> bytes | None:
+    async def _receive_first(self) -> bytes:
         if self._client_ended:
-            return None
+            return b""
         try:
-            return await self._transport.receive(self.limits.idle_timeout_s) or None
+            return await self._transport.receive(self.limits.idle_timeout_s) or b""
         except trio.BrokenResourceError:
-            return None
+            return b""
 
     async def _receive_more(self, deadline: float) -> bytes | None:
         if self._client_ended:

@@ -58,6 +58,11 @@ expects to be asked for; curl waits as long."""
 MAX_INFORMATIONAL = 32
 """1xx answers to one request; more is a broken server."""
 
+_SWITCHING = int(HTTPStatus.SWITCHING_PROTOCOLS)
+_NOT_MODIFIED = int(HTTPStatus.NOT_MODIFIED)
+_BAD_REQUEST = int(HTTPStatus.BAD_REQUEST)
+_UPGRADE_REQUIRED = int(HTTPStatus.UPGRADE_REQUIRED)
+"""Looked up once: a member of an enumeration is found by a call of Python."""
 _UPGRADE: Field = (b"Connection", b"Upgrade")
 
 
@@ -139,7 +144,9 @@ async def exchange(
         fields = [*fields, (b"TE", b"trailers"), (b"Connection", b"TE")]
     if head.upgrade and switched is not None:
         fields = [*fields, (b"Upgrade", head.upgrade), _UPGRADE]
-    await run.send_request(target or head.target, fields)
+    target = target or head.target
+    if not run.held_request(target, fields):
+        await run.send_request(target, fields)
     if run.request_sent:
         await run.answer()
     else:
@@ -161,6 +168,7 @@ class _Exchange:
         "head",
         "head_timeout_s",
         "moved",
+        "payload",
         "request_sent",
         "sending",
         "sent_any_body",
@@ -190,6 +198,7 @@ class _Exchange:
         self.edit_interim = edit_interim
         self.head_timeout_s = head_timeout_s
         self.body: ClientBody = client.body
+        self.payload = b""  # what there was of the request's body at first
         self.request_sent = False
         self.sending = False  # another task reads the client, and so sees it leave
         self.sent_any_body = False
@@ -213,20 +222,26 @@ class _Exchange:
             perf_counter() - self.started_at,
         )
 
+    def held_request(self, target: bytes, fields: Sequence[Field]) -> bool:
+        """Return whether the upstream took the request, which is so if all of it is there."""
+        body = self.body
+        self.payload = b"" if body.framing is NO_BODY else body.take()
+        self.sent_any_body = bool(self.payload)
+        self.request_sent = body.framing is NO_BODY or body.consumed
+        return self.request_sent and self.upstream.hold_request(
+            self.head.method, target, fields, body.framing, self.payload
+        )
+
     async def send_request(self, target: bytes, fields: Sequence[Field]) -> None:
         """Send the head, and of the body what there is already."""
-        body = self.body
-        payload = body.take()
-        self.sent_any_body = bool(payload)
-        self.request_sent = body.consumed
         try:
             await self.upstream.send_request(
                 self.head.method,
                 target,
                 fields,
-                body.framing,
-                payload,
-                trailers=body.trailers if self.request_sent else None,
+                self.body.framing,
+                self.payload,
+                trailers=self.body.trailers if self.request_sent else None,
             )
         except SendFailed as exc:
             raise self._not_sent(exc) from exc
@@ -234,17 +249,24 @@ class _Exchange:
     async def answer(self) -> None:
         """Bring the answer to the client."""
         response, payload = await self._receive_head()
-        if self.upstream.body.done and self.request_sent:
+        done = self.upstream.body.done
+        if done and self.request_sent:
             self.upstream.finish(response)  # whatever becomes of the client
         fields = self.edit_response(response)
         self.status = response.status
-        if response.status == HTTPStatus.SWITCHING_PROTOCOLS and self.switched is not None:
+        if response.status == _SWITCHING and self.switched is not None:
             self.moved = await self.switched([*fields, *_upgrade_of(response)])
             return
-        if not self.request_sent and response.status >= HTTPStatus.BAD_REQUEST:
+        if not self.request_sent and response.status >= _BAD_REQUEST:
             self.client.must_close = True  # most likely the rest of the body is unwanted
-        await self._start(response, fields, payload)
-        if self.upstream.body.done:
+        if response.framing is NO_BODY or response.status == _UPGRADE_REQUIRED:
+            fields = self._with_own(response, fields)
+        self.sent_bytes = len(payload)
+        if not done or not self.client.hold_response(
+            response.status, response.reason, fields, response.framing, payload
+        ):
+            await self._start(response, fields, payload)
+        if done:
             return
         while not self.upstream.body.done:
             await self._relay()
@@ -292,13 +314,25 @@ class _Exchange:
     async def _receive_head(self) -> tuple[ResponseHead, bytes]:
         """Wait for the final answer's head; return it with what of its body came along."""
         try:
+            if self.sending:
+                received = await self._receive_while_sending(self.head_timeout_s)
+            else:
+                received = await self.upstream.receive(min(self.head_timeout_s, WATCH_AFTER_S))
+                if received is None:
+                    received = await self._receive_later(self.head_timeout_s)
+            whole = self.upstream.take_whole(received or b"", self.head.method)
+            if whole is not None:
+                self.first_byte_at = perf_counter()
+                return whole
             informational = 0
-            head = await self._next_head()
+            head = await self._next_head(received)
             while head.status < FINAL and not self._switches(head):
                 informational += 1
                 _check_informational(head, informational)
                 await self._pass_on(head)
-                head = self.upstream.take_head(b"", self.head.method) or await self._next_head()
+                head = self.upstream.take_head(b"", self.head.method) or await self._next_head(
+                    await self._receive(self.head_timeout_s)
+                )
             self.first_byte_at = perf_counter()
             payload = self.upstream.take_body()
         except SendFailed as exc:
@@ -344,29 +378,33 @@ class _Exchange:
 
     def _switches(self, head: ResponseHead) -> bool:
         """Whether the upstream changes to a protocol that the client asked for, and could."""
-        if head.status != HTTPStatus.SWITCHING_PROTOCOLS or self.switched is None:
+        if head.status != _SWITCHING or self.switched is None:
             return False
         chosen = protocols(get(head.headers, b"upgrade") or b"")
         return bool(chosen) and chosen <= protocols(self.head.upgrade)
 
-    async def _next_head(self) -> ResponseHead:
+    async def _next_head(self, received: bytes | None) -> ResponseHead:
         while True:
-            data = await self._receive(self.head_timeout_s)
-            if data is None:
+            if received is None:
                 text = f"no answer within {self.head_timeout_s:g} s"
                 raise self._failed(text, timed_out=True)
-            if not data:
+            if not received:
                 raise self._failed("it closed the connection before it answered")
-            head = self.upstream.take_head(data, self.head.method)
+            head = self.upstream.take_head(received, self.head.method)
             if head is not None:
                 return head
+            received = await self._receive(self.head_timeout_s)
+
+    def _with_own(self, response: ResponseHead, fields: Sequence[Field]) -> Sequence[Field]:
+        """Return the fields to send with what the message's framing does not say."""
+        if response.framing is NO_BODY and response.content_length is not None:
+            fields = [*fields, *self._length_without_body(response, response.content_length)]
+        if response.status == _UPGRADE_REQUIRED:
+            fields = [*fields, *_upgrade_of(response)]
+        return fields
 
     async def _start(self, response: ResponseHead, fields: Sequence[Field], payload: bytes) -> None:
         decoder = self.upstream.body
-        if response.framing is NO_BODY and response.content_length is not None:
-            fields = [*fields, *self._length_without_body(response, response.content_length)]
-        if response.status == HTTPStatus.UPGRADE_REQUIRED:
-            fields = [*fields, *_upgrade_of(response)]
         await self.client.start_response(
             response.status,
             response.reason,
@@ -375,11 +413,10 @@ class _Exchange:
             payload,
             trailers=decoder.trailers if decoder.done else None,
         )
-        self.sent_bytes = len(payload)
 
     def _length_without_body(self, response: ResponseHead, length: int) -> tuple[Field, ...]:
         """Keep what HEAD and 304 tell of a body that they do not send."""
-        if response.status == HTTPStatus.NOT_MODIFIED or self.head.method == b"HEAD":
+        if response.status == _NOT_MODIFIED or self.head.method == b"HEAD":
             return framing_fields(Framing(BodyKind.LENGTH, length))
         return ()
 
@@ -404,9 +441,13 @@ class _Exchange:
         if self.sending:
             return await self._receive_while_sending(within_s)
         data = await self.upstream.receive(min(within_s, WATCH_AFTER_S))
-        if data is None and within_s > WATCH_AFTER_S:
-            return await self._receive_watching(within_s - WATCH_AFTER_S)
-        return data
+        return await self._receive_later(within_s) if data is None else data
+
+    async def _receive_later(self, within_s: float) -> bytes | None:
+        """Go on waiting after a first silence, and watch the client meanwhile."""
+        if within_s <= WATCH_AFTER_S:
+            return None
+        return await self._receive_watching(within_s - WATCH_AFTER_S)
 
     async def _receive_while_sending(self, within_s: float) -> bytes | None:
         while True:
@@ -472,5 +513,5 @@ def _upgrade_of(response: ResponseHead) -> tuple[Field, ...]:
 
 
 def _check_informational(head: ResponseHead, count: int) -> None:
-    if count > MAX_INFORMATIONAL or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if count > MAX_INFORMATIONAL or head.status == _SWITCHING:
         raise BadResponse("it sent interim answers that nobody asked for")

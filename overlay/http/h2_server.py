@@ -105,6 +105,18 @@ class ServerStream:
         if status != HTTPStatus.SWITCHING_PROTOCOLS:
             await self._send_head(response_fields(status, headers), end=False)
 
+    def hold_response(
+        self,
+        status: int,
+        reason: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """See `seam.Client`: others use the connection, too."""
+        del status, reason, headers, framing, payload
+        return False
+
     async def start_response(
         self,
         status: int,

@@ -67,6 +67,18 @@ class UpstreamStream:
         channel = self._channel
         return channel.lost is not None and channel.loss in {Loss.REFUSED, Loss.RESET}
 
+    def hold_request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """See `seam.Upstream`: others use the connection, too."""
+        del method, target, headers, framing, payload
+        return False
+
     async def send_request(
         self,
         method: bytes,
@@ -110,6 +122,11 @@ class UpstreamStream:
         if channel.loss is Loss.MALFORMED:
             raise BadResponse(channel.lost)
         raise trio.BrokenResourceError(channel.lost)
+
+    def take_whole(self, received: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
+        """See `seam.Upstream`: what came is elsewhere."""
+        del received, method
+        return None
 
     def take_head(self, received: bytes, method: bytes) -> ResponseHead | None:
         """See `seam.Upstream`."""

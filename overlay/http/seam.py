@@ -79,6 +79,21 @@ class Client(Protocol):
         """Pass a 1xx answer on."""
         ...
 
+    def hold_response(
+        self,
+        status: int,
+        reason: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """Take a whole answer, to be sent soon; without waiting.
+
+        Returns:
+            Whether it was taken; if not, `start_response` is how to send it.
+        """
+        ...
+
     async def start_response(
         self,
         status: int,
@@ -151,6 +166,24 @@ class Upstream(Protocol):
         """Of the answer whose head was read last."""
         ...
 
+    def hold_request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """Take a whole request, to be sent soon; without waiting.
+
+        Returns:
+            Whether it was taken; if not, `send_request` is how to send it.
+
+        Raises:
+            ValueError: a field is malformed.
+        """
+        ...
+
     async def send_request(
         self,
         method: bytes,
@@ -182,6 +215,13 @@ class Upstream(Protocol):
 
         Raises:
             trio.BrokenResourceError: the connection is lost.
+        """
+        ...
+
+    def take_whole(self, received: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Return the final answer to `method` and its body if `received` is all of it, no more.
+
+        If not, nothing was done: `take_head` is for what comes in parts, and says what is wrong.
         """
         ...
 

@@ -24,6 +24,7 @@ from math import inf
 from typing import Protocol
 
 import trio
+from trio.lowlevel import wait_readable
 
 from overlay.http.alarm import alarms
 from overlay.http.outbox import outbox
@@ -185,19 +186,25 @@ class SocketTransport:
 
     async def receive(self, within_s: float = inf) -> bytes | None:
         """See `Transport`."""
-        if self._more:
-            self._calls += 1
-            if self._calls >= _CALLS_IN_A_ROW:
-                await self._give_way()
-            try:
-                return self._read()
-            except BlockingIOError:
-                pass
+        if self._more and (data := await self._read_more()) is not None:
+            return data
+        self._calls = 0
+        until = inf if within_s == inf else self._alarms.now() + within_s
         while True:
             if self._stuck:
                 await self._send_held()
-            if not await self._wait_readable(within_s):
-                return None
+            if self.fd < 0:
+                raise trio.BrokenResourceError("the connection is closed")
+            self.deadline = until
+            if until < self.alarm_at:
+                self._alarms.set(self)
+            try:
+                await wait_readable(self.fd)
+            except trio.ClosedResourceError:
+                if self._rung(until):
+                    return None
+            finally:
+                self.deadline = inf
             if self._stuck:
                 await self._send_held()
             try:
@@ -308,6 +315,16 @@ class SocketTransport:
         self._poll = None
         self._stream.socket.close()
 
+    async def _read_more(self) -> bytes | None:
+        """Return what is there already, if anything is."""
+        self._calls += 1
+        if self._calls >= _CALLS_IN_A_ROW:
+            await self._give_way()
+        try:
+            return self._read()
+        except BlockingIOError:
+            return None
+
     def _read(self) -> bytes:
         try:
             data = os.read(self.fd, READ_BYTES)
@@ -319,25 +336,15 @@ class SocketTransport:
         self._more = len(data) == READ_BYTES
         return data
 
-    async def _wait_readable(self, within_s: float) -> bool:
-        self._calls = 0
+    def _rung(self, until: float) -> bool:
+        """Return whether the alarm that woke a reader was for this wait, and not for another.
+
+        Raises:
+            trio.BrokenResourceError: it was none: the connection was closed.
+        """
         if self.fd < 0:
-            raise trio.BrokenResourceError("the connection is closed")
-        if within_s == inf:
-            await self._wait(trio.lowlevel.wait_readable)
-            return True
-        deadline = self.deadline = self._alarms.now() + within_s
-        if deadline < self.alarm_at:
-            self._alarms.set(self)
-        try:
-            await trio.lowlevel.wait_readable(self.fd)
-        except trio.ClosedResourceError:
-            if self.fd < 0:
-                raise trio.BrokenResourceError("the connection was closed meanwhile") from None
-            return trio.current_time() < deadline  # if so, it was rung for another wait
-        finally:
-            self.deadline = inf
-        return True
+            raise trio.BrokenResourceError("the connection was closed meanwhile") from None
+        return self._alarms.now() >= until
 
     async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
         """Wait without a deadline; the caller tries again if another wait's alarm woke it."""

@@ -1,15 +1,17 @@
 """Connections to servers that requests are forwarded to, and the pool that keeps them for reuse."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from math import inf
 from types import TracebackType
+from typing import Any
 
 import trio
 
 from overlay.http.body import BodyDecoder, body_decoder, encode_chunk, encode_end
 from overlay.http.errors import BadResponse
 from overlay.http.head import (
+    FINAL,
     MAX_HEAD_BYTES,
     NO_BODY,
     UNTIL_CLOSE,
@@ -21,7 +23,11 @@ from overlay.http.head import (
     parse_response_head,
     serialise_request,
 )
-from overlay.http.transport import Transport, transport
+from overlay.http.transport import HELD_BYTES, Transport, transport
+
+_COUNTED = (BodyKind.NONE, BodyKind.LENGTH)
+_NOTHING = body_decoder(NO_BODY)
+"""Of a body that there is nothing left of, so all of them may share it."""
 
 Dial = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -70,6 +76,21 @@ class UpstreamConnection:
         self.reusable = False
         await self._transport.send(*parts)
 
+    def hold_request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Field],
+        framing: Framing,
+        payload: bytes,
+    ) -> bool:
+        """Take a whole request, to be sent soon; see `Upstream`."""
+        if framing.kind is BodyKind.CHUNKED or len(payload) > HELD_BYTES:
+            return False
+        self._chunked = self.reusable = False
+        head = serialise_request(method, target, headers, framing_fields(framing))
+        return self._transport.hold(head + payload)
+
     async def send_request(
         self,
         method: bytes,
@@ -88,10 +109,8 @@ class UpstreamConnection:
         """
         head = serialise_request(method, target, headers, framing_fields(framing))
         self._chunked = framing.kind is BodyKind.CHUNKED
-        message = b"".join((head, *self._framed(payload, trailers)))
         self.reusable = False
-        if trailers is None or not self._transport.hold(message):
-            await self._transport.send(message)
+        await self._transport.send(b"".join((head, *self._framed(payload, trailers))))
 
     async def send_body(self, payload: bytes, *, trailers: Sequence[Field] | None) -> None:
         """Send more of the body, and its end too if `trailers` is not None.
@@ -110,13 +129,28 @@ class UpstreamConnection:
             parts.append(encode_end(trailers))
         return parts
 
-    async def receive(self, within_s: float = inf) -> bytes | None:
+    def receive(self, within_s: float = inf) -> Coroutine[Any, Any, bytes | None]:
         """Return what arrived, b"" at the end, or None if nothing did in `within_s` seconds.
 
         Raises:
             trio.BrokenResourceError: the connection is lost.
         """
-        return await self._transport.receive(within_s)
+        return self._transport.receive(within_s)
+
+    def take_whole(self, received: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Return an answer that `received` is, head and body; see `Upstream`."""
+        start = received.find(b"\r\n\r\n") + 4
+        if not 4 < start <= MAX_HEAD_BYTES or self._buffer:  # noqa: PLR2004
+            return None
+        try:
+            head = parse_response_head(received[:start], method)
+        except BadResponse:
+            return None
+        kind, length = head.framing
+        if head.status < FINAL or kind not in _COUNTED or len(received) - start != length:
+            return None
+        self._decoder = _NOTHING
+        return head, received[start:]
 
     def take_head(self, received: bytes, method: bytes) -> ResponseHead | None:
         """Return the head of the answer to `method` once it is complete; None asks for more bytes.
@@ -219,6 +253,7 @@ class Pool:
         "_idle_timeout_s",
         "_max_idle",
         "_max_open",
+        "_now",
         "_open",
         "_waiting",
         "in_use",
@@ -241,6 +276,7 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
         self._age = 0
+        self._now = trio.lowlevel.current_clock().current_time  # in a third of `trio.current_time`
         self.in_use = 0
 
     @property
@@ -262,47 +298,56 @@ class Pool:
             (kept if good else dropped).append(connection)
         self._idle = kept
         for connection in dropped:
-            await self._drop(connection)
+            await self.drop(connection)
 
     async def aclose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
         while self._idle:
-            await self._drop(self._idle.pop())
+            await self.drop(self._idle.pop())
 
     async def renew(self) -> None:
         """Keep only connections that are opened from now on; others close when they are idle."""
         self._age += 1
         while self._idle:
-            await self._drop(self._idle.pop())
+            await self.drop(self._idle.pop())
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """Return the connection that became idle last, if it stands; see `acquire`."""
+        if not self._idle:
+            return None
+        connection = self._idle[-1]
+        if connection.idle_since + self._idle_timeout_s < self._now():
+            return None
+        if not connection.quiet():
+            return None
+        connection.reused = True
+        return self._idle.pop()
 
     async def take(self, *, fresh: bool) -> UpstreamConnection:
         """Return an idle connection that stands, or a new one; `acquire` is how to call it."""
         while True:
-            oldest = trio.current_time() - self._idle_timeout_s
             while self._idle and not fresh:
-                connection = self._idle.pop()
-                if connection.idle_since > oldest and connection.quiet():
-                    connection.reused = True
+                if (connection := self.take_idle()) is not None:
                     return connection
-                await self._drop(connection)
+                await self.drop(self._idle.pop())
             if self._open < self._max_open:
                 return await self._new()
             if self._idle:
-                await self._drop(self._idle.popleft())
+                await self.drop(self._idle.popleft())
             else:
                 await self._waiting.park()
 
-    async def give_back(self, connection: UpstreamConnection) -> None:
-        """Keep `connection` if it can be used again, else close it."""
+    def keep(self, connection: UpstreamConnection) -> bool:
+        """Return whether `connection` can be used again, and is kept for that; `drop` it if not."""
         kept = connection.reusable and connection.age == self._age and not self._closed
         if not kept or len(self._idle) >= self._max_idle:
-            await self._drop(connection)
-            return
-        connection.idle_since = trio.current_time()
+            return False
+        connection.idle_since = self._now()
         self._idle.append(connection)
         if self._max_open != inf:  # else nobody waits
             self._waiting.unpark()
+        return True
 
     async def _new(self) -> UpstreamConnection:
         self._open += 1
@@ -314,7 +359,8 @@ class Pool:
         connection.age = self._age
         return connection
 
-    async def _drop(self, connection: UpstreamConnection) -> None:
+    async def drop(self, connection: UpstreamConnection) -> None:
+        """Close a connection that was taken."""
         try:
             await connection.abort()
         finally:
@@ -338,7 +384,8 @@ class Lease:
     async def __aenter__(self) -> UpstreamConnection:
         self._pool.in_use += 1
         try:
-            self._connection = await self._pool.take(fresh=self._fresh)
+            found = None if self._fresh else self._pool.take_idle()
+            self._connection = found or await self._pool.take(fresh=self._fresh)
         except BaseException:
             self._pool.in_use -= 1
             raise
@@ -352,5 +399,5 @@ class Lease:
     ) -> None:
         self._pool.in_use -= 1
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await self._pool.give_back(connection)
+        if connection is not None and not self._pool.keep(connection):
+            await self._pool.drop(connection)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 Field = tuple[bytes, bytes]
 
+_line_of = b"%b: %b\r\n".__mod__
+
 
 class Written(list[Field]):
     """Fields of which the first ones are written down already; more may be added behind them.
@@ -30,7 +32,7 @@ class Written(list[Field]):
     lines: bytes
 
     def __init__(self, fields: Sequence[Field]) -> None:
-        super().__init__(fields)
+        list.__init__(self, fields)
         if type(fields) is Written:
             self.known, self.lines = fields.known, fields.lines
         else:
@@ -43,7 +45,7 @@ def lines_of(fields: Iterable[Field]) -> bytes:
     Raises:
         ValueError: one of them contains a line end.
     """
-    lines = [b"%b: %b\r\n" % field for field in fields]
+    lines = list(map(_line_of, fields))
     text = b"".join(lines)
     if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines):
         raise ValueError("a field to be sent contains a line end")

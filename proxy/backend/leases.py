@@ -160,14 +160,22 @@ class LeaseHolder:
         """Count a request that is about to be sent."""
         lease.in_flight += 1
 
-    async def end(self, lease: Lease, service_time_s: float) -> None:
-        """Count a request's end; hand the lease back if it was asked for and this was the last."""
+    def ended(self, lease: Lease, service_time_s: float) -> bool:
+        """Count a request's end; return whether the lease is to be handed back now."""
         lease.in_flight -= 1
         lease.served += 1
         lease.service_time_s += service_time_s
-        if lease.releasing and lease.in_flight == 0 and not lease.lent:
-            with trio.CancelScope(shield=True):  # here only, as a scope costs some 5 µs a request
-                await self._hand_back(lease)
+        return lease.releasing and lease.in_flight == 0 and not lease.lent
+
+    async def end(self, lease: Lease, service_time_s: float) -> None:
+        """Count a request's end; hand the lease back if it was asked for and this was the last."""
+        if self.ended(lease, service_time_s):
+            await self.hand_back(lease)
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Give a lease back on which nothing is in flight."""
+        with trio.CancelScope(shield=True):  # here only, as a scope costs some 5 µs a request
+            await self._hand_back(lease)
 
     def lend(self, lease: Lease, recall: Callable[[], None]) -> None:
         """Keep a lease until `give_back`: another program sends requests there, too."""

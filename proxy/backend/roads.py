@@ -87,8 +87,19 @@ class Road:
 
     async def end(self, service_time_s: float) -> None:
         """Count its end."""
+        if self.ended(service_time_s):
+            await self.hand_back()
+
+    def ended(self, service_time_s: float) -> bool:
+        """Count its end; return whether `hand_back` is to be called, as it was the last."""
+        if self.lease is None or self.holder is None:
+            return False
+        return self.holder.ended(self.lease, service_time_s)
+
+    async def hand_back(self) -> None:
+        """Give the lease back to who asked for it."""
         if self.lease is not None and self.holder is not None:
-            await self.holder.end(self.lease, service_time_s)
+            await self.holder.hand_back(self.lease)
 
 
 @dataclass(slots=True)
@@ -152,6 +163,13 @@ class Roads:
         self._gateways: dict[PeerId, _Gateway] = {}
         self._targets: dict[str, Road] = {}
 
+    def known(self, instance: InstanceView) -> Road | None:
+        """Return the direct road to `instance` if that is open."""
+        road = self._direct.get(instance.key)
+        if road is None or road.lease is None or road.lease.releasing or not instance.local:
+            return None
+        return road
+
     async def to(self, instance: InstanceView) -> Road:
         """Return the best road to `instance`.
 
@@ -161,10 +179,7 @@ class Roads:
         if instance.owner == ROUTED:
             return self._routed(instance.record.address)
         if instance.local:
-            road = self._direct.get(instance.key)
-            if road is not None and road.lease is not None and not road.lease.releasing:
-                return road
-            road = await self._open_direct(instance)
+            road = self.known(instance) or await self._open_direct(instance)
             if road is not None:
                 return road
         return self._gateway(instance)

@@ -80,7 +80,20 @@ class Chooser:
         self._crowd = crowd
         self._decisions = decisions
         self._breaches = Breaches()
+        self._now = trio.lowlevel.current_clock().current_time  # in a third of `trio.current_time`
         self._grow_at: dict[ServiceName, float] = {}
+
+    def choose_at_once(self, decision: Decision) -> InstanceView | None:
+        """Return an instance with room, if there is one; `done` as for `choose`."""
+        chosen = self._select(decision)
+        if chosen is None:
+            return None
+        decision.timing.mark("select")
+        instance = decision.chosen = chosen.instance
+        if decision.limits.soft_s is not None or instance.suspect:
+            self._watch(decision, instance)
+        chosen.in_flight += 1
+        return instance
 
     async def choose(self, decision: Decision, traffic: Traffic) -> InstanceView:
         """Return the instance for a request; `done` is to be called when it has ended there.
@@ -93,15 +106,13 @@ class Chooser:
             TooManyPending, NothingFeasible, NeverReady, RevisionOutdated: none can be had, and why.
             DestinationGone: the one that the request names is not there, or full.
         """
-        chosen = self._select(decision)
-        decision.timing.mark("select")
-        if chosen is None:
+        instance = self.choose_at_once(decision)
+        if instance is None:
+            decision.timing.mark("select")
             with traffic.waiting(decision.spec):
                 chosen = await self._choose_late(decision)
-        elif decision.limits.soft_s is not None or chosen.instance.suspect:
-            self._watch(decision, chosen.instance)
-        decision.chosen = instance = chosen.instance
-        self._upstreams.begin(instance)
+            decision.chosen = instance = chosen.instance
+            self._upstreams.begin(instance)
         return instance
 
     def another(self, decision: Decision, first: InstanceView) -> InstanceView | None:
@@ -116,7 +127,7 @@ class Chooser:
 
     def done(self, instance: InstanceView, service_time_s: float | None) -> None:
         """Take in that a request has ended, and how long it took if it was answered."""
-        self._upstreams.end(instance, service_time_s, trio.current_time())
+        self._upstreams.end(instance, service_time_s, self._now())
         self._crowd.freed(instance.record.service)
 
     def lost(self, decision: Decision, instance: InstanceView) -> None:
@@ -131,14 +142,14 @@ class Chooser:
 
     def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""
-        group, now = self._group(decision), trio.current_time()
+        group, now = self._group(decision), self._now()
         chosen = None
         if decision.tied is not None:
             chosen = group.tied(decision.tied, now, decision.excluded)
         if chosen is None:
             chosen = group.pick(now, decision.key, decision.excluded)
         decision.instances = group.instances
-        if chosen is None or decision.explained or len(group.instances) <= SHOWN_WHOLE:
+        if chosen is None or decision.explained or 1 < len(group.instances) <= SHOWN_WHOLE:
             decision.candidates = group.seen(now)
         else:
             decision.candidates = (chosen.seen(now),)

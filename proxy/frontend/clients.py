@@ -175,14 +175,19 @@ class Clients:
 
     async def _serve_in_turn(self, client: ServerConnection, origin: Origin | Sender) -> None:
         """Serve requests; there is one scope for all waits, as each scope costs some 5 µs."""
+        idle, stopping = self._grace.idle, self._grace.stopping
         head = None
         with trio.CancelScope() as scope:
-            while True:
-                head = None
-                head = await self._next_head(client, scope)
+            while not stopping.is_set():
+                idle.add(scope)  # is cancelled if the proxy stops meanwhile
+                try:
+                    head = await client.read_head()
+                finally:
+                    idle.discard(scope)
                 if head is None or scope.cancel_called:
                     break
                 await self._answer(client, head, origin)
+                head = None
         if head is not None:  # it came in the moment in which the wait for it was cancelled
             await self._answer(client, head, origin)
         if self.move is not None:
@@ -205,18 +210,6 @@ class Clients:
             client.must_close = True
             await self._answer(client, head, origin)
 
-    async def _next_head(
-        self, client: ServerConnection, scope: trio.CancelScope
-    ) -> RequestHead | None:
-        """Wait for the next request; `scope` is cancelled if the proxy stops meanwhile."""
-        if self._grace.stopping.is_set():
-            return None
-        self._grace.idle.add(scope)
-        try:
-            return await client.read_head()
-        finally:
-            self._grace.idle.discard(scope)
-
     async def _answer(self, client: Client, head: RequestHead, sender: Origin | Sender) -> None:
         head, origin = (head, sender) if isinstance(sender, Origin) else sender(head)
         began, outcome = perf_counter(), Outcome()
@@ -234,7 +227,9 @@ class Clients:
                 exchanged = await connect(self._tunnels, client, head, origin)
             else:
                 exchanged = await self._forwarder.forward(client, head, begun, origin)
-            outcome = Outcome(exchanged.status, exchanged.received_bytes, exchanged.sent_bytes)
+            outcome.status = exchanged.status
+            outcome.received_bytes = exchanged.received_bytes
+            outcome.sent_bytes = exchanged.sent_bytes
         except RequestRefused as exc:
             outcome.status = exc.status
             await refuse(client, head, exc, _told(exc, origin))

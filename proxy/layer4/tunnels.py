@@ -42,7 +42,7 @@ from proxy.layer4.hops import Hop, written
 from proxy.request.attempts import MAX_ATTEMPTS
 from proxy.request.forwarding import Forwarder
 from proxy.route.affinity import key_of_tunnel
-from proxy.telemetry.decisions import Decision, Failure
+from proxy.telemetry.decisions import Asked, Decision, Failure
 from proxy.telemetry.timing import Timing
 
 MAX_TUNNELS = 4096
@@ -131,7 +131,9 @@ class Tunnels:
         if self.count >= MAX_TUNNELS:
             raise NothingFeasible(hop.service, [f"{MAX_TUNNELS} tunnels are open here"])
         limits = self._forwarder.limits(spec, caller)
-        decision = self._forwarder.decisions.begin((), revision, spec, limits, Timing(), caller)
+        decision = self._forwarder.decisions.begin(
+            Asked(), revision, spec, limits, Timing(), caller
+        )
         decision.key = key_of_tunnel(spec, client)
         guards = self._forwarder.guards
         if spec.rate_limited:

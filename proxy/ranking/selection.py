@@ -78,8 +78,8 @@ class Upstream(Backend):
 
     def seen(self, now: float) -> Candidate:
         """Return what is known at `now`."""
-        busy_s = self.latency.smoothed_s
-        return Candidate(self.instance, self.load(), busy_s, failed=not self.well(now))
+        busy_s, failed = self.latency.smoothed_s, self.failed_until > now
+        return Candidate(self.instance, self.load(), busy_s, failed)
 
 
 @dataclass(slots=True, eq=False)

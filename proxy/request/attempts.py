@@ -9,10 +9,10 @@ Where the service is `hedged`, one that waits for long is sent to a second insta
 (`hedging.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -104,7 +104,7 @@ class Attempts:
         self._left = MAX_ATTEMPTS
         self._made_repeats: Repeats | None = None
 
-    async def run(self) -> Exchanged:
+    def run(self) -> Coroutine[Any, Any, Exchanged]:
         """Have the request answered.
 
         Raises:
@@ -112,8 +112,8 @@ class Attempts:
             BadRequest, ClientGone, ResponseCut: as `exchange` says.
         """
         if self._decision.allowed_s == inf or self._head.upgrade:  # what it becomes may last
-            return await self._in_turn()
-        return await self._in_time()
+            return self._in_turn()
+        return self._in_time()
 
     @property
     def _repeats(self) -> Repeats:
@@ -140,7 +140,8 @@ class Attempts:
             while self._left:
                 self._left -= 1
                 if failure is None:
-                    instance = await self._choose()
+                    found = self._parts.chooser.choose_at_once(self._decision)
+                    instance = found or await self._choose()
                 else:
                     instance = await self._chosen_again(failure)
                 try:
@@ -205,7 +206,9 @@ class Attempts:
             raise
         else:
             service_time_s = exchanged.total_s
-            bad = exchanged.status >= SERVER_ERROR or is_failure(self._decision.grpc_status)
+            bad = exchanged.status >= SERVER_ERROR
+            if self._decision.grpc_status and not bad:
+                bad = is_failure(self._decision.grpc_status)
             self._parts.guards.ejector.answered(instance, self._spec, bad=bad)
             return exchanged
         finally:

@@ -46,10 +46,10 @@ from proxy.request.own import own_answer
 from proxy.request.sending import GoneFromGateway
 from proxy.route.affinity import cookie, key_of, tie
 from proxy.route.caller import Caller, Origin
-from proxy.route.chains import HEADER, Call, Chains, render
+from proxy.route.chains import FROM_OUTSIDE, HEADER, Call, Chains, render
 from proxy.route.deadlines import passed_on
 from proxy.route.routing import Route, route_of
-from proxy.telemetry.decisions import Decision, Decisions
+from proxy.telemetry.decisions import Decision, Decisions, asked_of
 from proxy.telemetry.explained import explained
 from proxy.telemetry.timing import Timing
 
@@ -59,6 +59,7 @@ NEWS_TIMEOUT_S = 2.0
 _MAX_LOAD_DIGITS = 9
 _STAYS: AbstractContextManager[None] = nullcontext()
 _CHAIN = HEADER.lower()
+_NOT_HTTP = frozenset({"tcp", "udp"})
 
 
 class Forwarder:
@@ -122,27 +123,32 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        route = self._route(head, origin)
-        revision, spec = await self.resolve(route.service, caller)
-        _check_speaks_http(route.service, spec)
+        if origin.exposure is None:
+            route = route_of(head, self._machine_names)
+        else:
+            route = origin.exposure.route(head)
+        revision = self._definitions.get(route.service)
+        if revision is None or (spec := revision.revision.spec) is None:
+            revision, spec = await self.resolve(route.service, caller)
+        if spec.protocol in _NOT_HTTP:
+            raise _speaks_no_http(route.service, spec)
         timing.mark("lookup")
-        call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
+        call = FROM_OUTSIDE
+        if caller is not None:
+            call = self._chains.call(caller, get(head.headers, _CHAIN), route.service)
         try:
             asks = call.chain[-1] if call.chain else None
             limits = self.limits(spec, asks)
-            decision = self.decisions.begin(head.headers, revision, spec, limits, timing, asks)
-            decision.key = key_of(spec, head, route, origin)
+            decision = self.decisions.begin(asked_of(head), revision, spec, limits, timing, asks)
+            if spec.policy is not None:
+                decision.key = key_of(spec, head, route, origin)
             if spec.sticky and (named := cookie(head.headers, spec.sticky)) is not None:
                 decision.tied = named.decode("ascii", "replace")
             begun(decision)
             return await self._admitted(client, head, route, origin, decision, call)
         finally:
-            self._chains.called(call)
-
-    def _route(self, head: RequestHead, origin: Origin) -> Route:
-        if origin.exposure is not None:
-            return origin.exposure.route(head)
-        return route_of(head, self._machine_names)
+            if call is not FROM_OUTSIDE:
+                self._chains.called(call)
 
     async def _admitted(
         self,
@@ -256,7 +262,7 @@ class Forwarder:
             UpstreamFailed, GoneFromGateway, PeerUnreachable, TooManyHops: the client is still
                 unanswered.
         """
-        road = await self._roads.to(instance)
+        road = self._roads.known(instance) or await self._roads.to(instance)
         decision.road = road.kind
         answer: list[ResponseHead] = []
 
@@ -307,7 +313,8 @@ class Forwarder:
         finally:
             if visit is not None:
                 self._chains.leave(visit)
-            await road.end(service_time_s or 0.0)
+            if road.ended(service_time_s or 0.0):
+                await road.hand_back()
 
     def _told(
         self, fields: list[Field], decision: Decision, call: Call, deadline: float
@@ -382,8 +389,7 @@ def _machine_is_dead(client: Client) -> Exception:
     return UpstreamFailed(reason, maybe_processed=True, sent_any_body=True, reused=False)
 
 
-def _check_speaks_http(service: ServiceName, spec: ServiceSpec) -> None:
-    if spec.protocol in {"tcp", "udp"}:
-        raise WrongProtocol(
-            f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
-        )
+def _speaks_no_http(service: ServiceName, spec: ServiceSpec) -> WrongProtocol:
+    return WrongProtocol(
+        f"{service} speaks {spec.protocol}, not HTTP; `myxo forward {service} PORT` leads to it"
+    )

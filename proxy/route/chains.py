@@ -99,7 +99,11 @@ class Chains:
     def enter(self, instance: InstanceId, call: Call) -> Visit:
         """Note that a request goes to an instance of this machine; end it with `leave`."""
         visit = Visit(instance, call.chain)
-        self._visits.setdefault(instance, []).append(visit)
+        visits = self._visits.get(instance)
+        if visits is None:
+            self._visits[instance] = [visit]
+        else:
+            visits.append(visit)
         return visit
 
     def leave(self, visit: Visit) -> None:

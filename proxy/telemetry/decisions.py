@@ -15,7 +15,8 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from overlay.http.head import Field
+from overlay.http.head import RequestHead
+from overlay.http.remembering import by_head
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.revision import SignedRevision
 from overlay.spec import ServiceSpec
@@ -142,6 +143,20 @@ class Decision:
         return self.starts > 0
 
 
+class Asked(NamedTuple):
+    """What a client asks of the proxy itself.
+
+    Attributes:
+        given_id: the request's id, if it gives one.
+        explained: it wants to be told the decision.
+        timeout_s: how long it waits, in seconds; None where it does not say.
+    """
+
+    given_id: bytes | None = None
+    explained: bool = False
+    timeout_s: float | None = None
+
+
 class Decisions:
     """The last decisions of a proxy, in constant space."""
 
@@ -153,17 +168,18 @@ class Decisions:
 
     def begin(
         self,
-        headers: Sequence[Field],
+        asked: Asked,
         revision: SignedRevision,
         spec: ServiceSpec,
         limits: RttLimits,
         timing: Timing,
         caller: ServiceName | None,
     ) -> Decision:
-        """Return the decision of a request that begins, and keep it; a tunnel has no `headers`."""
-        given_id, explained, timeout_s = _asked(headers)
-        number = next(self._numbers)
-        made = Decision(number, given_id, explained, revision, spec, limits, timing, caller)
+        """Return the decision of a request that begins, and keep it."""
+        given_id, explained, timeout_s = asked
+        made = Decision(
+            next(self._numbers), given_id, explained, revision, spec, limits, timing, caller
+        )
         if timeout_s is not None or spec.timeout_s is not None:
             made.allowed_s = deadlines.allowed_s(spec, timeout_s)
         self._last.append(made)
@@ -189,12 +205,13 @@ class Decisions:
             yield both[number]
 
 
-def _asked(headers: Sequence[Field]) -> tuple[bytes | None, bool, float | None]:
-    """Return the id that the client gave, whether it wants to be told the decision, its timeout."""
+@by_head
+def asked_of(head: RequestHead) -> Asked:
+    """Return what a client asks of the proxy itself."""
     given: bytes | None = None
     explained = False
     timeout_s: float | None = None
-    for name, value in headers:
+    for name, value in head.headers:
         if len(name) in _LENGTHS:
             lower = name.lower()
             if lower == _REQUEST_ID:
@@ -205,4 +222,4 @@ def _asked(headers: Sequence[Field]) -> tuple[bytes | None, bool, float | None]:
             elif lower in _TIMEOUTS:
                 asked_s = deadlines.asked_s(lower, value)
                 timeout_s = asked_s if timeout_s is None else min(timeout_s, asked_s or timeout_s)
-    return given, explained, timeout_s
+    return Asked(given, explained, timeout_s)

@@ -12,7 +12,7 @@ from bench.sim.scenarios import SCENARIOS, play
 
 
 def played(scenario: str, seed: int, hash_seed: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.sim", "--peers", "40", "--json"]
+    command = [sys.executable, "-m", "bench.sim", "--peers", "16", "--json"]
     answer = subprocess.run(
         [*command, "--seed", str(seed), "--scenario", scenario],
         env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},

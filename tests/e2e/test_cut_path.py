@@ -14,7 +14,7 @@ from bench.netlab.plan import make_plan
 from bench.netlab.testing import within
 from overlay.spec import ServiceSpec
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLIENT, NEAR, FAR = "client", "near", "far"
 SERVICE = "held"

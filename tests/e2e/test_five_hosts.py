@@ -24,7 +24,7 @@ from bench.netlab.hosts import Host
 from bench.netlab.lab import Lab
 from bench.netlab.testing import labs, within
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DELAYS_MS = {
     ("h1", "h2"): 5,

@@ -15,7 +15,7 @@ from bench.netlab.plan import make_plan
 from bench.netlab.testing import within
 from overlay.spec import ServiceSpec
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLIENT, ONE, OTHER = "client", "one", "other"
 SERVICE = "pipeline"

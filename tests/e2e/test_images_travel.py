@@ -26,7 +26,7 @@ from bench.netlab.lab import Lab
 from bench.netlab.testing import labs, within
 from myxo.status import read_status
 
-pytestmark = [pytest.mark.netns, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DELAYS_MS = {("h1", "h2"): 5, ("h1", "h3"): 5, ("h2", "h3"): 40}
 SEEN_TIMEOUT_S = 60.0

@@ -18,7 +18,7 @@ import pytest
 from bench.netlab.hosts import Daemon, Host
 from bench.netlab.testing import MakeLab
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 SEEN_TIMEOUT_S = 60.0

@@ -4,8 +4,88 @@ import pytest
 import trio
 import trio.testing
 
-from overlay.http import Pool, UpstreamConnection
+from overlay.http import BadResponse, Pool, ResponseHead, UpstreamConnection
+from overlay.http.errors import MalformedBody
 from overlay.http.testing import Lab, Wire
+
+WHOLE = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.0 404 No\r\nContent-Length: 1\r\n\r\n?",
+    b"HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 1\r\n\r\n!",
+    b"HTTP/1.1 204 None\r\n\r\n",
+    b"HTTP/1.1 304 Same\r\nContent-Length: 9\r\n\r\n",
+    b"HTTP/1.1 426 Up\r\nUpgrade: a\r\nContent-Length: 0\r\n\r\n",
+]
+IN_PARTS = [
+    b"",
+    b"HTTP/1.1 200 OK\r\nContent-Le",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more",
+    b"HTTP/1.1 204 None\r\n\r\nmore",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\nuntil it closes",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok",
+    b"SSH-2.0-OpenSSH\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX: " + bytes(64 * 1024) + b"\r\n\r\n",
+]
+"""What is no final answer with a known end, or is more or less than one, or none at all."""
+
+
+def connected() -> UpstreamConnection:
+    return UpstreamConnection(trio.testing.memory_stream_pair()[0])
+
+
+def fed(
+    connection: UpstreamConnection, parts: list[bytes], method: bytes
+) -> tuple[ResponseHead | None, bytes, bool] | str:
+    """Return what is made of an answer that comes in `parts`, or why nothing is."""
+    head, body = None, b""
+    try:
+        for part in parts:
+            if head is None:
+                head = connection.take_head(part, method)
+                body = b"" if head is None else connection.take_body()
+            else:
+                body += connection.take_body(part)
+    except (BadResponse, MalformedBody) as exc:
+        return exc.reason
+    return head, body, connection.body.done
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("answer", WHOLE)
+async def test_an_answer_in_one_piece_is_taken_for_what_it_is_in_many(
+    answer: bytes, method: bytes
+) -> None:
+    if method == b"HEAD":
+        answer = answer[: answer.index(b"\r\n\r\n") + 4]
+    at_once, piecemeal = connected(), connected()
+    whole = at_once.take_whole(answer, method)
+    assert whole is not None
+    head, body = whole
+    pieces = [answer[n : n + 1] for n in range(len(answer))]
+    assert (head, body, True) == fed(piecemeal, pieces, method)
+    for connection in at_once, piecemeal:
+        assert connection.body.done
+        connection.finish(head)
+    assert at_once.reusable == piecemeal.reusable == (b"close" not in answer and head.minor == 1)
+
+
+@pytest.mark.parametrize("received", IN_PARTS)
+async def test_what_is_no_answer_in_one_piece_is_left_as_it_is(received: bytes) -> None:
+    asked, unasked = connected(), connected()
+    assert asked.take_whole(received, b"GET") is None
+    assert fed(asked, [received], b"GET") == fed(unasked, [received], b"GET")
+
+
+async def test_an_answer_behind_an_interim_one_is_not_taken_for_the_first() -> None:
+    connection = connected()
+    connection.take_head(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", b"GET")
+    assert connection.take_whole(WHOLE[0], b"GET") is None
 
 
 async def one_request(connection: UpstreamConnection) -> None:

@@ -30,7 +30,7 @@ from proxy.ranking.limits import RttLimits, limits_of
 from proxy.ranking.placement import Ranking, rank
 from proxy.ranking.selection import Candidate
 from proxy.ranking.upstreams import Upstreams
-from proxy.telemetry.decisions import Decision, Decisions, Failure, Plan, Waited
+from proxy.telemetry.decisions import Decision, Decisions, Failure, Plan, Waited, asked_of
 from proxy.telemetry.explained import explained
 from proxy.telemetry.timing import Timing
 
@@ -101,7 +101,7 @@ def explainer(view: View, decisions: Decisions) -> Explainer:
 
 def decided(decisions: Decisions, view: View) -> Decision:
     """A request that found a full instance, waited, had one started, and lost it once."""
-    decision = decisions.begin(HEAD.headers, REVISION, SPEC, limits_of(SPEC), Timing(), None)
+    decision = decisions.begin(asked_of(HEAD), REVISION, SPEC, limits_of(SPEC), Timing(), None)
     instances = view.instances(HELLO)
     decision.instances = instances
     decision.candidates = [Candidate(i, in_flight=1) for i in instances]
@@ -163,7 +163,7 @@ def test_a_start_is_told_of_although_many_requests_came_after_it() -> None:
     view, decisions = view_of(InstanceState.READY), Decisions()
     started = decided(decisions, view)
     for _ in range(MAX_SHOWN * 2):
-        decisions.begin(HEAD.headers, REVISION, SPEC, limits_of(SPEC), Timing(), None)
+        decisions.begin(asked_of(HEAD), REVISION, SPEC, limits_of(SPEC), Timing(), None)
     found = ask(explainer(view, decisions), HELLO)["decisions"]
     assert found[-1]["request_id"] == decisions.id_of(started)
     assert len(found) == MAX_SHOWN // 2 + 1

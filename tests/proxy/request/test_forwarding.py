@@ -61,7 +61,7 @@ from proxy.request.attempts import MAX_ATTEMPTS
 from proxy.request.forwarding import Forwarder
 from proxy.route.caller import Caller, Origin
 from proxy.route.chains import MAX_VISITS
-from proxy.telemetry.decisions import Decisions, Plan
+from proxy.telemetry.decisions import Decisions, Plan, asked_of
 from proxy.telemetry.metrics import ProxyMetrics
 from proxy.telemetry.timing import Timing
 from proxy.testing import PlayedAllocator, PlayedCounter, played_allocator
@@ -839,7 +839,7 @@ async def test_a_request_is_not_sent_again_to_the_instance_that_it_lost(ground: 
     revision = ground.definitions.known[HELLO]
     head = parse_request_head(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
     spec, decisions = ServiceSpec(process="serve"), ground.forwarder.decisions
-    decision = decisions.begin(head.headers, revision, spec, RttLimits(), Timing(), None)
+    decision = decisions.begin(asked_of(head), revision, spec, RttLimits(), Timing(), None)
     decision.excluded = frozenset({lost.key})
     with pytest.raises(NothingFeasible):
         await ground.chooser.choose(decision, Traffic(HELLO))

@@ -14,6 +14,7 @@ from proxy.telemetry.decisions import (
     Decisions,
     Plan,
     Waited,
+    asked_of,
 )
 from proxy.telemetry.timing import Timing
 
@@ -29,7 +30,7 @@ def head(*fields: str) -> RequestHead:
 
 
 def begin(decisions: Decisions, *fields: str) -> Decision:
-    return decisions.begin(head(*fields).headers, REVISION, SPEC, RttLimits(), Timing(), None)
+    return decisions.begin(asked_of(head(*fields)), REVISION, SPEC, RttLimits(), Timing(), None)
 
 
 def test_a_given_id_is_kept_and_a_made_one_is_unique() -> None:
