@@ -401,7 +401,7 @@ async def test_what_is_not_http_is_answered_and_ends_one_connection_only(lab: La
 async def test_a_request_that_comes_to_a_paused_instance_wakes_it(lab: Lab) -> None:
     spec = SPEC.model_copy(update={"idle_pause_s": 0.01})
     given = SignedRevision.sign(OWNER, Revision(name=ServiceName("rests"), number=1, spec=spec))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await lab.instances.allocate(given)
         ((instance, found),) = lab.machine.instances.items()
         async with lab.call() as caller:
