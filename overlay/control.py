@@ -89,6 +89,16 @@ class ControlConnection:
         self._buffer.clear()
         return self._stream, left
 
+    def descriptor(self) -> int:
+        """Return the socket's, for another process to be given a copy of."""
+        return self._stream.socket.fileno()
+
+    def keep(self) -> "ControlConnection":
+        """Return it as one that outlives the want and the control socket; the caller closes it."""
+        kept = ControlConnection(trio.SocketStream(self._stream.socket.dup()))
+        kept._buffer, self._buffer = self._buffer, kept._buffer
+        return kept
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._stream.aclose()

@@ -25,7 +25,8 @@ class Entrances:
 
     Args:
         bootstraps: multiaddrs, which say who answers there.
-        remembered: multiaddrs of peers that were there before, tried while no bootstrap answers.
+        remembered: returns multiaddrs of peers that were there before, tried while no bootstrap
+            answers.
         dial: connects to an address; returns who answered.
         dial_any: connects to one of several addresses, or to none.
         is_kept: whether a bootstrap need not be dialled.
@@ -39,7 +40,7 @@ class Entrances:
     def __init__(
         self,
         bootstraps: Iterable[str],
-        remembered: Iterable[str],
+        remembered: Callable[[], Sequence[str]],
         *,
         dial: Callable[[str], Awaitable[PeerId]],
         dial_any: Callable[[Sequence[str]], Awaitable[None]],
@@ -48,7 +49,7 @@ class Entrances:
     ) -> None:
         self.bootstraps = tuple(bootstraps)
         self.joined = trio.Event()
-        self._remembered = tuple(remembered)
+        self._remembered = remembered
         self._dial = dial
         self._dial_any = dial_any
         self._is_kept = is_kept
@@ -94,12 +95,22 @@ class Entrances:
             delay = min(delay * 2, REDIAL_MOST_S)
 
     async def _try_remembered(self) -> None:
-        """Find the network by the peers that were there before, if no bootstrap answers."""
+        """Find the network by the peers that were there before, whenever nobody is there.
+
+        That may be long after the start: a process that started while its site was cut off is
+        unknown to everybody beyond, and if whom it met goes, it is alone with its bootstraps.
+        """
         if self.bootstraps:
             with trio.move_on_after(REMEMBERED_AFTER_S):
                 await self.joined.wait()
         delay = REDIAL_FIRST_S
-        while self._remembered and self._is_alone():
-            await self._dial_any(self._remembered)
+        while True:
+            if not self._is_alone():
+                delay = REDIAL_FIRST_S
+                await trio.sleep(REDIAL_MOST_S)
+                continue
+            remembered = self._remembered()
+            if remembered:
+                await self._dial_any(remembered)
             await trio.sleep(delay)
             delay = min(delay * 2, REDIAL_MOST_S)

@@ -6,7 +6,7 @@ this module's business.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
@@ -72,7 +72,8 @@ class Links:
         reach: connects to peers.
         rng: chooses neighbours.
         bootstraps: multiaddrs, which say who answers there.
-        remembered: multiaddrs of peers that were there before, tried while no bootstrap answers.
+        remembered: returns multiaddrs of peers that were there before, tried while no bootstrap
+            answers.
         greet: returns what a new stream begins with.
         met: called when a peer gets connected.
         lost: called when the last connection to a peer ended.
@@ -86,7 +87,7 @@ class Links:
         rng: random.Random,
         *,
         bootstraps: Iterable[str],
-        remembered: Iterable[str],
+        remembered: Callable[[], Sequence[str]],
         greet: Callable[[PeerId], Iterable[bytes]],
         met: Callable[[PeerId], None],
         lost: Callable[[PeerId], None],

@@ -24,7 +24,7 @@ everything and tells nothing about itself, so nobody has to find out that it is 
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 import trio
@@ -92,7 +92,8 @@ class Mesh:
         probing: carries membership's datagrams.
         reach: connects to peers.
         rng: chooses neighbours, and whom to compare with.
-        remembered: multiaddrs of peers that were there before, tried while no bootstrap answers.
+        remembered: returns multiaddrs of peers that were there before, tried while no bootstrap
+            answers.
         changed: called after every change of the view.
         disconnected: called when the last connection to a peer ended.
     """
@@ -107,7 +108,7 @@ class Mesh:
         reach: Reach,
         rng: random.Random,
         *,
-        remembered: Iterable[str] = (),
+        remembered: Callable[[], Sequence[str]] = tuple,
         changed: Callable[[], None],
         disconnected: Callable[[PeerId], None],
     ) -> None:

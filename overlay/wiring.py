@@ -81,7 +81,7 @@ def mesh_of(
         probing,
         node.reach,
         rng,
-        remembered=() if remembered is None else remembered.addresses(),
+        remembered=tuple if remembered is None else remembered.addresses,
         changed=node.signal,
         disconnected=lambda peer: node.calls.forget(peer),  # noqa: PLW0108  (it may be replaced)
     )

@@ -105,6 +105,8 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         nursery.start_soon(server.successors.run)
         nursery.start_soon(server.serving.run)
         await grace.listeners.start(server.forwards.run)
+        for left in () if past is None else past.forwards:
+            server.forwards.inherit(left)
         if by_envoy:
             await grace.listeners.start(server.serve_by_envoy, settings, fronts, tls)
         server.listen(listeners)
@@ -297,6 +299,7 @@ class _Server:
             self.serving.clients,
             self.serving.roads,
             lambda: self._sockets,
+            self.forwards,
             settings.restart_drain_s,
         )
 

@@ -111,12 +111,17 @@ class Gossiping:
     # joining
 
     def _join(self, delay: float) -> None:
-        """Ask bootstrap nodes until one has told everything."""
-        if self._is_newcomer:
-            bootstrap = self._network.bootstrap(self._peer)
-            if bootstrap is not None:
-                self._links.connect(bootstrap)
-            self._peer.later(delay, self._join, min(2 * delay, REDIAL_MOST_S))
+        """Ask bootstrap nodes until one has told everything, and again whenever nobody is there.
+
+        The network need not know this process: the one that told it everything may have been cut
+        off with it, and be gone by now.
+        """
+        is_in = not self._is_newcomer and bool(self._links.neighbours())
+        bootstrap = None if is_in else self._network.bootstrap(self._peer)
+        if bootstrap is not None:
+            self._links.connect(bootstrap)
+        again = REDIAL_FIRST_S if is_in else min(2 * delay, REDIAL_MOST_S)
+        self._peer.later(REDIAL_MOST_S if is_in else delay, self._join, again)
 
     def _greeted(self, peer: PeerId, hello: Hello) -> None:
         self._links.told_choice(peer, chosen=hello.chosen)
@@ -133,7 +138,7 @@ class Gossiping:
             table.founding = self._network.founding
             members = {self._peer.id, *everything.members}
             for owner, _, _ in table.founding.stamps:
-                if owner not in members:
+                if owner not in members and not self._peer.is_member(owner):
                     table.count(owner, member=False)
         self._take(source, everything.versions)
         for owner in everything.members:

@@ -9,7 +9,7 @@ from overlay.membership.knobs import Knobs
 from overlay.membership.messages import Ack, Effects, Nack, Ping, PingReq
 from overlay.membership.refuting import Myself
 from overlay.membership.roster import Member, Path
-from overlay.membership.rounds import Forward, Round, Rounds, Timeouts
+from overlay.membership.rounds import INDIRECT_CEILING, Forward, Round, Rounds, Timeouts
 from overlay.membership.suspicion import Suspicion
 from overlay.membership.telling import Telling
 from overlay.membership.timers import Timers
@@ -60,7 +60,10 @@ class Prober:
         self._clock = clock
         self._rng = rng
         self._timeouts = Timeouts(knobs, coordinates)
-        self._rounds = Rounds(first_sequence=rng.getrandbits(32))
+        self._rounds = Rounds(
+            first_sequence=rng.getrandbits(32),
+            late_s=(1 + INDIRECT_CEILING) * knobs.timeout_ceiling_s,
+        )
 
     # beginning
 
@@ -186,6 +189,8 @@ class Prober:
             self._measure(awaited.member, awaited.sent_at, ack, now)
             self._rounds.close_forward(awaited)
             self._telling.post(effects, awaited.source, Ack(awaited.theirs, None))
+        elif (late := self._rounds.take_late(source, ack.sequence, now)) is not None:
+            self._measure(*late, ack, now)
         else:
             self._me.counters.ignored += 1
 
@@ -202,6 +207,7 @@ class Prober:
     ) -> None:
         if ack.sequence == answered.direct:
             self._measure(answered.member, answered.sent_at, ack, now)
+            answered.sent_at = None
         suspicion = answered.member.suspicion
         itself = source == answered.member.peer
         if itself and suspicion is not None and answered.began >= suspicion.since:
@@ -219,6 +225,11 @@ class Prober:
         self._me.counters.samples += 1
         if ack.coordinate is not None:
             self._coordinates.observe(member.peer, ack.coordinate, now - sent_at)
+
+    def stood_still(self, seconds: float) -> None:
+        """Take time in which nobody could be heard out of what is awaited."""
+        self.heard_at += seconds
+        self._rounds.forget_late()
 
     # helping others
 

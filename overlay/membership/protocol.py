@@ -256,7 +256,7 @@ class Membership:
     def stood_still(self, seconds: float) -> None:
         """Take time in which this process itself did not run out of everybody's silence."""
         self._clock.shift(seconds)
-        self._prober.heard_at += seconds
+        self._prober.stood_still(seconds)
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`."""

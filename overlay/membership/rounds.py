@@ -93,11 +93,19 @@ class Forward:
 
 
 class Rounds:
-    """What answers are awaited, by sequence."""
+    """What answers are awaited, by sequence.
 
-    def __init__(self, first_sequence: int) -> None:
+    Args:
+        first_sequence: is not used itself.
+        late_s: how long after a direct ping its answer is still an RTT sample, though its round
+            ended by another one: as long as it would be if the round had gone on.
+    """
+
+    def __init__(self, first_sequence: int, late_s: float) -> None:
         self._sequence = first_sequence
+        self._late_s = late_s
         self._awaited: dict[int, Round | Forward] = {}
+        self._late: dict[int, tuple[Member, float]] = {}
         self._rounds = 0
         self._forwards: dict[PeerId, int] = {}
         self._forwarded = 0
@@ -140,11 +148,31 @@ class Rounds:
         return reliable, indirect
 
     def close(self, ended: Round) -> None:
-        """End a round; later answers are nobody's."""
+        """End a round; of later answers only the direct one tells something: see `take_late`."""
         for sequence in ended.sequences():
             self._awaited.pop(sequence, None)
+        if ended.sent_at is not None:
+            self._late[ended.direct] = ended.member, ended.sent_at
+            if len(self._late) > MAX_ROUNDS:
+                del self._late[next(iter(self._late))]
         ended.deadline = inf
         self._rounds -= 1
+
+    def take_late(self, source: PeerId, sequence: int, now: float) -> tuple[Member, float] | None:
+        """Return whom a direct ping was for and when it was sent, if its round is over.
+
+        Where a line gets slow, helpers on better ones answer first, and without this the line would
+        be held for as quick as it was.
+        """
+        member, sent_at = self._late.get(sequence, (None, 0.0))
+        if member is None or member.peer != source:
+            return None
+        del self._late[sequence]
+        return (member, sent_at) if now - sent_at <= self._late_s else None
+
+    def forget_late(self) -> None:
+        """Take no late answer for a sample that was on its way until now."""
+        self._late.clear()
 
     def forward(
         self, source: PeerId, theirs: int, member: Member, timeout_s: float, now: float

@@ -3,6 +3,10 @@
 A port is listened on for as long as the command that asked for it runs, or, if it is to be kept,
 until it is removed or the proxy ends. Each connection to it is a tunnel of its own; what is open
 when the proxy stops gets the time that requests get, and when the port's command ends it is cut.
+
+A process that takes the proxy's place is left the ports, with the connections of their commands.
+What is open on them stays here, to its end or that of its command, which both processes see. Of
+datagrams the new process gets all that come from then on, for sessions of its own.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,6 +16,7 @@ from functools import partial
 
 import structlog
 import trio
+from trio.socket import SocketType
 
 from overlay.advertising import host_port
 from overlay.control import ControlConnection
@@ -23,12 +28,12 @@ from overlay.errors import (
     PeerUnreachable,
 )
 from overlay.http.transport import transport
-from overlay.listeners import listen, port_of
+from overlay.listeners import listen
 from overlay.tunnel import Carries, End, Relayed, SocketEnd, let_go
 from proxy.errors import RequestRefused
 from proxy.layer4.forward_orders import ORDER, Answer, Forwarded, Open, Remove, Show
 from proxy.layer4.hops import Hop, hops_of, written
-from proxy.layer4.sessions import open_port
+from proxy.layer4.sessions import DatagramPort, open_port
 from proxy.layer4.tunnels import MAX_TUNNELS, Tunnels
 from proxy.request.forwarding import Forwarder
 
@@ -51,19 +56,38 @@ class _Forward:
 
     Attributes:
         carries: what its clients send.
+        sock: is listened on.
         tell: says what went wrong to whoever asked for the port.
+        command: the connection of the command that holds it, if one does.
         scope: ends the listening.
+        leave: ends the listening alone, where another process goes on with it.
         open: connections that are served; each scope ends one.
+        left: another process listens on the port.
+        closed: set when one of those that are open has ended.
     """
 
     hops: tuple[Hop, ...]
     carries: Carries
-    host: str
-    port: int
+    sock: SocketType
     keep: bool
     tell: Callable[[str], None]
+    command: ControlConnection | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    leave: Callable[[], None] = field(init=False)
     open: set[trio.CancelScope] = field(default_factory=set)
+    host: str = field(init=False)
+    port: int = field(init=False)
+    left: bool = False
+    closed: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        self.host, self.port = self.sock.getsockname()[:2]
+        self.leave = self.scope.cancel
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anybody wants it: a command that has not been answered yet will not be."""
+        return self.keep or self.command is not None
 
     def end(self) -> None:
         """Listen no more, and cut what is open."""
@@ -79,6 +103,23 @@ class _Forward:
             open=len(self.open),
             keep=self.keep,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Bequest:
+    """A port that one process leaves to another.
+
+    Attributes:
+        to: what it leads to, as `hops_of` reads it.
+        sock: is listened on.
+        command: the connection of the command that holds it, unless it is kept without one.
+    """
+
+    to: str
+    carries: Carries
+    keep: bool
+    sock: SocketType
+    command: ControlConnection | None
 
 
 class Forwards:
@@ -127,6 +168,28 @@ class Forwards:
             case Remove(port=port):
                 await connection.send(self._remove(port))
 
+    async def leave(self, tell: Callable[[Bequest], Awaitable[None]]) -> None:
+        """Leave every port to another process, which `tell` gives copies of what it is told of."""
+        for forward in list(self._forwards):
+            if forward.is_held:
+                to, command = written(forward.hops), forward.command
+                await tell(Bequest(to, forward.carries, forward.keep, forward.sock, command))
+            forward.left = True
+            forward.leave()
+
+    def inherit(self, left: Bequest) -> None:
+        """Go on with a port that another process has left.
+
+        Raises:
+            InvalidName: what it leads to is of another version than this process.
+        """
+        said, heard = trio.open_memory_channel[str](MAX_TROUBLE)
+        hops = hops_of(left.to)
+        forward = _Forward(hops, left.carries, left.sock, left.keep, partial(_post, said))
+        self._begin(forward)
+        if left.command is not None:
+            self._attend_to(forward, left.command, heard)
+
     async def _serve_open(self, connection: ControlConnection, order: Open) -> None:
         said, heard = trio.open_memory_channel[str](MAX_TROUBLE)
         try:
@@ -136,13 +199,46 @@ class Forwards:
             return
         try:
             await connection.send(Answer(forwards=(forward.shown(),)))
-            if not order.keep:
-                await _until_gone(connection, heard)
-                forward.end()
         except PeerUnreachable:
             if not order.keep:
                 forward.end()
             raise
+        if not order.keep:
+            self._attend_to(forward, connection.keep(), heard)
+
+    def _attend_to(
+        self,
+        forward: _Forward,
+        command: ControlConnection,
+        heard: "trio.MemoryReceiveChannel[str]",
+    ) -> None:
+        forward.command = command
+        self._connections.start_soon(self._attend, forward, command, heard)
+
+    async def _attend(
+        self,
+        forward: _Forward,
+        command: ControlConnection,
+        heard: "trio.MemoryReceiveChannel[str]",
+    ) -> None:
+        """End a port with the command that asked for it; let go of that when this proxy stops."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._let_go, forward, nursery.cancel_scope)
+                await _until_gone(command, heard)
+                forward.end()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await command.aclose()
+
+    async def _let_go(self, forward: _Forward, attending: trio.CancelScope) -> None:
+        """End the wait for a command when the proxy stops, unless it may still end something."""
+        await self._stopping.wait()
+        while forward.left and forward.open:
+            forward.closed = trio.Event()
+            await forward.closed.wait()
+        attending.cancel()
 
     def _remove(self, port: int) -> Answer:
         gone = [forward for forward in self._forwards if forward.port == port]
@@ -171,21 +267,30 @@ class Forwards:
                 f"this proxy forwards {len(self._forwards)} ports; `myxo forward --list` shows "
                 "them, `myxo forward --remove PORT` removes one"
             )
-        host = str(order.host)
-        what = f"the forward to {order.to}"
+        host, what = str(order.host), f"the forward to {order.to}"
         if carries == "tcp":
-            listener = await listen(host, order.port, what=what)
-            forward = _Forward(hops, carries, host, port_of(listener), order.keep, tell)
+            sock = (await listen(host, order.port, what=what)).socket
+        else:
+            sock = (await open_port(host, order.port, what=what)).sock
+        forward = _Forward(hops, carries, sock, order.keep, tell)
+        self._begin(forward)
+        return forward
+
+    def _begin(self, forward: _Forward) -> None:
+        if forward.carries == "tcp":
+            listener = trio.SocketListener(forward.sock)
             serve, nursery = partial(self._accept, forward, listener), self._nursery
         else:
-            port = await open_port(host, order.port, what=what)
-            forward = _Forward(hops, carries, host, port.number, order.keep, tell)
+            port = DatagramPort(forward.sock)
+            forward.leave = port.leave
             serve = partial(port.serve, partial(self._carry, forward), self._stopping)
             nursery = self._connections  # sessions have no other socket
+        if nursery is None:
+            raise RuntimeError("ports are held while `run` runs")
         self._forwards.append(forward)
         nursery.start_soon(self._hold, forward, serve)
-        log.info("forward.opened", to=order.to, listen=host_port(host, forward.port))
-        return forward
+        at = host_port(forward.host, forward.port)
+        log.info("forward.opened", to=written(forward.hops), listen=at)
 
     async def _hold(self, forward: _Forward, serve: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -220,6 +325,7 @@ class Forwards:
                 log.exception("forward.broke")
             finally:
                 forward.open.discard(scope)
+                forward.closed.set()
                 if relayed is None:
                     await let_go([here], orderly=False)
                 self._ended(forward.hops[0].service, relayed)

@@ -39,14 +39,11 @@ class OnwardDesk:
         line = await connection.receive()
         if line is None:
             return
-        order, ended = Onward.model_validate_json(line), trio.Event()
-        self._connections.start_soon(self._lead, connection, order, ended)
-        with trio.CancelScope(
-            shield=True
-        ):  # the control socket ends first, and has no bound to keep
-            await ended.wait()
+        order = Onward.model_validate_json(line)
+        kept = connection.keep()  # the control socket ends first, and has no bound to keep
+        self._connections.start_soon(self._lead, kept, order)
 
-    async def _lead(self, connection: ControlConnection, order: Onward, ended: trio.Event) -> None:
+    async def _lead(self, connection: ControlConnection, order: Onward) -> None:
         here, relayed, led = end_of(connection), None, False
 
         async def opened() -> None:
@@ -67,7 +64,6 @@ class OnwardDesk:
         finally:
             if relayed is None:
                 await let_go([here], orderly=False)
-            ended.set()
 
 
 async def _refuse(connection: ControlConnection, error: MyxoError) -> None:

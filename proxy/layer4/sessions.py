@@ -21,6 +21,9 @@ from overlay.tunnel import End
 MAX_SESSIONS = 1024
 """Clients of one port at once; datagrams of more are dropped, as on a full link."""
 
+ANSWERS_S = 5.0
+"""How long answers to what came before are passed on once another process reads from a port."""
+
 QUEUE = 64
 """Datagrams of one client that wait, at most 4 MiB; more are dropped."""
 
@@ -79,11 +82,16 @@ class DatagramPort:
     dropped: int = 0
     _sessions: dict[Address, _Session] = field(default_factory=dict)
     _ended: trio.Event = field(default_factory=trio.Event)
+    _reading: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
     def number(self) -> int:
         """Of the port."""
         return cast("int", self.sock.getsockname()[1])
+
+    def leave(self) -> None:
+        """Read no more, since another process does; sessions may answer for `ANSWERS_S`."""
+        self._reading.cancel()
 
     async def serve(
         self, carry: Callable[[End, str], Awaitable[None]], stopping: trio.Event
@@ -96,18 +104,28 @@ class DatagramPort:
         with self.sock:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop, stopping, nursery.cancel_scope)
-                while True:
-                    try:
-                        data, sender = await self.sock.recvfrom(MAX_DATAGRAM_BYTES)
-                    except OSError:  # an answer that a client did not want, said by its kernel
-                        continue
-                    session = self._sessions.get(sender[:2])
-                    room = len(self._sessions) < MAX_SESSIONS and not stopping.is_set()
-                    if session is None and room:
-                        session = self._sessions[sender[:2]] = _Session(self.sock, sender[:2])
-                        nursery.start_soon(self._hold, session, carry)
-                    if session is None or not session.take(data):
-                        self.dropped += 1
+                with self._reading:
+                    await self._read(nursery, carry, stopping)
+                nursery.cancel_scope.deadline = trio.current_time() + ANSWERS_S
+
+    async def _read(
+        self,
+        nursery: trio.Nursery,
+        carry: Callable[[End, str], Awaitable[None]],
+        stopping: trio.Event,
+    ) -> None:
+        while True:
+            try:
+                data, sender = await self.sock.recvfrom(MAX_DATAGRAM_BYTES)
+            except OSError:  # an answer that a client did not want, said by its kernel
+                continue
+            session = self._sessions.get(sender[:2])
+            room = len(self._sessions) < MAX_SESSIONS and not stopping.is_set()
+            if session is None and room:
+                session = self._sessions[sender[:2]] = _Session(self.sock, sender[:2])
+                nursery.start_soon(self._hold, session, carry)
+            if session is None or not session.take(data):
+                self.dropped += 1
 
     async def _stop(self, stopping: trio.Event, serving: trio.CancelScope) -> None:
         await stopping.wait()

@@ -10,17 +10,19 @@ import trio
 from pydantic import ValidationError
 
 from overlay.calls import Caller
-from overlay.control import open_control
+from overlay.control import ControlConnection, open_control
 from overlay.errors import MalformedMessage, PeerUnreachable
 from overlay.handover import Handover, accept_handover, awaiting_handover, socket_of
 from overlay.identity import Identity
 from overlay.node import Legacy
+from proxy.layer4.forwards import Bequest
 from proxy.succession.calls import made_for
 from proxy.succession.messages import (
     FROM_OLD,
     WANT,
     AllHandedOver,
     Call,
+    Forwarding,
     FromOld,
     Listening,
     Moved,
@@ -50,11 +52,13 @@ class Inheritance:
         legacy: what the node takes over.
         listeners: the listening sockets, by name, once `claim` has returned; whoever uses one takes
             it out.
+        forwards: the ports of `myxo forward`, once `claim` has returned.
     """
 
     legacy: Legacy
     _old: Handover
     listeners: dict[str, trio.SocketListener] = field(default_factory=dict)
+    forwards: list[Bequest] = field(default_factory=list)
 
     async def claim(self) -> None:
         """Say that this process has joined, and take the listening sockets.
@@ -70,6 +74,8 @@ class Inheritance:
             if isinstance(message, Listening):
                 (descriptor,) = descriptors
                 self.listeners[message.name] = trio.SocketListener(socket_of(descriptor))
+            if isinstance(message, Forwarding):
+                self.forwards.append(_left(message, descriptors))
 
     def close(self) -> None:
         """Have nothing more from the old process, which sees that."""
@@ -143,6 +149,12 @@ async def _take_over(control: Path) -> Inheritance:
         raise PeerUnreachable("the running proxy did not say that it has stepped back")
     identity = Identity.from_seed(bytes.fromhex(message.seed)) if message.seed else None
     return Inheritance(Legacy(message.tls_key.encode(), identity), old)
+
+
+def _left(said: Forwarding, descriptors: list[int]) -> Bequest:
+    sock, *held = [socket_of(descriptor) for descriptor in descriptors]
+    command = ControlConnection(trio.SocketStream(held[0])) if held else None
+    return Bequest(said.to, said.carries, said.keep, sock, command)
 
 
 async def _answers(control: Path) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.tunnel import Carries
 
 WANT = "succeed"
 """What the new process asks for at the old one's control socket."""
@@ -51,6 +52,20 @@ class Listening(_Message):
 
     kind: Literal["listening"] = "listening"
     name: str
+
+
+class Forwarding(_Message):
+    """A port of `myxo forward` comes with this, and the connection of the command that holds it.
+
+    Attributes:
+        to: what it leads to, as `hops_of` reads it.
+        keep: no command holds it.
+    """
+
+    kind: Literal["forwarding"] = "forwarding"
+    to: str
+    carries: Carries
+    keep: bool = False
 
 
 class AllHandedOver(_Message):
@@ -107,7 +122,7 @@ class CallEnded(_Message):
     refusal: Refusal | None = None
 
 
-FromOld = SteppedBack | Listening | AllHandedOver | Moved | Call
+FromOld = SteppedBack | Listening | Forwarding | AllHandedOver | Moved | Call
 FromNew = Ready | CallEnded
 
 FROM_OLD: TypeAdapter[FromOld] = TypeAdapter(Annotated[FromOld, Field(discriminator="kind")])

@@ -16,11 +16,13 @@ from overlay.notify import notify
 from proxy.backend.roads import Roads
 from proxy.frontend.clients import Clients
 from proxy.frontend.grace import Grace
+from proxy.layer4.forwards import Bequest, Forwards
 from proxy.succession.calls import LastingCalls
 from proxy.succession.messages import (
     FROM_NEW,
     AllHandedOver,
     CallEnded,
+    Forwarding,
     Listening,
     Moved,
     Permission,
@@ -87,6 +89,7 @@ class Predecessor:
         clients: whose connections go to the new process.
         roads: whose leases last.
         listeners: returns what it listens on, by name.
+        forwards: whose ports the new process gets, too.
         drain_s: how long what is under way may take.
     """
 
@@ -97,6 +100,7 @@ class Predecessor:
     clients: Clients
     roads: Roads
     listeners: Callable[[], Mapping[str, trio.SocketListener]]
+    forwards: Forwards
     drain_s: float
 
     async def give_way(self, heir: Handover) -> None:
@@ -114,6 +118,7 @@ class Predecessor:
             await self.roads.retire()
             for name, listener in self.listeners().items():
                 await heir.send(Listening(name=name), [listener.socket.fileno()])
+            await self.forwards.leave(partial(_bequeath, heir))
             await heir.send(AllHandedOver())
         except PeerUnreachable as exc:
             self.calls.go_through(None)
@@ -163,6 +168,13 @@ async def _next(heir: Handover) -> Ready | CallEnded | None:
         return FROM_NEW.validate_json(received[0])
     except ValidationError as exc:
         raise MalformedMessage(f"the process that takes over says {received[0]!r}") from exc
+
+
+async def _bequeath(heir: Handover, left: Bequest) -> None:
+    sockets = [left.sock.fileno()]
+    if left.command is not None:
+        sockets.append(left.command.descriptor())
+    await heir.send(Forwarding(to=left.to, carries=left.carries, keep=left.keep), sockets)
 
 
 async def _move(heir: Handover, moved: Moved, descriptor: int) -> bool:

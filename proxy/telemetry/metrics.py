@@ -30,6 +30,8 @@ class ProxyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._answers: dict[str, _Answers] = {}
         registry.register(_Answered(self._answers))
+        self._roads: dict[str, _Times] = {}
+        registry.register(_Taken(self._roads))
         self._phases = Histogram(
             "myxo_proxy_start_seconds",
             "Of requests that waited for a start: where the time went.",
@@ -130,8 +132,14 @@ class ProxyMetrics:
         if answers is None:
             answers = self._answers[service] = _Answers()
         answers.by_class[status // 100] += 1
-        answers.by_bucket[bisect_left(_BUCKETS_S, duration_s)] += 1
-        answers.total_s += duration_s
+        answers.times.observe(duration_s)
+
+    def took(self, road: str, seconds: float) -> None:
+        """Count a request that was answered by an instance: on which road, and in what time."""
+        times = self._roads.get(road)
+        if times is None:
+            times = self._roads[road] = _Times()
+        times.observe(seconds)
 
     def started(self, service: str, phases: Sequence[tuple[str, float]]) -> None:
         """Count a request that waited for a start, by the phases of that in seconds."""
@@ -145,18 +153,32 @@ class ProxyMetrics:
 
 
 @dataclass(slots=True)
-class _Answers:
-    """Of one service.
+class _Times:
+    """How long some requests took.
 
     Attributes:
-        by_class: how many, by the status's first digit.
         by_bucket: how many, by the first of the bounds that they took no longer than.
         total_s: how long they took together.
     """
 
-    by_class: list[int] = field(default_factory=lambda: [0] * 10)
     by_bucket: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS_S) + 1))
     total_s: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.by_bucket[bisect_left(_BUCKETS_S, seconds)] += 1
+        self.total_s += seconds
+
+    def tell(self, family: HistogramMetricFamily, label: str) -> None:
+        upto = list(zip(_BOUNDS, accumulate(self.by_bucket), strict=True))
+        family.add_metric([label], upto, self.total_s)
+
+
+@dataclass(slots=True)
+class _Answers:
+    """Of one service: how many, by the status's first digit, and their times."""
+
+    by_class: list[int] = field(default_factory=lambda: [0] * 10)
+    times: _Times = field(default_factory=_Times)
 
 
 class _Answered(Collector):
@@ -180,10 +202,26 @@ class _Answered(Collector):
             for digit, number in enumerate(answers.by_class):
                 if number:
                     requests.add_metric([service, f"{digit}xx"], number)
-            upto = list(zip(_BOUNDS, accumulate(answers.by_bucket), strict=True))
-            seconds.add_metric([service], upto, answers.total_s)
+            answers.times.tell(seconds, service)
         yield requests
         yield seconds
+
+
+class _Taken(Collector):
+    """Tells what the roads cost, as `_Answered` does."""
+
+    def __init__(self, roads: Mapping[str, _Times]) -> None:
+        self._roads = roads
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        family = HistogramMetricFamily(
+            "myxo_proxy_road_seconds",
+            "From the choice of an instance to the head of its answer, by the road to it.",
+            labels=["road"],
+        )
+        for road, times in dict(self._roads).items():
+            times.tell(family, road)
+        yield family
 
 
 class _UnderWay(Collector):

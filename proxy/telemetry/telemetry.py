@@ -121,10 +121,15 @@ class Telemetry:
 
     def _decided(self, decision: Decision, outcome: Outcome, duration_s: float) -> None:
         service = decision.service
-        self._under_way[service] -= 1
-        if not self._under_way[service]:
+        left = self._under_way[service] - 1
+        if left:
+            self._under_way[service] = left
+        else:
             del self._under_way[service]
         self._metrics.observe(service, outcome.status, duration_s)
+        forward_s = decision.timing.of("forward")
+        if forward_s:  # an instance answered
+            self._metrics.took(decision.road, forward_s)
         if decision.started:
             self._metrics.started(service, decision.timing.phases())
         if self._tracer is not None and decision.trace is not None:

@@ -39,6 +39,10 @@ class Timing:
         """Return the seconds since the request's head was there."""
         return perf_counter() - self.started
 
+    def of(self, phase: str) -> float:
+        """Return the seconds of the last phase of that name; 0 if there was none."""
+        return next((seconds for name, seconds in reversed(self._phases) if name == phase), 0.0)
+
     def phases(self) -> list[tuple[str, float]]:
         """Return the phases and their seconds, in order."""
         return list(self._phases)

@@ -7,6 +7,7 @@ from bench.sim.checks import (
     CheckFailed,
     alive_everywhere,
     everything_is_so,
+    first_of,
     gone_everywhere,
     records_everywhere,
 )
@@ -75,6 +76,18 @@ def test_the_living_dead_are_said() -> None:
     wrong = list(alive_everywhere(world, range(6)))
     assert len(wrong) == 10  # the five of the one, and the one of the five
     assert "peer-00000 holds peer-00003 for dead" in wrong
+
+
+def test_who_started_while_cut_off_finds_the_network_though_whom_it_met_is_gone() -> None:
+    """Nobody beyond the cut has heard of the new process, so their pings are not for it."""
+    world = a_world()
+    world.cut([0, 5], 1)
+    world.run(10)
+    world.restart(5)
+    world.run(5)
+    world.crash(0)
+    world.heal()
+    assert world.run_until(lambda: first_of(everything_is_so(world)) is None, 60)
 
 
 def test_records_that_differ_are_said() -> None:

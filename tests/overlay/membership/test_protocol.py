@@ -277,6 +277,37 @@ def test_any_answer_in_the_round_counts_but_only_the_direct_one_is_a_sample(way:
     assert not any(effects.changes for _, effects in tick_until(me, 10.0 + 3 * CEILING))
 
 
+def helped(me: Membership, now: float) -> int:
+    """Have a helper answer for A, before A itself; return the direct ping's sequence."""
+    direct, effects = late(me, A, now)
+    request = said(effects, PingReq)[0]
+    me.receive(request.to, Ack(sequence_of(request), None), (), now + 0.6)
+    return direct
+
+
+def test_the_direct_answer_is_a_sample_too_when_a_helper_was_quicker() -> None:
+    me = member_of(A, B, C)
+    direct = helped(me, 10.0)
+    assert me.samples == 0
+    me.receive(B, Ack(direct, None), (), 10.7)
+    me.receive(A, Ack(direct, HERE), (), 10.8)
+    estimate = me.rtt(A)
+    assert estimate is not None
+    assert estimate.latest == pytest.approx(0.8)
+    me.receive(A, Ack(direct, HERE), (), 10.9)
+    assert (me.samples, me.counters.acks) == (1, 1)
+
+
+def test_a_direct_answer_that_is_far_too_late_or_slept_through_is_none() -> None:
+    me = member_of(A, B, C)
+    longest = (1 + rounds.INDIRECT_CEILING) * CEILING
+    me.receive(A, Ack(helped(me, 10.0), HERE), (), 10.0 + longest + 0.01)
+    direct = helped(me, 30.0)
+    me.stood_still(0.3)
+    me.receive(A, Ack(direct, HERE), (), 30.9)
+    assert me.samples == 0
+
+
 def test_a_helpers_answer_counts_from_a_helper_only() -> None:
     me = member_of(A, B)
     _, effects = late(me, A, 10.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from overlay.control import ControlConnection, open_control, serve_control
 from overlay.identity import Identity
 from overlay.spec import ServiceSpec
 from proxy.layer4.forward_orders import WANT, Answer, Open, Remove
-from proxy.layer4.forwards import Forwards
+from proxy.layer4.forwards import Bequest, Forwards
 
 GroundOf = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -33,6 +33,8 @@ class Proxy:
 
     ground: Any
     path: Path
+    forwards: Forwards
+    connections: trio.Nursery
     listening: trio.CancelScope
     stopping: trio.Event
     ended: trio.Event
@@ -50,11 +52,30 @@ class Proxy:
             assert answer.error == ""
             yield int(answer.forwards[0].listen.rpartition(":")[2]), connection
 
-    async def gateway(self) -> Any:
-        """Return the gateway's end of the first tunnel."""
-        while not (self.ground.asked and self.ground.asked[0].end):
+    async def gateway(self, number: int = 0) -> Any:
+        """Return the gateway's end of the first tunnel, or a later one."""
+        while not (len(self.ground.asked) > number and self.ground.asked[number].end):
             await trio.testing.wait_all_tasks_blocked(0.001)
-        return self.ground.asked[0].end
+        return self.ground.asked[number].end
+
+    async def leave_to_another(self) -> None:
+        """Have other forwards go on with the ports, and this one stop."""
+        left: list[Bequest] = []
+
+        async def tell(bequest: Bequest) -> None:
+            command = None if bequest.command is None else bequest.command.keep()
+            left.append(replace(bequest, sock=bequest.sock.dup(), command=command))
+            await trio.lowlevel.checkpoint()
+
+        ground = self.ground
+        heir = Forwards(
+            ground.forwarder, ground.tunnels, lambda *_: None, self.connections, trio.Event()
+        )
+        await self.ground.nursery.start(heir.run)
+        await self.forwards.leave(tell)
+        self.stop()
+        for bequest in left:
+            heir.inherit(bequest)
 
 
 async def closed(port: int) -> None:
@@ -94,7 +115,8 @@ async def proxy(ground_of: GroundOf, tmp_path: Path) -> AsyncIterator[Proxy]:
                     task_status.started(listeners.cancel_scope)
 
             listening = await ground.nursery.start(listen)
-            yield Proxy(ground, tmp_path / "s", listening, stopping, ended)
+            path = tmp_path / "s"
+            yield Proxy(ground, path, forwards, connections, listening, stopping, ended)
             connections.cancel_scope.cancel()
 
 
@@ -168,3 +190,55 @@ async def test_a_command_hears_why_a_connection_leads_nowhere(proxy: Proxy) -> N
             await stream.receive_some()
         assert "talk runs nowhere" in (await said(connection)).trouble
         await stream.aclose()
+
+
+# left to another process
+
+
+async def test_a_port_that_is_left_goes_on_there_and_what_is_open_goes_on_here(
+    proxy: Proxy,
+) -> None:
+    async with proxy.command("talk") as (port, connection):
+        first = await trio.open_tcp_stream(HERE, port)
+        gateway = await proxy.gateway()
+        await proxy.leave_to_another()
+        second = await trio.open_tcp_stream(HERE, port)
+        for stream, far in ((first, gateway), (second, await proxy.gateway(1))):
+            await stream.send_all(b"a")
+            assert await far.receive() == b"a"
+            await far.send(b"b")
+            assert await stream.receive_some() == b"b"
+        proxy.ground.refusals[NEAR.peer_id] = 421, "it has just ended"
+        async with await trio.open_tcp_stream(HERE, port) as third:
+            assert "talk runs nowhere" in (await said(connection)).trouble
+            with pytest.raises(trio.BrokenResourceError):
+                await third.receive_some()
+    for stream in (first, second):
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        await stream.aclose()
+
+
+async def test_a_kept_port_that_is_left_goes_on_without_a_command(proxy: Proxy) -> None:
+    async with proxy.command("talk", keep=True) as (port, _):
+        pass
+    await proxy.leave_to_another()
+    async with await trio.open_tcp_stream(HERE, port) as stream:
+        await (await proxy.gateway()).send(b"a")
+        assert await stream.receive_some() == b"a"
+
+
+async def test_datagrams_go_where_their_port_was_left_and_answers_still_come_from_here(
+    proxy: Proxy,
+) -> None:
+    async with proxy.command("echo") as (port, _):
+        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
+            await sock.connect((HERE, port))
+            await sock.send(b"a")
+            gateway = await proxy.gateway()
+            assert await gateway.receive() == b"a"
+            await proxy.leave_to_another()
+            await sock.send(b"b")
+            assert await (await proxy.gateway(1)).receive() == b"b"
+            await gateway.send(b"c")
+            assert await sock.recv(100) == b"c"
