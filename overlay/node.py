@@ -387,7 +387,7 @@ async def _hold_node(
                 identity.peer_id,
                 machine_id(),
                 membership,
-                trio.current_time,
+                trio.lowlevel.current_clock().current_time,  # asked for each request
                 refuses=trust.bans.is_banned,
             )
             view.records.admits = trust.admits

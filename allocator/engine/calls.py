@@ -10,6 +10,9 @@ from allocator.runtime import LOG_TAIL_LINES, PostMortem, last_lines
 _ENDED = frozenset({"exited", "dead"})
 """The states, in the engine's words, of a container that ran once."""
 
+_GONE, _CONFLICT = 404, 409
+"""The engine's answers where there is no container, and where it does not run."""
+
 
 def start(client: docker.APIClient, name: str) -> str:
     """Start the container; return its address."""
@@ -33,6 +36,29 @@ def unpause(client: docker.APIClient, name: str) -> None:
     except APIError as exc:
         if "is not paused" not in say(exc):
             raise
+
+
+def ask_to_end(client: docker.APIClient, name: str) -> None:
+    """Send the container the signal that its image names for that; a frozen one is thawed by it."""
+    try:
+        config = client.inspect_container(name)["Config"]
+        client.kill(name, signal=config.get("StopSignal") or "SIGTERM")
+    except APIError as exc:
+        _pass_over_ended(exc)
+
+
+def kill(client: docker.APIClient, name: str) -> None:
+    """End the container at once."""
+    try:
+        client.kill(name)
+    except APIError as exc:
+        _pass_over_ended(exc)
+
+
+def _pass_over_ended(exc: APIError) -> None:
+    """Raise again what is not for the reason that the container has ended, or is gone."""
+    if exc.status_code not in {_GONE, _CONFLICT}:
+        raise exc
 
 
 def post_mortem(client: docker.APIClient, name: str) -> PostMortem:

@@ -121,11 +121,9 @@ def say(exc: BaseException) -> str:
     return str(getattr(exc, "explanation", None) or exc)
 
 
-def remove(client: docker.APIClient, name: str, grace_s: float = 0.0) -> None:
-    """Stop a container politely, if `grace_s` is over 0, and remove it if it is there; blocks."""
+def remove(client: docker.APIClient, name: str) -> None:
+    """End a container and remove it, if it is there; blocks."""
     try:
-        if grace_s > 0:
-            client.stop(name, timeout=max(1, round(grace_s)))
         client.remove_container(name, force=True, v=True)
     except NotFound:
         return

@@ -27,6 +27,14 @@ SMALLEST_MEMORY_MIB = 6
 ALIVE = frozenset({"running", "paused"})
 """The states, in the engine's words, of a container that has not ended."""
 
+KEPT_BY = {
+    "CpuCfsQuota": "CpuReq: no quota of processors",
+    "MemoryLimit": "MemoryReq: no bound on memory",
+    "SwapLimit": "swap: an instance may have more memory than MemoryReq there",
+    "PidsLimit": "the number of an instance's processes",
+}
+"""What the engine says of its kernel, and what is not enforced where it says no."""
+
 LABEL = "myxo."
 _JOINING = "container:"
 
@@ -97,6 +105,11 @@ def host_config(spec: ServiceSpec, network_mode: str) -> dict[str, Any]:
         "pids_limit": PIDS_LIMIT,
         "log_config": {"Type": "json-file", "Config": LOG_OPTIONS},
     }
+
+
+def unenforced_of(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which limits the engine's kernel does not keep, by the engine's word on itself."""
+    return tuple(text for key, text in KEPT_BY.items() if not about.get(key))
 
 
 def instance_of(container: Mapping[str, Any], address: str) -> Running | None:

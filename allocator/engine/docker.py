@@ -29,6 +29,7 @@ from allocator.engine.networks import BRIDGES
 from allocator.engine.sandbox_pool import SandboxPlan, SandboxPool, network_mode
 from allocator.engine.sandboxes import Sandbox, sandbox_id, sort_out
 from allocator.engine.session import EngineSession
+from allocator.engine.sweep import Sweep
 from allocator.engine.table import Container, ContainerTable
 from allocator.errors import (
     ImageMissing,
@@ -90,6 +91,7 @@ class DockerRuntime:
         self.occupied: Callable[[SandboxId], None] = lambda _sandbox: None
         self._engine = EngineSession(ownership.filters())
         self.sandboxes = SandboxPool(ownership, plan or SandboxPlan(), self._engine.call)
+        self._sweep = Sweep(self._engine.call)
         self._containers = ContainerTable()
 
     @property
@@ -102,8 +104,9 @@ class DockerRuntime:
         return self._containers.occupant(sandbox)
 
     def health(self) -> Health:
-        """Return whether the engine answers, and which images it has."""
-        return Health(self._engine.problem, images=self._engine.images)
+        """Return whether the engine answers, which images it has, and what its kernel lacks."""
+        engine = self._engine
+        return Health(engine.problem, images=engine.images, unenforced=engine.unenforced)
 
     async def health_changed(self) -> None:
         """Wait until the engine is lost or back, or its images are others."""
@@ -122,6 +125,7 @@ class DockerRuntime:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.sandboxes.run)
+                nursery.start_soon(self._sweep.run)
                 await nursery.start(self._engine.run, self._settle, self._take_exit)
                 task_status.started()
         finally:
@@ -271,19 +275,21 @@ class DockerRuntime:
         return replace(end, runtime_stopped=unseen)
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
-        """Stop and remove the container."""
+        """Stop and remove the container.
+
+        The engine is asked step by step, and the grace is waited for without it: where hundreds go
+        at once all are told to end, then ended, then removed, as far as there is time.
+        """
         entry = self._containers.get(instance)
         if entry is None:
             return
-        polite = entry.started and not entry.ended.is_set()
-
-        def remove_both(client: docker.APIClient) -> None:
-            remove(client, entry.name, grace_s if polite else 0)
-            if entry.sandbox is not None:
-                remove(client, entry.sandbox.container)
-
         try:
-            await self._engine.call(remove_both, abandon=True)
+            if entry.started and not entry.ended.is_set() and grace_s > 0:
+                await self._end(entry, grace_s)
+            await self._engine.call(partial(remove, name=entry.name), abandon=True)
+            if entry.sandbox is not None:
+                container = entry.sandbox.container
+                await self._engine.call(partial(remove, name=container), abandon=True)
         except APIError as exc:
             raise RuntimeDown(f"the engine did not remove {entry.name}: {say(exc)}") from exc
         entry.ended.set()
@@ -291,8 +297,16 @@ class DockerRuntime:
         if entry.sandbox is not None:
             self.sandboxes.forget(entry.sandbox)
 
+    async def _end(self, entry: Container, grace_s: float) -> None:
+        ask, kill = container_calls.ask_to_end, container_calls.kill
+        await self._engine.call(partial(ask, name=entry.name), abandon=True)
+        with trio.move_on_after(grace_s):
+            await entry.ended.wait()
+        if not entry.ended.is_set():
+            await self._engine.call(partial(kill, name=entry.name), abandon=True)
+
     async def adopt(self) -> list[Running]:
-        """Take over this owner's running and paused containers; remove its others."""
+        """Take over this owner's running and paused containers; have its others removed."""
         rows = await self._engine.call(self._list)
         found = sort_out(rows, self._containers.keys(), self.sandboxes.known)
         for running, sandbox in found.running:
@@ -303,8 +317,7 @@ class DockerRuntime:
             if sandbox is not None:
                 self.sandboxes.adopt(sandbox)
                 self.occupied(sandbox.id)
-        for container in found.nobodys:
-            await self._engine.call(partial(remove, name=container))
+        await self._sweep.remove(found.nobodys)
         return [running for running, _ in found.running]
 
     def _take_exit(self, labels: Mapping[str, str]) -> None:

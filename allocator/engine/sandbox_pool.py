@@ -44,8 +44,9 @@ from overlay.spec import Network
 RETRY_S = 5.0
 """Between attempts where the engine refuses to make one, or is down."""
 
-STOP_S = 3.0
-"""How long a stopping allocator gives the engine to remove what was never used."""
+STOP_S = 0.5
+"""How long a stopping allocator gives the engine to remove what was never used; it comes after the
+instances, and what is left is removed by the next run."""
 
 MAX_HANDED_OVER = 4096
 """Four times the instances that an allocator can have."""

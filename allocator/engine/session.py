@@ -17,7 +17,7 @@ import trio
 from docker.errors import APIError
 
 from allocator.engine.client import CUT, accepts_calls, open_client, opened, say
-from allocator.engine.containers import MIB
+from allocator.engine.containers import MIB, unenforced_of
 from allocator.engine.exits import Take, follow_exits
 from allocator.engine.images import follow_images
 from allocator.engine.networks import BRIDGES, ensure_networks
@@ -52,12 +52,14 @@ class EngineSession:
         addresses: the machine's own on each of the containers' networks; empty before there is an
             engine.
         images: config digests of images that it has, the newest first.
+        unenforced: limits that its kernel does not keep.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.problem = "the Docker engine was not looked for yet"
         self.addresses: Mapping[Network, str] = {}
         self.images: tuple[Digest, ...] = ()
+        self.unenforced: tuple[str, ...] = ()
         self._labels = labels
         self._client: docker.APIClient | None = None
         self._capacity: Capacity | None = None
@@ -180,7 +182,7 @@ class EngineSession:
             )
         except (APIError, *CUT) as exc:
             raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
-        self._capacity, self.addresses = about
+        self._capacity, self.unenforced, self.addresses = about
 
     def _set_problem(self, problem: str) -> None:
         if problem == self.problem:
@@ -202,7 +204,7 @@ class EngineSession:
         self._change = trio.Event()
 
 
-def _survey(client: docker.APIClient) -> tuple[Capacity, dict[Network, str]]:
+def _survey(client: docker.APIClient) -> tuple[Capacity, tuple[str, ...], dict[Network, str]]:
     about = client.info()
     architecture = about.get("Architecture") or platform.machine()
     capacity = Capacity(
@@ -210,4 +212,4 @@ def _survey(client: docker.APIClient) -> tuple[Capacity, dict[Network, str]]:
         memory_mib=int(about["MemTotal"]) // MIB,
         platform=f"{about['OSType']}/{ARCHITECTURES.get(architecture, architecture)}",
     )
-    return capacity, ensure_networks(client)
+    return capacity, unenforced_of(about), ensure_networks(client)

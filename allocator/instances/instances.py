@@ -356,18 +356,21 @@ class Instances:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep instances until cancelled, then drain and remove them all within a few seconds.
 
-        `started` when what an earlier run left is adopted or removed.
+        `started` when what an earlier run left is adopted. What cannot be removed in time is named.
         """
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            await nursery.start(adopt_all, self._runtimes.values(), self._adopt)
-            nursery.start_soon(self._leftovers.run)
-            nursery.start_soon(self._demand.run)
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None  # nothing starts from now on
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(adopt_all, self._runtimes.values(), self._adopt)
+                nursery.start_soon(self._leftovers.run)
+                nursery.start_soon(self._demand.run)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # nothing starts from now on
+        finally:
+            self._leftovers.name()
 
     def _adopt(self, found: Running, runtime: Runtime) -> None:
         if found.id in self._instances:

@@ -33,9 +33,9 @@ from overlay.allocation import AllocationRefusal
 
 STOP_DRAIN_S = 1.0
 STOP_REMOVE_GRACE_S = 1.0
-STOP_TOTAL_S = 4.0
-"""A stopping allocator gives requests a second to end and its containers a second to go; systemd
-and `myxo up` wait 5 s."""
+STOP_TOTAL_S = 3.0
+"""A stopping allocator gives requests a second to end and its containers a second to go; `myxo up`
+waits 4 s for all that it has to do, systemd 10."""
 
 UNHEALTHY_DRAIN_S = 30.0
 """What an instance that hangs has in flight would never end; what it can still end, it may."""

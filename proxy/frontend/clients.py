@@ -184,7 +184,7 @@ class Clients:
                     head = await client.read_head()
                 finally:
                     idle.discard(scope)
-                if head is None or scope.cancel_called:
+                if head is None or stopping.is_set():
                     break
                 await self._answer(client, head, origin)
                 head = None

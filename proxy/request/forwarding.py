@@ -238,7 +238,9 @@ class Forwarder:
 
     def limits(self, spec: ServiceSpec, caller: ServiceName | None) -> RttLimits:
         """Return what binds a request for a service, by the service that makes it, if one does."""
-        known = None if caller is None else self._definitions.get(caller)
+        if caller is None:
+            return limits_of(spec)
+        known = self._definitions.get(caller)
         return limits_of(spec, None if known is None else known.revision.spec)
 
     async def _send(

@@ -121,8 +121,10 @@ class Telemetry:
 
     def _decided(self, decision: Decision, outcome: Outcome, duration_s: float) -> None:
         service = decision.service
-        self._under_way[service] -= 1
-        if not self._under_way[service]:
+        left = self._under_way[service] - 1
+        if left:
+            self._under_way[service] = left
+        else:
             del self._under_way[service]
         self._metrics.observe(service, outcome.status, duration_s)
         forward_s = decision.timing.of("forward")

@@ -93,7 +93,7 @@ async def accepts(address: str) -> bool:
 
 async def answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    with trio.move_on_after(5):
+    with trio.move_on_after(2):
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
             return bool(await stream.receive_some())
@@ -109,25 +109,26 @@ async def test_instances_survive_kill_9_are_adopted_as_they_were_and_removed_by_
     if runtime == "docker":
         image: Image = request.getfixturevalue("image")
         spec = ServiceSpec(image=image, idle_pause_s=0)
-    resting = spec.model_copy(update={"idle_pause_s": 0.2})
+    resting = spec.model_copy(update={"idle_pause_s": 0.5})
     given = {
         name: SignedRevision.sign(OWNER, Revision(name=name, number=1, spec=spec))
         for name, spec in ((HELLO, spec), (RESTS, resting))
     }
     (tmp_path / "allowed_keys").write_text(OWNER.peer_id)
     settings = NodeSettings(psk=PSK, p2p_listen_addr="127.0.0.1:0", state_dir=tmp_path / "boot")
-    with trio.fail_after(90):
+    with trio.fail_after(150):
         async with open_node(settings, Role.BOOTSTRAP) as boot:
 
             async def allocate(peer: PeerId, name: ServiceName) -> InstanceId:
                 request = AllocateRequest(revision=given[name].signed)
-                reply = await boot.calls.call(
-                    peer, ALLOCATE_PROTOCOL, request, AllocateReply, timeout_s=20
-                )
-                record = verified_record(reply.instance, 1e12).record
-                assert isinstance(record, InstanceRecord)
-                assert await answers(record.address)
-                return record.id
+                while True:  # on a busy machine it may rest again before it is asked
+                    reply = await boot.calls.call(
+                        peer, ALLOCATE_PROTOCOL, request, AllocateReply, timeout_s=20
+                    )
+                    record = verified_record(reply.instance, 1e12).record
+                    assert isinstance(record, InstanceRecord)
+                    if await answers(record.address):
+                        return record.id
 
             address = f"{boot.record.addresses[0]}/p2p/{boot.peer_id}"
             async with allocator(tmp_path, address, runtime):

@@ -1,7 +1,9 @@
 """What a container is allowed, as the engine itself says."""
 
+import io
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +11,8 @@ import docker
 import pytest
 import trio
 
-from allocator.engine.containers import Ownership, container_name
+from allocator.engine.client import close_stream
+from allocator.engine.containers import KEPT_BY, Ownership, container_name, unenforced_of
 from allocator.engine.docker import DockerRuntime
 from allocator.engine.networks import BRIDGE
 from allocator.errors import ImageMissing, LaunchFailed, RuntimeDown
@@ -111,6 +114,42 @@ async def test_memory_over_the_limit_ends_the_container_and_is_said(
     end = await runtime.post_mortem(launch.id)
     assert end.oom_killed
     assert "more memory" in str(end)
+
+
+async def test_a_container_is_asked_to_end_by_the_signal_that_its_image_names(
+    runtime: DockerRuntime, engine: docker.APIClient, image: Image
+) -> None:
+    tag = "myxo-test-stop-signal:1"
+    lines = f"FROM {image.reference}\nSTOPSIGNAL SIGUSR1\n".encode()
+    list(engine.build(fileobj=io.BytesIO(lines), tag=tag, rm=True))
+    digest = Digest(engine.inspect_image(tag)["Id"])
+    waits = "trap 'exit 7' USR1; trap 'exit 8' TERM; echo up; while :; do busybox sleep 0.1; done"
+    spec = ServiceSpec(image=Image(reference=tag, config_digest=digest), command=waits)
+    for frozen in (False, True):
+        launch = await created(runtime, spec)
+        await runtime.start(launch.id)
+        name = container_name(launch.service, launch.id)
+        began = int(time.time())
+        log = engine.logs(name, stream=True)
+        assert await trio.to_thread.run_sync(next, log) == b"up\n"
+        close_stream(log)
+        if frozen:
+            await runtime.pause(launch.id)
+        await runtime.remove(launch.id, grace_s=30)
+        ends = {"container": name, "event": "die"}
+        (end,) = engine.events(since=began, until=int(time.time()) + 1, filters=ends, decode=True)
+        assert end["Actor"]["Attributes"]["exitCode"] == "7"
+
+
+async def test_an_engine_says_which_limits_its_kernel_does_not_keep(
+    runtime: DockerRuntime, engine: docker.APIClient
+) -> None:
+    about = engine.info()
+    assert runtime.health().unenforced == unenforced_of(about)
+    assert unenforced_of(about | dict.fromkeys(KEPT_BY, True)) == ()
+    for key, named in KEPT_BY.items():
+        (said,) = unenforced_of(about | dict.fromkeys(KEPT_BY, True) | {key: False})
+        assert named in said
 
 
 async def test_traffic_between_containers_is_off(
