@@ -217,6 +217,7 @@ class _Daemon:
     def _publish(self) -> None:
         self.node.set_peer(
             gateway=tuple(self.gateways),
+            ungreeted=True,
             room=self.instances.room(),
             runtimes=tuple(n for n, r in self.runtimes.items() if r.health().usable),
             platform=self._capacity().platform,

@@ -19,7 +19,8 @@ SILENT_MS = 2000
 RESENT = 3
 """Sent again so often in vain, by waits that double: at 5 % loss once in 160,000 times."""
 
-_KEEP_IDLE_S, _KEEP_INTERVAL_S, _KEEP_COUNT = 3, 1, 3
+KEEP_IDLE_S, KEEP_INTERVAL_S, KEEP_COUNT = 3, 1, 3
+"""Of keep-alive probes: when the first is sent, how soon the next ones, and how many."""
 
 GIVEN_UP_MS = 10_000
 """Of what a connection that somebody always reads sends; membership calls a peer dead in three."""
@@ -33,9 +34,9 @@ _RETRANSMITS, _PROBES, _UNACKED, _LAST_ACK = 2, 3, 12, 20
 def watch(sock: SocketType) -> None:
     """Have the kernel ask whether the other end is there while nothing else is sent to it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_IDLE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_INTERVAL_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_COUNT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
 
 
 def give_up_on(sock: SocketType) -> None:

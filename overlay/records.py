@@ -134,6 +134,8 @@ class PeerRecord(BaseModel):
         machine: tells whether two peers share a network stack; never shown to services.
         addresses: multiaddrs that others may dial, without the peer id.
         gateway: `host:port` of the allocator's gateway; empty if there is none.
+        ungreeted: the gateway also serves who waits for no word of it, and picks an instance itself
+            where a request says of what.
         certificate: SHA-256 of the key in the TLS leaf that this peer shows, in hexadecimal.
         control: path of the daemon's Unix socket, for peers on the same machine.
         room: what an allocator has left; None for other roles.
@@ -156,6 +158,7 @@ class PeerRecord(BaseModel):
     machine: _Short = ""
     addresses: tuple[_Short, ...] = Field((), max_length=32)
     gateway: tuple[_Short, ...] = Field((), max_length=32)
+    ungreeted: bool = False
     certificate: _Short = ""
     control: _Short = ""
     room: Room | None = None

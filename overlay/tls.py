@@ -29,6 +29,9 @@ from overlay.passphrase import NetworkKeys
 ALPN_HTTP1 = "http/1.1"
 ALPN_HTTP2 = "h2"
 
+ALPN_UNGREETED = "myxo-http/1"
+"""HTTP/1.1 to a gateway that says no word before it, for programs that only speak HTTP."""
+
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for."""
 
@@ -47,6 +50,8 @@ class PeerTls:
         server_context: for the accepting end.
         client_context: for the dialling end.
         pin: SHA-256 of this peer's public key, in hexadecimal.
+        leaf: the certificate that it shows, in PEM.
+        authorities: one of which must have issued the other end's, in PEM.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class PeerTls:
         self.pin = _pin(self._key.public_key())
         self.server_context: ssl.SSLContext
         self.client_context: ssl.SSLContext
+        self.leaf = self.authorities = ""
         self.renew(keys, also_trusted=also_trusted)
 
     def renew(self, keys: NetworkKeys, *, also_trusted: Iterable[NetworkKeys] = ()) -> None:
@@ -70,13 +76,15 @@ class PeerTls:
         leaf = _certificate(
             _name(self._peer_id), ca.subject, self._key.public_key(), ca_key, ca=False
         )
-        chain = self.key() + leaf.public_bytes(serialization.Encoding.PEM)
+        self.leaf = leaf.public_bytes(serialization.Encoding.PEM).decode()
+        chain = self.key() + self.leaf.encode()
         trusted = [ca, *(_authority(other)[1] for other in also_trusted)]
-        authorities = "".join(
+        authorities = self.authorities = "".join(
             one.public_bytes(serialization.Encoding.PEM).decode() for one in trusted
         )
         self.server_context = _context(ssl.PROTOCOL_TLS_SERVER, chain, authorities)
         self.server_context.num_tickets = 0  # nobody resumes a session: connections are kept
+        self.server_context.set_alpn_protocols([ALPN_HTTP1, ALPN_UNGREETED])
         self.client_context = _context(ssl.PROTOCOL_TLS_CLIENT, chain, authorities)
 
     def key(self) -> bytes:

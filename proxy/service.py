@@ -24,6 +24,7 @@ from proxy.envoy.admin import Admin
 from proxy.envoy.bootstrap import Files
 from proxy.envoy.engine import Engine
 from proxy.envoy.fronts import Front
+from proxy.envoy.process import EnvoyProcess
 from proxy.envoy.service import fronts_of, run_envoy
 from proxy.frontend.clients import unknown
 from proxy.frontend.edge import listen_outside
@@ -52,6 +53,8 @@ from proxy.workers.counts import Summed
 from proxy.workers.pool import Workers
 
 DEFAULT_METRICS_ADDR = ":9103"
+
+ENVOYS_PORTS = "its Envoy's ports cannot be taken over: stop this proxy, then start it again"
 
 log = structlog.get_logger()
 
@@ -216,7 +219,8 @@ class _Server:
         )
         node.wants[FORWARD] = self.forwards.serve
         node.wants[ONWARD] = OnwardDesk(tunnels, tunnelled, grace.connections).serve
-        self.successors, self.entrance = Successors(), Entrance()
+        refusal = ENVOYS_PORTS if settings.engine == "envoy" else ""
+        self.successors, self.entrance = Successors(refusal), Entrance(refusal)
         node.wants[RESTART] = self.successors.serve
         node.wants[SUCCEED] = self.entrance.serve
 
@@ -236,7 +240,7 @@ class _Server:
         """Have Envoy accept everybody but this machine's containers, until cancelled."""
 
         def make_engine(
-            files: Files, fronts: tuple[Front, ...], admin: Admin, restart: Callable[[], None]
+            files: Files, fronts: tuple[Front, ...], admin: Admin, envoy: EnvoyProcess
         ) -> Engine:
             self.engine = Engine(
                 self._node.view,
@@ -249,14 +253,21 @@ class _Server:
                 files,
                 fronts,
                 admin,
+                self._node.tls,
                 tls,
-                restart,
+                envoy,
             )
             return self.engine
 
         named = tuple(replace(front, machine_names=self.serving.machine_names) for front in fronts)
         await run_envoy(
-            settings, named, self.serving.clients, self._grace, make_engine, task_status=task_status
+            settings,
+            named,
+            self.serving.clients,
+            self._grace,
+            make_engine,
+            self._node.tls,
+            task_status=task_status,
         )
 
     def listen(self, listeners: Mapping[str, trio.SocketListener]) -> None:

@@ -64,6 +64,22 @@ class Use:
         found = self._instances.get(instance)
         return found is not None and found.state in ASLEEP and not found.unwanted
 
+    def least_loaded(self, key: RevisionKey) -> InstanceId:
+        """Return the instance of a revision with the least under way, of those that have room.
+
+        Raises:
+            InstanceGone: there is none, or all are full.
+        """
+        there = [i for i in self._instances.values() if i.key == key and not i.unwanted]
+        found = [i for i in there if i.state is State.READY and i.load < i.spec.concurrency]
+        if found:
+            return min(found, key=lambda i: (not i.healthy, i.load)).id
+        resting = next((i for i in there if i.state in ASLEEP), None)
+        if resting is None:
+            how = "has room" if there else "is here"
+            raise InstanceGone(f"no instance of {key[0]}, revision {key[1]}, {how}")
+        return resting.id
+
     def lease(self, instance: InstanceId, holder: Holder) -> str:
         """Let `holder` dial an instance directly; return its address.
 

@@ -7,12 +7,18 @@ therefore the gateway says one line when it has, and a client sends nothing befo
 refusal is always safe to try elsewhere. After it the connection speaks HTTP/1.1, each request
 naming its instance in `Myxo-Instance`.
 
+A program that speaks HTTP and nothing else, such as a proxy's Envoy, asks for another protocol by
+ALPN, `myxo-http/1`: nothing is said before the first request, which is where a refusal is answered.
+As such a program knows machines and not what is under way at their instances, it may say of which
+service and revision an instance is meant, in `Myxo-Any-Of: SERVICE/REVISION`. The one with the
+least under way gets the request, if one has room.
+
 A machine that nobody can dial has its requests carried by the overlay, whose connections are
 authenticated as peers: the same line, and the same from there on.
 
     MYXO/1 OK            the connection is accepted
     MYXO/1 REFUSED why   it is closed
-    421 Myxo-Refused     the instance did not get the request; it may be sent to another one
+    421 Myxo-Refused     no instance got the request; it may be sent to another one
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,8 +45,8 @@ from overlay.http.remembering import by_head
 from overlay.http.seam import Source, Upstream
 from overlay.http.tls_stream import TlsStream
 from overlay.http.upstream import Pool
-from overlay.names import InstanceId, PeerId
-from overlay.tls import PeerTls, pin_of
+from overlay.names import InstanceId, PeerId, ServiceName
+from overlay.tls import ALPN_UNGREETED, PeerTls, pin_of
 from overlay.tunnel import SocketEnd, framed, switching
 
 HANDSHAKE_TIMEOUT_S = 5.0
@@ -49,6 +55,11 @@ MEMBER_WAIT_S = 2.0
 
 CONNECT_TIMEOUT_S = 1.0
 """An instance is on this machine; it accepts at once, or its queue is full."""
+
+HEAR_OUT_BYTES = 1024 * 1024
+HEAR_OUT_S = 5.0
+"""What a refused request may have as its body, and how long that may take to come: an Envoy sends
+no request elsewhere whose end it has not sent here, nor one of which it has not kept all."""
 
 MAX_CONNECTIONS = 10_000
 SWEEP_S = 5.0
@@ -66,8 +77,12 @@ _LIMITS = Limits(body_timeout_s=inf, stream_timeout_s=inf)
 
 _CARRIED = replace(_LIMITS, send_timeout_s=SEND_TIMEOUT_S)
 
-_MISDIRECTED, _BAD_GATEWAY = 421, 502
+_MISDIRECTED, _BAD_GATEWAY, _UNAVAILABLE = 421, 502, 503
 _OURS = b"myxo-"
+_ANY_OF = b"myxo-any-of"
+_MAX_DIGITS = 18
+"""Of a revision's number."""
+
 _VIA: Field = (b"Via", b"1.1 myxo-gateway")
 _VIA_1_0: Field = (b"Via", b"1.0 myxo-gateway")
 
@@ -251,7 +266,27 @@ class Gateway:
             pin = self._callers[scope] = pin_of(tls.peer_certificate())
             stranger = "no member of this network has this certificate"
             refusal = await self._refusal(lambda: self._is_member(pin), stranger)
+            if tls.alpn == ALPN_UNGREETED:
+                return not refusal or await self._turn_away(refusal, tls)
             return await self._say(refusal, tls)
+        return False
+
+    async def _turn_away(self, refusal: str, tls: TlsStream) -> bool:
+        """Refuse the first request, and the connection with it; return False."""
+        self._metrics.gateway("stranger")
+        log.warning("gateway.refused", reason=refusal)
+        client = ServerConnection(tls, _LIMITS)
+        try:
+            head = await client.read_head()
+            if head is not None:
+                client.must_close = True
+                await self._refuse(client, head, refusal)
+        except BadRequest as exc:
+            await client.refuse(exc)
+        except ClientGone as exc:
+            log.debug("gateway.request_lost", reason=str(exc))
+        finally:
+            await client.aclose()
         return False
 
     async def _say(self, refusal: str, stream: trio.abc.SendStream) -> bool:
@@ -290,6 +325,7 @@ class Gateway:
         self, client: ServerConnection, caller: str, scope: trio.CancelScope
     ) -> bool:
         """Serve one request; return whether there may be another."""
+        head = None
         try:
             self._idle.add(scope)
             try:
@@ -298,31 +334,47 @@ class Gateway:
                 self._idle.discard(scope)
             if head is None:
                 return False
-            named = get(head.headers, b"myxo-instance")
+            named = self._named(head)
             own = self._own(head.target) if named is None else None
             if own is not None:
                 await own(client, head, caller)
             else:
-                await self._forward(client, head, caller, named or b"")
+                await self._forward(client, head, caller, named or InstanceId(""))
         except BadRequest as exc:
             self._metrics.gateway("malformed")
             await client.refuse(exc)
         except InstanceGone as exc:
-            await self._refuse(client, str(exc))
+            await self._refuse(client, head, str(exc))
         return not client.must_close
+
+    def _named(self, head: RequestHead) -> InstanceId | None:
+        """Return the instance that a request is for, by its name or by what it is of.
+
+        Raises:
+            InstanceGone: none of what it says of which has room.
+        """
+        named = get(head.headers, b"myxo-instance")
+        if named is not None:
+            return InstanceId(named.decode("latin-1"))
+        any_of = get(head.headers, _ANY_OF)
+        if any_of is None:
+            return None
+        service, _, revision = any_of.decode("latin-1").partition("/")
+        if not (revision.isascii() and revision.isdigit() and len(revision) <= _MAX_DIGITS):
+            raise BadRequest(400, "Myxo-Any-Of is no SERVICE/REVISION")
+        return self._instances.use.least_loaded((ServiceName(service), int(revision)))
 
     def _own(self, target: bytes) -> Answer | None:
         return next((own for begin, own in self.own.items() if target.startswith(begin)), None)
 
     async def _forward(
-        self, client: ServerConnection, head: RequestHead, caller: str, name: bytes
+        self, client: ServerConnection, head: RequestHead, caller: str, named: InstanceId
     ) -> None:
-        """Take one request to the instance called `name`.
+        """Take one request to the instance called `named`.
 
         Raises:
             InstanceGone: it did not get there; the client is not answered yet.
         """
-        named = InstanceId(name.decode("latin-1"))
         if self._instances.use.rests(named):  # whoever sent it has not heard of that yet
             await self._instances.awake(named)
         with self._instances.use.request(named) as instance:
@@ -378,10 +430,30 @@ class Gateway:
             return
         await client.abort()
 
-    async def _refuse(self, client: ServerConnection, reason: str) -> None:
+    async def _refuse(
+        self, client: ServerConnection, head: RequestHead | None, reason: str
+    ) -> None:
         self._metrics.gateway("refused")
-        headers = [(b"Myxo-Refused", b"gone"), (b"Content-Type", b"text/plain; charset=utf-8")]
-        await client.respond(_MISDIRECTED, headers, f"{reason}\n".encode())
+        status, headers = _MISDIRECTED, [(b"Myxo-Refused", b"gone")]
+        of_any = head is not None and get(head.headers, _ANY_OF) is not None
+        if of_any and not await _heard_out(client):
+            client.must_close = True
+            status, headers = _UNAVAILABLE, [(b"Retry-After", b"1")]
+        headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
+        await client.respond(status, headers, f"{reason}\n".encode())
+
+
+async def _heard_out(client: ServerConnection) -> bool:
+    """Read the rest of a request; return whether it is as short as one has to be."""
+    with trio.move_on_after(HEAR_OUT_S):
+        try:
+            while not client.body.complete and client.body.received <= HEAR_OUT_BYTES:
+                await client.body.receive()
+        except BadRequest as exc:
+            log.debug("gateway.body_malformed", reason=str(exc))
+            return False
+        return client.body.received <= HEAR_OUT_BYTES
+    return False
 
 
 def _stale(failure: UpstreamFailed, client: ServerConnection, head: RequestHead) -> bool:

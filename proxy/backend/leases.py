@@ -53,7 +53,8 @@ class Lease:
         address: `host:port` of the instance.
         in_flight: requests that this proxy has there.
         releasing: the allocator wants it back: nothing new may be sent.
-        lent: another program may send there as well, and the lease is kept until it does not.
+        lent: how often another program was told of it, and may send there as well; the lease is
+            kept until it was taken back as often.
         elsewhere: requests that it has there.
         recall: called when the allocator wants back what is lent.
         let_go: closes the connections that are kept to the instance. Where the instance ends first,
@@ -65,7 +66,7 @@ class Lease:
     address: str
     in_flight: int = 0
     releasing: bool = False
-    lent: bool = False
+    lent: int = 0
     elsewhere: int = 0
     recall: Callable[[], None] = lambda: None
     served: int = 0
@@ -178,18 +179,19 @@ class LeaseHolder:
 
     def lend(self, lease: Lease, recall: Callable[[], None]) -> None:
         """Keep a lease until `give_back`: another program sends requests there, too."""
-        lease.lent, lease.recall = True, recall
+        lease.lent += 1
+        lease.recall = recall
 
-    def count(self, lease: Lease, active: int, served: int, service_time_s: float) -> None:
-        """Take in what that program has under way, and what it did since this was last called."""
-        lease.elsewhere = active
+    def count(self, lease: Lease, change: int, served: int, service_time_s: float) -> None:
+        """Take in how much more that program has under way, and did, than when last called."""
+        lease.elsewhere += change
         lease.served += served
         lease.service_time_s += service_time_s
 
     async def give_back(self, lease: Lease) -> None:
         """Take in that it sends nothing there any more."""
-        lease.lent, lease.elsewhere = False, 0
-        if lease.releasing and lease.in_flight == 0:
+        lease.lent -= 1
+        if lease.releasing and lease.in_flight == 0 and not lease.lent:
             await self._hand_back(lease)
 
     async def run(self) -> None:

@@ -213,6 +213,11 @@ class Roads:
         for holder, _ in self._holders.values():
             await holder.retire()
 
+    def is_carried(self, owner: PeerId) -> bool:
+        """Whether the next connection to the machine's gateway is carried by the overlay."""
+        gateway = self._gateways.get(owner)
+        return gateway is not None and gateway.is_carried
+
     def leads_nowhere(self, owner: PeerId) -> bool:
         """Whether no connection to the machine's gateway could be made a moment ago."""
         gateway = self._gateways.get(owner)

@@ -13,7 +13,7 @@ from typing import Final
 
 from overlay.http.connection import DEFAULT_LIMITS
 from overlay.http.head import MAX_FIELDS, MAX_HEAD_BYTES
-from proxy.envoy.clusters import OURS
+from proxy.envoy.clusters import LEAF, NETWORK, OURS, Credentials
 from proxy.envoy.fronts import Front
 from proxy.envoy.messages import Message, extension, in_file, matching, resources, socket_address
 from proxy.frontend.edge import MAX_OUTSIDE
@@ -45,12 +45,16 @@ MAX_STREAMS = 100
 
 
 class Files:
-    """The files below a folder that Envoy reads, and its sockets there."""
+    """The files below a folder that Envoy reads, and its sockets there.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        key: the private key of what is shown to gateways, which is in no folder.
+    """
+
+    def __init__(self, folder: Path, key: Path = Path("/dev/fd/-1")) -> None:
         self.bootstrap = folder / "bootstrap.json"
         self.clusters = folder / "clusters.json"
-        self.secrets = folder / "secrets.json"
+        self.key = key
         self.admin = folder / "admin.sock"
         self.proxy = folder / "proxy.sock"
         self._folder = folder
@@ -59,9 +63,18 @@ class Files:
         """Return the file with a front's routes."""
         return self._folder / f"routes-{front}.json"
 
-    def endpoints(self, service: str) -> Path:
+    def endpoints(self, service: str, version: int) -> Path:
         """Return the file with a service's endpoints."""
-        return self._folder / f"endpoints-{service}.json"
+        return self._folder / f"endpoints-{service}-{version}.json"
+
+    def secret(self, name: str) -> Path:
+        """Return the file with a secret; Envoy takes one from each."""
+        return self._folder / f"secret-{name}.json"
+
+    @property
+    def credentials(self) -> Credentials:
+        """What is shown to other machines' gateways, and what they must show."""
+        return Credentials(self.secret(LEAF), self.secret(NETWORK))
 
 
 def bootstrap(files: Files, fronts: Sequence[Front], *, certificates: int, mutual: bool) -> Message:
@@ -105,9 +118,22 @@ def secrets(pems: Sequence[bytes], authorities: str | None) -> list[Message]:
     return found
 
 
-def secrets_message(version: int, found: Sequence[Message]) -> Message:
-    """Return the file of secrets."""
-    return resources("extensions.transport_sockets.tls.v3.Secret", version, found)
+def gateway_secrets(leaf: str, key: Path, authorities: str) -> list[Message]:
+    """Return what other machines' gateways are shown, whose key is in `key`, and must show."""
+    shown = {
+        "certificate_chain": {"inline_string": leaf},
+        "private_key": {"filename": str(key)},
+    }
+    trusted = {"trusted_ca": {"inline_string": authorities}}
+    return [
+        {"name": LEAF, "tls_certificate": shown},
+        {"name": NETWORK, "validation_context": trusted},
+    ]
+
+
+def secret_message(version: int, secret: Message) -> Message:
+    """Return the file of a secret."""
+    return resources("extensions.transport_sockets.tls.v3.Secret", version, [secret])
 
 
 def _listener(files: Files, front: Front, tls: Message | None) -> Message:
@@ -174,22 +200,22 @@ def _connections(files: Files, front: Front) -> Message:
 
 
 def _tls(files: Files, certificates: int, *, mutual: bool) -> Message:
-    source = in_file(str(files.secrets))
     common: Message = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
         "alpn_protocols": ["h2", "http/1.1"],
         "tls_certificate_sds_secret_configs": [
-            {"name": f"{TLS}{number}", "sds_config": source} for number in range(certificates)
+            _from_file(files, f"{TLS}{number}") for number in range(certificates)
         ],
     }
     if mutual:
-        common["validation_context_sds_secret_config"] = {
-            "name": AUTHORITIES,
-            "sds_config": source,
-        }
+        common["validation_context_sds_secret_config"] = _from_file(files, AUTHORITIES)
     return extension(
         "envoy.transport_sockets.tls",
         "transport_sockets.tls.v3.DownstreamTlsContext",
         common_tls_context=common,
         require_client_certificate=mutual,
     )
+
+
+def _from_file(files: Files, name: str) -> Message:
+    return {"name": name, "sds_config": in_file(str(files.secret(name)))}

@@ -13,7 +13,7 @@ be the case in two answers, the second of which is asked for later.
 Pure: what Envoy said in, states out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -110,6 +110,8 @@ class Loan:
             self.quiet = self.quiet + 1 if seen.draining and not seen.active else 0
             if self.quiet >= QUIET_ANSWERS:
                 self.phase = Phase.GONE
+        elif self.phase is Phase.GONE and seen.active:  # it heard later than ever
+            self.phase, self.quiet = Phase.DRAINING, 0
         heard = seen is None or not self.leaving or (seen.draining and self.phase is not Phase.GONE)
         self.unheard = 0 if heard else self.unheard + 1
         return served
@@ -130,12 +132,26 @@ class Loan:
         if seen is None:
             self.active = self.total = 0
             return 0
-        before = self.total if self.total <= seen.total else 0  # it was made anew meanwhile
+        new = fresh(self.total, seen.total)
         self.active, self.total = seen.active, seen.total
-        return seen.total - before
+        return new
 
 
-def crowded(loans: Mapping[Key, Loan], concurrency: int) -> bool:
-    """Return whether every instance of a service, of these, has as much under way as it takes."""
-    serving = [loan for loan in loans.values() if not loan.leaving]
-    return bool(serving) and all(loan.active >= concurrency for loan in serving)
+def crowded(
+    loans: Mapping[Key, Loan], concurrency: int, elsewhere: Iterable[tuple[int, int]] = ()
+) -> bool:
+    """Return whether all instances of a service have as much under way as they take.
+
+    Args:
+        loans: those of this machine.
+        concurrency: what one takes.
+        elsewhere: of each other machine, what is under way there and what it takes.
+    """
+    serving = [(loan.active, concurrency) for loan in loans.values() if not loan.leaving]
+    serving += elsewhere
+    return bool(serving) and all(active >= most for active, most in serving)
+
+
+def fresh(before: int, total: int) -> int:
+    """Return how many are new, of a total that may have begun anew."""
+    return total - (before if before <= total else 0)

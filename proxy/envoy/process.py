@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ import trio
 
 from overlay.errors import MyxoError, SettingsInvalid
 from proxy.envoy.admin import Admin, AdminUnreachable
+from proxy.envoy.sockets import end_connections
 
 READY_TIMEOUT_S = 30.0
 """Until it listens for the first time; it takes 0.1 s on an idle machine."""
@@ -78,13 +79,22 @@ class EnvoyProcess:
         config: the file that it begins with.
         workers: threads that serve; 0 is one a core.
         admin: asks it.
+        inherited: descriptors that it has, too, under the same numbers.
 
     Attributes:
         ended: called whenever it has ended, by itself or not.
         starts: times that it was started.
     """
 
-    def __init__(self, program: str, config: Path, workers: int, admin: Admin) -> None:
+    def __init__(
+        self,
+        program: str,
+        config: Path,
+        workers: int,
+        admin: Admin,
+        inherited: Collection[int] = (),
+    ) -> None:
+        self._inherited = tuple(inherited)
         concurrency = ["--concurrency", str(workers)] if workers else []
         draining = ["--drain-strategy", "immediate", "--drain-time-s", "1"]
         flags = ["--disable-hot-restart", "--log-level", "warning", *draining, *concurrency]
@@ -126,6 +136,17 @@ class EnvoyProcess:
         if self._process is not None:
             self._process.kill()
 
+    def cut(self, addresses: Collection[tuple[str, int]]) -> None:
+        """End its connections to a machine that is dead."""
+        if self.pid is None:
+            return
+        try:
+            count = end_connections(self.pid, addresses)
+        except OSError as exc:  # the kernel ends them, later
+            log.warning("envoy.not_cut", addresses=addresses, error=str(exc))
+        else:
+            log.info("envoy.cut", addresses=addresses, connections=count)
+
     async def _run_once(self, *, task_status: trio.TaskStatus["subprocess.Popen[bytes]"]) -> None:
         """Run it until it ends, or drain and end it when cancelled."""
         parent = os.getpid()
@@ -143,6 +164,7 @@ class EnvoyProcess:
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,  # noqa: PLW1509
             start_new_session=True,
+            pass_fds=self._inherited,
         )
         over = os.pidfd_open(process.pid)
         try:

@@ -26,6 +26,9 @@ from proxy.route.routing import HOST_SUFFIX
 PROXY: Final = "proxy"
 """The cluster that is the proxy itself."""
 
+REFUSED: Final = "myxo-refused"
+"""Said by a gateway: no instance has got the request."""
+
 _GUARDED: Final = (
     "via",
     "upgrade",
@@ -60,14 +63,9 @@ _HOST = "%REQ(:AUTHORITY)%"
 _VIA = f"1.1 {VIA_NAME.decode()}"
 
 
-def cluster_name(service: ServiceName) -> str:
-    """Return the name of a service's cluster."""
-    return f"service/{service}"
-
-
 def route_configuration(front: Front, services: Iterable[Mapped]) -> Message:
     """Return the routes of a front, for those services that have a warm instance."""
-    there = {one.name: one.spec for one in services if one.serves}
+    there = {one.name: one for one in services if one.serves}
     hosts = list(_hosts(front, there))
     return {
         "name": front.name,
@@ -76,23 +74,23 @@ def route_configuration(front: Front, services: Iterable[Mapped]) -> Message:
     }
 
 
-def _hosts(front: Front, there: dict[ServiceName, ServiceSpec]) -> Iterator[Message]:
+def _hosts(front: Front, there: dict[ServiceName, Mapped]) -> Iterator[Message]:
     """Yield what is for one service whatever its path."""
     if front.exposure is None:
         named = {f"{name}{HOST_SUFFIX}": name for name in there}
     else:
         named = {host: name for host, name in front.exposure.hosts.items() if name in there}
     for host, name in named.items():
-        routes = [*_guards(front), *_served(front, name, there[name]), _rest(front)]
+        routes = [*_guards(front), *_served(front, there[name]), _rest(front)]
         yield {"name": f"host {host}", "domains": [host], "routes": routes}
 
 
-def _by_path(front: Front, there: dict[ServiceName, ServiceSpec]) -> Message:
+def _by_path(front: Front, there: dict[ServiceName, Mapped]) -> Message:
     """Return what is for whichever service the path begins with."""
     routes = [*_guards(front), *_strangers(front)]
-    for name, spec in there.items():
+    for name, service in there.items():
         if front.exposure is None or name in front.exposure.paths:
-            routes += _served(front, name, spec, prefix=f"/{name}")
+            routes += _served(front, service, prefix=f"/{name}")
     return {"name": "path", "domains": ["*"], "routes": [*routes, _rest(front)]}
 
 
@@ -117,25 +115,25 @@ def _strangers(front: Front) -> Iterator[Message]:
     yield _to_proxy(front, _any([other]))
 
 
-def _served(
-    front: Front, name: ServiceName, spec: ServiceSpec, prefix: str = ""
-) -> Iterator[Message]:
+def _served(front: Front, service: Mapped, prefix: str = "") -> Iterator[Message]:
     """Yield the routes to a service; what may be sent twice is tried again after more failures."""
     matches: Sequence[Message] = [{"prefix": "/"}]
     if prefix:
         matches = [{"path": prefix}, {"prefix": f"{prefix}/"}]
+    idempotent = service.spec.idempotent
     for match in matches:
-        if not spec.idempotent:
+        if not idempotent:
             safe = {"name": ":method", "string_match": matching(_SAFE_METHODS)}
-            yield _to_service(front, name, spec, {**match, "headers": [safe]}, prefix, twice=True)
-        yield _to_service(front, name, spec, match, prefix, twice=spec.idempotent)
+            yield _to_service(front, service, {**match, "headers": [safe]}, prefix, twice=True)
+        yield _to_service(front, service, match, prefix, twice=idempotent)
 
 
 def _to_service(
-    front: Front, name: ServiceName, spec: ServiceSpec, match: Message, prefix: str, *, twice: bool
+    front: Front, service: Mapped, match: Message, prefix: str, *, twice: bool
 ) -> Message:
+    spec = service.spec
     action: Message = {
-        "cluster": cluster_name(name),
+        "cluster": service.cluster,
         "timeout": f"{spec.timeout_s or 0:g}s",
         "retry_policy": _retries(spec, twice=twice),
     }
@@ -153,7 +151,7 @@ def _to_service(
         "request_headers_to_add": list(_told(front, spec, prefix)),
         "request_headers_to_remove": [*_HOP_BY_HOP, *(["te"] if spec.protocol == "http1" else [])],
         "response_headers_to_add": answered,
-        "response_headers_to_remove": _HOP_BY_HOP,
+        "response_headers_to_remove": [*_HOP_BY_HOP, REFUSED],
     }
 
 
@@ -185,7 +183,7 @@ def _retries(spec: ServiceSpec, *, twice: bool) -> Message:
     elsewhere = "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
         "retry_on": ",".join(after),
-        "retriable_headers": [{"name": "myxo-refused", "present_match": True}],
+        "retriable_headers": [{"name": REFUSED, "present_match": True}],
         "num_retries": 1,
         "retry_priority": extension(
             "envoy.retry_priorities.previous_priorities", elsewhere, update_frequency=1

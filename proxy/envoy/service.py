@@ -1,9 +1,10 @@
 """Envoy before a proxy: its folder, its process, and the socket at which the proxy serves it."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import trio
 
 from overlay.listeners import listen, port_of
 from overlay.settings import split_address
+from overlay.tls import PeerTls
 from proxy.envoy.admin import Admin
 from proxy.envoy.bootstrap import Files, bootstrap
 from proxy.envoy.engine import Engine
@@ -26,8 +28,8 @@ from proxy.settings import LOOPBACK, ProxySettings
 
 INSIDE = "inside"
 
-MakeEngine = Callable[[Files, tuple[Front, ...], Admin, Callable[[], None]], Engine]
-"""Makes an engine of what is known here; the last argument ends Envoy."""
+MakeEngine = Callable[[Files, tuple[Front, ...], Admin, EnvoyProcess], Engine]
+"""Makes an engine of what is known here."""
 
 log = structlog.get_logger()
 
@@ -59,14 +61,17 @@ async def _free(listener: trio.SocketListener) -> int:
 
 
 @asynccontextmanager
-async def envoy_folder() -> AsyncIterator[Files]:
+async def envoy_folder(key: int) -> AsyncIterator[Files]:
     """Yield the files of an Envoy, in a folder that only this user reads; it is removed.
 
     It is not below the state directory, because the path of a Unix socket is short.
+
+    Args:
+        key: the descriptor that Envoy reads the private key from that gateways are shown.
     """
     folder = Path(tempfile.mkdtemp(prefix="myxo-envoy-"))
     try:
-        yield Files(folder)
+        yield Files(folder, Path(f"/dev/fd/{key}"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,6 +82,7 @@ async def run_envoy(
     clients: Clients,
     grace: Grace,
     make_engine: MakeEngine,
+    tls: PeerTls,
     *,
     task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -87,34 +93,50 @@ async def run_envoy(
     Raises:
         EnvoyFailed: it does not start.
     """
-    async with envoy_folder() as files:
-        admin = Admin(files.admin)
-        process = EnvoyProcess(envoy_program(), files.bootstrap, settings.envoy_workers, admin)
-        engine = make_engine(files, tuple(fronts), admin, process.kill)
-        process.ended = engine.envoy_ended
-        boot = bootstrap(
-            files,
-            fronts,
-            certificates=len(settings.certificates),
-            mutual=settings.client_ca is not None,
-        )
-        Folder().write(files.bootstrap, boot)
-        listener = await _listen_at(files.proxy)
-        serve = partial(
-            clients.serve_passed_on, sender=partial(meant, fronts={f.name: f for f in fronts})
-        )
-        hold = partial(trio.serve_listeners, serve, [listener], handler_nursery=grace.connections)
-        scopes = trio.CancelScope(), trio.CancelScope()
-        grace.connections.start_soon(_within, scopes[0], hold)
-        grace.lasting.start_soon(_within, scopes[1], engine.run)
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(process.run)
-                log.info("envoy.ready", pid=process.pid, admin=str(files.admin))
-                task_status.started(engine)
-        finally:
-            for scope in scopes:
-                scope.cancel()
+    with in_memory(tls.key()) as key:
+        async with envoy_folder(key) as files:
+            admin = Admin(files.admin)
+            process = EnvoyProcess(
+                envoy_program(), files.bootstrap, settings.envoy_workers, admin, inherited=[key]
+            )
+            engine = make_engine(files, tuple(fronts), admin, process)
+            process.ended = engine.envoy_ended
+            boot = bootstrap(
+                files,
+                fronts,
+                certificates=len(settings.certificates),
+                mutual=settings.client_ca is not None,
+            )
+            Folder().write(files.bootstrap, boot)
+            listener = await _listen_at(files.proxy)
+            serve = partial(
+                clients.serve_passed_on, sender=partial(meant, fronts={f.name: f for f in fronts})
+            )
+            hold = partial(
+                trio.serve_listeners, serve, [listener], handler_nursery=grace.connections
+            )
+            scopes = trio.CancelScope(), trio.CancelScope()
+            grace.connections.start_soon(_within, scopes[0], hold)
+            grace.lasting.start_soon(_within, scopes[1], engine.run)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(process.run)
+                    log.info("envoy.ready", pid=process.pid, admin=str(files.admin))
+                    task_status.started(engine)
+            finally:
+                for scope in scopes:
+                    scope.cancel()
+
+
+@contextmanager
+def in_memory(key: bytes) -> Iterator[int]:
+    """Yield a descriptor that `key` can be read from, which is written to no disk."""
+    descriptor = os.memfd_create("myxo-key", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, key)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 async def _within(scope: trio.CancelScope, run: Callable[[], Awaitable[object]]) -> None:

@@ -42,9 +42,14 @@ class HeirLost(MyxoError):
 
 
 class Entrance:
-    """Where the process comes that is to take over; serves the want `succeed`."""
+    """Where the process comes that is to take over; serves the want `succeed`.
 
-    def __init__(self) -> None:
+    Args:
+        refusal: why none can; empty if one can.
+    """
+
+    def __init__(self, refusal: str = "") -> None:
+        self._refusal = refusal
         self._came = trio.Event()
         self._asked = False
         self._heir: Handover | None = None
@@ -55,6 +60,9 @@ class Entrance:
         if line is None:
             return
         at = Succeed.model_validate_json(line).at
+        if self._refusal:
+            await connection.send(Permission(error=self._refusal))
+            return
         if self._asked:
             await connection.send(Permission(error="another process is taking over already"))
             return

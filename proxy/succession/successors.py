@@ -36,9 +36,14 @@ class Begun(BaseModel):
 
 
 class Successors:
-    """Starts processes that take over from this one, while `run` runs; one at a time."""
+    """Starts processes that take over from this one, while `run` runs; one at a time.
 
-    def __init__(self) -> None:
+    Args:
+        refusal: why none can; empty if one can.
+    """
+
+    def __init__(self, refusal: str = "") -> None:
+        self._refusal = refusal
         self._nursery: trio.Nursery | None = None
         self._process: trio.Process | None = None
 
@@ -66,6 +71,8 @@ class Successors:
         Raises:
             NotReplaced: it cannot be started, or this process must not end.
         """
+        if self._refusal:
+            raise NotReplaced(self._refusal)
         if os.getpid() == 1:
             raise NotReplaced("this is process 1 of its container, which would end with it")
         if self._nursery is None or self._process is not None:

@@ -5,6 +5,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -334,6 +336,21 @@ def test_an_envoy_that_dies_is_started_again(envoy: Engine) -> None:
     until(lambda: _children(proxy) not in ([], [child]) and answers())
 
 
+def test_it_says_that_it_cannot_be_replaced_and_goes_on(envoy: Engine) -> None:
+    proxy, port = envoy.network.running["envoy"].process, str(envoy.network.port("envoy"))
+    asked = run(envoy, "myxo", "restart", "proxy", port)
+    assert asked.returncode == 1
+    assert "Envoy's ports cannot be taken over: stop this proxy" in asked.stderr
+    command = envoy.network.commands["envoy"]
+    plain = [word for word in command[1:] if word not in {"--engine", "envoy"}]
+    for flags, code in ((plain, 1), (command[1:], 2)):
+        heir = run(envoy, command[0], "--takeover", *flags)
+        assert (heir.returncode, "cannot be taken over" in heir.stderr) == (code, True)
+    proxy.send_signal(signal.SIGUSR2)
+    envoy.warm(envoy.service)
+    assert proxy.poll() is None
+
+
 def test_what_is_under_way_is_answered_when_the_proxy_stops(envoy: Engine, stream: Any) -> None:
     envoy.warm(envoy.service)
     with stream(envoy.network.url(envoy.service, "/", "envoy")) as seen:
@@ -342,6 +359,18 @@ def test_what_is_under_way_is_answered_when_the_proxy_stops(envoy: Engine, strea
         until(lambda: bool(seen.failed))
     assert seen.statuses() == {200}
     assert "complete message body" not in seen.failed[0]  # no answer was cut
+
+
+def run(engine: Engine, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        env=engine.network.daemons.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
 
 
 def _process_with(argument: str) -> int:

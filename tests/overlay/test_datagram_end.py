@@ -27,7 +27,7 @@ async def test_datagrams_go_both_ways_empty_ones_too() -> None:
     with other:
         for data in (b"one", b""):
             await other.sendto(data, sender)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 assert await end.receive() == data
             await end.send(data)
             assert await other.recv(100) == data
@@ -38,14 +38,14 @@ async def test_a_port_that_nobody_holds_any_more_is_a_loss() -> None:
     end, other, _ = await met()
     other.close()
     await end.send(b"x")
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+    with trio.fail_after(60), pytest.raises(trio.BrokenResourceError):
         await end.receive()
     await end.cut()
 
 
 async def test_a_piece_of_a_stream_that_fits_no_datagram_goes_in_two() -> None:
     end, other, _ = await met()
-    with other, trio.fail_after(5):
+    with other, trio.fail_after(60):
         await end.send(b"x" * (MAX_DATAGRAM_BYTES + 1))
         assert [len(await other.recv(70_000)) for _ in range(2)] == [MAX_DATAGRAM_BYTES, 1]
         await end.aclose()

@@ -34,7 +34,7 @@ async def test_messages_come_whole_and_each_with_its_own_sockets(
 ) -> None:
     here, there = pair
     with socket.socket() as first, socket.socket() as second:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await here.send(Note(text="plain"))
             await here.send(Note(text="one"), [first.fileno()])
             await here.send(Note(text="two"), [second.fileno(), first.fileno()])
@@ -60,7 +60,7 @@ async def test_what_is_over_the_bounds_is_refused_and_its_sockets_closed(
     pair: tuple[Handover, Handover],
 ) -> None:
     here, there = pair
-    with socket.socket() as sock, trio.fail_after(10):
+    with socket.socket() as sock, trio.fail_after(60):
         before = set(Path("/proc/self/fd").iterdir())
         await here.send(Note(text="x" * MAX_MESSAGE), [sock.fileno()])
         with pytest.raises(MalformedMessage):
@@ -86,7 +86,7 @@ async def test_who_waits_is_found_by_its_path(tmp_path: Path) -> None:
         await open_handover(str(path))
     async with awaiting_handover(path) as sock:
         assert path.stat().st_mode & 0o777 == 0o600
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             came = await open_handover(str(path))
             met = await accept_handover(sock)
             await came.send(Note(text="here"))

@@ -10,7 +10,7 @@ from overlay.listeners import listen, listen_near, port_of
 
 async def test_a_listener_on_port_0_takes_a_free_port_and_accepts() -> None:
     listener = await listen("127.0.0.1", 0, what="tests")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with listener, await trio.open_tcp_stream("127.0.0.1", port_of(listener)):
             await (await listener.accept()).aclose()
 

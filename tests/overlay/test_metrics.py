@@ -38,7 +38,7 @@ def registry() -> CollectorRegistry:
 async def port(registry: CollectorRegistry, nursery: trio.Nursery) -> AsyncIterator[int]:
     listener = await listen("127.0.0.1", 0, what="metrics")
     nursery.start_soon(serve_metrics, registry, listener)
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         yield port_of(listener)
 
 

@@ -91,7 +91,7 @@ async def test_a_daemon_notes_who_comes_and_remembers_it_after_a_restart(
     path, view = tmp_path / "roster" / "r.json", FakeView([member("a")])
     kept = KeptRoster(path, view)
     nursery.start_soon(kept.run)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await until(path.exists)
         view.members, view.generation = [member("b")], 1
         await until(lambda: "b's" in path.read_text())

@@ -18,7 +18,7 @@ async def shaken(server: PeerTls, client: PeerTls) -> tuple[TlsStream, TlsStream
         TlsStream(raw[1], client.client_context),
     )
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for end in ends:
                     nursery.start_soon(_greet, end)

@@ -253,7 +253,7 @@ async def change(
 
 
 async def until_connected(*nodes: Node) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         for one in nodes:
             others = {other.peer_id for other in nodes if other is not one}
             while not others <= one.host.connected():  # noqa: ASYNC110  (nobody is told of it)

@@ -171,7 +171,7 @@ async def switched(carries: Carries = "tcp") -> AsyncIterator[tuple[FramedEnd, F
         assert head.target == b"/tunnel/tcp/i1"
         ends.append(FramedEnd(*await server.switch(UPGRADE), PEER, carries))
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             client = UpstreamConnection(near)
@@ -274,7 +274,7 @@ async def test_an_end_that_can_only_end_whole_is_closed_in_good_order() -> None:
     near, client = trio.testing.memory_stream_pair()
     far, instance = trio.testing.memory_stream_pair()
     one = OneEnd(near)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             ends = [SocketEnd(transport(one)), SocketEnd(transport(far))]
             nursery.start_soon(relay, ends, 5.0)

@@ -71,7 +71,7 @@ async def parties(*hosts: str) -> AsyncIterator[list[Party]]:
     async with trio.open_nursery() as nursery:
         for one in made:
             await nursery.start(one.udp.run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             yield made
         nursery.cancel_scope.cancel()
 

@@ -73,10 +73,10 @@ async def test_a_killed_etcd_is_a_clear_error_and_comes_back(
 async def test_a_hung_etcd_is_an_error_in_bounded_time(etcd: EtcdProcess, store: EtcdStore) -> None:
     store._gateway._access = EtcdAccess((etcd.endpoint,), timeout_s=1.0)
     etcd.signal(signal.SIGSTOP)
-    with trio.fail_after(10), pytest.raises(StoreUnavailable, match="within 1 s"):
+    with trio.fail_after(60), pytest.raises(StoreUnavailable, match="within 1 s"):
         await store.get(HELLO)
     etcd.signal(signal.SIGCONT)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             try:
                 assert await store.get(HELLO) is None

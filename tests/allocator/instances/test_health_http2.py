@@ -18,7 +18,7 @@ SERVING, NOT_SERVING = b"\0\0\0\0\2\x08\1", b"\0\0\0\0\2\x08\2"
 
 async def asked(serve: Serve, path: str) -> bool:
     """Ask whoever serves so on loopback for its health."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             listeners: list[trio.SocketListener] = await nursery.start(
                 partial(trio.serve_tcp, serve, 0, host="127.0.0.1")

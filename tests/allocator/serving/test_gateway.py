@@ -24,7 +24,7 @@ from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.passphrase import network_keys
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import Image, ServiceSpec
-from overlay.tls import PeerTls, open_tls
+from overlay.tls import ALPN_UNGREETED, PeerTls, open_tls
 
 KEYS = network_keys(None)
 OWNER = Identity.generate()
@@ -157,7 +157,7 @@ async def lab() -> AsyncIterator[Lab]:
         port = listener.socket.getsockname()[1]
         lab = Lab(machine, instances, port, pins, news, gateway, peers)
         pins.add(lab.tls.pin)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             yield lab
         nursery.cancel_scope.cancel()
 
@@ -191,6 +191,88 @@ async def test_whoever_holds_a_certificate_that_no_member_names_is_refused(lab: 
         assert line.startswith(b"MYXO/1 REFUSED no member of this network")
         with pytest.raises((EOFError, trio.BrokenResourceError)):
             await stranger.line()
+
+
+def ungreeted(tls: PeerTls) -> PeerTls:
+    """Return it as one that waits for no word of the gateway."""
+    tls.client_context.set_alpn_protocols([ALPN_UNGREETED])
+    return tls
+
+
+async def test_who_speaks_only_http_is_served_without_a_word_before(lab: Lab) -> None:
+    instance = await lab.start()
+    async with lab.call(ungreeted(lab.tls)) as caller:
+        for _ in range(2):
+            await caller.ask(instance)
+            assert (await caller.answer())[0] == 200
+
+
+async def test_a_stranger_that_speaks_only_http_is_refused_by_an_answer(lab: Lab) -> None:
+    instance = await lab.start()
+    async with lab.call(ungreeted(fresh_tls())) as stranger:
+        await stranger.ask(instance)
+        status, headers, body = await stranger.answer()
+        assert (status, headers["myxo-refused"]) == (421, "gone")
+        assert headers["connection"] == "close"
+        assert body == "no member of this network has this certificate\n"
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await stranger.line()
+    assert not lab.instances.use.load()[instance]
+
+
+async def test_a_gateway_that_is_full_refuses_by_an_answer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = await lab.start()
+    monkeypatch.setattr(gateway_module, "MAX_CONNECTIONS", 0)
+    async with lab.call(ungreeted(lab.tls)) as caller:
+        await caller.ask(instance)
+        status, headers, _ = await caller.answer()
+    assert (status, headers["myxo-refused"]) == (421, "gone")
+
+
+async def test_any_instance_of_a_revision_is_the_one_with_the_most_room(lab: Lab) -> None:
+    narrow = SPEC.model_copy(update={"concurrency": 1})
+    given = SignedRevision.sign(OWNER, Revision(name=ServiceName("hello"), number=1, spec=narrow))
+    await lab.instances.allocate(given)
+    (instance,) = lab.machine.instances
+    use = lab.instances.use
+    async with lab.call(ungreeted(lab.tls)) as caller:
+        assert (await asked_for_any(caller, "hello/1"))[0] == 200
+        with use.request(instance):
+            status, headers, body = await asked_for_any(caller, "hello/1")
+            assert (status, headers["myxo-refused"]) == (421, "gone")
+            assert "has room" in body
+        for other in ("hello/2", "other/1", "/"):
+            status, headers, _ = await asked_for_any(caller, other)
+            assert status == (400 if other == "/" else 421)
+
+
+async def test_a_refused_request_for_any_instance_is_heard_out_first(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Envoy tries no request elsewhere whose answer comes before its end."""
+    monkeypatch.setattr(gateway_module, "HEAR_OUT_BYTES", 8)
+    for size, expected in ((8, 421), (9, 503)):
+        async with lab.call(ungreeted(lab.tls)) as caller, trio.open_nursery() as nursery:
+            head = "POST / HTTP/1.1\r\nHost: hello\r\nMyxo-Any-Of: other/1\r\n"
+            await caller.stream.send_all(f"{head}Content-Length: {size}\r\n\r\n1234".encode())
+            got: list[int] = []
+
+            async def hear(caller: Caller = caller, got: list[int] = got) -> None:
+                got.append((await caller.answer())[0])
+
+            nursery.start_soon(hear)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not got
+            await caller.stream.send_all(b"5" * (size - 4))
+        assert got == [expected]
+
+
+async def asked_for_any(caller: Caller, of: str) -> tuple[int, dict[str, str], str]:
+    head = f"GET / HTTP/1.1\r\nHost: hello\r\nMyxo-Any-Of: {of}\r\n\r\n"
+    await caller.stream.send_all(head.encode())
+    return await caller.answer()
 
 
 async def test_a_member_whose_record_comes_a_moment_later_is_accepted(lab: Lab) -> None:
@@ -399,9 +481,9 @@ async def test_what_is_not_http_is_answered_and_ends_one_connection_only(lab: La
 
 
 async def test_a_request_that_comes_to_a_paused_instance_wakes_it(lab: Lab) -> None:
-    spec = SPEC.model_copy(update={"idle_pause_s": 0.01})
+    spec = SPEC.model_copy(update={"idle_pause_s": 1})
     given = SignedRevision.sign(OWNER, Revision(name=ServiceName("rests"), number=1, spec=spec))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await lab.instances.allocate(given)
         ((instance, found),) = lab.machine.instances.items()
         async with lab.call() as caller:

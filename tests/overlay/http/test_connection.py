@@ -56,7 +56,7 @@ async def test_a_wrong_request_is_refused_in_plain_text_and_the_connection_ends(
 
 
 async def test_an_idle_client_is_let_go_without_a_word(lab: Lab) -> None:
-    client = await server(lab, limits=Limits(idle_timeout_s=0.1))
+    client = await server(lab, limits=Limits(idle_timeout_s=1))
     await client.send(GET)
     await client.head()
     assert await client.exactly(2) == b"/a"

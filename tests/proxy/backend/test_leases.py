@@ -33,7 +33,7 @@ AT = "127.0.0.1:1"
 async def held(path: Path) -> AsyncIterator[tuple[PlayedAllocator, LeaseHolder]]:
     """A holder that is connected to a played allocator which grants I1."""
     welcomed = trio.Event()
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with played_allocator(path / "s") as allocator, trio.open_nursery() as nursery:
             holder = LeaseHolder(path / "s", HELLO, lambda *_: welcomed.set())
             allocator.addresses[I1] = AT
@@ -274,7 +274,7 @@ async def test_the_allocators_word_on_the_bridge_reaches_the_proxy(tmp_path: Pat
         if welcome.bridges:
             came.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with played_allocator(tmp_path / "s") as allocator, trio.open_nursery() as nursery:
             nursery.start_soon(LeaseHolder(tmp_path / "s", HELLO, welcomed).run)
             assert await allocator.heard() == HELLO

@@ -86,7 +86,7 @@ class PlayedOverlay:
 
 @asynccontextmanager
 async def ground_of(tmp_path: Path, *, machine: str = "here") -> AsyncIterator[Ground]:
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with (
             played_allocator(tmp_path / "s") as allocator,
             trio.open_nursery() as nursery,

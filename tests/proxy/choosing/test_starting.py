@@ -26,6 +26,7 @@ from overlay.records import InstanceState, Role, Room
 from overlay.revision import Revision, SignedRevision
 from overlay.settings import NodeSettings
 from overlay.spec import ServiceSpec
+from proxy.choosing import tender
 from proxy.choosing.starting import Started, Starter
 from proxy.errors import NeverReady, NothingFeasible
 from proxy.ranking.limits import RttLimits
@@ -246,8 +247,9 @@ async def test_allocators_are_asked_in_turn_until_one_has_room(tmp_path: Path) -
 
 
 async def test_of_machines_that_are_as_good_the_one_with_the_best_offer_is_asked(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tender, "FIRST_S", 30.0)  # both answer, however busy the machine is
     async with field_of(tmp_path, 2, far=True) as ground:
         first, second = ground.allocators
         first.offer = Offer(room=ROOM, ahead=5)

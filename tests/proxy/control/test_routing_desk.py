@@ -85,7 +85,7 @@ def test_a_service_of_the_table_alone_has_a_stand_in_while_it_is_there() -> None
 
 @asynccontextmanager
 async def served(at: RoutingDesk, path: Path) -> AsyncIterator[ControlConnection]:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, path, dict, {"rtable": at.serve})
             async with open_control(path, "rtable") as connection:

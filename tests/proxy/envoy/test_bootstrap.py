@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 
 from overlay.balancing import Balancing
-from overlay.names import InstanceId, service_name
+from overlay.names import InstanceId, PeerId, service_name
 from overlay.spec import ServiceSpec
-from proxy.envoy.bootstrap import Files, bootstrap, secrets, secrets_message
+from proxy.envoy.bootstrap import (
+    Files,
+    bootstrap,
+    gateway_secrets,
+    secret_message,
+    secrets,
+)
 from proxy.envoy.clusters import cluster_of, endpoints_of, proxy_cluster
 from proxy.envoy.folder import Folder
 from proxy.envoy.fronts import Front
-from proxy.envoy.mapping import Endpoint, Mapped
+from proxy.envoy.mapping import Endpoint, Machine, Mapped
 from proxy.envoy.messages import Message, resources
 from proxy.envoy.process import envoy_program
 from proxy.envoy.routes import route_configuration
@@ -21,6 +27,7 @@ from proxy.route.exposure import exposure_of
 from proxy.testing_certificates import Authority
 
 TIMEOUT_S = 60.0
+PEER = PeerId("somebody")
 
 INSIDE = Front("inside", "127.0.0.1", 14200, machine_names=frozenset({"alpha.example"}))
 OUTSIDE = Front("outside0", "::", 14443, "https", exposure_of(["hello", "shop=shop.example"]))
@@ -41,7 +48,9 @@ def mapped(number: int, spec: ServiceSpec) -> Mapped:
         Endpoint(InstanceId("a"), "127.0.0.1:9001"),
         Endpoint(InstanceId("b"), "127.0.0.1:9002", weight=250, draining=True),
     )
-    return Mapped(service_name("hello" if not number else f"hello-{number}"), spec, ends)
+    name = service_name("hello" if not number else f"hello-{number}")
+    far = Machine(PEER, (("10.0.0.1", 4443), ("::2", 4443)), f"{name}/7", weight=8)
+    return Mapped(name, spec, ends, (far,), ((PEER, "ab" * 32),))
 
 
 def valid(folder: Path, config: Message) -> str:
@@ -60,13 +69,16 @@ def test_envoy_understands_all_that_is_written_for_it(tmp_path: Path) -> None:
     clusters = [proxy_cluster(files.proxy)]
     for service in services:
         ends = endpoints_of(service, files.proxy)
-        whole = {**cluster_of(service, files.endpoints(service.name)), "load_assignment": ends}
+        file = files.endpoints(service.name, service.version)
+        whole = {**cluster_of(service, file, files.credentials), "load_assignment": ends}
         del whole["eds_cluster_config"]
         clusters.append({**whole, "type": "STATIC"})
     cert, key = Authority(tmp_path).issue("edge", "localhost")
     pem = key.read_bytes() + cert.read_bytes()
     shown = secrets([pem], cert.read_text())
-    folder.write(files.secrets, secrets_message(1, shown))
+    shown += gateway_secrets(cert.read_text(), key, cert.read_text())
+    for secret in shown:
+        folder.write(files.secret(secret["name"]), secret_message(1, secret))
     fronts = [INSIDE, OUTSIDE]
     boot = bootstrap(files, fronts, certificates=1, mutual=True)
     # Validation reads no watched files: what they hold is put in the place of their names.

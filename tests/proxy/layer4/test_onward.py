@@ -62,6 +62,25 @@ async def test_a_chain_goes_on_and_datagrams_keep_their_bounds(
         assert ends == [("echo", Relayed(Why.ENDED, 6, 6))]
 
 
+async def test_a_chain_outlives_the_control_socket_which_need_not_wait_for_it(
+    ground_of: GroundOf, tmp_path: Path
+) -> None:
+    async with ground_of() as ground:
+        ground.define("echo", UDP)
+        ground.define("talk", TALK)
+        ground.run("echo", NEAR)
+        path, desk = tmp_path / "s", OnwardDesk(ground.tunnels, lambda *_: None, ground.nursery)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as socket:
+                await socket.start(serve_control, path, dict, {WANT: desk.serve})
+                opening = open_onward(path, ORDER)
+                end = await opening.__aenter__()
+                socket.cancel_scope.cancel()
+            await ground.asked[0].end.send(b"still")
+            assert await end.receive() == b"still"
+            await opening.__aexit__(None, None, None)
+
+
 async def test_the_callers_limits_hold_for_what_follows_it(
     ground_of: GroundOf, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ async def served(
             assert data is not None
             await end.send(b"%d %b" % (ends.index(end), data))
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(port.serve, carry, trio.Event() if stopping is None else stopping)
             yield port, ends
@@ -82,7 +82,7 @@ async def test_what_waits_for_a_session_has_a_bound() -> None:
     async def never(end: End, client: str) -> None:
         await trio.sleep_forever()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(port.serve, never, trio.Event())
             with await client_of(port) as sock:

@@ -99,7 +99,7 @@ async def test_a_call_that_is_cut_by_stepping_back_is_made_by_the_new_process() 
         reply = await calls.call(PEER, ASK, Question(number=number), Reply, timeout_s=5)
         numbers.append(reply.number)
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as asking:
                 asking.start_soon(ask, 1)
@@ -116,7 +116,7 @@ async def test_what_the_new_process_is_told_is_told_here() -> None:
     calls = LastingCalls(cast("CallHost", Severed()))
     calls.step_back()
     ask = partial(calls.call, PEER, ASK, reply=Reply, timeout_s=5)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await go_through(calls, nursery)
             with pytest.raises(CallRefused) as refused:

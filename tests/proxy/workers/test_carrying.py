@@ -30,7 +30,7 @@ async def carried() -> AsyncIterator[tuple[CarriedStream, CarriedStream, trio.Ca
                 await pass_on(held, stream)
 
         nursery.start_soon(pass_on_until_cancelled)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             yield worker, gateway, between
             await worker.aclose()
             await gateway.aclose()
