@@ -5,6 +5,7 @@ import random
 import resource
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def _environment(process: Process) -> Mapping[str, str]:
     )
     own = instance_environment(launch, port=state.port, proxy_ip=LOOPBACK)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_"))}
-    return kept | own | {INSTANCE_VARIABLE: state.id}
+    return kept | own | {INSTANCE_VARIABLE: state.id, "SERVICE_PYTHON": sys.executable}
 
 
 def _is_free(port: int) -> bool:

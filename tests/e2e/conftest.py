@@ -264,6 +264,16 @@ class Network:
         code: int = process.wait(COMMAND_TIMEOUT_S)
         return code
 
+    @property
+    def program_environment(self) -> dict[str, str]:
+        """The environment of a program whose user has this network."""
+        inherited: dict[str, str] = self.daemons.environment
+        return inherited | {
+            "P2P_BOOTSTRAPS": self.address,
+            "P2P_PSK": PSK,
+            "MYXO_PROXY": f"127.0.0.1:{self.port()}",
+        }
+
     def port(self, proxy: str = "proxy") -> int:
         """Return the port on which a proxy of this network takes requests."""
         return int(self.commands[proxy][-1])

@@ -58,7 +58,7 @@ SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
 
 URL = "http://127.0.0.1:4200/where/"
 
-SEEN_TIMEOUT_S = 90.0
+SEEN_TIMEOUT_S = 180.0
 REFUSED = "it refuses this peer, which is banned"
 """What a daemon says that is not let in."""
 

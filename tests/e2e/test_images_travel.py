@@ -29,7 +29,7 @@ from myxo.status import read_status
 pytestmark = [pytest.mark.netns, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DELAYS_MS = {("h1", "h2"): 5, ("h1", "h3"): 5, ("h2", "h3"): 40}
-SEEN_TIMEOUT_S = 60.0
+SEEN_TIMEOUT_S = 180.0
 COMMAND = "httpd -f -p $SERVICE_PORT -h /www"
 NAME = "myxo-test-travels"
 PAYLOAD_BYTES = 4 * 1024 * 1024

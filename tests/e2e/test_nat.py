@@ -21,7 +21,7 @@ from bench.netlab.testing import MakeLab
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
-SEEN_TIMEOUT_S = 60.0
+SEEN_TIMEOUT_S = 180.0
 
 SECRET = {"P2P_PSK": "a passphrase for this test"}
 DELAY_MS = 10

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SEEN_TIMEOUT_S = 60.0
+SEEN_TIMEOUT_S = 180.0
 
 SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
     "import os,http.server as h\n"

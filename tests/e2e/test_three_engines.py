@@ -53,7 +53,7 @@ SCRIPTS = {
 }
 COMMAND = "trap 'exit 0' TERM; httpd -f -p $SERVICE_PORT -h /www & wait"
 
-SEEN_TIMEOUT_S = 60.0
+SEEN_TIMEOUT_S = 180.0
 """Far more than any of this takes; a machine that is busy with other things takes its time."""
 
 

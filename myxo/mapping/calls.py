@@ -1,0 +1,343 @@
+"""`map` as programs call it: awaited or iterated, under trio or asyncio, or from plain code."""
+
+import asyncio
+import os
+import pickle
+import threading
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import sniffio
+import trio
+
+from myxo.mapping.engine import Engine
+from myxo.mapping.errors import ItemFailed, RemoteTraceback, WorkerLost
+from myxo.mapping.faults import Fault
+from myxo.mapping.functions import PickledFunction, pickled, send_own_modules_by_value
+from myxo.mapping.items import Items, SequenceItems, WindowItems
+from myxo.mapping.lane import ProxyAddress
+from myxo.mapping.mailbox import Mail, Mailbox
+from myxo.mapping.run import Outcomes
+from myxo.mapping.schedule import Schedule
+from myxo.mapping.settings import ChunkSize, MapSettings
+from myxo.mapping.workers import Workers, process_workers
+from overlay.settings import split_address
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+UNTAKEN = 100_000
+"""Results that wait for a caller who iterates; then no more are computed until some are taken."""
+
+DEFAULT_PROXY = "127.0.0.1:4200"
+
+
+class MapCall(Generic[T, R]):
+    """A map that begins when it is awaited or iterated, once.
+
+    Await it for all results as a list, or iterate over it with `async for`: results come as they
+    are there, in the order of the items unless it was asked for as completed.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        workers: Workers,
+        settings: MapSettings,
+    ) -> None:
+        send_own_modules_by_value()
+        self._function = pickled(function)
+        self._items = items
+        self._workers = workers
+        self._settings = settings
+
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
+        return self._all().__await__()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._each()
+
+    async def _all(self) -> list[Any]:
+        return [result async for result in self._iterate(self._settings)]
+
+    def _each(self) -> AsyncIterator[Any]:
+        return self._iterate(replace(self._settings, untaken=UNTAKEN))
+
+    async def _iterate(self, settings: MapSettings) -> AsyncIterator[Any]:
+        news = _async_news()
+        passage = _Passage(self._function, self._items, self._workers, settings, news.set)
+        try:
+            while True:
+                news.clear()
+                mail = passage.take()
+                for result in passage.results(mail):
+                    yield result
+                if mail.ended:
+                    return
+                if mail.wanted:
+                    await passage.read_async(mail.wanted)
+                else:
+                    await news.wait()
+        finally:
+            passage.end()
+
+    def wait(self) -> Iterator[Any]:
+        """Yield the results; blocks."""
+        event = threading.Event()
+        passage = _Passage(self._function, self._items, self._workers, self._settings, event.set)
+        try:
+            while True:
+                event.clear()
+                mail = passage.take()
+                yield from passage.results(mail)
+                if mail.ended:
+                    return
+                if mail.wanted:
+                    passage.read(mail.wanted)
+                else:
+                    event.wait()
+        finally:
+            passage.end()
+
+
+class _Passage:
+    """One call's way to its engine and back."""
+
+    def __init__(
+        self,
+        function: PickledFunction,
+        items: Iterable[Any] | AsyncIterable[Any],
+        workers: Workers,
+        settings: MapSettings,
+        notify: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._mailbox = Mailbox(notify)
+        self._held: dict[int, Any] = {}
+        self._next = 0
+        whole = isinstance(items, Sequence) or _is_array(items)
+        source: Items = SequenceItems(items) if whole else WindowItems()  # type: ignore[arg-type]
+        self._async_input = aiter(items) if isinstance(items, AsyncIterable) else None
+        self._input = iter(()) if whole or self._async_input else iter(items)  # type: ignore[arg-type]
+        schedule = Schedule(chunk=settings.chunk_of(len(source) if whole else 0))  # type: ignore[arg-type]
+        if whole:
+            schedule.offer(len(source))  # type: ignore[arg-type]
+            schedule.close()
+        self._engine = Engine(function, source, schedule, workers, self._mailbox, settings)
+        self._engine.start()
+
+    def take(self) -> Mail:
+        """Return what has come."""
+        return self._mailbox.take()
+
+    def results(self, mail: Mail) -> Iterator[Any]:
+        """Yield what can be given to the caller now.
+
+        Raises:
+            Exception: an item's, or that with which the map ended.
+        """
+        for outcomes in mail.outcomes:
+            yield from self._completed(outcomes) if self._settings.as_completed else ()
+            if not self._settings.as_completed:
+                yield from self._in_order(outcomes)
+        if mail.ended and mail.error is not None:
+            raise _alone(mail.error)
+
+    def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
+        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
+            yield index, self._checked(value, index in outcomes.faults)
+        self._engine.took(len(outcomes.indices))
+
+    def _in_order(self, outcomes: Outcomes) -> Iterator[Any]:
+        values = self._values(outcomes)
+        faulty = outcomes.faults
+        for index, value in zip(outcomes.indices, values, strict=True):
+            self._held[index] = (value, index in faulty)
+        given = 0
+        while self._next in self._held:
+            value, is_fault = self._held.pop(self._next)
+            self._next += 1
+            given += 1
+            yield self._checked(value, is_fault)
+        if given:
+            self._engine.took(given)
+
+    def _values(self, outcomes: Outcomes) -> list[Any]:
+        values = list(outcomes.values)
+        for index, fault in outcomes.faults.items():
+            values[index - outcomes.indices.start] = _exception(fault, index, outcomes.worker)
+        return values
+
+    def _checked(self, value: Any, is_fault: bool) -> Any:
+        if is_fault and not self._settings.return_exceptions:
+            raise value
+        return value
+
+    def read(self, wanted: int) -> None:
+        """Read more of the input and hand it over."""
+        items = list(islice(self._input, wanted))
+        self._engine.give(items, ended=len(items) < wanted)
+
+    async def read_async(self, wanted: int) -> None:
+        """Read more of the input, of an asynchronous one a single item."""
+        if self._async_input is None:
+            self.read(wanted)
+            return
+        try:
+            item = await anext(self._async_input)
+        except StopAsyncIteration:
+            self._engine.give([], ended=True)
+        else:
+            self._engine.give([item], ended=False)
+
+    def end(self) -> None:
+        """Have the workers stop what the caller no longer waits for."""
+        self._engine.cancel()
+        self._engine.join()
+
+
+def _alone(error: BaseException) -> BaseException:
+    """Return the one error that nurseries have put into groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _exception(fault: Fault, index: int, worker: str) -> BaseException:
+    """Return what to raise for a fault: the exception itself, or one that tells of it."""
+    error: BaseException | None = None
+    if fault.kind == "WorkerLost":
+        error = WorkerLost(f"item {index}: {fault.message}")
+    elif fault.pickled is not None:
+        try:
+            error = pickle.loads(fault.pickled)  # noqa: S301  (of a worker that this program chose)
+        except Exception:  # noqa: BLE001  (whatever a class does when it is made)
+            error = None
+    if error is None:
+        error = ItemFailed(index, fault.kind, fault.message, fault.trace, worker)
+    error.add_note(f"item {index} of the map, computed by worker {worker}")
+    if fault.trace:
+        error.__cause__ = RemoteTraceback(fault.trace)
+    return error
+
+
+def _is_array(items: object) -> bool:
+    """Whether it is read by index and slice, as arrays and series are, without being a sequence."""
+    return (
+        hasattr(items, "__array__") and hasattr(items, "__getitem__") and hasattr(items, "__len__")
+    )
+
+
+# What wakes a caller
+
+
+class _TrioNews:
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._token.run_sync_soon(self._event.set)
+
+    def clear(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class _AsyncioNews:
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._loop.call_soon_threadsafe(self._event.set)
+
+    def clear(self) -> None:
+        self._event.clear()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def _async_news() -> _TrioNews | _AsyncioNews:
+    return _TrioNews() if sniffio.current_async_library() == "trio" else _AsyncioNews()
+
+
+# What programs call
+
+
+def map(  # noqa: A001  (what it is)
+    function: Callable[[T], R],
+    items: Iterable[T] | AsyncIterable[T],
+    *,
+    chunk: ChunkSize = "auto",
+    timeout: float | None = None,
+    retries: int = 0,
+    max_in_flight: int = 256,
+    return_exceptions: bool = False,
+    as_completed: bool = False,
+    proxy: str | None = None,
+) -> MapCall[T, R]:
+    """Compute `[function(item) for item in items]` on the machines of the network.
+
+    Under trio and asyncio, `await` it for the list, or iterate over it with `async for`.
+
+    Args:
+        function: any function of one argument; what it uses travels with it, what is installed is
+            imported where it runs.
+        items: any iterable or asynchronous iterable; of one that is no sequence only as much is
+            read ahead as keeps the workers busy.
+        chunk: items of a message to a worker: a number, `auto` by measured time, or `sqrt` of how
+            many items there are.
+        timeout: seconds that one item may take; it fails with `TimeoutError` then.
+        retries: how often an item whose function raised is computed again.
+        max_in_flight: workers that are used at once, at the most.
+        return_exceptions: have an item's exception be its result.
+        as_completed: have results come as they are there, as pairs of index and result.
+        proxy: the address of the proxy that is asked for workers; else that of `MYXO_PROXY`, else
+            this machine's.
+
+    Raises:
+        Unpicklable: the function cannot travel; the message names what in it.
+        ValueError: a setting is none.
+        SettingsInvalid: the proxy's address is none.
+    """
+    settings = MapSettings(
+        chunk=chunk,
+        timeout_s=timeout,
+        retries=retries,
+        max_in_flight=max_in_flight,
+        return_exceptions=return_exceptions,
+        as_completed=as_completed,
+    )
+    return MapCall(function, items, process_workers(_proxy_address(proxy)), settings)
+
+
+def map_sync(function: Callable[[T], R], items: Iterable[T], **settings: Any) -> list[Any]:
+    """Compute `[function(item) for item in items]` as `map` does, and wait for it.
+
+    Args:
+        function: as of `map`.
+        items: as of `map`.
+        settings: as of `map`.
+    """
+    return list(map(function, items, **settings).wait())
+
+
+def _proxy_address(proxy: str | None) -> ProxyAddress:
+    said = proxy or os.environ.get("MYXO_PROXY") or DEFAULT_PROXY
+    host, port = split_address(said, default_host="127.0.0.1")
+    return ProxyAddress(host, port)

@@ -1,0 +1,56 @@
+"""A map's input as chunks: a sequence as it lies, or a window of what was read from an iterable."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+
+class Items(Protocol):
+    """Items by index."""
+
+    def take(self, indices: range) -> list[Any]:
+        """Return the items of a chunk; they may be asked for again until they are done."""
+
+    def done(self, indices: range) -> None:
+        """Let go of items whose outcomes are there."""
+
+
+class SequenceItems:
+    """A sequence that the caller holds anyway."""
+
+    def __init__(self, sequence: Sequence[Any]) -> None:
+        self._sequence = sequence
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+    def take(self, indices: range) -> list[Any]:
+        """Return the items of a chunk."""
+        return list(self._sequence[indices.start : indices.stop])
+
+    def done(self, indices: range) -> None:
+        """Nothing is held for the map."""
+
+
+class WindowItems:
+    """What was read and is not done."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Any] = {}
+        self._read = 0
+
+    def add(self, items: Iterable[Any]) -> int:
+        """Take in what was read; return how many it was."""
+        before = self._read
+        for item in items:
+            self._held[self._read] = item
+            self._read += 1
+        return self._read - before
+
+    def take(self, indices: range) -> list[Any]:
+        """Return the items of a chunk."""
+        return [self._held[index] for index in indices]
+
+    def done(self, indices: range) -> None:
+        """Let go of items whose outcomes are there."""
+        for index in indices:
+            del self._held[index]

@@ -1,0 +1,42 @@
+"""Objects as parts of a frame: a pickle, and beside it the large buffers that it speaks of."""
+
+import io
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+
+from myxo.mapping.frames import MAX_PARTS, Bytes
+
+LARGE_BYTES = 1 << 16
+"""Buffers of this size and more travel beside the pickle, where nothing copies them."""
+
+
+def pack(value: object) -> list[Bytes]:
+    """Return an object's parts; classes that cannot be imported elsewhere travel in it.
+
+    Raises what pickling it raises.
+    """
+    buffers: list[Bytes] = []
+
+    def in_line(buffer: pickle.PickleBuffer) -> bool:
+        if len(buffers) >= MAX_PARTS - 1:
+            return True
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < LARGE_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    stream = io.BytesIO()
+    cloudpickle.Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
+    return [stream.getbuffer(), *buffers]
+
+
+def unpack(parts: Sequence[Bytes]) -> Any:
+    """Return the object; arrays in it may lie in the parts. Raises what unpickling raises."""
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  (code is what is sent here)

@@ -1,0 +1,328 @@
+"""One map under way: its lanes, the schedule that feeds them, and the outcomes as they come.
+
+There are as many lanes as the work that is left is worth, and as the network has room for: each is
+asked for when the ones before it stand, and the proxy answers with a worker that runs, one that it
+has started, or the word that there is no room.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import ceil
+from typing import Any
+
+import trio
+
+from myxo.mapping.errors import FunctionUnusable, MapError, NoWorkers, Unpicklable
+from myxo.mapping.faults import Fault
+from myxo.mapping.frames import Frame, Kind, MalformedFrame
+from myxo.mapping.functions import PickledFunction
+from myxo.mapping.items import Items
+from myxo.mapping.lane import Lane, LaneLost, Refused
+from myxo.mapping.packing import pack, unpack
+from myxo.mapping.schedule import Chunk, LaneId, Schedule
+from myxo.mapping.settings import MapSettings
+from myxo.mapping.workers import Workers
+
+WORTH_A_LANE_S = 0.1
+"""Of computing that is left for each lane: about what the start of a worker takes."""
+
+FIRST_LANES = 2
+"""Before any item's time is known."""
+
+RETRY_S = 0.2
+MAX_LOST = 20
+"""Lanes in a row that end before they have answered anything."""
+
+NO_ROOM = frozenset({429, 503, 504})
+"""What a proxy answers when it has no worker for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Results of consecutive items.
+
+    Attributes:
+        indices: of the input.
+        values: one each, None where there is a fault.
+        faults: by index.
+        worker: that computed them.
+    """
+
+    indices: range
+    values: Sequence[Any]
+    faults: dict[int, Fault]
+    worker: str
+
+
+class MapRun:
+    """Runs one map.
+
+    Args:
+        function: what is computed.
+        items: of what.
+        schedule: which lane gets which.
+        workers: where they are had.
+        deliver: takes outcomes, each index once.
+        settings: what the caller said.
+        read_more: asks for so many items more of an input that is not whole; None where all are
+            there.
+    """
+
+    def __init__(
+        self,
+        function: PickledFunction,
+        items: Items,
+        schedule: Schedule,
+        workers: Workers,
+        deliver: Callable[[Outcomes], None],
+        settings: MapSettings,
+        *,
+        read_more: Callable[[int], None] | None = None,
+    ) -> None:
+        self._function = function
+        self._items = items
+        self._schedule = schedule
+        self._workers = workers
+        self._deliver = deliver
+        self._settings = settings
+        self._read_more = read_more
+        self._ids = count()
+        self._lanes: dict[LaneId, Lane] = {}
+        self._opening = 0
+        self._lost = 0
+        self._news = trio.Event()
+        self._refusal: Refused | None = None
+        self._registering = trio.Lock()
+        self._registered = False
+        self._untaken = 0
+        self._tries: Counter[int] = Counter()
+
+    async def run(self) -> None:
+        """Return when each item has its outcome.
+
+        Raises:
+            MapError: it cannot be done.
+        """
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            while not self._schedule.finished:
+                news = self._news
+                if not self._lanes and trio.current_time() - started > self._settings.patience_s:
+                    raise self._no_workers()
+                if self._lanes:
+                    started = trio.current_time()
+                while self._opening + len(self._lanes) < self._wanted_lanes():
+                    self._opening += 1
+                    nursery.start_soon(self._keep_lane)
+                with trio.move_on_after(RETRY_S):
+                    await news.wait()
+            nursery.cancel_scope.cancel()
+
+    def look_again(self) -> None:
+        """Note that more of the input is there, or its end."""
+        self._tell()
+
+    def taken(self, outcomes: int) -> None:
+        """Note that the caller has taken so many outcomes."""
+        self._untaken -= outcomes
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _no_workers(self) -> NoWorkers:
+        said = "" if self._refusal is None else f": {self._refusal}"
+        return NoWorkers(
+            f"no worker could be had at {self._workers.proxy} within "
+            f"{self._settings.patience_s:g} s{said}"
+        )
+
+    def _wanted_lanes(self) -> int:
+        """Return how many lanes the work that no lane has is worth, beside those that stand."""
+        left_s = self._schedule.waiting_s
+        more = FIRST_LANES if left_s is None else ceil(left_s / WORTH_A_LANE_S)
+        more = min(more, self._schedule.waiting)
+        if not self._lanes:
+            return min(max(1, more), FIRST_LANES, self._settings.max_in_flight)
+        # Asked for in doubling steps, so that few wait in vain where there is no room.
+        return min(len(self._lanes) + min(more, len(self._lanes)), self._settings.max_in_flight)
+
+    # A lane
+
+    async def _keep_lane(self) -> None:
+        """Have a lane from its opening to its loss."""
+        opening = True
+        try:
+            async with self._workers.lane() as lane:
+                key = LaneId(next(self._ids))
+                self._opening -= 1
+                opening = False
+                self._lanes[key] = lane
+                self._schedule.join(key)
+                self._tell()
+                try:
+                    await self._use(key, lane)
+                finally:
+                    del self._lanes[key]
+                    for index in self._schedule.lost(key, trio.current_time()):
+                        self._give_up(index, lane)
+                    self._tell()
+        except Refused as exc:
+            await self._refused(exc)
+        except LaneLost:
+            self._lost += 1
+            if self._lost > MAX_LOST:
+                raise NoWorkers("workers end before they answer; their logs say why") from None
+            await trio.sleep(RETRY_S)
+        finally:
+            if opening:
+                self._opening -= 1
+                self._tell()
+
+    async def _refused(self, refusal: Refused) -> None:
+        """Wait until it may be worth to ask again.
+
+        Raises:
+            NoWorkers: it never will be.
+        """
+        self._refusal = refusal
+        if self._workers.can_register(refusal):
+            async with self._registering:
+                if not self._registered:
+                    await self._workers.register()
+                    self._registered = True
+        elif refusal.status not in NO_ROOM:
+            raise NoWorkers(str(refusal)) from refusal
+        await trio.sleep(RETRY_S)
+
+    async def _use(self, key: LaneId, lane: Lane) -> None:
+        if lane.python[:2] != sys.version_info[:2]:
+            raise _other_python(lane)
+        chunks: dict[int, Chunk] = {}
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed, key, lane, chunks)
+                await self._hear(lane, chunks)
+                nursery.cancel_scope.cancel()
+        except* LaneLost as group:
+            raise LaneLost from group
+
+    async def _feed(self, key: LaneId, lane: Lane, chunks: dict[int, Chunk]) -> None:
+        """Send a lane what it is to compute, whenever something has changed."""
+        digest = (self._function.digest, self._settings.timeout_s)
+        await lane.send(Frame(Kind.BEGIN, parts=pack(digest)))
+        while True:
+            news, now = self._news, trio.current_time()
+            self._read()
+            chunk = None if self._is_held_back() else self._schedule.next(key, now)
+            await self._tell_shortened()
+            if chunk is not None:
+                chunks[chunk.id] = chunk
+                await self._send_chunk(lane, chunk)
+                continue
+            again = self._schedule.look_again_at(key, now)
+            with trio.move_on_at(again if again is not None else float("inf")):
+                await news.wait()
+
+    def _is_held_back(self) -> bool:
+        """Whether the caller has more outcomes to take than it is to be given ahead."""
+        untaken = self._settings.untaken
+        return untaken is not None and self._untaken >= untaken
+
+    def _read(self) -> None:
+        wanted = self._schedule.wanted
+        if wanted and self._read_more is not None:
+            self._read_more(wanted)
+
+    async def _send_chunk(self, lane: Lane, chunk: Chunk) -> None:
+        indices = range(chunk.start, chunk.stop)
+        parts = _packed(self._items.take(indices), chunk.start)
+        self._schedule.sent(chunk, sum(memoryview(part).nbytes for part in parts))
+        await lane.send(Frame(Kind.CHUNK, chunk.id, chunk.start, parts))
+
+    async def _tell_shortened(self) -> None:
+        for told in self._schedule.shortenings():
+            lane = self._lanes.get(told.lane)
+            if lane is not None:
+                try:
+                    await lane.send(Frame(Kind.STOP, told.chunk, told.stop))
+                except LaneLost:
+                    continue  # its own task hears of it
+
+    async def _hear(self, lane: Lane, chunks: dict[int, Chunk]) -> None:
+        while True:
+            frame = await lane.receive()
+            if frame.kind is Kind.OUTCOMES and frame.chunk in chunks:
+                self._lost = 0
+                self._take_in(lane, chunks[frame.chunk], frame)
+                self._tell()
+                await self._tell_shortened()
+            elif frame.kind is Kind.NEED:
+                await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
+            elif frame.kind is Kind.REFUSED:
+                raise _unusable(unpack(frame.parts), lane)
+            elif frame.kind is Kind.BYE:
+                return
+            else:
+                raise MalformedFrame(f"{frame.kind.name} is not for a caller")
+
+    def _take_in(self, lane: Lane, chunk: Chunk, frame: Frame) -> None:
+        busy_s, values, faults = unpack(frame.parts)
+        first = frame.upto - len(values)
+        by_index = {first + at: fault for at, fault in faults.items()}
+        again = [index for index in by_index if self._may_retry(index)]
+        now = trio.current_time()
+        for fresh in self._schedule.answered(chunk, frame.upto, busy_s, now, again):
+            its_values = values[fresh.start - first : fresh.stop - first]
+            its_faults = {index: fault for index, fault in by_index.items() if index in fresh}
+            self._hand_over(Outcomes(fresh, its_values, its_faults, lane.worker))
+
+    def _may_retry(self, index: int) -> bool:
+        self._tries[index] += 1
+        return self._tries[index] <= self._settings.retries
+
+    def _hand_over(self, outcomes: Outcomes) -> None:
+        self._items.done(outcomes.indices)
+        self._untaken += len(outcomes.indices)
+        self._deliver(outcomes)
+
+    def _give_up(self, index: int, lane: Lane) -> None:
+        fault = Fault("WorkerLost", "every worker that computed the item was lost meanwhile")
+        self._hand_over(Outcomes(range(index, index + 1), [None], {index: fault}, lane.worker))
+
+
+def _packed(items: list[Any], start: int) -> list[Any]:
+    """Return items as parts.
+
+    Raises:
+        Unpicklable: one cannot be pickled; the message says which.
+    """
+    try:
+        return pack(items)
+    except Exception:
+        for at, item in enumerate(items):
+            try:
+                pack(item)
+            except Exception as exc:
+                kind = type(item).__qualname__
+                raise Unpicklable(f"item {start + at} (a {kind}) cannot be sent: {exc}") from exc
+        raise
+
+
+def _other_python(lane: Lane) -> MapError:
+    own, its = (".".join(str(n) for n in v[:2]) for v in (sys.version_info, lane.python))
+    return FunctionUnusable(
+        f"worker {lane.worker} runs Python {its}, and functions of Python {own} do not run there; "
+        "install Myxo with the same one on both"
+    )
+
+
+def _unusable(fault: Fault, lane: Lane) -> MapError:
+    return FunctionUnusable(
+        f"worker {lane.worker} cannot load what was sent: {fault.kind}: {fault.message}\n"
+        f"{fault.trace}"
+    )

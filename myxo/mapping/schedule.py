@@ -1,0 +1,388 @@
+"""Which items a lane computes next: late, in measured chunks, and never lost.
+
+A lane is one connection to one worker. Items are numbered as they come from the input. Each lane
+gets a chunk when it asks for one, so that a fast lane gets more; a second one goes out before the
+first is done where the way to the worker would leave it idle. Workers report results in order while
+they compute, so that the schedule knows of each chunk what is left of it.
+
+When the input is used up, a lane without work takes the tail of what another one would take longest
+for: the victim is told to stop earlier. Where nothing is left to take but the item that a worker is
+at, and that takes far longer than items do, a second worker computes it too, and whoever is first
+counts (backup tasks, Dean and Ghemawat 2004). Each index has exactly one outcome.
+
+A lane that is lost gives its items back in pieces, so that an item that kills its worker is soon
+alone in its chunk; one that was alone and lost its worker too often is abandoned with that error.
+"""
+
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NewType
+
+from myxo.mapping.backlog import Backlog
+from myxo.mapping.intervals import Intervals
+from myxo.mapping.pace import GROWTH, Pace, chunk_size
+
+LaneId = NewType("LaneId", int)
+
+AHEAD = 2
+"""Chunks that a lane has at the most: the one that is computed, and one on its way."""
+
+PIECES = 8
+"""Of what a lost lane gives back."""
+
+SLOW = 2.0
+"""An item is a straggler when it has taken this many times what another worker would need."""
+
+COPIES = 2
+"""Of one item that are computed at once."""
+
+READ_AHEAD = 100_000
+"""Items that wait for a lane at the most."""
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Items that a lane was given.
+
+    Attributes:
+        start, stop: the indices, half open; a chunk ends earlier when its tail is taken.
+        done: the first index that the lane has not answered.
+        sent_at, moved_at: when it was given out, and when `done` last moved or its turn came.
+        began_idle: whether the lane had nothing else to do then.
+    """
+
+    id: int
+    lane: LaneId
+    start: int
+    stop: int
+    done: int
+    sent_at: float
+    moved_at: float
+    began_idle: bool
+    busy_s: float = 0.0
+
+    def __len__(self) -> int:
+        return self.stop - self.done
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """The lane need not compute a chunk from `stop` on."""
+
+    lane: LaneId
+    chunk: int
+    stop: int
+
+
+@dataclass(slots=True)
+class _Lane:
+    pace: Pace = field(default_factory=Pace)
+    chunks: deque[Chunk] = field(default_factory=deque)
+    last_size: int = 0
+
+    def drop(self, chunk: Chunk, now: float) -> None:
+        """Take a chunk out; it is the turn of the one behind it."""
+        first = self.chunks[0] is chunk
+        self.chunks.remove(chunk)
+        if first and self.chunks:
+            self.chunks[0].moved_at = now
+
+
+class Schedule:
+    """The state of one map.
+
+    Args:
+        chunk: items of a chunk, or None to go by measured time.
+        losses: how often an item that was alone may lose its worker before it is abandoned.
+        copies: whether stragglers are computed a second time.
+    """
+
+    def __init__(self, *, chunk: int | None = None, losses: int = 3, copies: bool = True) -> None:
+        self._fixed = chunk
+        self._losses = losses
+        self._copies = copies
+        self._ids = count()
+        self._lanes: dict[LaneId, _Lane] = {}
+        self._backlog = Backlog()
+        self._outcomes = Intervals()
+        self._pace = Pace()
+        self._lost_alone: Counter[int] = Counter()
+        self._shortened: list[Shortened] = []
+
+    # The input
+
+    def offer(self, items: int) -> None:
+        """Note that the input's next `items` may be given out."""
+        self._backlog.offer(items)
+
+    def close(self) -> None:
+        """Note that the input has ended."""
+        self._backlog.close()
+
+    @property
+    def wanted(self) -> int:
+        """How many more items should be read from the input now."""
+        if self._backlog.closed:
+            return 0
+        sizes = sum(self._size(lane, None) for lane in self._lanes.values())
+        return max(0, min(2 * sizes, READ_AHEAD) - len(self._backlog))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every index has its outcome."""
+        return self._backlog.closed and len(self._outcomes) == self._backlog.offered
+
+    @property
+    def waiting(self) -> int:
+        """Items that no lane has."""
+        return len(self._backlog)
+
+    @property
+    def waiting_s(self) -> float | None:
+        """Computing time of what no lane has, in seconds; None before an item's time is known."""
+        return None if self._pace.item_s is None else len(self._backlog) * self._pace.item_s
+
+    # Lanes
+
+    def join(self, lane: LaneId) -> None:
+        """Take in a lane that stands."""
+        self._lanes[lane] = _Lane()
+
+    def lost(self, lane: LaneId, now: float) -> list[int]:
+        """Take back what a lane had; return the indices that are abandoned by that."""
+        gone = self._lanes.pop(lane)
+        abandoned = []
+        for chunk in gone.chunks:
+            alone = chunk.stop - chunk.start == 1
+            if alone:
+                self._lost_alone[chunk.start] += 1
+            for missing in self._uncovered(chunk):
+                if alone and self._lost_alone[chunk.start] > self._losses:
+                    abandoned += [index for one in self._take_in(missing, now) for index in one]
+                else:
+                    self._backlog.give_back(_pieces(missing))
+        return abandoned
+
+    # Chunks
+
+    def next(self, lane: LaneId, now: float) -> Chunk | None:
+        """Return what a lane is to compute beside what it has, or None if nothing now."""
+        one = self._lanes[lane]
+        if one.chunks and not self._should_queue(one, now):
+            return None
+        size = self._size(one, len(self._backlog) if self._backlog.closed else None)
+        while size:
+            while given := self._backlog.take(size):
+                if open_ones := self._outcomes.missing(given.start, given.stop):
+                    self._backlog.give_back(open_ones[1:])
+                    return self._give(lane, open_ones[0], now)
+            if one.chunks or not self._backlog.closed:
+                return None
+            size = self._steal(lane, now)
+        return self._copy(lane, now)
+
+    def sent(self, chunk: Chunk, size: int) -> None:
+        """Take in how many bytes the items of a chunk were."""
+        for pace in self._paces(chunk.lane):
+            pace.sent(chunk.stop - chunk.start, size)
+
+    def answered(
+        self, chunk: Chunk, upto: int, busy_s: float, now: float, again: Collection[int] = ()
+    ) -> list[range]:
+        """Take in that a lane has answered a chunk up to an index.
+
+        Args:
+            chunk: as it was given out.
+            upto: the index behind the last that was answered.
+            busy_s: computing time of what is answered by this, in seconds.
+            now: seconds on a clock that does not go back.
+            again: indices among these that are to be computed once more.
+
+        Returns:
+            The indices whose outcome this is; the others have had theirs before.
+        """
+        if upto <= chunk.done:
+            return []
+        for pace in self._paces(chunk.lane):
+            pace.computed(upto - chunk.done, busy_s)
+        first = chunk.done
+        chunk.done, chunk.moved_at = upto, now
+        chunk.busy_s += busy_s
+        self._settle(chunk, now)
+        fresh = []
+        for index in sorted(again):
+            fresh += self._take_in(range(first, index), now)
+            self._backlog.give_back(self._outcomes.missing(index, index + 1))
+            first = index + 1
+        return fresh + self._take_in(range(first, upto), now)
+
+    def shortenings(self) -> list[Shortened]:
+        """Return what lanes are to be told, once each."""
+        told, self._shortened = self._shortened, []
+        return told
+
+    def look_again_at(self, lane: LaneId, now: float) -> float | None:
+        """Return when a lane without work should ask anew though nothing has come, or None."""
+        if self._lanes[lane].chunks or not self._copies:
+            return None
+        waits = [
+            chunk.moved_at + self._patience_s(lane)
+            for chunk in self._running(lane)
+            if self._may_copy(self._open_index(chunk))
+        ]
+        return max(now, min(waits)) if waits and self._pace.item_s is not None else None
+
+    # Giving out
+
+    def _size(self, lane: _Lane, left: int | None) -> int:
+        if self._fixed is not None:
+            return self._fixed
+        measured = lane.pace if lane.pace.item_s is not None else self._pace
+        last = lane.last_size or (self._largest_last() if measured is self._pace else 0)
+        return chunk_size(measured, last, left, max(1, len(self._lanes)))
+
+    def _largest_last(self) -> int:
+        """Of all lanes: a lane that joins need not begin with one item again."""
+        return max((one.last_size for one in self._lanes.values()), default=0) // GROWTH
+
+    def _should_queue(self, lane: _Lane, now: float) -> bool:
+        """Whether a lane would stand idle if its next chunk went out only when this one is done."""
+        if len(lane.chunks) >= AHEAD or lane.pace.item_s is None:
+            return False
+        return self._left_s(lane, now) < (lane.pace.cost_s or 0.0)
+
+    def _give(self, lane: LaneId, given: range, now: float) -> Chunk:
+        one = self._lanes[lane]
+        chunk = Chunk(
+            next(self._ids), lane, given.start, given.stop, given.start, now, now, not one.chunks
+        )
+        one.chunks.append(chunk)
+        one.last_size = len(given)
+        return chunk
+
+    def _steal(self, thief: LaneId, now: float) -> int:
+        """Put back as much of the slowest lane's tail as makes both end together; return it."""
+        victims = [one for key, one in self._lanes.items() if key != thief and one.chunks]
+        if not victims:
+            return 0
+        victim = max(victims, key=lambda one: self._left_s(one, now))
+        last = victim.chunks[-1]
+        # What is computed at this moment stays, unless the whole chunk has yet to begin.
+        spare = len(last) - (1 if len(victim.chunks) == 1 else 0)
+        own_s, its_s = self._item_s(self._lanes[thief]), self._item_s(victim)
+        gain_s = self._left_s(victim, now) - self._cost_s(thief)
+        even = int(gain_s / (own_s + its_s)) if own_s + its_s else -(-spare // 2)
+        items = min(even, spare)
+        if items < 1:
+            return 0
+        last.stop -= items
+        self._shortened.append(Shortened(last.lane, last.id, last.stop))
+        stolen = range(last.stop, last.stop + items)
+        self._settle(last, now)
+        self._backlog.give_back([stolen])
+        return items
+
+    def _copy(self, lane: LaneId, now: float) -> Chunk | None:
+        """Compute the item a second time that has been under way for longest."""
+        if not self._copies or self._pace.item_s is None:
+            return None
+        late = [
+            chunk
+            for chunk in self._running(lane)
+            if now - chunk.moved_at >= self._patience_s(lane)
+            and self._may_copy(self._open_index(chunk))
+        ]
+        if not late:
+            return None
+        index = self._open_index(min(late, key=lambda chunk: chunk.moved_at))
+        return self._give(lane, range(index, index + 1), now)
+
+    def _running(self, but: LaneId) -> list[Chunk]:
+        """What the other lanes are computing."""
+        return [one.chunks[0] for key, one in self._lanes.items() if key != but and one.chunks]
+
+    def _open_index(self, chunk: Chunk) -> int:
+        """Return a chunk's first index without outcome; there is one while the chunk stands."""
+        return self._outcomes.missing(chunk.done, chunk.stop)[0].start
+
+    def _may_copy(self, index: int) -> bool:
+        """Whether a further lane may compute an item; one that ended a worker is risked once."""
+        copies = sum(
+            chunk.done <= index < chunk.stop for one in self._lanes.values() for chunk in one.chunks
+        )
+        return copies < COPIES and not self._lost_alone[index]
+
+    # Measures
+
+    def _paces(self, lane: LaneId) -> tuple[Pace, ...]:
+        one = self._lanes.get(lane)
+        return (self._pace,) if one is None else (self._pace, one.pace)
+
+    def _item_s(self, lane: _Lane) -> float:
+        return lane.pace.item_s if lane.pace.item_s is not None else self._pace.item_s or 0.0
+
+    def _cost_s(self, lane: LaneId) -> float:
+        pace = self._lanes[lane].pace
+        return pace.cost_s if pace.cost_s is not None else self._pace.cost_s or 0.0
+
+    def _patience_s(self, lane: LaneId) -> float:
+        return SLOW * (self._item_s(self._lanes[lane]) + self._cost_s(lane))
+
+    def _left_s(self, lane: _Lane, now: float) -> float:
+        """Return how long a lane will take for what it has, as it looks now, in seconds.
+
+        An item that has taken longer than items do will take as long again.
+        """
+        first = lane.chunks[0]
+        item_s, under_way_s = self._item_s(lane), now - first.moved_at
+        current_s = item_s - under_way_s if under_way_s < item_s else under_way_s
+        items = sum(len(chunk) for chunk in lane.chunks) - 1
+        return current_s + items * max(item_s, under_way_s if self._pace.item_s is None else 0.0)
+
+    # Outcomes
+
+    def _take_in(self, indices: range, now: float) -> list[range]:
+        """Note outcomes; chunks of other lanes that are whole by them need not go on."""
+        fresh = self._outcomes.add(indices.start, indices.stop)
+        for one in fresh:
+            self._release(one, now)
+        return fresh
+
+    def _release(self, indices: range, now: float) -> None:
+        for one in self._lanes.values():
+            for chunk in tuple(one.chunks):
+                if chunk.done < indices.stop and indices.start < chunk.stop:
+                    self._settle(chunk, now)
+
+    def _settle(self, chunk: Chunk, now: float) -> None:
+        """Take a chunk from its lane when nothing in it lacks its outcome."""
+        lane = self._lanes.get(chunk.lane)
+        if lane is None or chunk not in lane.chunks:
+            return
+        if chunk.done < chunk.stop and self._outcomes.missing(chunk.done, chunk.stop):
+            return
+        lane.drop(chunk, now)
+        if chunk.done < chunk.stop:
+            chunk.stop = chunk.done
+            self._shortened.append(Shortened(chunk.lane, chunk.id, chunk.stop))
+        elif chunk.began_idle:
+            for pace in self._paces(chunk.lane):
+                pace.cost(now - chunk.sent_at - chunk.busy_s)
+
+    def _uncovered(self, chunk: Chunk) -> list[range]:
+        """Return what of a lost chunk has no outcome and is no other lane's."""
+        open_ones = Intervals()
+        for one in self._lanes.values():
+            for other in one.chunks:
+                open_ones.add(other.done, other.stop)
+        missing = self._outcomes.missing(chunk.done, chunk.stop)
+        return [gap for one in missing for gap in open_ones.missing(one.start, one.stop)]
+
+
+def _pieces(indices: range) -> list[range]:
+    """Cut a range into a first item, which may be to blame, and equal parts."""
+    size = -(-len(indices) // PIECES)
+    parts = [indices[at : at + size] for at in range(0, len(indices), size)]
+    return [*(part for part in (parts[0][:1], parts[0][1:]) if len(part)), *parts[1:]]

@@ -1,0 +1,101 @@
+"""The program of a map's worker: it computes chunks of one caller at a time.
+
+It needs Python's library and cloudpickle alone, so that any image with these can run it. The first
+process holds the port and starts the one that computes; when a function takes that one down, the
+next is there at once, and whoever was on its lane sees the connection end.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+from myxo.mapping.interrupts import Drained, Interrupts
+from myxo.mapping.worker_lane import Function, WorkerLane
+
+BACKLOG = 128
+RESTART_S = 0.05
+"""Between the end of a process that computed for less than `STABLE_S` and the start of the next."""
+
+STABLE_S = 1.0
+DRAINED = 0
+FUNCTIONS = 32
+"""Functions that stay loaded between callers."""
+
+
+def main() -> None:
+    """Serve at the port that the environment names until told to end."""
+    port = int(os.environ.get("SERVICE_PORT", "8080"))
+    host = os.environ.get("MYXO_WORKER_HOST", "127.0.0.1")
+    # Imported once, before the fork: each further process has it from the beginning.
+    import cloudpickle  # noqa: F401, PLC0415
+
+    listener = socket.create_server((host, port), backlog=BACKLOG)
+    Supervisor(listener).run()
+
+
+class Supervisor:
+    """Keeps one process that computes."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._child: int | None = None
+        self._ending = False
+
+    def run(self) -> None:
+        """Return when it was told to end and its process has."""
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+        while not self._ending:
+            began = time.monotonic()
+            self._child = self._start()
+            if self._ending:  # told between the check and the start
+                os.kill(self._child, signal.SIGTERM)
+            _, status = os.waitpid(self._child, 0)
+            self._child = None
+            if os.waitstatus_to_exitcode(status) != DRAINED and not self._ending:
+                sys.stderr.write(f"worker: a process ended with {_described(status)}\n")
+                if time.monotonic() - began < STABLE_S:
+                    time.sleep(RESTART_S)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        self._ending = True
+        if self._child is not None:
+            os.kill(self._child, signal.SIGTERM)
+
+    def _start(self) -> int:
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            serve(self._listener)
+        except Drained:
+            status = DRAINED
+        finally:
+            os._exit(status)
+
+
+def serve(listener: socket.socket) -> None:
+    """Take one connection after the other until `Drained` is raised by the word to end."""
+    functions: dict[bytes, Function] = {}
+    interrupts = Interrupts()
+    while True:
+        with interrupts.waiting():
+            connection, _ = listener.accept()
+        with connection:
+            WorkerLane(connection, functions, interrupts).run()
+        while len(functions) > FUNCTIONS:
+            del functions[next(iter(functions))]
+
+
+def _described(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The service whose instances compute maps: what it is, and that the network knows it.
+
+It is a service as any other, so it is started on demand, near and where there is room, and paused
+and removed when nobody maps. Each owner has one of their own: it is signed with their key, and runs
+only where the machine's operator lets that owner run code.
+"""
+
+import hashlib
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from myxo.mapping.errors import NoWorkers
+from myxo.mapping.lane import Lane, ProxyAddress, Refused, open_lane
+from myxo.mapping.owner import owner
+from overlay.identity import Identity
+from overlay.names import ServiceName, service_name
+from overlay.spec import ServiceSpec
+
+COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.mapping.worker'
+"""By the interpreter of the machine's own allocator, which has what a worker needs."""
+
+REGISTERING = "myxo.mapping.registering"
+
+UNKNOWN_SERVICE = 404
+CORE_MILLICORES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where workers are had.
+
+    Attributes:
+        proxy: that is asked.
+        service: which they are instances of.
+        spec: what the service is; None if it is not this map's to register.
+    """
+
+    proxy: ProxyAddress
+    service: ServiceName
+    spec: ServiceSpec | None = None
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[Lane]:
+        """Open a lane to a worker. Raises what `open_lane` raises."""
+        async with open_lane(self.proxy, self.service) as lane:
+            yield lane
+
+    def can_register(self, refusal: Refused) -> bool:
+        """Whether a refusal says that the network does not know the service, and this may tell."""
+        return refusal.status == UNKNOWN_SERVICE and self.spec is not None
+
+    async def register(self) -> None:
+        """Tell the network what the service is.
+
+        Raises:
+            NoWorkers: no registry takes it.
+        """
+        if self.spec is None:
+            return
+        command = [sys.executable, "-m", REGISTERING, self.service]
+        said = self.spec.model_dump_json().encode()
+        done = await trio.run_process(command, stdin=said, capture_stderr=True, check=False)
+        if done.returncode:
+            text = done.stderr.decode(errors="replace").strip()
+            raise NoWorkers(f"the worker service could not be registered: {text}")
+
+
+def process_workers(proxy: ProxyAddress) -> Workers:
+    """Return workers that are processes of the machines' users, a core each."""
+    spec = ServiceSpec(process=COMMAND, concurrency=1, cpu_millicores=CORE_MILLICORES)
+    return Workers(proxy, _name(owner(), spec), spec)
+
+
+def _name(its_owner: Identity, spec: ServiceSpec) -> ServiceName:
+    """Return a name that is one owner's, and this spec's."""
+    said = f"{its_owner.peer_id} {spec.model_dump_json()}"
+    return service_name(f"map-{hashlib.sha256(said.encode()).hexdigest()[:10]}")

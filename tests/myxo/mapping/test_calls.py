@@ -1,0 +1,283 @@
+"""Maps on a real worker: what comes back is what a plain loop would have made."""
+
+import asyncio
+import math
+import operator
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import myxo
+from myxo.mapping.errors import FunctionUnusable, ItemFailed, NoWorkers, Unpicklable, WorkerLost
+from overlay.testing_ports import free_port
+
+OFFSET = 7
+
+
+class Point:
+    """What is defined beside the caller travels with what uses it."""
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.x == self.x
+
+    def __hash__(self) -> int:
+        return hash(self.x)
+
+    def moved(self, by: int) -> "Point":
+        return Point(self.x + by)
+
+
+class OwnError(Exception):
+    pass
+
+
+def factorial(n: int) -> int:
+    return 1 if n < 2 else n * factorial(n - 1)
+
+
+def multiplied(x: int, by: int = 3) -> int:
+    return x * by
+
+
+def fails_at_three(x: int) -> int:
+    if x == 3:
+        raise OwnError("three is not to be had")
+    return x
+
+
+def test_what_functions_use_travels_with_them(worker: str) -> None:
+    add = 5
+    items = list(range(20))
+    functions: list[Callable[[int], Any]] = [
+        lambda x: x + add,
+        lambda x: x + OFFSET,
+        multiplied,
+        factorial,
+        math.sqrt,
+        Point(1).moved,
+        partial(operator.sub, 10),
+        lambda x: os.path.join("a", str(x)),  # noqa: PTH118  (an imported module's function)
+        lambda x: Point(x).moved(1),
+    ]
+    for function in functions:
+        assert myxo.map_sync(function, items, proxy=worker) == [function(x) for x in items]
+
+
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(items=st.lists(plain_values, max_size=40), chunk=st.sampled_from(["auto", "sqrt", 1, 7]))
+def test_items_come_back_as_they_went(worker: str, items: list[Any], chunk: Any) -> None:
+    assert myxo.map_sync(lambda x: x, items, chunk=chunk, proxy=worker) == items
+
+
+def test_objects_of_the_callers_own_classes_go_and_come(worker: str) -> None:
+    points = [Point(x) for x in range(10)]
+    assert myxo.map_sync(lambda p: p.moved(1), points, proxy=worker) == [p.moved(1) for p in points]
+
+
+def test_large_arguments_and_results_are_whole(worker: str) -> None:
+    blocks = [bytearray(os.urandom(3_000_000)) for _ in range(4)]
+    assert myxo.map_sync(lambda block: block, blocks, proxy=worker) == blocks
+
+
+def test_a_generator_is_read_no_further_than_the_work_needs(worker: str) -> None:
+    read = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal read
+        while True:
+            yield read
+            read += 1
+
+    async def first_ten() -> list[int]:
+        results = []
+        async for result in myxo.map(lambda x: x * 2, endless(), chunk=5, proxy=worker):
+            results.append(result)
+            if len(results) == 10:
+                break
+        return results
+
+    assert asyncio.run(first_ten()) == [x * 2 for x in range(10)]
+    assert read < 1000
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+def run_under_asyncio(use: Callable[[str], Coroutine[Any, Any, None]], worker: str) -> None:
+    asyncio.run(use(worker))
+
+
+async def whole_list(worker: str) -> None:
+    assert await myxo.map(lambda x: -x, range(500), proxy=worker) == [-x for x in range(500)]
+    assert await myxo.map(lambda x: -x, numbers(20), proxy=worker) == [-x for x in range(20)]
+
+
+async def in_order(worker: str) -> None:
+    seen = [result async for result in myxo.map(lambda x: -x, range(500), proxy=worker)]
+    assert seen == [-x for x in range(500)]
+
+
+async def as_completed(worker: str) -> None:
+    pairs = myxo.map(lambda x: -x, range(500), as_completed=True, proxy=worker)
+    assert {index: result async for index, result in pairs} == {x: -x for x in range(500)}
+
+
+@pytest.mark.parametrize("use", [whole_list, in_order, as_completed])
+@pytest.mark.parametrize("run", [trio.run, run_under_asyncio])
+def test_it_is_awaited_and_iterated_under_trio_and_asyncio(
+    worker: str,
+    use: Callable[[str], Coroutine[Any, Any, None]],
+    run: Callable[[Callable[[str], Coroutine[Any, Any, None]], str], None],
+) -> None:
+    run(use, worker)
+
+
+def test_no_items_need_no_worker() -> None:
+    assert myxo.map_sync(factorial, [], proxy=f"127.0.0.1:{free_port()}") == []
+
+
+# Errors
+
+
+def test_an_items_own_exception_is_raised_with_where_it_happened(worker: str) -> None:
+    with pytest.raises(OwnError, match="three is not to be had") as caught:
+        myxo.map_sync(fails_at_three, range(10), proxy=worker)
+    (note,) = caught.value.__notes__
+    assert note.startswith("item 3 of the map, computed by worker ")
+    assert "in fails_at_three" in str(caught.value.__cause__)
+
+
+def test_exceptions_can_be_results_and_sink_no_other_item(worker: str) -> None:
+    results = myxo.map_sync(fails_at_three, range(10), return_exceptions=True, proxy=worker)
+    assert isinstance(results[3], OwnError)
+    assert results[:3] + results[4:] == [0, 1, 2, *range(4, 10)]
+
+
+def test_an_exception_that_cannot_travel_is_told(worker: str) -> None:
+    def fails(x: int) -> int:
+        class Hidden(Exception):
+            def __init__(self, lock: object) -> None:
+                super().__init__(f"hidden {x}")
+                self.lock = lock
+
+        raise Hidden(threading.Lock())
+
+    with pytest.raises(ItemFailed, match=r"item 0: .*Hidden: hidden 0") as caught:
+        myxo.map_sync(fails, [1 - 1], proxy=worker)
+    assert "in fails" in caught.value.trace
+
+
+def test_what_raised_is_computed_again_as_often_as_asked(worker: str, tmp_path: Path) -> None:
+    def fails_twice(x: int) -> int:
+        tries = tmp_path / str(x)
+        before = tries.stat().st_size if tries.exists() else 0
+        tries.write_bytes(b"x" * (before + 1))
+        if before < 2:
+            raise OwnError("not yet")
+        return before
+
+    assert myxo.map_sync(fails_twice, [1, 2], retries=2, proxy=worker) == [2, 2]
+    with pytest.raises(OwnError):
+        myxo.map_sync(fails_twice, [3], retries=1, proxy=worker)
+
+
+def test_an_item_that_takes_too_long_fails_alone(worker: str) -> None:
+    def waits_at_three(x: int) -> int:
+        if x == 3:
+            time.sleep(60)
+        return x
+
+    results = myxo.map_sync(
+        waits_at_three, range(6), timeout=0.3, return_exceptions=True, proxy=worker
+    )
+    assert isinstance(results[3], TimeoutError)
+    assert results[:3] + results[4:] == [0, 1, 2, 4, 5]
+
+
+def test_an_item_that_ends_its_worker_is_named_and_sinks_no_other(worker: str) -> None:
+    def ends_at_three(x: int) -> int:
+        if x == 3:
+            os._exit(9)
+        return x
+
+    results = myxo.map_sync(ends_at_three, range(50), return_exceptions=True, proxy=worker)
+    assert isinstance(results[3], WorkerLost)
+    assert results[:3] + results[4:] == [0, 1, 2, *range(4, 50)]
+
+
+def test_what_cannot_travel_is_named(worker: str) -> None:
+    lock = threading.Lock()
+    with pytest.raises(Unpicklable, match=r"<lambda> cannot be sent: lock \(a lock\)"):
+        myxo.map_sync(lambda _: lock, [1], proxy=worker)
+    with pytest.raises(Unpicklable, match=r"item 1 \(a lock\) cannot be sent"):
+        myxo.map_sync(str, [1, threading.Lock()], proxy=worker)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        myxo.map_sync(lambda x: threading.Lock() if x else x, [0, 1], proxy=worker)
+
+
+def test_a_module_that_is_not_installed_there_is_named(
+    worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It lies where this process takes modules to be installed, and the worker's does not look.
+    monkeypatch.setattr("myxo.mapping.functions._INSTALLED_UNDER", (tmp_path,))
+    (tmp_path / "only_here.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = __import__("only_here")
+    with pytest.raises(FunctionUnusable, match="No module named 'only_here'"):
+        myxo.map_sync(only_here.double, [1], proxy=worker)
+    del sys.modules["only_here"]
+
+
+def test_where_no_proxy_is_that_is_said() -> None:
+    with pytest.raises(NoWorkers, match=r"no proxy answers at .* `myxo up`"):
+        myxo.map_sync(factorial, [1], proxy=f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"chunk": 0}, "chunk is 0"),
+        ({"chunk": "big"}, "chunk is 'big'"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"retries": -1}, "retries is -1"),
+        ({"max_in_flight": True}, "max_in_flight is True"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        myxo.map_sync(factorial, [1], **setting)
+
+
+# Cancellation
+
+
+async def test_a_caller_that_is_cancelled_frees_its_worker(worker: str) -> None:
+    started = trio.current_time()
+    with trio.move_on_after(0.5) as scope:
+        await myxo.map(lambda _: time.sleep(600), range(10), proxy=worker)
+    assert scope.cancelled_caught
+    with trio.fail_after(60):
+        assert await myxo.map(factorial, [5], proxy=worker) == [120]
+    assert trio.current_time() - started < 300

@@ -1,0 +1,123 @@
+"""The schedule in virtual time, and what must hold whatever workers do."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myxo.mapping.schedule import Schedule
+from myxo.mapping.testing import Outcome, Simulation, Worker, constant
+
+ITEM_S = 0.01
+
+
+def simulate(
+    workers: list[Worker], items: int, *, chunk: int | None = None, reports_every: int = 1
+) -> Outcome:
+    return Simulation(workers, items, Schedule(chunk=chunk), reports_every).run()
+
+
+def each_once(outcome: Outcome, items: int) -> bool:
+    return outcome.answered == dict.fromkeys(range(items), 1)
+
+
+workers_that_differ = st.lists(
+    st.builds(
+        Worker,
+        item_s=st.sampled_from([0.0, 1e-6, 1e-3, 0.05]).map(constant),
+        one_way_s=st.sampled_from([0.0, 0.0005, 0.05]),
+        joins_at=st.sampled_from([0.0, 0.01, 0.3]),
+        dies_at=st.sampled_from([None, 0.0, 0.02, 0.2]),
+        killed_by=st.frozensets(st.integers(0, 30), max_size=3),
+        returns_after_s=st.sampled_from([0.0, 0.1]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=200)
+@given(
+    workers=workers_that_differ,
+    items=st.integers(0, 300),
+    chunk=st.none() | st.integers(1, 50),
+    reports_every=st.integers(1, 20),
+)
+def test_each_index_has_one_outcome_whatever_becomes_of_workers(
+    workers: list[Worker], items: int, chunk: int | None, reports_every: int
+) -> None:
+    # One that nothing ends, so that the map can end.
+    alive = Worker(constant(1e-3), joins_at=0.4)
+    outcome = simulate([*workers, alive], items, chunk=chunk, reports_every=reports_every)
+    assert each_once(outcome, items)
+
+
+def test_no_items_are_no_work() -> None:
+    assert simulate([Worker(constant(ITEM_S))], 0).chunks == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 16])
+def test_equal_workers_share_the_work(workers: int) -> None:
+    outcome = simulate([Worker(constant(ITEM_S))] * workers, 2000)
+    assert each_once(outcome, 2000)
+    assert outcome.took_s <= 1.05 * 2000 * ITEM_S / workers
+    assert outcome.computed <= 2000 + 2 * workers
+
+
+@pytest.mark.parametrize("one_way_s", [0.01, 0.05, 0.15])
+def test_a_far_worker_is_not_idle(one_way_s: float) -> None:
+    outcome = simulate([Worker(constant(ITEM_S), one_way_s)] * 2, 2000)
+    assert outcome.took_s <= 1.1 * 2000 * ITEM_S / 2 + 4 * one_way_s
+
+
+def test_items_that_cost_nothing_go_in_few_chunks() -> None:
+    outcome = simulate([Worker(constant(5e-8))] * 2, 20_000, reports_every=20_000)
+    assert each_once(outcome, 20_000)
+    assert outcome.chunks <= 24
+
+
+def test_a_worker_ten_times_slower_does_not_hold_the_others_up() -> None:
+    workers = [Worker(constant(ITEM_S))] * 3 + [Worker(constant(10 * ITEM_S))]
+    outcome = simulate(workers, 1000)
+    assert each_once(outcome, 1000)
+    assert outcome.took_s <= 1.05 * 1000 * ITEM_S / 3.1
+
+
+def test_a_worker_that_gets_stuck_does_not_hold_the_others_up() -> None:
+    stuck = Worker(lambda index: ITEM_S if index < 100 else 1e6)
+    outcome = simulate([Worker(constant(ITEM_S))] * 3 + [stuck], 1000)
+    assert each_once(outcome, 1000)
+    assert outcome.took_s <= 1.15 * 1000 * ITEM_S / 3
+
+
+def test_costs_that_grow_are_shared_too() -> None:
+    outcome = simulate([Worker(lambda index: index * 1e-4)] * 4, 1000)
+    assert outcome.took_s <= 1.1 * sum(index * 1e-4 for index in range(1000)) / 4
+
+
+def test_a_worker_that_dies_half_way_costs_its_share() -> None:
+    workers = [Worker(constant(ITEM_S))] * 3 + [Worker(constant(ITEM_S), dies_at=1.25)]
+    outcome = simulate(workers, 1000)
+    assert each_once(outcome, 1000)
+    undisturbed_s = 1000 * ITEM_S / 4
+    assert outcome.took_s <= 1.3 * undisturbed_s
+
+
+def test_an_item_that_kills_workers_is_abandoned_and_sinks_no_other() -> None:
+    poison = frozenset({371})
+    workers = [Worker(constant(1e-3), killed_by=poison, returns_after_s=0.1)] * 3
+    outcome = simulate(workers, 1000, reports_every=10)
+    assert outcome.abandoned == [371]
+    assert each_once(outcome, 1000)
+
+
+def test_a_late_worker_takes_part() -> None:
+    late = Worker(constant(ITEM_S), joins_at=1.0)
+    outcome = simulate([Worker(constant(ITEM_S)), late], 600)
+    assert outcome.took_s <= 1.05 * (1.0 + (600 * ITEM_S - 1.0) / 2)
+
+
+@given(st.integers(1, 40), st.integers(1, 3))
+def test_chunks_of_a_given_size_have_that_size(chunk: int, workers: int) -> None:
+    outcome = simulate([Worker(constant(ITEM_S))] * workers, 400, chunk=chunk)
+    assert each_once(outcome, 400)
+    assert outcome.chunks >= -(-400 // chunk)
