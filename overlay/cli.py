@@ -71,7 +71,7 @@ def print_version(value: bool) -> None:
 YOUNG_OBJECTS = 10_000
 """Containers that come to be between two collections. Those of 32 requests under way are more
 than the 700 of Python's default, which would look through them again and again, for nothing: a
-request leaves no cycle behind. Of what does, so many are some MiB."""
+request leaves no cycle behind."""
 
 
 def run_daemon(

@@ -316,7 +316,7 @@ class _Server:
 
     def _welcomed(self, holder: LeaseHolder, welcome: Welcome) -> None:
         """Listen where this machine's containers look for the proxy, once for each place."""
-        if self._grace.stopping.is_set():
+        if self._grace.leaving:
             return
         for bridge in welcome.bridges:
             if bridge.address not in self._bridges:

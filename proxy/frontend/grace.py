@@ -27,6 +27,7 @@ class Grace:
         listeners: runs what accepts connections.
         lasting: runs what requests need to their end: leases, and starts that they wait for.
         connections: runs the client connections.
+        leaving: nothing may begin to accept any more; the listeners may be closing still.
         stopping: set when the proxy is to end and nothing accepts any more.
         idle: ends the wait of each connection on which no request is under way.
         close: closes the roads when the last request has ended.
@@ -39,6 +40,7 @@ class Grace:
     connections: trio.Nursery
 
     def __init__(self) -> None:
+        self.leaving = False
         self.stopping = trio.Event()
         self.idle: set[trio.CancelScope] = set()
         self.close: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -66,7 +68,10 @@ class Grace:
         try:
             async with trio.open_nursery() as self.listeners:
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self.leaving = True  # before the nursery takes no more, which is a bug to ask
             self._end_within(self.retired_s)
             await trio.sleep_forever()
         finally:
