@@ -46,9 +46,12 @@ DAEMONS = {
 IMAGE = "myxo-test-where:latest"
 WHERE = "/cgi-bin/where"
 HELD = "/cgi-bin/held"
+ASKS = "/cgi-bin/asks"
 GO = "/www/go"
 SCRIPTS = {
     "where": "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'; hostname\n",
+    "asks": "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'; "
+    f"wget -qO- http://$PROXY_IP:$PROXY_PORT/$QUERY_STRING{WHERE}\n",
     "held": f"#!/bin/sh\nuntil [ -e {GO} ]; do sleep 0.1; done; exec /www/cgi-bin/where\n",
 }
 COMMAND = "trap 'exit 0' TERM; httpd -f -p $SERVICE_PORT -h /www & wait"
@@ -346,6 +349,15 @@ def test_a_caller_that_is_farther_than_the_wish_gets_an_instance_of_its_own(thre
     within(SEEN_TIMEOUT_S, lambda: three.host_of(three["h1"].ask(service)) == "h1", three.report)
     assert three.where(service) == {"h1": 1, "h2": 1}
     assert three.host_of(three["h3"].ask(service)) == "h2"
+
+
+def test_what_a_service_asks_for_is_bound_by_its_own_limits(three: Three) -> None:
+    target = three.add_near_h3("asked-for")
+    assert three.host_of(three["h1"].ask(target)) == "h2", "nothing binds a caller that is none"
+    asking = three.add("asking", NetworkHardReq={"RTT": SOFT_MS})
+    assert three.host_of(three["h1"].ask(asking, f"{ASKS}?{target}")) == "h1"
+    assert three.where(asking) == {"h1": 1}
+    assert three.where(target) == {"h1": 1, "h2": 1}, "h2 is farther than the asking one may ask"
 
 
 def test_requests_in_flight_on_a_host_that_dies_are_answered_elsewhere(three: Three) -> None:
