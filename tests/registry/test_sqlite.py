@@ -87,5 +87,11 @@ async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_the_module_needs_no_libp2p() -> None:
-    check = "import sys, registry.sqlite; sys.exit('libp2p' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    check = """
+import sys, registry.sqlite
+from overlay.lean_libp2p import PACKAGES
+loaded = {name for name in sys.modules if name.partition(".")[0] == "libp2p"}
+sys.exit(str(loaded - set(PACKAGES)) if loaded - set(PACKAGES) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
