@@ -39,17 +39,17 @@ ETCD_READY = "serving client traffic"
 START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 
 
-APART = frozenset({"bench", "bootstrap", "overlay", "proxy"})
-"""Folders whose tests meet others neither at this machine's engine nor at its well-known ports."""
+APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"})
+"""Folders whose tests do not meet others at this machine's well-known ports."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
     parser.addoption(
         "--part",
-        choices=["machine", "labs", "process"],
+        choices=["machine", "labs", "ports"],
         help="only the tests that need this machine, or only those on networks in namespaces, "
-        "or only those within one process",
+        "or only those on ports of their own",
     )
 
 
@@ -67,7 +67,8 @@ def _part(item: pytest.Item) -> str:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
         return "labs"
-    return "process" if folder in APART else "machine"
+    alone = folder in APART and item.get_closest_marker("docker") is None
+    return "ports" if alone else "machine"
 
 
 def pytest_configure() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, in three parts at once, which wait more than they compute: those that use this
 # machine's engine and well-known ports, whose output is shown as it comes, those on networks in
-# namespaces, and those within one process, whose output follows.
+# namespaces, and those on ports of their own, whose output follows.
 #
 #   tools/test.sh [PYTEST FLAG…]
 set -uo pipefail
@@ -14,15 +14,15 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 .venv/bin/python -m pytest --part=labs "$@" >"$logs/labs" 2>&1 &
 labs=$!
-.venv/bin/python -m pytest --part=process "$@" >"$logs/process" 2>&1 &
-process=$!
+.venv/bin/python -m pytest --part=ports "$@" >"$logs/ports" 2>&1 &
+ports=$!
 # An interrupt reaches all three; each ends what it has started.
-trap 'wait "$labs" "$process"; cat "$logs/labs" "$logs/process"; exit 130' INT
+trap 'wait "$labs" "$ports"; cat "$logs/labs" "$logs/ports"; exit 130' INT
 
 status=0
 .venv/bin/python -m pytest --part=machine "$@" || status=$?
 wait "$labs" || status=$?
 cat "$logs/labs"
-wait "$process" || status=$?
-cat "$logs/process"
+wait "$ports" || status=$?
+cat "$logs/ports"
 exit $status
