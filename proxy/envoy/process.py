@@ -24,6 +24,9 @@ from proxy.envoy.sockets import end_connections
 READY_TIMEOUT_S = 30.0
 """Until it listens for the first time; it takes 0.1 s on an idle machine."""
 
+QUIET_LOOKS = 5
+"""In a row without a request: a kept connection may send its next one between two."""
+
 READY_POLL_S = 0.02
 RESTART_FIRST_S, RESTART_MOST_S = 0.1, 10.0
 HEALTHY_AFTER_S = 10.0
@@ -196,7 +199,9 @@ class EnvoyProcess:
             try:
                 await self._admin.stop_listening()
                 await trio.sleep(FAREWELL_S)
-                while await self._admin.requests():  # noqa: ASYNC110  (another process's state)
+                quiet = 0
+                while quiet < QUIET_LOOKS:
+                    quiet = 0 if await self._admin.requests() else quiet + 1
                     await trio.sleep(READY_POLL_S)
             except AdminUnreachable as exc:
                 log.warning("envoy.not_drained", reason=str(exc))
