@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import sniffio
 import trio
@@ -66,13 +66,10 @@ class MapCall(Generic[T, R]):
         return self._all().__await__()
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return self._each()
+        return self._iterate(replace(self._settings, untaken=UNTAKEN))
 
     async def _all(self) -> list[Any]:
         return [result async for result in self._iterate(self._settings)]
-
-    def _each(self) -> AsyncIterator[Any]:
-        return self._iterate(replace(self._settings, untaken=UNTAKEN))
 
     async def _iterate(self, settings: MapSettings) -> AsyncIterator[Any]:
         news = _async_news()
@@ -124,15 +121,20 @@ class _Passage:
     ) -> None:
         self._settings = settings
         self._mailbox = Mailbox(notify)
-        self._held: dict[int, Any] = {}
+        self._held: dict[int, tuple[Any, bool]] = {}
         self._next = 0
-        whole = isinstance(items, Sequence) or _is_array(items)
-        source: Items = SequenceItems(items) if whole else WindowItems()  # type: ignore[arg-type]
-        self._async_input = aiter(items) if isinstance(items, AsyncIterable) else None
-        self._input = iter(()) if whole or self._async_input else iter(items)  # type: ignore[arg-type]
-        schedule = Schedule(chunk=settings.chunk_of(len(source) if whole else 0))  # type: ignore[arg-type]
-        if whole:
-            schedule.offer(len(source))  # type: ignore[arg-type]
+        self._input: Iterator[Any] = iter(())
+        self._async_input: AsyncIterator[Any] | None = None
+        source: Items = WindowItems()
+        if _is_whole(items):
+            source = SequenceItems(items)
+        elif isinstance(items, AsyncIterable):
+            self._async_input = aiter(items)
+        else:
+            self._input = iter(items)
+        schedule = Schedule(chunk=settings.chunk_of(source.count or 0))
+        if source.count is not None:
+            schedule.offer(source.count)
             schedule.close()
         self._engine = Engine(function, source, schedule, workers, self._mailbox, settings)
         self._engine.start()
@@ -148,8 +150,9 @@ class _Passage:
             Exception: an item's, or that with which the map ended.
         """
         for outcomes in mail.outcomes:
-            yield from self._completed(outcomes) if self._settings.as_completed else ()
-            if not self._settings.as_completed:
+            if self._settings.as_completed:
+                yield from self._completed(outcomes)
+            else:
                 yield from self._in_order(outcomes)
         if mail.ended and mail.error is not None:
             raise _alone(mail.error)
@@ -160,10 +163,8 @@ class _Passage:
         self._engine.took(len(outcomes.indices))
 
     def _in_order(self, outcomes: Outcomes) -> Iterator[Any]:
-        values = self._values(outcomes)
-        faulty = outcomes.faults
-        for index, value in zip(outcomes.indices, values, strict=True):
-            self._held[index] = (value, index in faulty)
+        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
+            self._held[index] = value, index in outcomes.faults
         given = 0
         while self._next in self._held:
             value, is_fault = self._held.pop(self._next)
@@ -232,11 +233,10 @@ def _exception(fault: Fault, index: int, worker: str) -> BaseException:
     return error
 
 
-def _is_array(items: object) -> bool:
-    """Whether it is read by index and slice, as arrays and series are, without being a sequence."""
-    return (
-        hasattr(items, "__array__") and hasattr(items, "__getitem__") and hasattr(items, "__len__")
-    )
+def _is_whole(items: object) -> TypeGuard[Sequence[Any]]:
+    """Whether all items are there by index and slice, as in sequences, arrays and series."""
+    read_by_index = all(hasattr(items, f"__{name}__") for name in ("array", "getitem", "len"))
+    return isinstance(items, Sequence) or read_by_index
 
 
 # What wakes a caller

@@ -1,7 +1,7 @@
 """A map's own thread, so that callers of every kind of concurrency have the same map."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -39,7 +39,6 @@ class Engine:
         self._items = items
         self._schedule = schedule
         self._mailbox = mailbox
-        windowed = isinstance(items, WindowItems)
         self._run = MapRun(
             function,
             items,
@@ -47,7 +46,7 @@ class Engine:
             workers,
             mailbox.put,
             settings,
-            read_more=mailbox.want if windowed else None,
+            read_more=mailbox.want if items.count is None else None,
         )
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
@@ -59,13 +58,12 @@ class Engine:
         self._thread.start()
         self._running.wait()
 
-    def give(self, items: Iterable[Any], *, ended: bool) -> None:
+    def give(self, items: list[Any], *, ended: bool) -> None:
         """Hand over more of the input; from any thread."""
-        held = list(items)
 
         def take() -> None:
             if isinstance(self._items, WindowItems):
-                self._schedule.offer(self._items.add(held))
+                self._schedule.offer(self._items.add(items))
             if ended:
                 self._schedule.close()
             self._run.look_again()
@@ -84,7 +82,7 @@ class Engine:
         """Wait for the thread's end; it is near once the map has ended or was cancelled."""
         self._thread.join()
 
-    def _soon(self, call: Any) -> None:
+    def _soon(self, call: Callable[[], None]) -> None:
         try:
             if self._token is not None:
                 self._token.run_sync_soon(call)

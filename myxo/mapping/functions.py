@@ -63,10 +63,14 @@ def _is_own(name: str, module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if name == "__main__" or file is None or getattr(module, "__name__", None) != name:
         return False
+    return not _is_installed(file) and name.partition(".")[0] not in _distributed()
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    """Whether a file is where what is installed lies; asked of each module for each map."""
     path = Path(file)
-    if any(path.is_relative_to(root) for root in _INSTALLED_UNDER):
-        return False
-    return name.partition(".")[0] not in _distributed()
+    return any(path.is_relative_to(root) for root in _INSTALLED_UNDER)
 
 
 @functools.cache

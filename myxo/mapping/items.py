@@ -5,7 +5,13 @@ from typing import Any, Protocol
 
 
 class Items(Protocol):
-    """Items by index."""
+    """Items by index.
+
+    Attributes:
+        count: how many the input has; None where it is read as the map goes.
+    """
+
+    count: int | None
 
     def take(self, indices: range) -> list[Any]:
         """Return the items of a chunk; they may be asked for again until they are done."""
@@ -18,10 +24,8 @@ class SequenceItems:
     """A sequence that the caller holds anyway."""
 
     def __init__(self, sequence: Sequence[Any]) -> None:
+        self.count: int | None = len(sequence)
         self._sequence = sequence
-
-    def __len__(self) -> int:
-        return len(self._sequence)
 
     def take(self, indices: range) -> list[Any]:
         """Return the items of a chunk."""
@@ -33,6 +37,8 @@ class SequenceItems:
 
 class WindowItems:
     """What was read and is not done."""
+
+    count: int | None = None
 
     def __init__(self) -> None:
         self._held: dict[int, Any] = {}

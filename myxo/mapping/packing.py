@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cloudpickle
@@ -35,6 +35,15 @@ def pack(value: object) -> list[Bytes]:
     stream = io.BytesIO()
     cloudpickle.Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
     return [stream.getbuffer(), *buffers]
+
+
+def unpicklable(values: Iterable[object]) -> Iterator[tuple[int, Exception]]:
+    """Yield which of some values cannot be packed, by position, and why."""
+    for at, value in enumerate(values):
+        try:
+            pack(value)
+        except Exception as exc:  # noqa: BLE001  (whatever pickling a user's object raises)
+            yield at, exc
 
 
 def unpack(parts: Sequence[Bytes]) -> Any:

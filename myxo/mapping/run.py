@@ -21,7 +21,7 @@ from myxo.mapping.frames import Frame, Kind, MalformedFrame
 from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items
 from myxo.mapping.lane import Lane, LaneLost, Refused
-from myxo.mapping.packing import pack, unpack
+from myxo.mapping.packing import pack, unpack, unpicklable
 from myxo.mapping.schedule import Chunk, LaneId, Schedule
 from myxo.mapping.settings import MapSettings
 from myxo.mapping.workers import Workers
@@ -36,6 +36,7 @@ RETRY_S = 0.2
 MAX_LOST = 20
 """Lanes in a row that end before they have answered anything."""
 
+UNKNOWN_SERVICE = 404
 NO_ROOM = frozenset({429, 503, 504})
 """What a proxy answers when it has no worker for now."""
 
@@ -121,16 +122,13 @@ class MapRun:
                     await news.wait()
             nursery.cancel_scope.cancel()
 
-    def look_again(self) -> None:
-        """Note that more of the input is there, or its end."""
-        self._tell()
-
     def taken(self, outcomes: int) -> None:
         """Note that the caller has taken so many outcomes."""
         self._untaken -= outcomes
-        self._tell()
+        self.look_again()
 
-    def _tell(self) -> None:
+    def look_again(self) -> None:
+        """Have each lane ask anew what it is to compute: something has changed."""
         self._news.set()
         self._news = trio.Event()
 
@@ -163,14 +161,14 @@ class MapRun:
                 opening = False
                 self._lanes[key] = lane
                 self._schedule.join(key)
-                self._tell()
+                self.look_again()
                 try:
                     await self._use(key, lane)
                 finally:
                     del self._lanes[key]
                     for index in self._schedule.lost(key, trio.current_time()):
                         self._give_up(index, lane)
-                    self._tell()
+                    self.look_again()
         except Refused as exc:
             await self._refused(exc)
         except LaneLost:
@@ -181,7 +179,7 @@ class MapRun:
         finally:
             if opening:
                 self._opening -= 1
-                self._tell()
+                self.look_again()
 
     async def _refused(self, refusal: Refused) -> None:
         """Wait until it may be worth to ask again.
@@ -190,7 +188,7 @@ class MapRun:
             NoWorkers: it never will be.
         """
         self._refusal = refusal
-        if self._workers.can_register(refusal):
+        if refusal.status == UNKNOWN_SERVICE:
             async with self._registering:
                 if not self._registered:
                     await self._workers.register()
@@ -259,7 +257,7 @@ class MapRun:
             if frame.kind is Kind.OUTCOMES and frame.chunk in chunks:
                 self._lost = 0
                 self._take_in(lane, chunks[frame.chunk], frame)
-                self._tell()
+                self.look_again()
                 await self._tell_shortened()
             elif frame.kind is Kind.NEED:
                 await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
@@ -304,12 +302,9 @@ def _packed(items: list[Any], start: int) -> list[Any]:
     try:
         return pack(items)
     except Exception:
-        for at, item in enumerate(items):
-            try:
-                pack(item)
-            except Exception as exc:
-                kind = type(item).__qualname__
-                raise Unpicklable(f"item {start + at} (a {kind}) cannot be sent: {exc}") from exc
+        for at, exc in unpicklable(items):
+            kind = type(items[at]).__qualname__
+            raise Unpicklable(f"item {start + at} (a {kind}) cannot be sent: {exc}") from exc
         raise
 
 

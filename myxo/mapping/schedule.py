@@ -38,6 +38,9 @@ SLOW = 2.0
 COPIES = 2
 """Of one item that are computed at once."""
 
+LOSSES = 3
+"""How often an item that was alone may lose its worker before it is abandoned."""
+
 READ_AHEAD = 100_000
 """Items that wait for a lane at the most."""
 
@@ -95,14 +98,10 @@ class Schedule:
 
     Args:
         chunk: items of a chunk, or None to go by measured time.
-        losses: how often an item that was alone may lose its worker before it is abandoned.
-        copies: whether stragglers are computed a second time.
     """
 
-    def __init__(self, *, chunk: int | None = None, losses: int = 3, copies: bool = True) -> None:
+    def __init__(self, *, chunk: int | None = None) -> None:
         self._fixed = chunk
-        self._losses = losses
-        self._copies = copies
         self._ids = count()
         self._lanes: dict[LaneId, _Lane] = {}
         self._backlog = Backlog()
@@ -159,7 +158,7 @@ class Schedule:
             if alone:
                 self._lost_alone[chunk.start] += 1
             for missing in self._uncovered(chunk):
-                if alone and self._lost_alone[chunk.start] > self._losses:
+                if alone and self._lost_alone[chunk.start] > LOSSES:
                     abandoned += [index for one in self._take_in(missing, now) for index in one]
                 else:
                     self._backlog.give_back(_pieces(missing))
@@ -225,7 +224,7 @@ class Schedule:
 
     def look_again_at(self, lane: LaneId, now: float) -> float | None:
         """Return when a lane without work should ask anew though nothing has come, or None."""
-        if self._lanes[lane].chunks or not self._copies:
+        if self._lanes[lane].chunks:
             return None
         waits = [
             chunk.moved_at + self._patience_s(lane)
@@ -286,7 +285,7 @@ class Schedule:
 
     def _copy(self, lane: LaneId, now: float) -> Chunk | None:
         """Compute the item a second time that has been under way for longest."""
-        if not self._copies or self._pace.item_s is None:
+        if self._pace.item_s is None:
             return None
         late = [
             chunk

@@ -36,7 +36,7 @@ from myxo.mapping.frames import (
     in_few,
 )
 from myxo.mapping.interrupts import Interrupted, Interrupts
-from myxo.mapping.packing import pack, unpack
+from myxo.mapping.packing import pack, unpack, unpicklable
 
 REPORT_S = 0.02
 """Between what is sent of a chunk that is being computed."""
@@ -372,10 +372,7 @@ def _packed(busy_s: float, values: list[Any], faults: dict[int, Fault]) -> list[
     try:
         return pack((busy_s, values, faults))
     except Exception:  # noqa: BLE001  (whatever a class of the user's does there)
-        for at, value in enumerate(values):
-            try:
-                pack(value)
-            except Exception as exc:  # noqa: BLE001  (the same)
-                values[at] = None
-                faults[at] = fault_of(exc)
+        for at, exc in unpicklable(tuple(values)):
+            values[at] = None
+            faults[at] = fault_of(exc)
         return pack((busy_s, values, faults))

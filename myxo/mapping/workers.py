@@ -7,14 +7,13 @@ only where the machine's operator lets that owner run code.
 
 import hashlib
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import trio
 
 from myxo.mapping.errors import NoWorkers
-from myxo.mapping.lane import Lane, ProxyAddress, Refused, open_lane
+from myxo.mapping.lane import Lane, ProxyAddress, open_lane
 from myxo.mapping.owner import owner
 from overlay.identity import Identity
 from overlay.names import ServiceName, service_name
@@ -25,7 +24,6 @@ COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.mapping.worker'
 
 REGISTERING = "myxo.mapping.registering"
 
-UNKNOWN_SERVICE = 404
 CORE_MILLICORES = 1000
 
 
@@ -36,22 +34,16 @@ class Workers:
     Attributes:
         proxy: that is asked.
         service: which they are instances of.
-        spec: what the service is; None if it is not this map's to register.
+        spec: what the service is.
     """
 
     proxy: ProxyAddress
     service: ServiceName
-    spec: ServiceSpec | None = None
+    spec: ServiceSpec
 
-    @asynccontextmanager
-    async def lane(self) -> AsyncIterator[Lane]:
+    def lane(self) -> AbstractAsyncContextManager[Lane]:
         """Open a lane to a worker. Raises what `open_lane` raises."""
-        async with open_lane(self.proxy, self.service) as lane:
-            yield lane
-
-    def can_register(self, refusal: Refused) -> bool:
-        """Whether a refusal says that the network does not know the service, and this may tell."""
-        return refusal.status == UNKNOWN_SERVICE and self.spec is not None
+        return open_lane(self.proxy, self.service)
 
     async def register(self) -> None:
         """Tell the network what the service is.
@@ -59,8 +51,6 @@ class Workers:
         Raises:
             NoWorkers: no registry takes it.
         """
-        if self.spec is None:
-            return
         command = [sys.executable, "-m", REGISTERING, self.service]
         said = self.spec.model_dump_json().encode()
         done = await trio.run_process(command, stdin=said, capture_stderr=True, check=False)
