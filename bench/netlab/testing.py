@@ -13,16 +13,16 @@ MakeLab = Callable[..., Lab]
 _LOOK_AGAIN_S = 0.05
 
 
-def within(seconds: float, condition: Callable[[], bool], what: Callable[[], object]) -> None:
+def within(seconds: float, condition: Callable[[], bool], what: str | Callable[[], object]) -> None:
     """Return when `condition` holds; what it looks at tells nobody that it changed.
 
     Raises:
-        AssertionError: it does not hold in time; with what `what` returns then.
+        AssertionError: it does not hold in time; with `what`, or what it returns then.
     """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(what())
+            raise AssertionError(what if isinstance(what, str) else what())
         time.sleep(_LOOK_AGAIN_S)
 
 

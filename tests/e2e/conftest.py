@@ -431,6 +431,14 @@ def process_network(module_daemons: Any) -> Network:
 
 
 @pytest.fixture
+def own_network(daemons: Any) -> Network:
+    """A network whose allocator runs processes, of one test's own."""
+    made = Network(daemons)
+    made.found("process")
+    return made
+
+
+@pytest.fixture
 def make_network() -> Callable[[Any], Network]:
     """Makes networks that are not started yet, of one `daemons` each."""
     return Network

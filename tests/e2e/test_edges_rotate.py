@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_envoy_elsewhere import RAW, hosts_of, join_line, within
+from bench.netlab.testing import within
+from tests.e2e.steps import join_line
+from tests.e2e.test_envoy_elsewhere import PATIENCE_S, RAW, hosts_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -47,12 +49,12 @@ def test_no_request_fails_while_the_passphrase_changes_nor_after_it(
     edge.start("proxy", *flags, "--bootstrap", *join[2:], "4200")
     first.run("registry-cli", "add", "--process", SHOWS, "shows")
     second.run("curl", "-sS", "--fail", "-m", "60", "127.0.0.1:4200/shows/")
-    within(lambda: hosts_of(edge, "shows") == {"second"}, "the edge sees the instance")
+    within(PATIENCE_S, lambda: hosts_of(edge, "shows") == {"second"}, "the edge sees the instance")
     over, seen = lan.folder / "over", lan.folder / "seen"
 
     def more(count: int) -> None:
         before = answered(seen).get("200", 0)
-        within(lambda: answered(seen).get("200", 0) >= before + count, "it goes on")
+        within(PATIENCE_S, lambda: answered(seen).get("200", 0) >= before + count, "it goes on")
 
     with edge.running_command(sys.executable, "-c", ASK, str(over), str(seen)) as asking:
         more(50)
@@ -63,7 +65,7 @@ def test_no_request_fails_while_the_passphrase_changes_nor_after_it(
         second.stop()
         second.start(*join_line(printed), "--runtime", "process", "--hostname", "second")
         more(50)
-        within(lambda: hosts_of(edge, "shows") != set(), "there is an instance")
+        within(PATIENCE_S, lambda: hosts_of(edge, "shows") != set(), "there is an instance")
         assert answered(seen).keys() <= {"200"}, answered(seen)
         over.touch()
         asking.wait(60)

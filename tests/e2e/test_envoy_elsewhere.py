@@ -4,13 +4,14 @@ import json
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.netlab.testing import within
+from tests.e2e.steps import join_line, status
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -29,23 +30,6 @@ WAITS = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
     "  def log_message(self,*a): pass\n"
     "h.ThreadingHTTPServer(('127.0.0.1',int(os.environ['SERVICE_PORT'])),H).serve_forever()\n"
 )
-
-
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-def join_line(printed: str) -> list[str]:
-    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
-
-
-def status(host: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.run("myxo", "status", "--json"))
-    return found
 
 
 def envoy_of(host: Any) -> dict[str, Any]:
@@ -94,10 +78,10 @@ def network(lan: Any) -> tuple[Any, Any, Any]:
 def test_envoy_goes_to_another_machine_by_itself(network: tuple[Any, Any, Any]) -> None:
     first, _, edge = network
     first.run("registry-cli", "add", "--process", SHOWS, "shows")
-    within(partial(serves, edge, "shows"), "Envoy serves it")
+    within(PATIENCE_S, partial(serves, edge, "shows"), "Envoy serves it")
     before = carried(edge, "shows")
     heads = [ask(edge, "shows/x?y", "-H", "Myxo-Any-Of: forged/1") for _ in range(5)]
-    within(lambda: carried(edge, "shows") >= before + 5, "Envoy carried them")
+    within(PATIENCE_S, lambda: carried(edge, "shows") >= before + 5, "Envoy carried them")
     for head in heads:
         first_line, *lines = head.lower().splitlines()
         assert first_line == "get /x?y http/1.1"
@@ -118,18 +102,18 @@ def test_what_is_under_way_is_counted_there_and_fails_over_when_the_cable_is_pul
     first, second, edge = network
     first.run("registry-cli", "add", "--process", WAITS, "waits")
     ask(second, "waits/")
-    within(lambda: hosts_of(edge, "waits") == {"second"}, "the edge sees the instance")
-    within(partial(serves, edge, "waits"), "Envoy serves it")
+    within(PATIENCE_S, lambda: hosts_of(edge, "waits") == {"second"}, "the edge sees the instance")
+    within(PATIENCE_S, partial(serves, edge, "waits"), "Envoy serves it")
     before, go = carried(edge, "waits"), lan.folder / "go"
     url = f"127.0.0.1:4200/waits/wait?{go}"
     with edge.running_command("curl", "-sS", "--fail", "-m", "400", url) as slow:
-        within(lambda: in_flight(second) == 1, "the gateway counts it")
-        within(lambda: carried(edge, "waits") == before + 1, "it is Envoy's")
+        within(PATIENCE_S, lambda: in_flight(second) == 1, "the gateway counts it")
+        within(PATIENCE_S, lambda: carried(edge, "waits") == before + 1, "it is Envoy's")
         second.cut()
         go.touch()
         answered, error = slow.communicate(timeout=400)
     assert answered == b"ok\n", error
-    within(lambda: "second" not in hosts_of(edge, "waits"), "it is out of the view")
+    within(PATIENCE_S, lambda: "second" not in hosts_of(edge, "waits"), "it is out of the view")
     assert ask(edge, "waits/") == "ok\n"
 
 
@@ -141,13 +125,14 @@ def test_another_machine_is_used_when_all_instances_are_full(
     conf.write_text(json.dumps({"concurrency": 16, "max_instances": 2}))
     first.run("registry-cli", "add", "--conf", str(conf), "--process", WAITS, "narrow")
     ask(second, "narrow/")
-    within(lambda: hosts_of(edge, "narrow") == {"second"}, "the edge sees the instance")
-    within(partial(serves, edge, "narrow"), "Envoy serves it")
+    within(PATIENCE_S, lambda: hosts_of(edge, "narrow") == {"second"}, "the edge sees the instance")
+    within(PATIENCE_S, partial(serves, edge, "narrow"), "Envoy serves it")
     go = lan.folder / "go"
     url = f"127.0.0.1:4200/narrow/wait/[1-18]?{go}"
     command = ("curl", "-sS", "--fail", "-Z", "--parallel-immediate", "--parallel-max", "18")
     with edge.running_command(*command, "-m", "400", url) as all_of_them:
         within(
+            PATIENCE_S,
             lambda: sum(map(in_flight, (first, second))) == 18,
             "those that found no room are elsewhere",
         )
@@ -164,8 +149,8 @@ def test_an_instance_beyond_the_hard_limit_gets_nothing(network: tuple[Any, Any,
     first.run("registry-cli", "add", "--conf", str(conf), "--process", SHOWS, "near")
     first.run("registry-cli", "add", "--process", SHOWS, "shows")
     ask(second, "near/")
-    within(lambda: hosts_of(edge, "near") == {"second"}, "the edge sees the instance")
-    within(partial(serves, edge, "shows"), "Envoy serves what has no limit")
+    within(PATIENCE_S, lambda: hosts_of(edge, "near") == {"second"}, "the edge sees the instance")
+    within(PATIENCE_S, partial(serves, edge, "shows"), "Envoy serves what has no limit")
     assert "near" not in envoy_of(edge)["serves"]
     code = ("-o", "/dev/null", "-w", "%{http_code}")
     assert edge.run("curl", "-sS", "-m", "60", *code, "127.0.0.1:4200/near/") == "503"

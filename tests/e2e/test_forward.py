@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -18,20 +17,15 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.netlab.testing import within
+from tests.e2e.steps import join_line
+
 pytestmark = pytest.mark.slow
 
 COMMANDS = Path(sys.executable).parent
 LINES = Path(__file__).resolve().parents[2] / "demos" / "lines" / "lines.py"
 TALK = Path(__file__).with_name("talk_server.py")
 TIMEOUT_S = 60.0
-
-
-def within(seconds: float, condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -410,10 +404,6 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as so
 assert answer[:size] == said, len(answer)
 print(answer[size:].decode())
 """
-
-
-def join_line(printed: str) -> list[str]:
-    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
 
 
 @pytest.mark.netns

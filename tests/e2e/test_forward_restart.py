@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from bench.netlab.testing import within
 from tests.e2e.test_forward import (
     LINES,
     TALK,
@@ -19,7 +20,6 @@ from tests.e2e.test_forward import (
     forwarding,
     myxo,
     refused,
-    within,
 )
 from tests.e2e.test_restart import take_over
 
@@ -83,21 +83,13 @@ def ask_by_datagram(sock: socket.socket) -> None:
         return
 
 
-@pytest.fixture
-def network(make_network: Any, daemons: Any) -> Any:
-    """A network of processes of this test's own."""
-    made = make_network(daemons)
-    made.found("process")
-    return made
-
-
-async def test_what_is_forwarded_goes_on_over_a_restart(network: Any) -> None:
-    talk = network.add_process("talk", TALK, protocol="tcp", idle_stop_s=600)
-    upper = network.add_process("upper", LINES, "upper udp $SERVICE_PORT", protocol="udp")
-    opened = await trio.to_thread.run_sync(myxo, network, "forward", upper, "--keep")
+async def test_what_is_forwarded_goes_on_over_a_restart(own_network: Any) -> None:
+    talk = own_network.add_process("talk", TALK, protocol="tcp", idle_stop_s=600)
+    upper = own_network.add_process("upper", LINES, "upper udp $SERVICE_PORT", protocol="udp")
+    opened = await trio.to_thread.run_sync(myxo, own_network, "forward", upper, "--keep")
     kept = int(opened.stdout.split(" -> ")[0].rpartition(":")[2])
-    old, clients = network.running["proxy"].process, Clients()
-    with trio.fail_after(300), forwarding(network, talk) as (port, command):
+    old, clients = own_network.running["proxy"].process, Clients()
+    with trio.fail_after(300), forwarding(own_network, talk) as (port, command):
         with (
             closing(await trio.to_thread.run_sync(connect, port)) as held,
             socket.socket(type=socket.SOCK_DGRAM) as sock,
@@ -108,7 +100,7 @@ async def test_what_is_forwarded_goes_on_over_a_restart(network: Any) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(clients.keep_on, partial(say_anew, port), port)
                 nursery.start_soon(clients.keep_on, partial(ask_by_datagram, sock), kept)
-                await trio.to_thread.run_sync(partial(take_over, network))
+                await trio.to_thread.run_sync(partial(take_over, own_network))
                 at = dict(clients.counts)
                 await until(lambda: all(clients.counts[p] > at[p] + 10 for p in (port, kept)))
                 clients.over = True
@@ -117,9 +109,9 @@ async def test_what_is_forwarded_goes_on_over_a_restart(network: Any) -> None:
             await trio.to_thread.run_sync(say, held, b"after")
         assert await trio.to_thread.run_sync(old.wait) == 0
         await trio.to_thread.run_sync(say_anew, port)
-        listed = await trio.to_thread.run_sync(myxo, network, "forward", "--list")
+        listed = await trio.to_thread.run_sync(myxo, own_network, "forward", "--list")
         assert f"127.0.0.1:{port} -> {talk}" in listed.stdout
         assert f"127.0.0.1:{kept} -> {upper}" in listed.stdout
         assert command.poll() is None
     await until(lambda: refused(port))
-    network.no_traceback()
+    own_network.no_traceback()

@@ -5,8 +5,7 @@ import queue
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,14 @@ import grpc
 import httpx
 import pytest
 
+from bench.netlab.testing import within
+
 pytestmark = pytest.mark.slow
 
 SERVER = Path(__file__).with_name("grpc_server.py")
 CLIENT = Path(__file__).with_name("grpc_client.py")
 METHOD = "/myxo.test.Echo/"
 TIMEOUT_S = 60.0
-
-
-def within(seconds: float, condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """A network over several hosts, made by the commands that a person types on each."""
 
-import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
+
+from bench.netlab.testing import within
+from tests.e2e.steps import join_line, status
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,23 +30,6 @@ SERVER = f"exec {shlex.quote(sys.executable)} -u -c " + shlex.quote(
 )
 
 
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + SEEN_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-def join_line(printed: str) -> list[str]:
-    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
-
-
-def status(host: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.run("myxo", "status", "--json"))
-    return found
-
-
 def test_three_hosts_join_by_the_printed_line_and_each_reaches_a_service_by_name(lan: Any) -> None:
     first, second, third = lan.host(), lan.host(), lan.host()
     up = first.start("myxo", "up", "--runtime", "process", "--hostname", "first")
@@ -57,10 +41,10 @@ def test_three_hosts_join_by_the_printed_line_and_each_reaches_a_service_by_name
 
     answers = [first.run("curl", "-sS", "127.0.0.1:4200/hello/x?q=1")]
     for host in (second, third):
-        within(partial(_sees_one, host), "it sees the first host's instance")
+        within(SEEN_TIMEOUT_S, partial(_sees_one, host), "it sees the first host's instance")
         answers.append(host.run("curl", "-sS", "127.0.0.1:4200/hello/x?q=1"))
     assert {a.split()[1] for a in answers} == {"/x?q=1"}
-    within(lambda: len(status(third)["peers"]) == 7, "the third sees every daemon")
+    within(SEEN_TIMEOUT_S, lambda: len(status(third)["peers"]) == 7, "the third sees every daemon")
     seen = status(third)
     assert [i["service"] for i in seen["instances"]] == ["hello"], "three hosts share one start"
     assert all(p["rtt_s"] is not None for p in seen["peers"])
@@ -73,7 +57,7 @@ def test_a_host_whose_cable_is_pulled_gets_no_new_request_after_three_seconds(la
         host.start(*join, "--runtime", "process", "--hostname", name)
     first.run("registry-cli", "add", "--process", SERVER, "hello")
     second.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
-    within(partial(_sees_one, third), "the third host sees the instance")
+    within(SEEN_TIMEOUT_S, partial(_sees_one, third), "the third host sees the instance")
     third.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
     owner = status(third)["instances"][0]["host"]
     victim, witness = (second, third) if owner == "second" else (first, third)
@@ -85,7 +69,7 @@ def test_a_host_whose_cable_is_pulled_gets_no_new_request_after_three_seconds(la
     took = time.monotonic() - began
     assert answered
     assert took < 15, "the request waited for the dead machine"
-    within(lambda: owner not in _hosts(witness), "it is out of the view")
+    within(SEEN_TIMEOUT_S, lambda: owner not in _hosts(witness), "it is out of the view")
 
 
 def test_a_request_under_way_when_the_cable_is_pulled_is_answered_elsewhere(lan: Any) -> None:
@@ -95,11 +79,11 @@ def test_a_request_under_way_when_the_cable_is_pulled_is_answered_elsewhere(lan:
     third.start(*join, "--runtime", "process", "--hostname", "third")
     first.run("registry-cli", "add", "--process", SERVER, "hello")
     second.run("curl", "-sS", "--fail", "127.0.0.1:4200/hello/")
-    within(lambda: _hosts(third) == {"second"}, "the third host sees the instance")
+    within(SEEN_TIMEOUT_S, lambda: _hosts(third) == {"second"}, "the third host sees the instance")
     go = lan.folder / "go"
     url = f"127.0.0.1:4200/hello/wait?{go}"
     with third.running_command("curl", "-sS", "--fail", "-m", "90", url) as slow:
-        within(lambda: _in_flight(second) == 1, "the request is under way")
+        within(SEEN_TIMEOUT_S, lambda: _in_flight(second) == 1, "the request is under way")
         second.cut()
         go.touch()
         answered, _ = slow.communicate(timeout=90)
@@ -156,4 +140,4 @@ def test_installed_units_run_what_they_say(lan: Any) -> None:
         assert join[join.index("--psk") + 1] not in text, "the passphrase is not in the unit"
         started = next(line for line in text.splitlines() if line.startswith("ExecStart="))
         second.start("env", psk, *shlex.split(started.removeprefix("ExecStart=")))
-    within(lambda: len(status(first)["peers"]) == 5, "both daemons are members")
+    within(SEEN_TIMEOUT_S, lambda: len(status(first)["peers"]) == 5, "both daemons are members")

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,19 +12,12 @@ import httpx
 import pytest
 
 from allocator.engine.sandbox_image import PROGRAM
+from bench.netlab.testing import within
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 Containers = Callable[[str], list[Any]]
 TIMEOUT_S = 60.0
-
-
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def get(url: str, **options: Any) -> httpx.Response:
@@ -204,7 +196,7 @@ def test_a_container_that_never_listens_is_504_with_the_end_of_its_log(
     assert answer.status_code == 504
     assert "warming up" in answer.text
     assert "$SERVICE_PORT" in answer.text
-    within(lambda: containers_of(name) == [], "it is removed")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "it is removed")
 
 
 def test_a_container_that_ends_at_once_is_an_error_with_its_log(
@@ -215,7 +207,7 @@ def test_a_container_that_ends_at_once_is_an_error_with_its_log(
     assert answer.status_code in {502, 503, 504}
     assert "exit code 3" in answer.text
     assert "no such table" in answer.text
-    within(lambda: containers_of(name) == [], "it is removed")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "it is removed")
 
 
 def test_an_idle_instance_stops_and_the_next_request_starts_another(
@@ -223,7 +215,7 @@ def test_an_idle_instance_stops_and_the_next_request_starts_another(
 ) -> None:
     name = docker_network.add_echo(echo_image, idle_stop_s=1)
     first = get(docker_network.url(name)).json()["instance"]
-    within(lambda: containers_of(name) == [], "it stops when idle")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "it stops when idle")
     second = get(docker_network.url(name))
     assert second.status_code == 200
     assert second.json()["instance"] != first
@@ -246,11 +238,15 @@ def test_a_new_revision_replaces_the_old_without_a_failed_request(
     with stream(docker_network.url(name)) as seen:
         seen.await_more(20)
         docker_network.add_echo(echo_image, name=name, env={"VERSION": "2"})
-        within(lambda: seen.answered[-1].text.find('"version": "2"') > 0, "the new one answers")
+        within(
+            TIMEOUT_S,
+            lambda: seen.answered[-1].text.find('"version": "2"') > 0,
+            "the new one answers",
+        )
         seen.await_more(20)
     assert seen.failed == []
     assert seen.statuses() == {200}, [a.text for a in seen.answered if a.status_code != 200][:2]
-    within(lambda: len(containers_of(name)) == 1, "the old one is gone")
+    within(TIMEOUT_S, lambda: len(containers_of(name)) == 1, "the old one is gone")
 
 
 def test_a_deleted_service_stops_and_is_404(
@@ -259,8 +255,8 @@ def test_a_deleted_service_stops_and_is_404(
     name = docker_network.add_echo(echo_image)
     assert get(docker_network.url(name)).status_code == 200
     docker_network.registry_cli("delete", name)
-    within(lambda: get(docker_network.url(name)).status_code == 404, "it is unknown")
-    within(lambda: containers_of(name) == [], "it stops")
+    within(TIMEOUT_S, lambda: get(docker_network.url(name)).status_code == 404, "it is unknown")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "it stops")
 
 
 def test_an_instance_is_told_its_port_and_its_proxy_and_reaches_others_by_it(
@@ -340,7 +336,11 @@ def test_a_clean_stop_of_the_allocator_removes_its_containers(
     assert docker_network.kill("allocator", 15) == 0
     assert containers_of(echo) == []
     docker_network.restart("allocator")
-    within(lambda: get(docker_network.url(echo)).status_code == 200, "the new allocator serves")
+    within(
+        TIMEOUT_S,
+        lambda: get(docker_network.url(echo)).status_code == 200,
+        "the new allocator serves",
+    )
     docker_network.no_traceback()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench.netlab.hosts import Daemon, Host
-from bench.netlab.testing import MakeLab
+from bench.netlab.testing import MakeLab, within
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -81,14 +81,6 @@ class Site:
         return list(allocator["addresses"])
 
 
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + SEEN_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
 @pytest.fixture
 def site(lab: MakeLab) -> Callable[[str], Site]:
     """Start everything behind routers of one kind."""
@@ -111,6 +103,7 @@ def site(lab: MakeLab) -> Callable[[str], Site]:
         add = ["registry-cli", "--bootstrap", made.address, "add", "--process", SERVER, "echo"]
         made.cloud.run(add, environment=SECRET)
         within(
+            SEEN_TIMEOUT_S,
             lambda: any("/p2p-circuit" in one for one in made.addresses()),
             "the allocator finds out that nobody can dial it",
         )
@@ -124,7 +117,7 @@ def test_an_instance_behind_a_home_router_serves_a_proxy_behind_another_one_dire
 ) -> None:
     there = site("cone")
     assert there.curl("127.0.0.1:4200/echo/5") == "xxxxx"
-    within(lambda: not there.relayed(), "the two get through to each other")
+    within(SEEN_TIMEOUT_S, lambda: not there.relayed(), "the two get through to each other")
     assert len(there.curl(f"127.0.0.1:4200/echo/{BIG}")) == BIG
     for name in ("bootstrap", "registry-service"):  # which relayed
         there.running[name].process.kill()
@@ -155,7 +148,9 @@ def test_a_websocket_over_a_relay_carries_messages_both_ways_to_an_orderly_end(
     server = f"exec {shlex.join([sys.executable, str(HERE / 'websocket_server.py')])}"
     add = ["registry-cli", "--bootstrap", there.address, "add", "--process", server, "chat"]
     there.cloud.run(add, environment=SECRET)
-    within(lambda: "404" not in asked(there, "chat"), "the proxy hears of the service")
+    within(
+        SEEN_TIMEOUT_S, lambda: "404" not in asked(there, "chat"), "the proxy hears of the service"
+    )
     client = [sys.executable, str(HERE / "websocket_client.py"), "ws://127.0.0.1:4200/chat/"]
     sizes = [1, 125, 70_000, 900_000, 3]
     done = there.desk.run([*client, *map(str, sizes)])
@@ -177,13 +172,13 @@ def test_a_hidden_machine_is_within_reach_again_when_its_relays_have_restarted(
     assert there.curl("127.0.0.1:4200/echo/5") == "xxxxx"
     there.running["bootstrap"].process.kill()
     there.running["bootstrap"].process.wait()
-    within(lambda: answers(there), "the registry relays in its place")
+    within(SEEN_TIMEOUT_S, lambda: answers(there), "the registry relays in its place")
     first, there.address = there.address, ""
     there.start(there.cloud, "bootstrap")
     there.address = first
     there.running["registry-service"].process.kill()
     there.running["registry-service"].process.wait()
-    within(lambda: answers(there), "the new bootstrap node relays")
+    within(SEEN_TIMEOUT_S, lambda: answers(there), "the new bootstrap node relays")
     no_traceback(there)
 
 

@@ -21,25 +21,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SERVER = Path(__file__).with_name("lasting_server.py")
 
 
-@pytest.fixture
-def network(make_network: Any, daemons: Any) -> Any:
-    """A network of processes of this test's own."""
-    made = make_network(daemons)
-    made.found("process")
-    return made
-
-
-async def test_no_request_fails_while_a_new_process_takes_over(network: Any) -> None:
-    service = network.add_process("lasting", SERVER)
-    old = network.running["proxy"].process
-    load = Load(network.port(), service)
+async def test_no_request_fails_while_a_new_process_takes_over(own_network: Any) -> None:
+    service = own_network.add_process("lasting", SERVER)
+    old = own_network.running["proxy"].process
+    load = Load(own_network.port(), service)
     with trio.fail_after(300):
         await load.download(1)  # it runs from now on
         async with under_load(load), trio.open_nursery() as downloads:
             for _ in range(3):
                 downloads.start_soon(load.download, 80)
             await trio.sleep(1)
-            await trio.to_thread.run_sync(partial(take_over, network))
+            await trio.to_thread.run_sync(partial(take_over, own_network))
             assert old.poll() is None, "it ends its downloads first"
             await trio.sleep(1)
         code = await trio.to_thread.run_sync(old.wait)
@@ -48,47 +40,47 @@ async def test_no_request_fails_while_a_new_process_takes_over(network: Any) -> 
     assert load.counts["kept"] + load.counts["fresh"] > 500, load.counts
     assert load.counts["closed"] == 0, "kept connections go on with the new process"
     assert load.counts["connections"] == 10
-    network.no_traceback()
+    own_network.no_traceback()
 
 
 async def test_a_request_that_waits_for_a_start_gets_its_answer(
-    network: Any, tmp_path: Path
+    own_network: Any, tmp_path: Path
 ) -> None:
     """The call that asks for the start is cut with the old process's part in the overlay."""
     go = tmp_path / "go"
-    service = network.name("slow")
+    service = own_network.name("slow")
     conf = tmp_path / "slow.json"
     conf.write_text(json.dumps({"ready_timeout_s": 200}))
     begun = tmp_path / "begun"
     os.mkfifo(begun)
     command = f"echo > {begun}; until [ -e {go} ]; do sleep 0.05; done; "
     command += f"exec {sys.executable} {SERVER}"
-    network.registry_cli("add", "--conf", str(conf), "--process", command, service)
-    load = Load(network.port(), service, answer_s=250.0)
-    old = network.running["proxy"].process
+    own_network.registry_cli("add", "--conf", str(conf), "--process", command, service)
+    load = Load(own_network.port(), service, answer_s=250.0)
+    old = own_network.running["proxy"].process
     with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.download, 1)
             await trio.to_thread.run_sync(begun.read_text)
-            await trio.to_thread.run_sync(partial(take_over, network))
+            await trio.to_thread.run_sync(partial(take_over, own_network))
             assert load.counts["downloads"] == 1
             go.touch()
         code = await trio.to_thread.run_sync(old.wait)
     assert load.failed == []
     assert code == 0
-    network.no_traceback()
+    own_network.no_traceback()
 
 
-async def test_a_signal_replaces_the_process_by_one_of_its_kind(network: Any) -> None:
-    service = network.add_process("lasting", SERVER)
-    old = network.running["proxy"].process
-    load = Load(network.port(), service)
-    control = network.daemons.folder / "state" / "run" / f"proxy-{network.port()}.sock"
+async def test_a_signal_replaces_the_process_by_one_of_its_kind(own_network: Any) -> None:
+    service = own_network.add_process("lasting", SERVER)
+    old = own_network.running["proxy"].process
+    load = Load(own_network.port(), service)
+    control = own_network.daemons.folder / "state" / "run" / f"proxy-{own_network.port()}.sock"
     with trio.fail_after(300):
         await load.download(1)
         for wrong in (("--admin", "nobody"), ("--bootstrap", "nowhere"), ("--tls-cert", "none")):
-            command = ["proxy", "--takeover", *wrong, *network.commands["proxy"][1:]]
-            refused = await trio.to_thread.run_sync(partial(run, network, command))
+            command = ["proxy", "--takeover", *wrong, *own_network.commands["proxy"][1:]]
+            refused = await trio.to_thread.run_sync(partial(run, own_network, command))
             assert refused.returncode == 2, refused.stderr
         await load.download(1)
         old.send_signal(signal.SIGUSR2)

@@ -6,11 +6,13 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.netlab.testing import within
+from tests.e2e.steps import join_line, status
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -42,23 +44,6 @@ ASK = (
 """Asks for the service until a file is there; then tells how often it got which answer."""
 
 
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + SEEN_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-def join_line(printed: str) -> list[str]:
-    return shlex.split(next(line for line in printed.splitlines() if "myxo join" in line))
-
-
-def status(host: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.run("myxo", "status", "--json"))
-    return found
-
-
 def hosts_seen(host: Any) -> set[str]:
     return {p["host"] for p in status(host)["peers"]}
 
@@ -73,7 +58,9 @@ def network_of_three(lan: Any) -> tuple[Any, Any, Any, list[str]]:
     for name, host in (("second", second), ("third", third)):
         host.start(*join, "--runtime", "process", "--hostname", name)
     first.run("registry-cli", "add", "--process", SERVER, "hello")
-    within(lambda: len(status(third)["peers"]) == 7, "the third host sees everybody")
+    within(
+        SEEN_TIMEOUT_S, lambda: len(status(third)["peers"]) == 7, "the third host sees everybody"
+    )
     return first, second, third, join
 
 
@@ -85,7 +72,11 @@ def get(host: Any) -> str:
 def test_the_passphrase_changes_under_load_and_no_request_notices(lan: Any) -> None:
     first, second, third, join = network_of_three(lan)
     get(second)
-    within(lambda: len(status(third)["instances"]) == 1, "the third host sees the instance")
+    within(
+        SEEN_TIMEOUT_S,
+        lambda: len(status(third)["instances"]) == 1,
+        "the third host sees the instance",
+    )
     owner = status(third)["instances"][0]["host"]
     asker = third if owner != "third" else second
     over = lan.folder / "over"
@@ -110,7 +101,9 @@ def test_the_passphrase_changes_under_load_and_no_request_notices(lan: Any) -> N
 
     second.stop()
     second.start(*join, "--runtime", "process", "--hostname", "second")
-    within(lambda: "second" in hosts_seen(first), "a reboot with the old line joins")
+    within(
+        SEEN_TIMEOUT_S, lambda: "second" in hosts_seen(first), "a reboot with the old line joins"
+    )
     assert get(second) == "hello\n"
 
     newcomer = lan.host()
@@ -127,19 +120,20 @@ def test_a_host_without_cable_during_the_change_is_told_when_it_is_back(lan: Any
     thirds = {d["peer_id"] for d in status(third)["daemons"]}
     notes = first.folder / "state" / "roster"
     within(
+        SEEN_TIMEOUT_S,
         lambda: all(t in p.read_text() for t in thirds for p in notes.glob("*.json")),
         "every daemon of the first host has noted whom it saw",
     )
     third.cut()
-    within(lambda: "third" not in hosts_seen(first), "the third host is missed")
+    within(SEEN_TIMEOUT_S, lambda: "third" not in hosts_seen(first), "the third host is missed")
     printed = first.run("myxo", "psk", "rotate")
     assert "prepared: 6 of 8 peers" in printed
     assert printed.count("  away     ") == 4, "two daemons, at both steps"
     third.mend()
     new = psk_of(join_line(printed))
     kept = third.folder / "state" / "network.toml"
-    within(lambda: new in kept.read_text(), "it has been told")
-    within(lambda: "third" in hosts_seen(first), "it is a member again")
+    within(SEEN_TIMEOUT_S, lambda: new in kept.read_text(), "it has been told")
+    within(SEEN_TIMEOUT_S, lambda: "third" in hosts_seen(first), "it is a member again")
     assert get(third) == "hello\n"
     assert psk_of(join) not in Path(kept).read_text()
 
@@ -150,7 +144,9 @@ def test_a_host_that_is_killed_in_the_middle_finishes_with_the_rest(lan: Any) ->
     without_admin = join[: join.index("--admin")]
     second.start(*join, "--runtime", "process", "--hostname", "second")
     third.start(*without_admin, "--runtime", "process", "--hostname", "third")
-    within(lambda: len(status(first)["peers"]) == 7, "the first host sees everybody")
+    within(
+        SEEN_TIMEOUT_S, lambda: len(status(first)["peers"]) == 7, "the first host sees everybody"
+    )
     stopped = first.try_run("myxo", "psk", "rotate")
     assert stopped.returncode == 1
     assert stopped.stdout.count("  refuses  ") == 2
@@ -164,7 +160,11 @@ def test_a_host_that_is_killed_in_the_middle_finishes_with_the_rest(lan: Any) ->
     third.stop()
     for name, host in (("second", second), ("third", third)):
         host.start(*join, "--runtime", "process", "--hostname", name)
-    within(lambda: len(status(first)["peers"]) == 7, "all are back, under the old passphrase")
+    within(
+        SEEN_TIMEOUT_S,
+        lambda: len(status(first)["peers"]) == 7,
+        "all are back, under the old passphrase",
+    )
     printed = first.run("myxo", "psk", "rotate")
     assert "prepared: 8 of 8 peers\nchanged: 8 of 8 peers\n" in printed
     for host in lan.hosts:
@@ -174,16 +174,20 @@ def test_a_host_that_is_killed_in_the_middle_finishes_with_the_rest(lan: Any) ->
 def test_a_banned_host_is_cut_off_at_once_until_it_is_let_in_again(lan: Any) -> None:
     first, second, third, _ = network_of_three(lan)
     first.run("curl", "-sS", "--fail", "-m", "10", "127.0.0.1:4200/hello/")
-    within(lambda: len(status(third)["instances"]) == 1, "the third host sees the instance")
+    within(
+        SEEN_TIMEOUT_S,
+        lambda: len(status(third)["instances"]) == 1,
+        "the third host sees the instance",
+    )
     assert get(third) == "hello\n"
 
     printed = first.run("myxo", "ban", "third")
     assert printed.count("banned: ") == 2
     assert hosts_seen(first) == hosts_seen(second) == {"first", "second"}
-    within(lambda: hosts_seen(third) == {"third"}, "it is alone")
+    within(SEEN_TIMEOUT_S, lambda: hosts_seen(third) == {"third"}, "it is alone")
     assert get(second) == "hello\n"
     assert "third" in second.run("myxo", "bans")
-    within(lambda: "Banned from" in third.run("myxo", "status"), "it knows")
+    within(SEEN_TIMEOUT_S, lambda: "Banned from" in third.run("myxo", "status"), "it knows")
 
     refused = second.try_run("myxo", "unban", "third")
     assert refused.returncode == 1
@@ -195,4 +199,4 @@ def test_a_banned_host_is_cut_off_at_once_until_it_is_let_in_again(lan: Any) -> 
     assert "third" not in hosts_seen(first), "it has the old passphrase only"
     third.stop()
     third.start(*join_line(first.run("myxo", "psk", "rotate", "--resume")), "--runtime", "process")
-    within(lambda: get(third) == "hello\n", "it joined anew")
+    within(SEEN_TIMEOUT_S, lambda: get(third) == "hello\n", "it joined anew")

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.netlab.testing import within
+
 pytestmark = pytest.mark.slow
 
 Containers = Callable[[str], list[Any]]
@@ -26,14 +28,6 @@ print(urllib.request.urlopen(url, timeout=50).read().decode())
 """
 CLEAR = {502, 503, 504}
 """What may be answered while something is down; each has a text that says what."""
-
-
-def within(condition: Callable[[], bool], what: str) -> None:
-    """Return when `condition` holds; what it looks at tells nobody that it changed."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def get(url: str) -> httpx.Response:
@@ -85,7 +79,7 @@ def test_a_killed_container_is_replaced_by_the_next_request(
     assert seen.statuses() <= {200} | CLEAR
     bad = [a.text for a in seen.answered if a.status_code != 200]
     assert len(bad) <= 2, "a request that hit the dead one goes to the new one"
-    within(lambda: [c.status for c in containers_of(name)] == ["running"], "one runs")
+    within(TIMEOUT_S, lambda: [c.status for c in containers_of(name)] == ["running"], "one runs")
     assert containers_of(name)[0].id != first.id
 
 
@@ -121,7 +115,7 @@ def test_a_killed_allocator_takes_its_containers_back(
     ]
     assert own["state"] == "ready"
     network.registry_cli("delete", name)
-    within(lambda: containers_of(name) == [], "it can be stopped like any other")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "it can be stopped like any other")
 
 
 @pytest.mark.docker
@@ -154,7 +148,7 @@ def test_what_was_deleted_while_the_allocator_was_dead_is_stopped_when_it_is_bac
     network.kill("allocator")
     network.registry_cli("delete", name)
     network.restart("allocator")
-    within(lambda: containers_of(name) == [], "nothing is orphaned")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "nothing is orphaned")
 
 
 @pytest.mark.docker
@@ -164,7 +158,7 @@ def test_with_every_registry_dead_known_services_answer_and_new_names_are_503(
     running = network.add_echo(echo_image)
     cold = network.add_echo(echo_image)
     get(network.url(running))
-    within(lambda: get(network.url(cold)).status_code == 200, "the proxy knows it")
+    within(TIMEOUT_S, lambda: get(network.url(cold)).status_code == 200, "the proxy knows it")
     with stream(network.url(running)) as seen:
         network.kill("registry")
         seen.await_more(50)
@@ -180,6 +174,7 @@ def test_with_every_registry_dead_known_services_answer_and_new_names_are_503(
     assert running in listed
     assert cold in listed
     within(
+        TIMEOUT_S,
         lambda: get(network.url("nobody-knows")).status_code == 404,
         "the registry is asked again",
     )
@@ -200,6 +195,7 @@ def test_with_the_bootstrap_dead_services_answer_and_start_and_it_comes_back_as_
         network.restart("bootstrap")
         assert network.address in network.running["bootstrap"].printed(), "the same peer id"
         within(
+            TIMEOUT_S,
             lambda: len(own_peers(network, "bootstrap")) == 3,
             "everybody connects to it again",
         )
@@ -238,7 +234,7 @@ def test_a_killed_proxy_serves_again_at_once_and_its_leases_are_gone(
     network.restart("proxy")
     assert get(network.url(name)).status_code == 200
     network.kill("proxy")
-    within(lambda: containers_of(name) == [], "what nobody uses is stopped")
+    within(TIMEOUT_S, lambda: containers_of(name) == [], "what nobody uses is stopped")
 
 
 @pytest.mark.docker
@@ -254,7 +250,7 @@ def test_sigterm_ends_each_daemon_well_within_five_seconds(
     assert containers_of(name) == []
     for daemon in ("bootstrap", "registry", "allocator", "proxy"):
         network.restart(daemon)
-    within(lambda: get(network.url(name)).status_code == 200, "all is well again")
+    within(TIMEOUT_S, lambda: get(network.url(name)).status_code == 200, "all is well again")
 
 
 @pytest.mark.etcd
@@ -274,15 +270,16 @@ def test_a_killed_etcd_loses_nothing_and_traffic_flows(
     with stream(network.url(name)) as seen:
         os.kill(member, signal.SIGKILL)
         seen.await_more(20)
-        within(lambda: children(registry) not in ([], [member]), "it is started again")
+        within(TIMEOUT_S, lambda: children(registry) not in ([], [member]), "it is started again")
         within(
+            TIMEOUT_S,
             lambda: name in network.registry_cli("list", check=False).stdout,
             "and has everything",
         )
         later = network.add_echo_process()
         assert get(network.url(later)).status_code == 200
         network.kill("registry")
-        within(lambda: not any(map(is_up, [member])), "etcd ends with its service")
+        within(TIMEOUT_S, lambda: not any(map(is_up, [member])), "etcd ends with its service")
         network.restart("registry")
         listed = network.registry_cli("list").stdout
         assert name in listed
@@ -322,7 +319,9 @@ def test_myxo_up_leaves_nothing_behind(
     if number is signal.SIGINT:
         assert up.process.returncode == 0, up.printed()
         assert time.monotonic() - began < 5
-    within(lambda: not any(is_up(pid) for pid in [*pids, instance]), "no process is left")
+    within(
+        TIMEOUT_S, lambda: not any(is_up(pid) for pid in [*pids, instance]), "no process is left"
+    )
     assert list(state.glob("run/*.sock")) == []
     if number is signal.SIGINT:
         assert not (state / "network.toml").exists()
