@@ -199,7 +199,7 @@ class Gateway:
                 for scope in self._idle:
                     scope.cancel()
             with trio.move_on_after(CLOSE_S):
-                for pool in self._pools.values():
+                for pool in list(self._pools.values()):
                     await pool.aclose()
             links.cancel_scope.cancel()
 

@@ -210,7 +210,7 @@ class Roads:
 
     async def retire(self) -> None:
         """Have this machine's allocators send their sandboxes to another proxy."""
-        for holder, _ in self._holders.values():
+        for holder, _ in list(self._holders.values()):
             await holder.retire()
 
     def is_carried(self, owner: PeerId) -> bool:
@@ -238,7 +238,7 @@ class Roads:
         """Close every connection that is kept, and each in use when its request has ended."""
         for road in (*self._direct.values(), *self._targets.values()):
             await road.aclose()
-        for gateway in self._gateways.values():
+        for gateway in list(self._gateways.values()):
             await gateway.pool.aclose()
 
     async def keep_routed(self, targets: Collection[str]) -> None:

@@ -51,23 +51,34 @@ class Admin:
         """
         return clusters_in(json.loads(await self._body("GET", "/clusters?format=json")))
 
-    async def requests(self) -> int:
-        """Return how many requests of clients are under way, whoever serves them.
+    async def under_way(self) -> tuple[int, int]:
+        """Return how many requests of clients, and connections with them, there are.
 
         Raises:
             AdminUnreachable: it does not answer.
         """
-        path = r"/stats?filter=^http\..*\.downstream_rq_active$"
+        path = r"/stats?filter=^http\..*\.downstream_(rq|cx)_active$"
         lines = (await self._body("GET", path)).decode().splitlines()
-        return sum(int(line.rpartition(": ")[2]) for line in lines if "http.admin." not in line)
+        of_clients = [line.rsplit(": ", 1) for line in lines if "http.admin." not in line]
+        requests = sum(int(count) for name, count in of_clients if name.endswith("rq_active"))
+        connections = sum(int(count) for name, count in of_clients if name.endswith("cx_active"))
+        return requests, connections
 
-    async def stop_listening(self) -> None:
-        """Have it take no new connection, and end those that are kept when they are next used.
+    async def end_kept_connections(self) -> None:
+        """Have it end the connections that are kept when they are next used.
 
         Raises:
             AdminUnreachable: it does not answer.
         """
         await self._body("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def stop_listening(self) -> None:
+        """Have it take no new connection.
+
+        Raises:
+            AdminUnreachable: it does not answer.
+        """
+        await self._body("POST", "/drain_listeners")
 
     async def _body(self, method: str, target: str) -> bytes:
         status, body = await self._ask(method, target)

@@ -24,7 +24,7 @@ from proxy.envoy.sockets import end_connections
 READY_TIMEOUT_S = 30.0
 """Until it listens for the first time; it takes 0.1 s on an idle machine."""
 
-QUIET_LOOKS = 5
+QUIET_LOOKS = 15
 """In a row without a request: a kept connection may send its next one between two."""
 
 READY_POLL_S = 0.02
@@ -32,7 +32,7 @@ RESTART_FIRST_S, RESTART_MOST_S = 0.1, 10.0
 HEALTHY_AFTER_S = 10.0
 """What ran for so long is started again at once."""
 
-DRAIN_S = 2.0
+DRAIN_S = 3.0
 """For requests under way when the proxy stops."""
 
 FAREWELL_S = 0.25
@@ -197,14 +197,22 @@ class EnvoyProcess:
     async def _drain(self) -> None:
         with trio.move_on_after(DRAIN_S):
             try:
-                await self._admin.stop_listening()
+                await self._admin.end_kept_connections()
                 await trio.sleep(FAREWELL_S)
-                quiet = 0
-                while quiet < QUIET_LOOKS:
-                    quiet = 0 if await self._admin.requests() else quiet + 1
-                    await trio.sleep(READY_POLL_S)
+                await self._admin.stop_listening()
+                await self._until_unused()
             except AdminUnreachable as exc:
                 log.warning("envoy.not_drained", reason=str(exc))
+
+    async def _until_unused(self) -> None:
+        """Return when it has no connection, or those that it has were quiet for some looks."""
+        quiet = 0
+        while quiet < QUIET_LOOKS:
+            requests, connections = await self._admin.under_way()
+            if not connections:
+                return
+            quiet = 0 if requests else quiet + 1
+            await trio.sleep(READY_POLL_S)
 
     async def _until_live(self, process: "subprocess.Popen[bytes]") -> None:
         with trio.move_on_after(READY_TIMEOUT_S):

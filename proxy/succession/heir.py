@@ -111,9 +111,9 @@ class Inheritance:
                 log.info("proxy.predecessor_ended", connections=moved, reason=str(exc))
             nursery.cancel_scope.cancel()
         self.close()
-        for listener in self.listeners.values():
-            await listener.aclose()
-        self.listeners.clear()
+        while self.listeners:  # one may be taken out while another is closed
+            _, unwanted = self.listeners.popitem()
+            await unwanted.aclose()
 
 
 async def take_over(control: Path) -> Inheritance | None:

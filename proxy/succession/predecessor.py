@@ -124,7 +124,7 @@ class Predecessor:
             await heir.send(SteppedBack(tls_key=self.node.tls.key().decode(), seed=self.seed.hex()))
             pid = await _ready(heir)
             await self.roads.retire()
-            for name, listener in self.listeners().items():
+            for name, listener in list(self.listeners().items()):
                 await heir.send(Listening(name=name), [listener.socket.fileno()])
             await self.forwards.leave(partial(_bequeath, heir))
             await heir.send(AllHandedOver())

@@ -62,6 +62,9 @@ SEEN_TIMEOUT_S = 180.0
 REFUSED = "it refuses this peer, which is banned"
 """What a daemon says that is not let in."""
 
+ASKING_TIMEOUT_S = 30
+"""For one of the requests that go on while something happens."""
+
 GONE_TIMEOUT_S = 60.0
 """A machine that vanished is known to be dead 3 s later; the rest is for a busy machine's tests."""
 
@@ -257,19 +260,23 @@ def five(founded: Five) -> Five:
 
 @contextmanager
 def asking(machine: Machine) -> Iterator[Counter[str]]:
-    """Ask for the service by one curl after the other; how often which status came, at the end."""
-    log = machine.host.folder / "asked"
-    ask = f"curl -sS -m 10 -o /dev/null -w '%{{http_code}}\\n' {URL}"
+    """Ask for the service by one curl after the other; how often which status came, at the end.
+
+    The block begins once one was answered, and one that is asked after it is waited for.
+    """
+    log, stop = machine.host.folder / "asked", machine.host.folder / "asked-enough"
+    stop.unlink(missing_ok=True)
+    ask = f"curl -sS -m {ASKING_TIMEOUT_S} -o /dev/null -w '%{{http_code}}\\n' {URL}"
+    loop = f"until [ -e {stop} ]; do {ask} || :; sleep 0.05; done; {ask} || :"
     seen: Counter[str] = Counter()
     with log.open("wb") as output:
-        loop = machine.host.popen(
-            ["sh", "-c", f"while sleep 0.05; do {ask} || :; done"], stdout=output, stderr=output
-        )
+        asks = machine.host.popen(["sh", "-c", loop], stdout=output, stderr=output)
         try:
+            within(SEEN_TIMEOUT_S, lambda: log.stat().st_size > 0, "the first is not answered")
             yield seen
         finally:
-            loop.kill()
-            loop.wait()
+            stop.touch()
+            asks.wait(3 * ASKING_TIMEOUT_S)
     seen.update(log.read_text().splitlines())
 
 

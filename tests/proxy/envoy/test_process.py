@@ -47,7 +47,7 @@ async def test_an_envoy_that_dies_is_started_again_and_ends_with_its_proxy(files
             first = envoy.pid
             assert first is not None
             assert list(await admin.clusters()) == ["proxy"]
-            assert await admin.requests() == 0
+            assert await admin.under_way() == (0, 0)
             os.kill(first, signal.SIGKILL)
             while not ends or not await admin.is_live():  # noqa: ASYNC110  (another process)
                 await trio.sleep(0.02)
