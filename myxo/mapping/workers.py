@@ -26,6 +26,10 @@ REGISTERING = "myxo.mapping.registering"
 
 CORE_MILLICORES = 1000
 
+PREEMPT_GRACE_S = 10.0
+"""For the item that a worker is at when another service needs its core; a longer one begins again
+elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -61,7 +65,12 @@ class Workers:
 
 def process_workers(proxy: ProxyAddress) -> Workers:
     """Return workers that are processes of the machines' users, a core each."""
-    spec = ServiceSpec(process=COMMAND, concurrency=1, cpu_millicores=CORE_MILLICORES)
+    spec = ServiceSpec(
+        process=COMMAND,
+        concurrency=1,
+        cpu_millicores=CORE_MILLICORES,
+        preempt_grace_s=PREEMPT_GRACE_S,
+    )
     return Workers(proxy, _name(owner(), spec), spec)
 
 
