@@ -48,6 +48,7 @@ from proxy.route.affinity import cookie, key_of, tie
 from proxy.route.caller import Caller, Origin
 from proxy.route.chains import FROM_OUTSIDE, HEADER, Call, Chains, render
 from proxy.route.deadlines import passed_on
+from proxy.route.paths import NONE, Paths
 from proxy.route.routing import Route, route_of
 from proxy.telemetry.decisions import Decision, Decisions, asked_of
 from proxy.telemetry.explained import explained
@@ -74,6 +75,7 @@ class Forwarder:
         guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
         stand_in: returns what is taken for the definition of a service that has none.
+        paths: returns the paths that lead to services of other names.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Forwarder:
         *,
         machine_names: frozenset[str],
         stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
+        paths: Callable[[], Paths] = lambda: NONE,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -96,6 +99,7 @@ class Forwarder:
         self.guards = guards
         self._machine_names = machine_names
         self._stand_in = stand_in
+        self._paths = paths
         self._chains = Chains()
 
     async def forward(
@@ -124,7 +128,7 @@ class Forwarder:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
         if origin.exposure is None:
-            route = route_of(head, self._machine_names)
+            route = route_of(head, self._machine_names, self._paths())
         else:
             route = origin.exposure.route(head)
         revision = self._definitions.get(route.service)
