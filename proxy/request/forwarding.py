@@ -49,7 +49,7 @@ from proxy.route.caller import Caller, Origin
 from proxy.route.chains import FROM_OUTSIDE, HEADER, Call, Chains, render
 from proxy.route.deadlines import passed_on
 from proxy.route.paths import NONE, Paths
-from proxy.route.routing import Route, route_of
+from proxy.route.routing import Route, route_by_path, route_of
 from proxy.telemetry.decisions import Decision, Decisions, asked_of
 from proxy.telemetry.explained import explained
 from proxy.telemetry.timing import Timing
@@ -127,10 +127,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        if origin.exposure is None:
-            route = route_of(head, self._machine_names, self._paths())
-        else:
-            route = origin.exposure.route(head)
+        route = self._route(head) if origin.exposure is None else origin.exposure.route(head)
         revision = self._definitions.get(route.service)
         if revision is None or (spec := revision.revision.spec) is None:
             revision, spec = await self.resolve(route.service, caller)
@@ -153,6 +150,12 @@ class Forwarder:
         finally:
             if call is not FROM_OUTSIDE:
                 self._chains.called(call)
+
+    def _route(self, head: RequestHead) -> Route:
+        paths = self._paths()
+        if paths.services:
+            return route_by_path(head, self._machine_names, paths)
+        return route_of(head, self._machine_names)
 
     async def _admitted(
         self,

@@ -4,7 +4,7 @@ Four forms are understood: the path (`/SERVICE/rest`, on this machine's own name
 (`SERVICE.myxo.localhost`), the absolute form of an HTTP proxy (`http://SERVICE/rest`), and the
 authority form (`CONNECT SERVICE:port`; a service has one port, so the number is not looked at).
 What follows the name goes on byte for byte: no escape is decoded, no dot segment removed. Paths of
-the user's own choice (`paths.py`) come before services' names.
+the user's own choice (`paths.py`), if there are any, come before services' names.
 
 The proxy is not an open door: a path is followed only where the Host is this machine (an IP
 literal, `localhost`, its own name), so that a page on another site cannot rebind a name of its own
@@ -24,7 +24,7 @@ from overlay.http.head import RequestHead, get
 from overlay.http.remembering import by_head
 from overlay.names import ServiceName, service_name
 from proxy.errors import CrossSite, Misdirected, NotAService
-from proxy.route.paths import NONE, Paths
+from proxy.route.paths import Paths
 
 HOST_SUFFIX = ".myxo.localhost"
 """`*.localhost` is loopback by RFC 6761, so browsers and curl need no DNS for it."""
@@ -51,32 +51,53 @@ class Route:
 
 
 @by_head
-def route_of(head: RequestHead, machine_names: frozenset[str], paths: Paths = NONE) -> Route:
+def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
     """Return what `head` asks for.
 
     Args:
         head: the request.
         machine_names: lower-case names, besides IP literals and `localhost`, of this machine.
-        paths: that lead to services of other names.
 
     Raises:
         NotAService, Misdirected, CrossSite: with the text for the client.
     """
-    if (
-        site := get(head.headers, b"sec-fetch-site")
-    ) is not None and site.lower() not in _SAME_SITE:
-        raise CrossSite("another site's page sent this request; services do not answer those")
+    _check_site(head)
     if head.method == b"CONNECT":
         return Route(_in_authority(head.target), head.target, head.target)
     if head.target.startswith((b"/", b"*")):
-        authority = get(head.headers, b"host") or b""
-        return _by_host_or_path(head.target, authority, machine_names, paths)
-    return _by_absolute_form(head, paths)
+        return _by_host_or_path(head.target, get(head.headers, b"host") or b"", machine_names)
+    return _by_absolute_form(head)
 
 
-def _by_host_or_path(
-    target: bytes, authority: bytes, machine_names: frozenset[str], paths: Paths
-) -> Route:
+@by_head
+def route_by_path(head: RequestHead, machine_names: frozenset[str], paths: Paths) -> Route:
+    """Return what `head` asks for, where there are paths that lead to services of other names.
+
+    Args:
+        head: the request.
+        machine_names: as of `route_of`.
+        paths: come before services' names.
+
+    Raises:
+        NotAService, Misdirected, CrossSite: with the text for the client.
+    """
+    if head.method != b"CONNECT":
+        authority, target = addressed(head)
+        found = paths.find(target) if is_of_machine(authority, machine_names) else None
+        if found is not None:
+            _check_site(head)
+            service, prefix, rest = found
+            return Route(service, rest, authority, prefix)
+    return route_of(head, machine_names)
+
+
+def _check_site(head: RequestHead) -> None:
+    site = get(head.headers, b"sec-fetch-site")
+    if site is not None and site.lower() not in _SAME_SITE:
+        raise CrossSite("another site's page sent this request; services do not answer those")
+
+
+def _by_host_or_path(target: bytes, authority: bytes, machine_names: frozenset[str]) -> Route:
     host = host_name(authority)
     if host.endswith(HOST_SUFFIX):
         return Route(_named(host.removesuffix(HOST_SUFFIX)), target, authority)
@@ -85,9 +106,6 @@ def _by_host_or_path(
             f"{host!r} is neither this machine nor a service; say 127.0.0.1, localhost or "
             f"SERVICE{HOST_SUFFIX} before the port"
         )
-    if (found := paths.find(target)) is not None:
-        service, prefix, rest = found
-        return Route(service, rest, authority, prefix)
     name, segment, rest = first_segment(target)
     return Route(_named(name), rest, authority, b"/" + segment)
 
@@ -105,13 +123,13 @@ def is_of_machine(authority: bytes, machine_names: frozenset[str]) -> bool:
     return host in {"", "localhost"} or host in machine_names or _is_ip(host)
 
 
-def _by_absolute_form(head: RequestHead, paths: Paths) -> Route:
+def _by_absolute_form(head: RequestHead) -> Route:
     """The target's authority counts, whatever Host says (RFC 9112 section 3.2.2)."""
     if head.target.partition(b"://")[0].lower() != b"http":
         raise NotAService("the request target must be a path or http://SERVICE/path")
     authority, target = addressed(head)
     if target != b"*" and is_of_machine(authority, frozenset()):
-        return _by_host_or_path(target, authority, frozenset(), paths)
+        return _by_host_or_path(target, authority, frozenset())
     return Route(_in_authority(authority), target, authority)
 
 

@@ -6,7 +6,7 @@ from overlay.errors import InvalidName
 from overlay.http.head import parse_request_head
 from proxy.errors import Misdirected
 from proxy.route.paths import Paths, paths_of
-from proxy.route.routing import route_of
+from proxy.route.routing import route_by_path
 
 PATHS = paths_of({"/policy": "p-1", "/policy/new": "p-2", "/a/b/c": "abc"})
 segments = st.lists(st.text("abc.", min_size=1, max_size=2), max_size=5)
@@ -79,15 +79,17 @@ def test_paths_come_before_names_and_only_where_the_host_is_this_machine() -> No
     def head(host: str, target: str) -> bytes:
         return f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
-    routed = route_of(parse_request_head(head("localhost:8080", "/policy/x")), frozenset(), PATHS)
+    routed = route_by_path(
+        parse_request_head(head("localhost:8080", "/policy/x")), frozenset(), PATHS
+    )
     assert (routed.service, routed.target, routed.prefix) == ("p-1", b"/x", b"/policy")
-    routed = route_of(parse_request_head(head("localhost", "/other/x")), frozenset(), PATHS)
+    routed = route_by_path(parse_request_head(head("localhost", "/other/x")), frozenset(), PATHS)
     assert routed.service == "other"
     with pytest.raises(Misdirected):
-        route_of(parse_request_head(head("evil.example", "/policy")), frozenset(), PATHS)
+        route_by_path(parse_request_head(head("evil.example", "/policy")), frozenset(), PATHS)
 
 
 def test_a_remembered_head_goes_another_way_once_the_paths_have_changed() -> None:
     head = parse_request_head(b"GET /policy HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert route_of(head, frozenset(), PATHS).service == "p-1"
-    assert route_of(head, frozenset(), paths_of({"/policy": "p-9"})).service == "p-9"
+    assert route_by_path(head, frozenset(), PATHS).service == "p-1"
+    assert route_by_path(head, frozenset(), paths_of({"/policy": "p-9"})).service == "p-9"
