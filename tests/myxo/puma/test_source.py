@@ -56,7 +56,7 @@ def test_a_service_begins_with_what_it_uses_of_its_program_and_nothing_else() ->
 @pytest.mark.parametrize("name", ["SECRET", "missing"])
 def test_what_is_defined_nowhere_is_named(name: str) -> None:
     used, lacking = sliced(f"def f():\n    return {name}\n")
-    assert (used, lacking) == ("", {name})
+    assert (used, lacking) == ("", frozenset({name}))
 
 
 @pytest.mark.parametrize(
