@@ -1,7 +1,11 @@
 """What a program imports, and the `myxo` umbrella command."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from myxo.mapping.calls import map, map_sync  # noqa: A004  (what it is)
+    from myxo.serving.service import service
 
 _WHERE = {
     "map": "myxo.mapping.calls",

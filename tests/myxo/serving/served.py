@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from served_words import GREETING
+from served_words import GREETING  # type: ignore[import-not-found]
 
 import myxo
 

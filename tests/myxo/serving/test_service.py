@@ -117,7 +117,11 @@ def test_an_asynchronous_function_runs_under_either(
 
 def test_a_function_without_a_place_in_a_module_travels_itself(tmp_path: Path) -> None:
     factor = 3
-    with instance(Service(lambda x: x * factor, name="thrice"), tmp_path) as client:
+
+    def thrice(value: int) -> int:
+        return value * factor
+
+    with instance(Service(thrice), tmp_path) as client:
         assert client.post("/", json=14).json() == 42
 
 
