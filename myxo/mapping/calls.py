@@ -155,7 +155,7 @@ class _Passage:
             else:
                 yield from self._in_order(outcomes)
         if mail.ended and mail.error is not None:
-            raise _alone(mail.error)
+            raise alone(mail.error)
 
     def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
         for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
@@ -177,7 +177,7 @@ class _Passage:
     def _values(self, outcomes: Outcomes) -> list[Any]:
         values = list(outcomes.values)
         for index, fault in outcomes.faults.items():
-            values[index - outcomes.indices.start] = _exception(fault, index, outcomes.worker)
+            values[index - outcomes.indices.start] = exception_of(fault, index, outcomes.worker)
         return values
 
     def _checked(self, value: Any, is_fault: bool) -> Any:
@@ -208,14 +208,14 @@ class _Passage:
         self._engine.join()
 
 
-def _alone(error: BaseException) -> BaseException:
+def alone(error: BaseException) -> BaseException:
     """Return the one error that nurseries have put into groups."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _exception(fault: Fault, index: int, worker: str) -> BaseException:
+def exception_of(fault: Fault, index: int, worker: str) -> BaseException:
     """Return what to raise for a fault: the exception itself, or one that tells of it."""
     error: BaseException | None = None
     if fault.kind == "WorkerLost":
@@ -323,7 +323,7 @@ def map(  # noqa: A001  (what it is)
         return_exceptions=return_exceptions,
         as_completed=as_completed,
     )
-    return MapCall(function, items, process_workers(_proxy_address(proxy)), settings)
+    return MapCall(function, items, workers_at(proxy), settings)
 
 
 def map_sync(function: Callable[[T], R], items: Iterable[T], **settings: Any) -> list[Any]:
@@ -335,6 +335,18 @@ def map_sync(function: Callable[[T], R], items: Iterable[T], **settings: Any) ->
         settings: as of `map`.
     """
     return list(map(function, items, **settings).wait())
+
+
+def workers_at(proxy: str | None) -> Workers:
+    """Return where workers are had.
+
+    Args:
+        proxy: the address of the proxy; else that of `MYXO_PROXY`, else this machine's.
+
+    Raises:
+        SettingsInvalid: it is none.
+    """
+    return process_workers(_proxy_address(proxy))
 
 
 def _proxy_address(proxy: str | None) -> ProxyAddress:
