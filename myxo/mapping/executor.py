@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
-from myxo.mapping.calls import alone, exception_of, workers_at
+from myxo.mapping.calls import Computing, alone, exception_of
 from myxo.mapping.engine import Engine
 from myxo.mapping.errors import Unpicklable
 from myxo.mapping.functions import pickled, send_own_modules_by_value
@@ -21,9 +21,9 @@ from myxo.mapping.items import WindowItems
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.packing import call, pack
 from myxo.mapping.run import Outcomes
-from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import MapSettings
-from myxo.mapping.workers import Workers
+from myxo.mapping.workers import Workers, process_workers
+from myxo.services.proxy_address import proxy_address
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Executor(concurrent.futures.Executor):
         self, max_workers: int = 256, *, timeout: float | None = None, proxy: str | None = None
     ) -> None:
         self._settings = MapSettings(timeout_s=timeout, max_in_flight=max_workers)
-        self._workers = workers_at(proxy)
+        self._workers = process_workers(proxy_address(proxy))
         self._lock = threading.Lock()
         self._course: _Course | None = None
         self._closed = False
@@ -120,9 +120,8 @@ class _Course:
         self._futures: dict[int, Future[Any]] = {}
         self._closed = False
         self._mailbox = Mailbox(self._news.set)
-        self._engine = Engine(
-            pickled(call), _Calls(self._futures), Schedule(), workers, self._mailbox, settings
-        )
+        work = Computing(pickled(call), workers)
+        self._engine = Engine(work, _Calls(self._futures), self._mailbox, settings)
         self._thread = threading.Thread(target=self._settle, name="myxo.Executor", daemon=True)
 
     def begin(self, future: Future[Any], item: list[Any]) -> None:

@@ -1,0 +1,30 @@
+"""Which proxy a program's requests go to."""
+
+import os
+from dataclasses import dataclass
+
+from overlay.settings import split_address
+
+DEFAULT_PROXY = "127.0.0.1:4200"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAddress:
+    """Where a proxy takes requests."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def proxy_address(said: str | None = None) -> ProxyAddress:
+    """Return the proxy that was named, else that of `MYXO_PROXY`, else this machine's.
+
+    Raises:
+        SettingsInvalid: it is no address.
+    """
+    text = said or os.environ.get("MYXO_PROXY") or DEFAULT_PROXY
+    host, port = split_address(text, default_host="127.0.0.1")
+    return ProxyAddress(host, port)
