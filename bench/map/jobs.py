@@ -24,7 +24,7 @@ SETTLED = 0.1
 WARM_S = 0.1
 """Of the items that bring workers up; longer each time, until all workers have come meanwhile."""
 
-WARM_TRIES = 8
+WARM_TRIES = 6
 
 
 class WrongResult(Exception):
@@ -32,19 +32,19 @@ class WrongResult(Exception):
 
 
 def warm(engine: Engine, workers: int) -> int:
-    """Have all workers take part in something; return how many did.
+    """Have all workers take part in something; return how many did at the end.
 
-    Raises:
-        WrongResult: fewer do.
+    Who asks decides what fewer mean: an engine may give fewer, and that is a figure too.
     """
+    seen = 0
     for doublings in range(WARM_TRIES):
         with tempfile.TemporaryDirectory(prefix="myxo-bench-") as folder:
             items = [(n, folder, WARM_S * 2**doublings, False) for n in range(4 * workers)]
             engine.map(paced, items, 1)
             seen = len(_workers(folder))
         if seen >= workers or isinstance(engine, Loop):
-            return seen
-    raise WrongResult(f"{seen} of {workers} workers take part")
+            break
+    return seen
 
 
 def factorials(engine: Engine, items: int, value: int, chunk: int | None = None) -> float:

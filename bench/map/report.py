@@ -82,6 +82,7 @@ class Found:
         sizes, values: the sweeps.
         arrays: all of them.
         paced: with four workers: `undisturbed`, `slow`, `killed`.
+        paced_workers: how many took part in each of these.
         memory: of the caller, see `jobs.flow`.
     """
 
@@ -93,6 +94,7 @@ class Found:
     values: Sweep = field(default_factory=dict)
     arrays: dict[str, list[float]] = field(default_factory=dict)
     paced: dict[str, list[float]] = field(default_factory=dict)
+    paced_workers: list[int] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
 
 
@@ -202,6 +204,7 @@ def _measure_trouble(found: Found, one: Contender, plan: Plan) -> None:
             arguments["kill_after_s"] = median(found.paced["undisturbed"]) / 2
         one.ask("warm", workers=TROUBLED_WORKERS)
         took = one.ask("pauses", items=plan.paced_items, pause_s=plan.pause_s, **arguments)
+        found.paced_workers.append(int(took["workers"]))
         return float(took["seconds"])
 
     found.paced["undisturbed"] = [run("undisturbed") for _ in range(plan.runs)]
@@ -257,6 +260,7 @@ def _trouble_figures(found: Found, plan: Plan) -> dict[str, Any]:
     return {
         "one_slow_ratio": median(found.paced["slow"]) / ideal_s,
         "killed_ratio": f.ratio(found.paced, "killed", "undisturbed"),
+        "paced_workers_least": min(found.paced_workers),
     }
 
 
@@ -362,4 +366,7 @@ def _trouble_table(found: Found, plan: Plan) -> str:
             f"{said['arrays_ratio_ray']:.2f} of Ray's",
         ],
     ]
-    return table([f"{plan.paced_items:,} items of {plan.pause_s * 1000:g} ms", "", ""], rows)
+    what = f"{plan.paced_items:,} items of {plan.pause_s * 1000:g} ms"
+    least = said["paced_workers_least"]
+    fewer = "" if least >= TROUBLED_WORKERS else f"\n\nin one of these only {least} took part"
+    return table([what, "", ""], rows) + fewer

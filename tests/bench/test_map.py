@@ -61,6 +61,7 @@ def found() -> Found:
         values={100: {"loop": [1.0], "myxo": [2.0]}},
         arrays={"myxo": [1.0], "ray": [4.0]},
         paced=paced,
+        paced_workers=[4, 4, 5],
         memory={"settled_mib": 50.0, "most_mib": 51.5},
     )
 
@@ -87,6 +88,10 @@ def test_the_tables_show_each_part_that_was_measured() -> None:
     assert "myxo, chunks by itself" in text
     assert "Myxo is no slower: from 1,000 on" in text
     assert "Myxo is no slower: never" in text
+    assert "took part" not in text
+    fewer = found()
+    fewer.paced_workers.append(3)
+    assert "only 3 took part" in text_of(fewer, FULL)
     alone = Found(speed=found().speed, sizes=found().sizes, values=found().values)
     assert "killed" not in text_of(alone, FULL)
     assert "noop_ratio_ray" not in figures_of(alone, FULL)
