@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from myxo.puma.request import BadRequest, Request, current, request
+from myxo.puma.current_request import BadRequest, Request, current, request
 from myxo.puma.shipping import FUNCTION, MODULE, Shipped, unpacked
 
 MAX_BODY_BYTES = 16 * 1024 * 1024

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from myxo.puma.request import request
+from myxo.puma.current_request import request
 from myxo.puma.server import MAX_BODY_BYTES, server_of
 from myxo.puma.shipping import MAX_PIECES, PIECE, Shipped, packed, unpacked
 
