@@ -2,13 +2,13 @@
 
 from typing import Any
 
-__all__ = ["map", "map_sync"]
+__all__ = ["Executor", "map", "map_sync"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what a program uses when it uses it: the commands need none of it."""
     if name not in __all__:
         raise AttributeError(f"module 'myxo' has no attribute {name!r}")
-    from myxo.mapping import calls  # noqa: PLC0415
+    from myxo.mapping import calls, executor  # noqa: PLC0415
 
-    return getattr(calls, name)
+    return executor.Executor if name == "Executor" else getattr(calls, name)
