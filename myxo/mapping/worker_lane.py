@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from myxo.mapping.faults import Fault, fault_of
 from myxo.mapping.frames import (
@@ -301,8 +301,10 @@ class WorkerLane:
             with self._bench.interrupts.computing(self):
                 function = pickle.loads(pickled)  # noqa: S301  (code is what is sent here)
         except Interrupted:
-            return  # the caller has gone
+            _end_half_imported()
         except Exception as exc:  # noqa: BLE001  (whatever importing runs)
+            if self.gone:
+                _end_half_imported()
             self.send(Frame(Kind.REFUSED, parts=pack(fault_of(exc, leave_out=1))))
             return
         self._function = functions[self._digest] = function
@@ -410,6 +412,11 @@ class WorkerLane:
         self._add_overdue(chunk)
         self._report(chunk)
         os._exit(1)
+
+
+def _end_half_imported() -> NoReturn:
+    """End the process: an import was broken off, and may never be possible in it again."""
+    os._exit(1)
 
 
 def _packed(busy_s: float, values: list[Any], faults: dict[int, Fault]) -> list[Bytes]:
