@@ -74,6 +74,7 @@ class FakeMachine:
         problem: why the runtime is down; empty if it is not.
         unpausable: why no instance can be paused; empty if each can.
         create_s, start_s, pull_s, pause_s, resume_s, remove_s: how long these take, in seconds.
+        ends_s: how long instances take to end when they are told to.
         listens: whether instances really listen; off, tests run in virtual time.
         keep_alive: whether they answer more than one request on a connection.
     """
@@ -92,6 +93,7 @@ class FakeMachine:
     pause_s: float = 0.0
     resume_s: float = 0.0
     remove_s: float = 0.0
+    ends_s: float = 0.0
     unpausable: str = ""
     listens: bool = True
     keep_alive: bool = False
@@ -213,8 +215,9 @@ class FakeRuntime:
 
     async def remove(self, instance: InstanceId, *, grace_s: float) -> None:
         """End and forget the instance."""
-        del grace_s
         await trio.sleep(self._machine.remove_s)
+        if instance in self._machine.instances:
+            await trio.sleep(min(grace_s, self._machine.ends_s))
         self._check()
         found = self._machine.instances.pop(instance, None)
         if found is not None:

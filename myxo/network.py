@@ -4,7 +4,8 @@ import shlex
 import shutil
 import socket
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,20 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
     Raises:
         MyxoError: this machine is in a network already, or a daemon does not start.
     """
-    if read_joined_network(part.state_dir) and _answers(part.state_dir):
+    async with running(part):
+        ready(part)
+        notify("READY=1")
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def running(part: Part) -> AsyncIterator[None]:
+    """Run a machine's part for the length of a block, which begins when its daemons are ready.
+
+    Raises:
+        MyxoError: this machine is in a network already, or a daemon does not start.
+    """
+    if is_in_network(part.state_dir):
         raise MyxoError(
             f"this machine is in a network already (state in {part.state_dir}); stop that one "
             "first (`myxo down`), or choose another --state-dir, --proxy-port and, to found, "
@@ -172,12 +186,27 @@ async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
                 write_joined_network(
                     part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin
                 )
-                ready(part)
-                notify("READY=1")
-                await trio.sleep_forever()
+                yield
         finally:
             forget_joined_network(part.state_dir)
             shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def is_in_network(state_dir: Path) -> bool:
+    """Return whether this machine is in a network, and a daemon of its part still runs."""
+    return bool(read_joined_network(state_dir)) and is_running(state_dir)
+
+
+def is_running(state_dir: Path) -> bool:
+    """Return whether a daemon of this state directory serves its socket."""
+    for path in (state_dir / "run").glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(path))
+            except OSError:
+                continue
+            return True
+    return False
 
 
 def _was_there_before(part: Part) -> bool:
@@ -256,15 +285,3 @@ def _kept_passphrase(state_dir: Path) -> str:
     path.touch(mode=0o600)
     path.write_text(toml_line(passphrase) + "\n")
     return passphrase
-
-
-def _answers(state_dir: Path) -> bool:
-    """Whether a daemon of this state directory still serves its socket."""
-    for path in (state_dir / "run").glob("*.sock"):
-        with socket.socket(socket.AF_UNIX) as sock:
-            try:
-                sock.connect(str(path))
-            except OSError:
-                continue
-            return True
-    return False

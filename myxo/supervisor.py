@@ -64,8 +64,9 @@ class Daemon:
 class Supervisor:
     """Keeps daemons running while its block is open; made by `supervised`."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path) -> None:
+    def __init__(self, nursery: trio.Nursery, folder: Path, stop_timeout_s: float) -> None:
         self._nursery = nursery
+        self._stop_timeout_s = stop_timeout_s
         self._folder = folder
         self._processes: dict[str, trio.Process | _Successor] = {}
         self._replaced: list[trio.Process | _Successor] = []
@@ -88,7 +89,7 @@ class Supervisor:
         for process in reversed(every):
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-        with trio.move_on_after(STOP_TIMEOUT_S):
+        with trio.move_on_after(self._stop_timeout_s):
             for process in every:
                 await process.wait()
         for process in every:
@@ -174,15 +175,18 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def supervised() -> AsyncIterator[Supervisor]:
+async def supervised(stop_timeout_s: float = STOP_TIMEOUT_S) -> AsyncIterator[Supervisor]:
     """Yield a supervisor; at the block's end every daemon has ended.
+
+    Args:
+        stop_timeout_s: seconds after which a daemon that does not end is killed.
 
     The readiness sockets are in a folder for temporary files, as a socket's path is short, and that
     of a state directory may not be.
     """
     with tempfile.TemporaryDirectory(prefix="myxo-") as folder:
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(nursery, Path(folder))
+            supervisor = Supervisor(nursery, Path(folder), stop_timeout_s)
             try:
                 yield supervisor
             finally:

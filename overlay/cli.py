@@ -85,12 +85,13 @@ def run_daemon(
     gc.freeze()  # else each full collection walks 115,000 imported objects: a pause of 60 to 200 ms
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
     try:
-        trio.run(_until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
+        trio.run(until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseException as exc:  # noqa: BLE001  (refuse raises again what it does not know)
         refuse(exc)
 
 
-async def _until_signal(main: Callable[[], Awaitable[None]]) -> None:
+async def until_signal(main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main` until it ends, or is cancelled by SIGINT or SIGTERM."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 

@@ -109,6 +109,8 @@ class Room(BaseModel):
         cpu_millicores: not reserved by instances.
         memory_mib: not reserved by instances.
         instances: how many more it would take.
+        preemptible_millicores, preemptible_mib, preemptible_instances: reserved, by instances that
+            give it back to who needs it; from another one of those only an owner's fair share.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,14 +118,47 @@ class Room(BaseModel):
     cpu_millicores: int
     memory_mib: int
     instances: int
+    preemptible_millicores: int = 0
+    preemptible_mib: int = 0
+    preemptible_instances: int = 0
+
+    @property
+    def most(self) -> "Room":
+        """What can be had at the most: the allocator decides whether for this instance."""
+        return Room(
+            cpu_millicores=self.cpu_millicores + self.preemptible_millicores,
+            memory_mib=self.memory_mib + self.preemptible_mib,
+            instances=self.instances + self.preemptible_instances,
+        )
+
+    def less(self, *, cpu_millicores: int, memory_mib: int, instances: int) -> "Room":
+        """Return what stays if so much is taken, of what is free first."""
+        cpu, preemptible_cpu = _less(
+            self.cpu_millicores, self.preemptible_millicores, cpu_millicores
+        )
+        memory, preemptible_mib = _less(self.memory_mib, self.preemptible_mib, memory_mib)
+        count, preemptible_count = _less(self.instances, self.preemptible_instances, instances)
+        return Room(
+            cpu_millicores=cpu,
+            memory_mib=memory,
+            instances=count,
+            preemptible_millicores=preemptible_cpu,
+            preemptible_mib=preemptible_mib,
+            preemptible_instances=preemptible_count,
+        )
 
     def fits(self, spec: ServiceSpec) -> bool:
-        """Whether one more instance of `spec` would find room."""
+        """Whether one more instance of `spec` may find room."""
+        most = self.most
         return (
-            self.instances > 0
-            and self.cpu_millicores >= spec.cpu_millicores
-            and self.memory_mib >= spec.memory_mib
+            most.instances > 0
+            and most.cpu_millicores >= spec.cpu_millicores
+            and most.memory_mib >= spec.memory_mib
         )
+
+
+def _less(free: int, preemptible: int, taken: int) -> tuple[int, int]:
+    return max(0, free - taken), max(0, preemptible - max(0, taken - free))
 
 
 class PeerRecord(BaseModel):

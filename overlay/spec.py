@@ -30,6 +30,9 @@ DEFAULT_RETRY_PERCENT = 20.0
 MAX_S = 86400.0
 """Of any time that one request, or the next check, may take."""
 
+MAX_PREEMPT_GRACE_S = 600.0
+"""What needs the room runs beside an instance that is about to give it back for no longer."""
+
 MOST_FAILURES = 1000
 MOST_STATUSES = 100
 
@@ -110,6 +113,8 @@ class ServiceSpec(BaseModel):
         idle_pause_s: seconds without a request after which an instance is paused; 0 is never.
         idle_stop_s: seconds without a request after which an instance is stopped.
         ready_timeout_s: seconds within which a started instance must accept connections.
+        preempt_grace_s: another service may have an instance's room, and the instance then has so
+            many seconds to end what it is at; None: it keeps its room.
         idempotent: every request may be sent again after a failure, POST too.
         health: a path that must answer 2xx before the instance counts as ready; None: TCP only.
         health_interval_s: seconds between checks of `health` while it is ready; 0: none then.
@@ -156,6 +161,7 @@ class ServiceSpec(BaseModel):
     idle_pause_s: float = Field(DEFAULT_IDLE_PAUSE_S, ge=0)
     idle_stop_s: float = Field(DEFAULT_IDLE_STOP_S, gt=0)
     ready_timeout_s: float = Field(DEFAULT_READY_TIMEOUT_S, gt=0, le=600)
+    preempt_grace_s: float | None = Field(None, gt=0, le=MAX_PREEMPT_GRACE_S)
     idempotent: bool = False
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=1024)] | None = None
     health_interval_s: float = Field(DEFAULT_HEALTH_INTERVAL_S, ge=0, le=MAX_S)
@@ -188,6 +194,11 @@ class ServiceSpec(BaseModel):
     def runtime(self) -> Literal["docker", "process"]:
         """The runtime that the service needs."""
         return "process" if self.process is not None else "docker"
+
+    @property
+    def preemptible(self) -> bool:
+        """Whether an instance gives its room back when another service needs it."""
+        return self.preempt_grace_s is not None
 
     @cached_property
     def hedged(self) -> bool:

@@ -87,6 +87,14 @@ def proxy(
             min=1,
         ),
     ] = None,
+    paths: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Have paths of your own lead to services: JSON, {"/path": "service"}, read again '
+            "when it changes.",
+        ),
+    ] = None,
     access_log: Annotated[
         str | None,
         typer.Option(
@@ -137,6 +145,7 @@ def proxy(
             "tls_cert": tls_cert,
             "tls_key": tls_key,
             "client_ca": client_ca,
+            "paths": paths,
             "access_log": access_log,
             "otlp_endpoint": otlp_endpoint,
             "takeover": takeover,

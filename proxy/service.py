@@ -94,7 +94,7 @@ async def run(settings: ProxySettings, *, ready: Callable[[Node], None] | None =
         calls = node.calls = LastingCalls(node.reach)
         definitions = Definitions(node, settings.state_dir)
         following = await nursery.start(_follow, definitions)
-        grace = Grace()
+        grace = Grace(settings.drain_s)
         await nursery.start(grace.run)
         server = _Server(node, definitions, settings, grace, access_log, tracer, tls, counts)
         node.metrics.register(Summed(counts, server.workers.counts))

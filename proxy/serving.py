@@ -29,6 +29,7 @@ from proxy.choosing.chooser import Chooser
 from proxy.choosing.crowd import Crowd
 from proxy.choosing.starting import Starter
 from proxy.control.explaining import Explainer
+from proxy.control.path_file import PathFile
 from proxy.control.routing_desk import RoutingDesk
 from proxy.frontend.clients import Clients
 from proxy.frontend.edge import MAX_OUTSIDE, Edge
@@ -44,6 +45,7 @@ from proxy.ranking.routing_table import RoutingTable
 from proxy.ranking.upstreams import Upstreams
 from proxy.request.forwarding import Forwarder
 from proxy.route.exposure import exposure_of
+from proxy.route.paths import NONE
 from proxy.settings import ProxySettings
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
@@ -182,6 +184,7 @@ class Serving:
             self._guards,
             machine_names=self.machine_names,
             stand_in=self.desk.stand_in,
+            paths=PathFile(settings.paths).current if settings.paths else lambda: NONE,
         )
         self.tunnels = Tunnels(self.forwarder, self.roads)
         metrics.tunnels.set_function(lambda: self.tunnels.count)
@@ -191,7 +194,10 @@ class Serving:
             grace,
             metrics,
             Telemetry(metrics, decisions, access_log, tracer),
-            Limits(max_body_bytes=settings.max_body_bytes or inf),
+            Limits(
+                max_body_bytes=settings.max_body_bytes or inf,
+                idle_timeout_s=settings.idle_timeout_s,
+            ),
             settings.trusted_forwarders,
         )
         self.explainer = Explainer(

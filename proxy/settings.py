@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from overlay.errors import InvalidName, SettingsInvalid
 from overlay.settings import NodeSettings, split_address
+from proxy.frontend.grace import DRAIN_S
 from proxy.route.exposure import exposure_of
 
 DEFAULT_PORT = 4200
@@ -63,6 +64,17 @@ class ProxySettings(NodeSettings):
     max_body_bytes: int = Field(0, ge=0)
     """The largest request body that is taken, in bytes; more is answered 413. 0 is any size."""
 
+    idle_timeout_s: float = Field(75.0, gt=0)
+    """Seconds that a client's connection may be open without a request under way."""
+
+    drain_s: float = Field(DRAIN_S, ge=0, le=600)
+    """Seconds that requests under way may take to end when the proxy stops. Who runs it may have
+    less patience: systemd has 90 seconds, `myxo up` 4."""
+
+    paths: Path | None = None
+    """JSON file of paths that lead to services of other names, `{"/policy": "service"}`, read again
+    when it changes."""
+
     access_log: str = ""
     """File for one JSON object a line for each request that has ended; `-` is standard output."""
 
@@ -111,6 +123,10 @@ class ProxySettings(NodeSettings):
             raise ValueError("`client_ca` needs a `tls_cert`: clients show theirs within TLS")
         if self.engine == "envoy" and self.max_body_bytes:
             raise ValueError("Envoy takes bodies of any size: `max_body_bytes` needs engine `myxo`")
+        if self.engine == "envoy" and self.paths is not None:
+            raise ValueError(
+                "Envoy finds services by their names alone: `paths` needs engine `myxo`"
+            )
         if self.engine == "envoy" and self.takeover:
             raise ValueError("Envoy's ports cannot be taken over: stop that proxy, then start this")
         if self.engine == "envoy" and self.workers > 1:

@@ -103,6 +103,14 @@ def prometheus_program() -> str:
     return shutil.which("prometheus") or _leave_out("prometheus is not installed")
 
 
+@pytest.fixture(scope="session")
+def chromedriver_program() -> str:
+    """The path of what drives Chromium."""
+    return shutil.which("chromedriver") or _leave_out(
+        "chromedriver is not installed (Debian: chromium-driver)"
+    )
+
+
 def _leave_out(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and under CI nothing is skipped", pytrace=False)

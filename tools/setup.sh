@@ -57,6 +57,8 @@ missing_packages() {
   have etcd || echo etcd-server
   have etcdctl || echo etcd-client
   have prometheus || echo prometheus
+  # Ubuntu has browsers in snaps only; there the test of a page in one is skipped.
+  have chromedriver || grep -qi '^ID=ubuntu' /etc/os-release || echo chromium chromium-driver
   have docker-registry || echo docker-registry
   [ -x /bin/busybox ] || echo busybox-static
   have ip || echo iproute2

@@ -10,7 +10,8 @@
 Nothing that has a request in flight is stopped: the gateway counts its own, and whoever dials an
 instance directly holds a lease and answers for what is in flight there. That an instance drains is
 published first, so that nothing new comes; then leases are asked back; only then it ends. Only an
-allocator that stops itself puts a bound on that.
+allocator that stops itself puts a bound on that, and a service that says that it is preemptible:
+its instance is told to end when another one needs the room, and sees itself to what it is at.
 """
 
 from collections.abc import Awaitable, Callable
@@ -105,6 +106,8 @@ class Life:
         async def watch() -> None:
             nonlocal exited
             await instance.runtime.exited(instance.id)
+            if instance.unwanted == Why.PREEMPTED:
+                return
             exited = True
             nursery.cancel_scope.cancel()
 
@@ -113,6 +116,8 @@ class Life:
             nursery.start_soon(self._checkups.watch, instance)
             try:
                 await self._use_and_rest(instance)
+                if instance.unwanted == Why.PREEMPTED:
+                    await self._preempt(instance)
                 unwell = instance.unwanted == Why.UNHEALTHY
                 with trio.move_on_after(UNHEALTHY_DRAIN_S if unwell else inf):
                     await self._drain(instance)
@@ -146,6 +151,13 @@ class Life:
             self._register.advance(instance, Event.DRAIN)
             log.info("instance.draining", id=instance.id, why=instance.unwanted)
         await returned(instance)
+
+    async def _preempt(self, instance: Instance) -> None:
+        """Let nothing new in, and have the instance end what is under way by itself."""
+        with trio.move_on_after(0):
+            await self._drain(instance)
+        await self._remove(instance, instance.spec.preempt_grace_s or 0.0)
+        self._use.ended(instance)
 
     async def _put_away(self, instance: Instance) -> None:
         """End and remove an instance, whatever state it is in; it runs shielded and bounded."""

@@ -1,7 +1,7 @@
-"""The paused instances of this machine, held to its bounds and to what others need.
+"""The instances of this machine that go when others need their room, the paused ones above all.
 
-`standby.py` decides who goes; here it is told to. Nobody waits until it is gone: its memory comes
-back while the new instance is being created, which is what takes time.
+`standby.py` and `preemption.py` decide who goes; here it is told to. Nobody waits until it is gone:
+its memory comes back while the new instance is being created, which is what takes time.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from overlay.names import InstanceId
 
 
 class Pool:
-    """Puts paused instances away when they are too many, or in the way.
+    """Puts instances away when too many are paused, or some are in the way.
 
     Args:
         instances: what is here; read at each call.
@@ -50,6 +50,8 @@ class Pool:
         """Stop what is in the way of the promises that were made."""
         if shortage := self._ledger.shortage():
             self._stop(shortage, Why.ROOM_NEEDED)
+        for preempted in self._ledger.preempted():
+            self._instances[preempted].give_up(Why.PREEMPTED)
 
     def status(self) -> dict[str, int]:
         """Return size and bounds as JSON-ready values."""

@@ -40,6 +40,7 @@ class Why(StrEnum):
     IDLE = "idle"
     SURPLUS = "surplus"
     ROOM_NEEDED = "room_needed"
+    PREEMPTED = "preempted"
     STANDBY_FULL = "standby_full"
     OUTDATED = "outdated"
     UNHEALTHY = "unhealthy"

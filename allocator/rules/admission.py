@@ -6,7 +6,8 @@ is made here, last, from what is really there. It is pure: what is known comes i
 
 A paused instance gives its promise back, and keeps the memory that it was measured to use. That
 memory counts as room all the same, because the instance goes when the room is needed (`shortage`
-says how much then), except where the network keeps it.
+says how much then), except where the network keeps it. What preemptible instances were promised is
+given to who may have it (`preemption.py`), and they are told to end (`preempted`).
 
 Who may run what at all is decided in `policy.py`.
 """
@@ -26,6 +27,7 @@ from allocator.rules.policy import (
     rests_on_name,
     within,
 )
+from allocator.rules.preemption import Reservation, preempted, reservation
 from allocator.rules.standby import Shortage
 from allocator.runtime import Capacity
 from overlay.allocation import AllocationRefusal
@@ -69,15 +71,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """What one instance was promised."""
-
-    author: PeerId
-    cpu_millicores: int
-    memory_mib: int
-
-
-@dataclass(frozen=True, slots=True)
 class Rest:
     """What a paused instance holds."""
 
@@ -98,13 +91,22 @@ class Ledger:
     quota: Callable[[PeerId], Quota] = lambda _: Quota()
     _reservations: dict[InstanceId, Reservation] = field(default_factory=dict)
     _rests: dict[InstanceId, Rest] = field(default_factory=dict)
+    _preempted: list[InstanceId] = field(default_factory=list)
 
     def reserve(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> Decision:
         """Promise `instance` what its spec asks for, if there is room."""
         decision = self.room_for(author, spec)
         if isinstance(decision, Admitted):
+            for victim in self._giving_way(author, spec) or ():
+                self.release(victim)
+                self._preempted.append(victim)
             self.hold(instance, author, spec)
         return decision
+
+    def preempted(self) -> list[InstanceId]:
+        """Return the instances whose promise was given to others, once each."""
+        told, self._preempted = self._preempted, []
+        return told
 
     def rest(self, instance: InstanceId, memory_mib: int, *, reclaimable: bool) -> None:
         """Take back what a paused instance was promised; it holds `memory_mib`."""
@@ -125,7 +127,8 @@ class Ledger:
         """Return whether `reserve` would find room."""
         room = self.room()
         mine = [r for r in self._reservations.values() if r.author == author]
-        if room.instances < 1:
+        fits = self._giving_way(author, spec) is not None
+        if room.instances < 1 and not fits:
             return _no_room(f"{self.limits.instances} instances run here, which is the most")
         if 0 < self.limits.instances_per_author <= len(mine):
             return _no_room(f"{len(mine)} instances of this owner run here, which is the most")
@@ -138,22 +141,26 @@ class Ledger:
         )
         if not verdict.allowed:
             return _no_room(str(verdict))
+        if fits:
+            return Admitted()
         if spec.cpu_millicores > room.cpu_millicores:
             return _no_room(
                 f"CpuReq is {spec.cpu_millicores} millicores, {room.cpu_millicores} of "
                 f"{self.limits.cpu_millicores} are free"
             )
-        if spec.memory_mib > room.memory_mib:
-            return _no_room(
-                f"MemoryReq is {spec.memory_mib} MiB, {room.memory_mib} of "
-                f"{self.limits.memory_mib} are free"
-            )
-        return Admitted()
+        return _no_room(
+            f"MemoryReq is {spec.memory_mib} MiB, {room.memory_mib} of "
+            f"{self.limits.memory_mib} are free"
+        )
+
+    def _giving_way(self, author: PeerId, spec: ServiceSpec) -> list[InstanceId] | None:
+        """Return whose room an instance gets, nobody's where enough is free; None: it gets none."""
+        return preempted(self._reservations, self.room(), reservation(author, spec))
 
     def hold(self, instance: InstanceId, author: PeerId, spec: ServiceSpec) -> None:
         """Enter what an instance uses that runs already, room or not."""
         self._rests.pop(instance, None)
-        self._reservations[instance] = Reservation(author, spec.cpu_millicores, spec.memory_mib)
+        self._reservations[instance] = reservation(author, spec)
 
     def release(self, instance: InstanceId) -> None:
         """Take the promise back; nothing happens if there is none."""
@@ -164,11 +171,15 @@ class Ledger:
         """Return what is left, never below zero; what can be had back counts as left."""
         held = self._reservations.values()
         kept = [r.memory_mib for r in self._rests.values() if not r.reclaimable]
+        yielding = [r for r in held if r.preemptible]
         memory_mib = sum(r.memory_mib for r in held) + sum(kept)
         return Room(
             cpu_millicores=max(0, self.limits.cpu_millicores - sum(r.cpu_millicores for r in held)),
             memory_mib=max(0, self.limits.memory_mib - memory_mib),
             instances=max(0, self.limits.instances - len(held) - len(kept)),
+            preemptible_millicores=sum(r.cpu_millicores for r in yielding),
+            preemptible_mib=sum(r.memory_mib for r in yielding),
+            preemptible_instances=len(yielding),
         )
 
     def shortage(self) -> Shortage:

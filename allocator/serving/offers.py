@@ -65,8 +65,8 @@ class Held:
 
     def _less(self, room: Room) -> Room:
         held = self._held.values()
-        return Room(
-            cpu_millicores=max(0, room.cpu_millicores - sum(h.cpu_millicores for h in held)),
-            memory_mib=max(0, room.memory_mib - sum(h.memory_mib for h in held)),
-            instances=max(0, room.instances - len(held)),
+        return room.less(
+            cpu_millicores=sum(h.cpu_millicores for h in held),
+            memory_mib=sum(h.memory_mib for h in held),
+            instances=len(held),
         )

@@ -1,7 +1,6 @@
 """`map` as programs call it: awaited or iterated, under trio or asyncio, or from plain code."""
 
 import asyncio
-import os
 import pickle
 import threading
 from collections.abc import (
@@ -13,25 +12,27 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import sniffio
 import trio
 
-from myxo.mapping.engine import Engine
+from myxo.mapping.engine import Engine, Work
 from myxo.mapping.errors import ItemFailed, RemoteTraceback, WorkerLost
 from myxo.mapping.faults import Fault
 from myxo.mapping.functions import PickledFunction, pickled, send_own_modules_by_value
 from myxo.mapping.items import Items, SequenceItems, WindowItems
-from myxo.mapping.lane import ProxyAddress
 from myxo.mapping.mailbox import Mail, Mailbox
-from myxo.mapping.run import Outcomes
+from myxo.mapping.requests import Requests
+from myxo.mapping.run import MapRun, Outcomes
 from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import ChunkSize, MapSettings
 from myxo.mapping.workers import Workers, process_workers
-from overlay.settings import split_address
+from myxo.services.asking import target_of
+from myxo.services.codec import CodecLike, codec_of
+from myxo.services.proxy_address import proxy_address
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,7 +40,32 @@ R = TypeVar("R")
 UNTAKEN = 100_000
 """Results that wait for a caller who iterates; then no more are computed until some are taken."""
 
-DEFAULT_PROXY = "127.0.0.1:4200"
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """Items are computed by workers.
+
+    Attributes:
+        function: by what.
+        workers: where they are had.
+    """
+
+    function: PickledFunction
+    workers: Workers
+
+    def begin(
+        self,
+        items: Items,
+        deliver: Callable[[Outcomes], None],
+        settings: MapSettings,
+        read_more: Callable[[int], None] | None,
+    ) -> tuple[Schedule, MapRun]:
+        """Return where indices are offered, and the map that takes them from there."""
+        schedule = Schedule(chunk=settings.chunk_of(items.count or 0))
+        run = MapRun(
+            self.function, items, schedule, self.workers, deliver, settings, read_more=read_more
+        )
+        return schedule, run
 
 
 class MapCall(Generic[T, R]):
@@ -50,16 +76,10 @@ class MapCall(Generic[T, R]):
     """
 
     def __init__(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T] | AsyncIterable[T],
-        workers: Workers,
-        settings: MapSettings,
+        self, work: Work, items: Iterable[T] | AsyncIterable[T], settings: MapSettings
     ) -> None:
-        send_own_modules_by_value()
-        self._function = pickled(function)
+        self._work = work
         self._items = items
-        self._workers = workers
         self._settings = settings
 
     def __await__(self) -> Generator[Any, Any, list[Any]]:
@@ -73,7 +93,7 @@ class MapCall(Generic[T, R]):
 
     async def _iterate(self, settings: MapSettings) -> AsyncIterator[Any]:
         news = _async_news()
-        passage = _Passage(self._function, self._items, self._workers, settings, news.set)
+        passage = _Passage(self._work, self._items, settings, news.set)
         try:
             while True:
                 news.clear()
@@ -92,7 +112,7 @@ class MapCall(Generic[T, R]):
     def wait(self) -> Iterator[Any]:
         """Yield the results; blocks."""
         event = threading.Event()
-        passage = _Passage(self._function, self._items, self._workers, self._settings, event.set)
+        passage = _Passage(self._work, self._items, self._settings, event.set)
         try:
             while True:
                 event.clear()
@@ -113,9 +133,8 @@ class _Passage:
 
     def __init__(
         self,
-        function: PickledFunction,
+        work: Work,
         items: Iterable[Any] | AsyncIterable[Any],
-        workers: Workers,
         settings: MapSettings,
         notify: Callable[[], None],
     ) -> None:
@@ -132,11 +151,7 @@ class _Passage:
             self._async_input = aiter(items)
         else:
             self._input = iter(items)
-        schedule = Schedule(chunk=settings.chunk_of(source.count or 0))
-        if source.count is not None:
-            schedule.offer(source.count)
-            schedule.close()
-        self._engine = Engine(function, source, schedule, workers, self._mailbox, settings)
+        self._engine = Engine(work, source, self._mailbox, settings)
         self._engine.start()
 
     def take(self) -> Mail:
@@ -155,7 +170,7 @@ class _Passage:
             else:
                 yield from self._in_order(outcomes)
         if mail.ended and mail.error is not None:
-            raise _alone(mail.error)
+            raise alone(mail.error)
 
     def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
         for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
@@ -177,7 +192,7 @@ class _Passage:
     def _values(self, outcomes: Outcomes) -> list[Any]:
         values = list(outcomes.values)
         for index, fault in outcomes.faults.items():
-            values[index - outcomes.indices.start] = _exception(fault, index, outcomes.worker)
+            values[index - outcomes.indices.start] = exception_of(fault, index, outcomes.worker)
         return values
 
     def _checked(self, value: Any, is_fault: bool) -> Any:
@@ -208,15 +223,17 @@ class _Passage:
         self._engine.join()
 
 
-def _alone(error: BaseException) -> BaseException:
+def alone(error: BaseException) -> BaseException:
     """Return the one error that nurseries have put into groups."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _exception(fault: Fault, index: int, worker: str) -> BaseException:
+def exception_of(fault: Fault | Exception, index: int, worker: str) -> BaseException:
     """Return what to raise for a fault: the exception itself, or one that tells of it."""
+    if isinstance(fault, Exception):
+        return fault
     error: BaseException | None = None
     if fault.kind == "WorkerLost":
         error = WorkerLost(f"item {index}: {fault.message}")
@@ -280,7 +297,7 @@ def _async_news() -> _TrioNews | _AsyncioNews:
 
 
 def map(  # noqa: A001  (what it is)
-    function: Callable[[T], R],
+    function: Callable[[T], R] | str,
     items: Iterable[T] | AsyncIterable[T],
     *,
     chunk: ChunkSize = "auto",
@@ -289,29 +306,36 @@ def map(  # noqa: A001  (what it is)
     max_in_flight: int = 256,
     return_exceptions: bool = False,
     as_completed: bool = False,
+    codec: CodecLike = "json",
     proxy: str | None = None,
 ) -> MapCall[T, R]:
     """Compute `[function(item) for item in items]` on the machines of the network.
+
+    Or have a service answer for each item: each is one POST, and its result is what the answer
+    says.
 
     Under trio and asyncio, `await` it for the list, or iterate over it with `async for`.
 
     Args:
         function: any function of one argument; what it uses travels with it, what is installed is
-            imported where it runs.
+            imported where it runs. Or a service, as `"service"` or `"service/path"`.
         items: any iterable or asynchronous iterable; of one that is no sequence only as much is
             read ahead as keeps the workers busy.
         chunk: items of a message to a worker: a number, `auto` by measured time, or `sqrt` of how
-            many items there are.
+            many items there are. A request has one.
         timeout: seconds that one item may take; it fails with `TimeoutError` then.
-        retries: how often an item whose function raised is computed again.
-        max_in_flight: workers that are used at once, at the most.
+        retries: how often an item whose function raised is computed again, or asked for again.
+        max_in_flight: workers that are used, or requests that are under way, at once at the most.
         return_exceptions: have an item's exception be its result.
         as_completed: have results come as they are there, as pairs of index and result.
-        proxy: the address of the proxy that is asked for workers; else that of `MYXO_PROXY`, else
+        codec: of items and results of a service: `json`, `bytes`, or two functions, from an item
+            to bytes and back; a third value is the type of the first one's.
+        proxy: the address of the proxy that is asked; else that of `MYXO_PROXY`, else
             this machine's.
 
     Raises:
         Unpicklable: the function cannot travel; the message names what in it.
+        InvalidName: what is before the slash is no service's name.
         ValueError: a setting is none.
         SettingsInvalid: the proxy's address is none.
     """
@@ -323,10 +347,14 @@ def map(  # noqa: A001  (what it is)
         return_exceptions=return_exceptions,
         as_completed=as_completed,
     )
-    return MapCall(function, items, process_workers(_proxy_address(proxy)), settings)
+    address = proxy_address(proxy)
+    if isinstance(function, str):
+        return MapCall(Requests(target_of(function), codec_of(codec), address), items, settings)
+    send_own_modules_by_value()
+    return MapCall(Computing(pickled(function), process_workers(address)), items, settings)
 
 
-def map_sync(function: Callable[[T], R], items: Iterable[T], **settings: Any) -> list[Any]:
+def map_sync(function: Callable[[T], R] | str, items: Iterable[T], **settings: Any) -> list[Any]:
     """Compute `[function(item) for item in items]` as `map` does, and wait for it.
 
     Args:
@@ -335,9 +363,3 @@ def map_sync(function: Callable[[T], R], items: Iterable[T], **settings: Any) ->
         settings: as of `map`.
     """
     return list(map(function, items, **settings).wait())
-
-
-def _proxy_address(proxy: str | None) -> ProxyAddress:
-    said = proxy or os.environ.get("MYXO_PROXY") or DEFAULT_PROXY
-    host, port = split_address(said, default_host="127.0.0.1")
-    return ProxyAddress(host, port)

@@ -2,52 +2,78 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
-from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items, WindowItems
 from myxo.mapping.mailbox import Mailbox
-from myxo.mapping.run import MapRun
-from myxo.mapping.schedule import Schedule
+from myxo.mapping.run import Outcomes
 from myxo.mapping.settings import MapSettings
-from myxo.mapping.workers import Workers
+
+
+class Supply(Protocol):
+    """Where a map takes its indices from."""
+
+    def offer(self, items: int) -> None:
+        """Add the input's next `items`."""
+
+    def close(self) -> None:
+        """Note that the input has ended."""
+
+
+class Run(Protocol):
+    """A map, whatever is done with its items."""
+
+    async def run(self) -> None:
+        """Return when each item has its outcome. Raises with what the map cannot go on."""
+
+    def taken(self, outcomes: int) -> None:
+        """Note that the caller has taken so many outcomes."""
+
+    def look_again(self) -> None:
+        """Note that the supply has changed."""
+
+
+class Work(Protocol):
+    """What is done with each item."""
+
+    def begin(
+        self,
+        items: Items,
+        deliver: Callable[[Outcomes], None],
+        settings: MapSettings,
+        read_more: Callable[[int], None] | None,
+    ) -> tuple[Supply, Run]:
+        """Return a map that has not begun, and where its indices are offered.
+
+        Args:
+            items: by index.
+            deliver: takes outcomes, each index once.
+            settings: of the map.
+            read_more: asks for so many items more of an input that is not whole; None where all
+                are there.
+        """
 
 
 class Engine:
     """Runs a map in a thread of its own, from `start` to the mailbox's end.
 
     Args:
-        function: what is computed.
-        items: of what; those of a window are added by `give`.
-        schedule: of the map.
-        workers: where they are had.
+        work: what is done with each item.
+        items: those of a window are added by `give`.
         mailbox: takes outcomes.
         settings: of the map.
     """
 
-    def __init__(
-        self,
-        function: PickledFunction,
-        items: Items,
-        schedule: Schedule,
-        workers: Workers,
-        mailbox: Mailbox,
-        settings: MapSettings,
-    ) -> None:
+    def __init__(self, work: Work, items: Items, mailbox: Mailbox, settings: MapSettings) -> None:
         self._items = items
-        self._schedule = schedule
         self._mailbox = mailbox
-        self._run = MapRun(
-            function,
-            items,
-            schedule,
-            workers,
-            mailbox.put,
-            settings,
-            read_more=mailbox.want if items.count is None else None,
-        )
+        read_more = mailbox.want if items.count is None else None
+        self._supply, self._run = work.begin(items, mailbox.put, settings, read_more)
+        if items.count is not None:
+            self._supply.offer(items.count)
+            self._supply.close()
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
         self._running = threading.Event()
@@ -63,9 +89,9 @@ class Engine:
 
         def take() -> None:
             if isinstance(self._items, WindowItems):
-                self._schedule.offer(self._items.add(items))
+                self._supply.offer(self._items.add(items))
             if ended:
-                self._schedule.close()
+                self._supply.close()
             self._run.look_again()
 
         self._soon(take)

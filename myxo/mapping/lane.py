@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -22,6 +21,7 @@ from myxo.mapping.frames import (
     in_few,
 )
 from myxo.mapping.packing import unpack
+from myxo.services.proxy_address import ProxyAddress
 from overlay.names import ServiceName
 
 READ_BYTES = 1 << 16
@@ -42,17 +42,6 @@ class Refused(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyAddress:
-    """Where a proxy takes requests."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 class Lane:

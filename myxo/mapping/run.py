@@ -7,7 +7,7 @@ has started, or the word that there is no room.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil
@@ -48,13 +48,13 @@ class Outcomes:
     Attributes:
         indices: of the input.
         values: one each, None where there is a fault.
-        faults: by index.
+        faults: by index; an exception where it is in this process already.
         worker: that computed them.
     """
 
     indices: range
     values: Sequence[Any]
-    faults: dict[int, Fault]
+    faults: Mapping[int, Fault | Exception]
     worker: str
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import trio
 
 from myxo.mapping.errors import NoWorkers
-from myxo.mapping.lane import Lane, ProxyAddress, open_lane
+from myxo.mapping.lane import Lane, open_lane
 from myxo.mapping.owner import owner
+from myxo.services.proxy_address import ProxyAddress
 from overlay.identity import Identity
 from overlay.names import ServiceName, service_name
 from overlay.spec import ServiceSpec

@@ -1,6 +1,6 @@
 """The time that a stopping proxy leaves to what is under way, and the order in which it ends.
 
-    stop ──► listeners ──► idle connections ──► requests, within DRAIN_S ──► roads ──► leases
+    stop ──► listeners ──► idle connections ──► requests, within `drain_s` ──► roads ──► leases
 
 One that was replaced ends in the same order and has longer for it, until it is told to stop, too.
 
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 DRAIN_S = 3.0
-"""How long requests under way may take to end when the proxy stops."""
+"""How long requests under way may take to end when the proxy stops, if nobody says otherwise."""
 
 CLOSE_S = 1.0
 """How long the connections that are kept to instances may take to be closed after that."""
@@ -23,7 +23,11 @@ CLOSE_S = 1.0
 class Grace:
     """What outlives the listeners, while `run` runs.
 
+    Args:
+        drain_s: seconds that requests under way may take to end when the proxy stops.
+
     Attributes:
+        drain_s: as it was given.
         listeners: runs what accepts connections.
         lasting: runs what requests need to their end: leases, and starts that they wait for.
         connections: runs the client connections.
@@ -39,7 +43,8 @@ class Grace:
     lasting: trio.Nursery
     connections: trio.Nursery
 
-    def __init__(self) -> None:
+    def __init__(self, drain_s: float = DRAIN_S) -> None:
+        self.drain_s = drain_s
         self.leaving = False
         self.stopping = trio.Event()
         self.idle: set[trio.CancelScope] = set()
@@ -75,7 +80,7 @@ class Grace:
             self._end_within(self.retired_s)
             await trio.sleep_forever()
         finally:
-            self._end_within(DRAIN_S)
+            self._end_within(self.drain_s)
 
     def _end_within(self, seconds: float) -> None:
         draining = self._draining

@@ -228,6 +228,7 @@ def _objections(
 
 
 def _lacks(room: Room, spec: ServiceSpec, *, resumes: bool) -> Iterator[str]:
+    room = room.most
     if spec.cpu_millicores > room.cpu_millicores:
         yield f"{room.cpu_millicores} millicores are free, the service needs {spec.cpu_millicores}"
     if resumes:  # what is paused has its memory and its place already

@@ -48,7 +48,8 @@ from proxy.route.affinity import cookie, key_of, tie
 from proxy.route.caller import Caller, Origin
 from proxy.route.chains import FROM_OUTSIDE, HEADER, Call, Chains, render
 from proxy.route.deadlines import passed_on
-from proxy.route.routing import Route, route_of
+from proxy.route.paths import NONE, Paths
+from proxy.route.routing import Route, route_by_path, route_of
 from proxy.telemetry.decisions import Decision, Decisions, asked_of
 from proxy.telemetry.explained import explained
 from proxy.telemetry.timing import Timing
@@ -74,6 +75,7 @@ class Forwarder:
         guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
         stand_in: returns what is taken for the definition of a service that has none.
+        paths: returns the paths that lead to services of other names.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Forwarder:
         *,
         machine_names: frozenset[str],
         stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
+        paths: Callable[[], Paths] = lambda: NONE,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -96,6 +99,7 @@ class Forwarder:
         self.guards = guards
         self._machine_names = machine_names
         self._stand_in = stand_in
+        self._paths = paths
         self._chains = Chains()
 
     async def forward(
@@ -123,10 +127,7 @@ class Forwarder:
             if own is not None:
                 await client.respond(200, own.fields, own.body)
                 return Exchanged(200, len(own.body), 0, 0.0, 0.0)
-        if origin.exposure is None:
-            route = route_of(head, self._machine_names)
-        else:
-            route = origin.exposure.route(head)
+        route = self._route(head) if origin.exposure is None else origin.exposure.route(head)
         revision = self._definitions.get(route.service)
         if revision is None or (spec := revision.revision.spec) is None:
             revision, spec = await self.resolve(route.service, caller)
@@ -149,6 +150,12 @@ class Forwarder:
         finally:
             if call is not FROM_OUTSIDE:
                 self._chains.called(call)
+
+    def _route(self, head: RequestHead) -> Route:
+        paths = self._paths()
+        if paths.services:
+            return route_by_path(head, self._machine_names, paths)
+        return route_of(head, self._machine_names)
 
     async def _admitted(
         self,

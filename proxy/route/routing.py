@@ -3,7 +3,8 @@
 Four forms are understood: the path (`/SERVICE/rest`, on this machine's own names), the host
 (`SERVICE.myxo.localhost`), the absolute form of an HTTP proxy (`http://SERVICE/rest`), and the
 authority form (`CONNECT SERVICE:port`; a service has one port, so the number is not looked at).
-What follows the name goes on byte for byte: no escape is decoded, no dot segment removed.
+What follows the name goes on byte for byte: no escape is decoded, no dot segment removed. Paths of
+the user's own choice (`paths.py`), if there are any, come before services' names.
 
 The proxy is not an open door: a path is followed only where the Host is this machine (an IP
 literal, `localhost`, its own name), so that a page on another site cannot rebind a name of its own
@@ -23,6 +24,7 @@ from overlay.http.head import RequestHead, get
 from overlay.http.remembering import by_head
 from overlay.names import ServiceName, service_name
 from proxy.errors import CrossSite, Misdirected, NotAService
+from proxy.route.paths import Paths
 
 HOST_SUFFIX = ".myxo.localhost"
 """`*.localhost` is loopback by RFC 6761, so browsers and curl need no DNS for it."""
@@ -59,15 +61,40 @@ def route_of(head: RequestHead, machine_names: frozenset[str]) -> Route:
     Raises:
         NotAService, Misdirected, CrossSite: with the text for the client.
     """
-    if (
-        site := get(head.headers, b"sec-fetch-site")
-    ) is not None and site.lower() not in _SAME_SITE:
-        raise CrossSite("another site's page sent this request; services do not answer those")
+    _check_site(head)
     if head.method == b"CONNECT":
         return Route(_in_authority(head.target), head.target, head.target)
     if head.target.startswith((b"/", b"*")):
         return _by_host_or_path(head.target, get(head.headers, b"host") or b"", machine_names)
     return _by_absolute_form(head)
+
+
+@by_head
+def route_by_path(head: RequestHead, machine_names: frozenset[str], paths: Paths) -> Route:
+    """Return what `head` asks for, where there are paths that lead to services of other names.
+
+    Args:
+        head: the request.
+        machine_names: as of `route_of`.
+        paths: come before services' names.
+
+    Raises:
+        NotAService, Misdirected, CrossSite: with the text for the client.
+    """
+    if head.method != b"CONNECT":
+        authority, target = addressed(head)
+        found = paths.find(target) if is_of_machine(authority, machine_names) else None
+        if found is not None:
+            _check_site(head)
+            service, prefix, rest = found
+            return Route(service, rest, authority, prefix)
+    return route_of(head, machine_names)
+
+
+def _check_site(head: RequestHead) -> None:
+    site = get(head.headers, b"sec-fetch-site")
+    if site is not None and site.lower() not in _SAME_SITE:
+        raise CrossSite("another site's page sent this request; services do not answer those")
 
 
 def _by_host_or_path(target: bytes, authority: bytes, machine_names: frozenset[str]) -> Route:

@@ -20,7 +20,7 @@ from overlay.cli import SUPERVISED
 from overlay.definitions import Definitions
 from overlay.handover import Handover
 from overlay.node import Node
-from proxy.frontend.grace import DRAIN_S, Grace
+from proxy.frontend.grace import Grace
 from proxy.guard.limiting import Rates
 from proxy.serving import Serving
 from proxy.settings import ProxySettings
@@ -176,7 +176,7 @@ class Workers:
         link.close()
 
     def _retire(self) -> Retire:
-        within_s = max(self._grace.retired_s, DRAIN_S) - SOONER_S
+        within_s = max(self._grace.retired_s, self._grace.drain_s) - SOONER_S
         return Retire(within_s=within_s, move=self._shared.clients.move is not None)
 
     async def _follow_definitions(self) -> None:

@@ -111,7 +111,7 @@ async def run(descriptor: int) -> None:
         open_tracer(tracers, peer.hostname, peer.peer_id) as tracer,
         trio.open_nursery() as nursery,
     ):
-        grace = Grace()
+        grace = Grace(settings.drain_s)
         await nursery.start(grace.run)
         definitions = Definitions(peer, None)
         serving = Serving(

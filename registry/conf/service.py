@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overlay.spec import MAX_S, MOST_FAILURES, MOST_KEPT
+from overlay.spec import MAX_PREEMPT_GRACE_S, MAX_S, MOST_FAILURES, MOST_KEPT
 from registry.conf.docker import DockerConf, docker
 from registry.conf.document import parse
 from registry.conf.place import Field, Place, flag, number
@@ -64,6 +64,14 @@ FIELDS: dict[str, Field[Any]] = {
     "idle_pause_s": Field(number("seconds, 0 is never", 0, 10**9, whole=False)),
     "idle_stop_s": Field(number("seconds over 0", 0.001, 10**9, whole=False)),
     "ready_timeout_s": Field(number("seconds over 0, at most 600", 0.001, 600, whole=False)),
+    "preempt_grace_s": Field(
+        number(
+            f"seconds over 0, at most {MAX_PREEMPT_GRACE_S:g}",
+            0.001,
+            MAX_PREEMPT_GRACE_S,
+            whole=False,
+        )
+    ),
     "idempotent": Field(flag),
     "health": Field(path),
     "health_interval_s": Field(number("seconds, 0 is at the start only", 0, MAX_S, whole=False)),
@@ -107,6 +115,7 @@ _SPEC_FIELDS = {
             "idle_pause_s",
             "idle_stop_s",
             "ready_timeout_s",
+            "preempt_grace_s",
             "idempotent",
             "health",
             "health_interval_s",

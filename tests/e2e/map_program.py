@@ -27,5 +27,8 @@ if __name__ == "__main__":
             trio.run(main)
         case "asyncio":
             asyncio.run(main())
+        case "service":
+            results = myxo.map_sync(f"{sys.argv[2]}/echo", range(100), max_in_flight=20)
+            sys.stdout.write(f"{sum(results)}\n")
         case "sync":
             sys.stdout.write(f"{sum(myxo.map_sync(slow_square, range(100)))}\n")

@@ -85,6 +85,7 @@ def test_the_optional_fields_go_into_the_spec() -> None:
             "idle_pause_s": 0.5,
             "idle_stop_s": 1.5,
             "ready_timeout_s": 20,
+            "preempt_grace_s": 7,
             "idempotent": True,
             "health": "/ok",
             "read_only": False,
@@ -100,6 +101,7 @@ def test_the_optional_fields_go_into_the_spec() -> None:
     assert (spec.port, spec.env, spec.concurrency) == (81, {"MODE": "fast"}, 5)
     assert (spec.max_instances, spec.idle_stop_s, spec.ready_timeout_s) == (3, 1.5, 20)
     assert (spec.min_instances, spec.min_state, spec.idle_pause_s) == (2, "paused", 0.5)
+    assert spec.preempt_grace_s == 7
     assert (spec.idempotent, spec.health) == (True, "/ok")
     assert (spec.read_only, spec.cap_drop_all, spec.network) == (False, True, "none")
     assert spec.policy == Balancing(name="maglev", hash="cookie:sid", weights={"einstein": 0.5})

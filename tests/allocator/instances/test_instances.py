@@ -16,6 +16,7 @@ from allocator.errors import (
 )
 from allocator.instances.crashes import FAILURES
 from allocator.instances.instances import Instances
+from allocator.rules.admission import Limits
 from allocator.testing import FakeRuntime, open_fake_machine
 from allocator.testing_instances import (
     HELLO,
@@ -254,6 +255,64 @@ async def test_what_fails_again_and_again_is_refused_for_a_while(
 
 
 # ends
+
+
+async def test_a_preemptible_instance_gives_its_room_up_at_once_and_ends_what_it_is_at(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.limits = Limits(1000, 4096, 10)
+    lab.machine.create_s, lab.machine.ends_s = 0.2, 3.0
+    worker = revision(name="worker", cpu_millicores=1000, preempt_grace_s=5)
+    holder = FakeHolder()
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(worker))
+        instances.use.lease(first, holder)
+        instances.use.report(first, holder, 1, 0)
+        assert instances.room().fits(ServiceSpec(image=IMAGE, cpu_millicores=1000))
+        begun = trio.current_time()
+        await instances.allocate(revision(cpu_millicores=1000))
+        assert trio.current_time() - begun == pytest.approx(0.25)  # as on an empty machine
+        assert lab.states(first)[-1] == DRAINING
+        assert holder.asked == [first]
+        assert first in lab.machine.instances
+        await trio.sleep(3)
+        assert lab.machine.removed == [first]
+        assert lab.states(first)[-1] is None
+        error = await refused_with(instances, worker)
+        assert isinstance(error, Refused)
+        assert error.code is AllocationRefusal.NO_ROOM
+        assert [gone["why"] for gone in instances.status()["put_away"]] == ["preempted"]
+
+
+async def test_a_preemptible_instance_has_so_long_and_no_longer(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.limits = Limits(1000, 4096, 10)
+    lab.machine.ends_s = 60.0
+    async with lab.open() as instances:
+        worker = revision(name="worker", cpu_millicores=1000, preempt_grace_s=5)
+        first = id_of(await instances.allocate(worker))
+        with instances.use.request(first):
+            await instances.allocate(revision(cpu_millicores=1000))
+            await trio.sleep(4.5)
+            assert first in lab.machine.instances
+            await trio.sleep(1)
+            assert first not in lab.machine.instances
+
+
+async def test_a_resting_service_takes_its_room_back_from_a_preemptible_one(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    lab.limits = Limits(1000, 4096, 10)
+    service = revision(cpu_millicores=1000, idle_pause_s=1)
+    async with lab.open() as instances:
+        rests = id_of(await instances.allocate(service))
+        await trio.sleep(2)
+        worker = revision(name="worker", cpu_millicores=1000, preempt_grace_s=5)
+        first = id_of(await instances.allocate(worker))
+        assert id_of(await instances.allocate(service)) == rests
+        await trio.sleep(1)
+        assert lab.machine.removed == [first]
 
 
 async def test_a_crash_withdraws_the_instance_at_once_and_the_next_call_starts_another(

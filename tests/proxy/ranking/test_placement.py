@@ -123,6 +123,21 @@ def test_a_lack_of_room_is_said_in_numbers(room: Room, text: str) -> None:
     assert text in why(allocator(room=room), spec)
 
 
+def test_what_preemptible_instances_hold_counts_as_room() -> None:
+    spec = ServiceSpec(process="serve", cpu_millicores=500, memory_mib=64)
+    held = Room(
+        cpu_millicores=100,
+        memory_mib=0,
+        instances=0,
+        preemptible_millicores=400,
+        preemptible_mib=64,
+        preemptible_instances=1,
+    )
+    assert [s.allocator.peer_id for s in sites(allocator(room=held), spec=spec)] == ["a"]
+    gone = held.less(cpu_millicores=101, memory_mib=0, instances=0)
+    assert "399 millicores are free" in why(allocator(room=gone), spec)
+
+
 def test_exactly_enough_room_is_enough() -> None:
     spec = ServiceSpec(process="serve", cpu_millicores=500, memory_mib=64)
     room = Room(cpu_millicores=500, memory_mib=64, instances=1)

@@ -1,0 +1,54 @@
+"""A program's services are in the registry for as long as the program runs."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+
+from myxo.mapping.owner import owner
+from overlay.names import ServiceName
+from overlay.spec import ServiceSpec
+from registry.client import RegistryClient, next_revision, open_client
+from registry.settings import CliSettings
+
+LEAVE_S = 8.0
+"""How long the end of a program may take to take its services back."""
+
+
+@asynccontextmanager
+async def registered(
+    services: Mapping[ServiceName, ServiceSpec], settings: CliSettings
+) -> AsyncIterator[None]:
+    """Register services for the length of a block; those that were there already stay there.
+
+    Raises:
+        MyxoError: no registry takes them.
+    """
+    added: list[ServiceName] = []
+    try:
+        async with open_client(settings) as registry:
+            for name, spec in services.items():
+                if await _add(registry, name, spec):
+                    added.append(name)
+        yield
+    finally:
+        if added:
+            with trio.move_on_after(LEAVE_S, shield=True):
+                await _remove(added, settings)
+
+
+async def _add(registry: RegistryClient, name: ServiceName, spec: ServiceSpec) -> bool:
+    """Register a service; return whether that was needed."""
+    newest = await registry.get(name)
+    if newest is not None and newest.revision.spec == spec:
+        return False
+    await registry.add(next_revision(owner(), name, newest, spec))
+    return True
+
+
+async def _remove(names: list[ServiceName], settings: CliSettings) -> None:
+    async with open_client(settings) as registry:
+        for name in names:
+            newest = await registry.get(name)
+            if newest is not None and newest.revision.spec is not None:
+                await registry.add(next_revision(owner(), name, newest, None))

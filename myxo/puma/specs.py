@@ -1,0 +1,63 @@
+"""What a program's services are to the network: their names, and their definitions.
+
+Pure: configuration and sources in, definitions out.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from myxo.puma.configuration import PumaConfig
+from myxo.puma.errors import SourceInvalid
+from myxo.puma.shipping import FUNCTION, MAX_PIECES, PIECE, packed
+from myxo.puma.source import Source
+from overlay.names import PeerId, ServiceName, service_name
+from overlay.spec import ServiceSpec
+
+COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.puma.server'
+"""By the interpreter of the machine's own allocator, which has what a service needs."""
+
+
+_MAX_STEM = 20
+
+
+def name_of(key: str, program: Path | None, owner: PeerId) -> ServiceName:
+    """Return the name in the network of a service: one program's and one owner's.
+
+    Names belong to who first took them, and many a program is called service.py.
+    """
+    stem = _slug("puma" if program is None else program.stem)[:_MAX_STEM].strip("-")
+    tag = hashlib.sha256(f"{owner} {key}".encode()).hexdigest()[:6]
+    return service_name(f"{stem or 'puma'}-{_slug(key)}-{tag}")
+
+
+def spec_of(key: str, source: Source, config: PumaConfig) -> ServiceSpec:
+    """Return the definition of the service `key`.
+
+    Raises:
+        SourceInvalid: its code is larger than a definition.
+    """
+    variables = packed(source.modules)
+    if len(variables) > MAX_PIECES:
+        raise SourceInvalid(
+            f"the code of {key} with the modules beside its program has over "
+            f"{MAX_PIECES * PIECE} bytes when compressed: install what is large as a package "
+            f"({', '.join(_largest(source.modules))})"
+        )
+    rate = config.rate_limit
+    limited = rate is not None and rate.cluster_name in {None, key}
+    return ServiceSpec(
+        process=COMMAND,
+        env={FUNCTION: source.function, **variables},
+        policy=config.load_balancer,
+        global_rate_limit=rate.limit if rate is not None and limited else None,
+    )
+
+
+def _largest(modules: Mapping[str, str]) -> list[str]:
+    return sorted(modules, key=lambda name: -len(modules[name]))[:3]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
