@@ -225,8 +225,10 @@ class _Passage:
 
 
 def alone(error: BaseException) -> BaseException:
-    """Return the one error that nurseries have put into groups."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    """Return the one error that nurseries have put into groups; of several alike, the first."""
+    while (
+        isinstance(error, BaseExceptionGroup) and len({type(one) for one in error.exceptions}) == 1
+    ):
         error = error.exceptions[0]
     return error
 
