@@ -5,8 +5,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,12 +29,13 @@ def slow(x: int) -> int:
 class LongMap:
     """A map that does not end, and the results that it has had."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: Callable[[int], int] = slow) -> None:
+        self._function = function
         self.seen: list[int] = []
         self._news = trio.Event()
 
     async def run(self, worker: str, chunk: Any) -> None:
-        async for result in myxo.map(slow, count(), chunk=chunk, proxy=worker):
+        async for result in myxo.map(self._function, count(), chunk=chunk, proxy=worker):
             self.seen.append(result)
             self._news.set()
 
@@ -198,15 +199,15 @@ MILLION = 1_000_000
 
 
 async def test_of_chunks_that_are_done_nothing_is_kept(worker: str) -> None:
-    results = 0
-    items: Iterator[int] = count()
-    async with aclosing(aiter(myxo.map(int, items, chunk=1, proxy=worker))) as mapped:
-        async for _ in mapped:
-            results += 1
-            if results == 3000:
-                break
-    gc.collect()
-    alive = sum(isinstance(one, Chunk) for one in gc.get_objects())
+    long = LongMap(int)
+    with trio.fail_after(TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(long.run, worker, 1)
+            while len(long.seen) < 3000:
+                await long.goes_on()
+            gc.collect()
+            alive = sum(isinstance(one, Chunk) for one in gc.get_objects())
+            nursery.cancel_scope.cancel()
     assert alive <= 20
 
 
