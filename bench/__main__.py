@@ -27,6 +27,7 @@ from bench import (
 )
 from bench.command import FAILURES, Measure, measured
 from bench.machine import machine_line
+from bench.map import report as map_engines
 from bench.sim import report as sim
 
 ALL: dict[str, Measure] = {
@@ -42,6 +43,7 @@ ALL: dict[str, Measure] = {
     "bus": bus.measure,
     "distant": distant.measure,
     "many": many.measure,
+    "map": map_engines.measure,
     "overlay": overlay.measure,
     "estimates": estimates.measure,
     "nat": nat.measure,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from myxo.commands import forward, looking, membership, owners, part, policy, rtable
+from myxo.commands import forward, looking, membership, owners, part, policy, rtable, serve
 from overlay import options
 from overlay.cli import new_app, run_app
 
@@ -44,6 +44,7 @@ for command in (
     looking.rtt,
     looking.why,
     forward.forward,
+    serve.serve,
     looking.watch,
     owners.allow,
     membership.ban,

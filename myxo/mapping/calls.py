@@ -170,7 +170,7 @@ class _Passage:
             else:
                 yield from self._in_order(outcomes)
         if mail.ended and mail.error is not None:
-            raise _alone(mail.error)
+            raise alone(mail.error)
 
     def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
         for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
@@ -192,7 +192,7 @@ class _Passage:
     def _values(self, outcomes: Outcomes) -> list[Any]:
         values = list(outcomes.values)
         for index, fault in outcomes.faults.items():
-            values[index - outcomes.indices.start] = _exception(fault, index, outcomes.worker)
+            values[index - outcomes.indices.start] = exception_of(fault, index, outcomes.worker)
         return values
 
     def _checked(self, value: Any, is_fault: bool) -> Any:
@@ -223,14 +223,14 @@ class _Passage:
         self._engine.join()
 
 
-def _alone(error: BaseException) -> BaseException:
+def alone(error: BaseException) -> BaseException:
     """Return the one error that nurseries have put into groups."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _exception(fault: Fault | Exception, index: int, worker: str) -> BaseException:
+def exception_of(fault: Fault | Exception, index: int, worker: str) -> BaseException:
     """Return what to raise for a fault: the exception itself, or one that tells of it."""
     if isinstance(fault, Exception):
         return fault

@@ -63,6 +63,11 @@ def _is_own(name: str, module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if name == "__main__" or file is None or getattr(module, "__name__", None) != name:
         return False
+    return is_own_file(name, file)
+
+
+def is_own_file(name: str, file: str) -> bool:
+    """Whether a module of that name, in that file, is no installed one."""
     return not _is_installed(file) and name.partition(".")[0] not in _distributed()
 
 

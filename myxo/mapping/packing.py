@@ -34,7 +34,8 @@ def pack(value: object) -> list[Bytes]:
 
     stream = io.BytesIO()
     cloudpickle.Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
-    return [stream.getbuffer(), *buffers]
+    # No view of the stream: Python 3.11 crashes when it finds one in a circle that it clears.
+    return [stream.getvalue(), *buffers]
 
 
 def unpicklable(values: Iterable[object]) -> Iterator[tuple[int, Exception]]:
@@ -49,3 +50,14 @@ def unpicklable(values: Iterable[object]) -> Iterator[tuple[int, Exception]]:
 def unpack(parts: Sequence[Bytes]) -> Any:
     """Return the object; arrays in it may lie in the parts. Raises what unpickling raises."""
     return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  (code is what is sent here)
+
+
+def call(parts: Sequence[Bytes] | None) -> Any:
+    """Return the result of the call that some parts are: a function, arguments and named ones.
+
+    None is a call that was cancelled.
+    """
+    if parts is None:
+        return None
+    function, args, kwargs = unpack(parts)
+    return function(*args, **kwargs)

@@ -256,6 +256,9 @@ class WorkerLane:
             with self._interrupts.computing():
                 self._function = pickle.loads(pickled)  # noqa: S301  (code is what is sent here)
         except Exception as exc:  # noqa: BLE001  (whatever importing runs)
+            if self._gone:
+                # An import was broken off, and what is half imported may never be importable.
+                os._exit(1)
             self._send(Frame(Kind.REFUSED, parts=pack(fault_of(exc, leave_out=1))))
             return
         if self._function is not None:

@@ -281,3 +281,42 @@ async def test_a_caller_that_is_cancelled_frees_its_worker(worker: str) -> None:
     with trio.fail_after(60):
         assert await myxo.map(factorial, [5], proxy=worker) == [120]
     assert trio.current_time() - started < 300
+
+
+class ImportsForLong:
+    """A function whose loading takes long, and tells of its being broken off as imports in C do."""
+
+    def __init__(self, began: Path) -> None:
+        self._began = began
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return import_for_long, (self._began,)
+
+    def __call__(self, item: int) -> int:
+        return item
+
+
+def import_for_long(began: Path) -> None:
+    began.write_text(str(os.getpid()))
+    try:
+        time.sleep(600)
+    except BaseException as exc:
+        raise ImportError("half imported") from exc
+
+
+async def test_a_process_whose_import_was_broken_off_computes_nothing_more(
+    worker: str, tmp_path: Path
+) -> None:
+    began = tmp_path / "began"
+
+    async def leave_when_it_has_begun(scope: trio.CancelScope) -> None:
+        while not (began.exists() and began.read_text()):  # noqa: ASYNC110  (another process)
+            await trio.sleep(0.01)
+        scope.cancel()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave_when_it_has_begun, nursery.cancel_scope)
+            await myxo.map(ImportsForLong(began), [1], proxy=worker)
+        (other,) = await myxo.map(lambda _: os.getpid(), [1], proxy=worker)
+    assert other != int(began.read_text())
