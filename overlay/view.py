@@ -69,6 +69,7 @@ class InstanceView:
     Attributes:
         local: it is on this machine's network stack.
         suspect: it may not answer: its machine may be dead, or it fails its health checks.
+        key: what tells this instance from every other in the network.
     """
 
     owner: PeerId
@@ -76,11 +77,10 @@ class InstanceView:
     rtt_s: float | None
     local: bool
     suspect: bool
+    key: tuple[PeerId, InstanceId] = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> tuple[PeerId, InstanceId]:
-        """What tells this instance from every other in the network."""
-        return self.owner, self.record.id
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.owner, self.record.id))  # it is asked for often
 
 
 @dataclass(slots=True)

@@ -274,7 +274,7 @@ def serialise_request(
     Raises:
         ValueError: something in it contains a line end.
     """
-    return head_of(b"%b %b HTTP/1.1" % (method, target), headers, more)
+    return head_of(b"%b %b HTTP/1.1", (method, target), headers, more)
 
 
 def serialise_response(
@@ -285,16 +285,21 @@ def serialise_response(
     Raises:
         ValueError: something in it contains a line end.
     """
-    return head_of(b"HTTP/1.1 %d %b" % (status, reason), headers, more)
+    return head_of(b"HTTP/1.1 %d %b", (status, reason), headers, more)
 
 
 def framing_fields(framing: Framing) -> tuple[Field, ...]:
     """Return the fields that announce `framing`."""
     if framing.kind is BodyKind.LENGTH:
-        return ((b"Content-Length", b"%d" % framing.length),)
+        return _length_field(framing.length)
     if framing.kind is BodyKind.CHUNKED:
         return ((b"Transfer-Encoding", b"chunked"),)
     return ()
+
+
+@lru_cache(maxsize=1024)
+def _length_field(length: int) -> tuple[Field, ...]:
+    return ((b"Content-Length", b"%d" % length),)
 
 
 @lru_cache(maxsize=128)

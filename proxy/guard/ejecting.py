@@ -45,7 +45,8 @@ class Ejector:
         if bad:
             self.failed(instance, spec)
         elif spec.eject_after:
-            self._of(instance.key).succeeded()
+            outcomes = self._outcomes.get(instance.key) or self._of(instance.key)
+            outcomes.succeeded()
 
     def failed(self, instance: InstanceView, spec: ServiceSpec) -> None:
         """Take in that a request was answered by an error, or not at all."""

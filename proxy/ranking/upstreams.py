@@ -68,7 +68,7 @@ class Upstreams:
 
     def end(self, instance: InstanceView, service_time_s: float | None, now: float) -> None:
         """Count its end; `service_time_s`, RTT included, is None where it was not answered."""
-        upstream = self._of(instance)
+        upstream = self._upstreams.get(instance.key) or self._of(instance)
         upstream.in_flight -= 1
         if service_time_s is not None:
             away_s = 0.0 if instance.local else instance.rtt_s or 0.0

@@ -127,7 +127,7 @@ class Telemetry:
         else:
             del self._under_way[service]
         self._metrics.observe(service, outcome.status, duration_s)
-        forward_s = decision.timing.of("forward")
+        forward_s = decision.timing.last("forward")
         if forward_s:  # an instance answered
             self._metrics.took(decision.road, forward_s)
         if decision.started:

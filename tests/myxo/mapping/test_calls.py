@@ -252,7 +252,7 @@ def test_a_module_that_is_not_installed_there_is_named(
 
 def test_where_no_proxy_is_that_is_said() -> None:
     with pytest.raises(NoWorkers, match=r"no proxy answers at .* `myxo up`"):
-        myxo.map_sync(factorial, [1], proxy=f"127.0.0.1:{free_port()}")
+        myxo.map_sync(factorial, [1, 2, 3], proxy=f"127.0.0.1:{free_port()}")
 
 
 @pytest.mark.parametrize(

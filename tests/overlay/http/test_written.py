@@ -17,11 +17,14 @@ def test_a_head_is_the_same_however_much_of_it_was_written_before(
     written = Written(known)
     again = Written(written)
     again += added
-    whole = [*known, *added, *more]
-    assert [*again, *more] == whole
-    assert head_of(b"GET / HTTP/1.1", again, more) == head_of(b"GET / HTTP/1.1", whole, ())
+    assert again == [*known, *added]
     assert written == known
-    assert head_of(b"x", Written(again), more) == head_of(b"x", whole, ())
+    whole = [*known, *more, *added]
+    for values in ((b"GET", b"/"), (b"GET", b"/"), (b"PUT", b"/"), (b"PUT", b"/x")):
+        as_said = head_of(b"%b %b HTTP/1.1", values, whole, ())
+        assert head_of(b"%b %b HTTP/1.1", values, again, more) == as_said
+        assert head_of(b"%b %b HTTP/1.1", values, Written(again), more) == as_said
+    assert head_of(b"x", (), again, ()) == head_of(b"x", (), [*known, *added], ())
 
 
 @pytest.mark.parametrize("bad", [(b"a", b"b\r\nc: d"), (b"a\n", b""), (b"a", b"\r")])
@@ -30,9 +33,11 @@ def test_a_line_end_is_found_wherever_it_is(bad: tuple[bytes, bytes]) -> None:
     with pytest.raises(ValueError, match="line end"):
         Written([bad])
     with pytest.raises(ValueError, match="line end"):
-        head_of(b"x", good, [bad])
+        head_of(b"x", (), good, [bad])
+    with pytest.raises(ValueError, match="line end"):
+        head_of(b"x%b", (b"\n",), good, ())
     good.append(bad)
     with pytest.raises(ValueError, match="line end"):
-        head_of(b"x", good, ())
+        head_of(b"x", (), good, ())
     with pytest.raises(ValueError, match="line end"):
-        head_of(b"x\r\ny", [], ())
+        head_of(b"x%b", (b"\r\ny",), [], ())
