@@ -23,7 +23,7 @@ from allocator.testing_instances import (
     revision,
 )
 from overlay.names import InstanceId
-from overlay.records import InstanceState
+from overlay.records import InstanceState, Room
 from overlay.revision import SignedRevision
 
 READY, PAUSED, DRAINING = InstanceState.READY, InstanceState.PAUSED, InstanceState.DRAINING
@@ -363,11 +363,7 @@ async def test_what_rests_counts_as_room_and_its_memory_as_used(
 ) -> None:
     async with lab.open() as instances:
         first = await paused(instances, resting(cpu_millicores=3000, memory_mib=3000))
-        assert instances.room().model_dump() == {
-            "cpu_millicores": 4000,
-            "memory_mib": 4096,
-            "instances": 10,
-        }
+        assert instances.room() == Room(cpu_millicores=4000, memory_mib=4096, instances=10)
         assert lab.ledger.resting_mib() == lab.machine.instances[first].memory_mib
         assert instances.status()["standby"]["memory_mib"] == 8
         assert lab.registry.get_sample_value("myxo_allocator_standby_bytes") == 8 * 2**20

@@ -24,6 +24,7 @@ from allocator.runtime import Launch
 from allocator.testing import FakeMachine, FakeRuntime, open_fake_machine
 from allocator.testing_instances import Lab, id_of, revision
 from overlay.names import InstanceId, ServiceName
+from overlay.records import Room
 from overlay.revision import SignedRevision
 
 REPORT_S = 0.5
@@ -289,11 +290,11 @@ def check_rest(lab: Lab, truth: Truth) -> None:
 
 
 def check_end(lab: Lab) -> None:
-    assert lab.ledger.room().model_dump() == {
-        "cpu_millicores": LIMITS.cpu_millicores,
-        "memory_mib": LIMITS.memory_mib,
-        "instances": LIMITS.instances,
-    }
+    assert lab.ledger.room() == Room(
+        cpu_millicores=LIMITS.cpu_millicores,
+        memory_mib=LIMITS.memory_mib,
+        instances=LIMITS.instances,
+    )
     assert lab.ledger.resting_mib() == 0
     last = dict(lab.publisher.said)
     assert set(last.values()) <= {None}
