@@ -63,10 +63,15 @@ class Workers:
 def process_workers(proxy: ProxyAddress) -> Workers:
     """Return workers that are processes of the machines' users, a core each."""
     spec = ServiceSpec(process=COMMAND, concurrency=1, cpu_millicores=CORE_MILLICORES)
-    return Workers(proxy, _name(owner(), spec), spec)
+    return owned(proxy, "map", spec)
 
 
-def _name(its_owner: Identity, spec: ServiceSpec) -> ServiceName:
+def owned(proxy: ProxyAddress, prefix: str, spec: ServiceSpec) -> Workers:
+    """Return the instances of a service that is this user's own, under a name that begins so."""
+    return Workers(proxy, _name(prefix, owner(), spec), spec)
+
+
+def _name(prefix: str, its_owner: Identity, spec: ServiceSpec) -> ServiceName:
     """Return a name that is one owner's, and this spec's."""
     said = f"{its_owner.peer_id} {spec.model_dump_json()}"
-    return service_name(f"map-{hashlib.sha256(said.encode()).hexdigest()[:10]}")
+    return service_name(f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:10]}")
