@@ -94,6 +94,11 @@ def request(target: Target, proxy: ProxyAddress, codec: Codec, value: Any) -> ht
     return httpx.Request("POST", target.url(proxy), headers=headers, stream=Body(data))
 
 
+def request_without_value(target: Target, proxy: ProxyAddress) -> httpx.Request:
+    """Return a GET."""
+    return httpx.Request("GET", target.url(proxy))
+
+
 def encoded(target: Target, codec: Codec, value: Any) -> bytes:
     """Return a request's body.
 

@@ -49,13 +49,14 @@ class Service:
         address: where it listens.
         answer: makes the answer to a request; what came, unless it is set.
         requests: that have come.
+        connections: on which.
         peak: the most that were under way at once.
     """
 
     def __init__(self) -> None:
         self.address = ""
         self.answer: Callable[[Asked], Reply] = lambda asked: (200, asked.body)
-        self.requests = self.peak = 0
+        self.requests = self.peak = self.connections = 0
         self._under_way = 0
         self._seen: Counter[bytes] = Counter()
         self._lock = threading.Lock()
@@ -87,6 +88,10 @@ def serving() -> Iterator[Service]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            service.connections += 1
 
         def _reply(self) -> None:
             reply = service.take(self)
