@@ -32,6 +32,9 @@ from overlay.spec import ServiceSpec
 
 COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.dask_node'
 RETRY_S = 1.0
+GREET_S = 30.0
+"""For a node to start and say where it is; one that is another program's says nothing."""
+
 SCHEDULER_S = 90.0
 """Until a scheduler must run."""
 
@@ -76,7 +79,11 @@ class _Source:
         except OSError as exc:
             raise NoWorkers(f"no proxy answers at {self.workers.proxy} ({exc})") from exc
         try:
-            return await self._greet(reader, writer, more)
+            async with asyncio.timeout(GREET_S):
+                return await self._greet(reader, writer, more)
+        except TimeoutError as exc:
+            writer.close()
+            raise _Refused("the node says nothing") from exc
         except BaseException:
             writer.close()
             raise
