@@ -1,6 +1,7 @@
 """`map` as programs call it: awaited or iterated, under trio or asyncio, or from plain code."""
 
 import asyncio
+import os
 import pickle
 import threading
 from collections.abc import (
@@ -29,7 +30,7 @@ from myxo.mapping.requests import Requests
 from myxo.mapping.run import MapRun, Outcomes
 from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import ChunkSize, MapSettings
-from myxo.mapping.workers import Workers, process_workers
+from myxo.mapping.workers import Workers, container_workers, process_workers
 from myxo.services.asking import target_of
 from myxo.services.codec import CodecLike, codec_of
 from myxo.services.proxy_address import proxy_address
@@ -310,6 +311,7 @@ def map(  # noqa: A001  (what it is)
     as_completed: bool = False,
     codec: CodecLike = "json",
     proxy: str | None = None,
+    image: str | None = None,
 ) -> MapCall[T, R]:
     """Compute `[function(item) for item in items]` on the machines of the network.
 
@@ -334,6 +336,8 @@ def map(  # noqa: A001  (what it is)
             to bytes and back; a third value is the type of the first one's.
         proxy: the address of the proxy that is asked; else that of `MYXO_PROXY`, else
             this machine's.
+        image: have workers be containers of this image, which has Python, Myxo and what the
+            function imports; else that of `MYXO_MAP_IMAGE`. Without one they are processes.
 
     Raises:
         Unpicklable: the function cannot travel; the message names what in it.
@@ -353,7 +357,9 @@ def map(  # noqa: A001  (what it is)
     if isinstance(function, str):
         return MapCall(Requests(target_of(function), codec_of(codec), address), items, settings)
     send_own_modules_by_value()
-    return MapCall(Computing(pickled(function), process_workers(address)), items, settings)
+    image = image or os.environ.get("MYXO_MAP_IMAGE")
+    workers = container_workers(address, image) if image else process_workers(address)
+    return MapCall(Computing(pickled(function), workers), items, settings)
 
 
 def map_sync(function: Callable[[T], R] | str, items: Iterable[T], **settings: Any) -> list[Any]:

@@ -1,11 +1,13 @@
 """What goes over a lane: frames of a kind, a chunk's number and a payload.
 
-A lane is an HTTP/1.1 connection to a worker that was upgraded to `myxo-map/1`. The worker says what
+A lane is an HTTP/1.1 connection to a worker that was upgraded to `myxo-map/2`. The worker says what
 it is (HELLO). For each function the caller sends its digest (BEGIN), and the function itself where
 the worker asks for it (NEED, FUNCTION); one that cannot be used there is REFUSED. Then chunks go
 one way (CHUNK), outcomes the other (OUTCOMES), as they are computed; a chunk may be told to end
-earlier (STOP). Either end says that it sends no more (BYE), the worker before it stops. An end of
-the connection without it is a loss.
+earlier (STOP). A worker that serves others too says when it turns to them and leaves what came for
+later (AWAY), and when it is back (BACK). A caller says that it sends no more (BYE), and so does a
+worker that is to end: it takes nothing new, and what it still answers counts. An end of the
+connection without it is a loss, and what was computed there may be to blame.
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-PROTOCOL = "myxo-map/1"
+PROTOCOL = "myxo-map/2"
 
 HEAD = struct.Struct("!BIQH")
 """Kind, chunk, the index behind the payload's last item or 0, and the number of parts."""
@@ -47,6 +49,8 @@ class Kind(IntEnum):
     OUTCOMES = 7
     REFUSED = 8
     BYE = 9
+    AWAY = 10
+    BACK = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,7 +27,9 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.draining = False
-        self._waiting = self._computing = False
+        self._waiting = False
+        self._computing: object = None
+        self._called: set[object] = set()
         self._main = threading.get_ident()
         signal.signal(signal.SIGTERM, self._drain)
         signal.signal(signal.SIGUSR1, self._interrupt)
@@ -44,17 +46,23 @@ class Interrupts:
             self._waiting = False
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """For the block, let `interrupt` raise `Interrupted`."""
-        self._computing = True
+    def computing(self, whose: Hashable) -> Iterator[None]:
+        """For the block, let `interrupt` with the same argument raise `Interrupted`."""
+        self._computing = whose
         try:
             yield
         finally:
-            self._computing = False
+            self._computing = None
+            self._called.discard(whose)
 
-    def interrupt(self) -> None:
-        """Raise `Interrupted` in the main thread if it computes; from any thread."""
+    def interrupt(self, whose: Hashable) -> None:
+        """Raise `Interrupted` in the main thread if it computes for `whose`; from any thread."""
+        self._called.add(whose)
         signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def forget(self, whose: Hashable) -> None:
+        """Take in that nothing is computed for `whose` any more."""
+        self._called.discard(whose)
 
     def _drain(self, _number: int, _frame: FrameType | None) -> None:
         self.draining = True
@@ -62,6 +70,6 @@ class Interrupts:
             raise Drained
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        if self._computing:
-            self._computing = False
+        if self._computing in self._called:
+            self._computing = None
             raise Interrupted

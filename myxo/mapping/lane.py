@@ -49,13 +49,14 @@ class Lane:
 
     Attributes:
         worker: what it said of itself.
+        id: which worker it is; one that was started anew has another.
     """
 
     def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
         self._stream = stream
         self._buffer = bytearray(rest)
         self._sending = trio.Lock()
-        self.worker = ""
+        self.worker = self.id = ""
         self.python: tuple[int, ...] = ()
 
     async def greet(self) -> None:
@@ -66,6 +67,7 @@ class Lane:
         hello: dict[str, Any] = unpack(frame.parts)
         self.python = tuple(hello["python"])
         self.worker = f"{hello['host']}:{hello['pid']}"
+        self.id = hello["id"]
 
     async def send(self, frame: Frame) -> None:
         """Write a frame whole.

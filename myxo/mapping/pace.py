@@ -59,7 +59,7 @@ def _smoothed(before: float | None, sample: float) -> float:
     return sample if before is None else before + WEIGHT * (sample - before)
 
 
-def chunk_size(pace: Pace, last: int, left: int | None, lanes: int) -> int:
+def chunk_size(pace: Pace, last: int, left: int | None, lanes: int, *, shared: bool = False) -> int:
     """Return how many items the next chunk of a lane has.
 
     Args:
@@ -67,10 +67,14 @@ def chunk_size(pace: Pace, last: int, left: int | None, lanes: int) -> int:
         last: items of the lane's last chunk, 0 if this is its first.
         left: items that no lane has yet, or None where the input's end is not known.
         lanes: how many share them.
+        shared: whether other maps' items are computed between the lane's: then it should never have
+            nothing to compute when its turn comes.
     """
     if pace.item_s is None:
         return FIRST
     target_s = min(max(WORTH * (pace.cost_s or 0.0), SHORTEST_S), LONGEST_S)
+    if shared:
+        target_s = LONGEST_S
     size = int(min(target_s / max(pace.item_s, 1e-9), GROWTH * max(last, FIRST)))
     if pace.item_bytes:
         size = min(size, int(LARGEST_BYTES / pace.item_bytes))

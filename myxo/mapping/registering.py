@@ -13,20 +13,28 @@ from overlay.errors import SettingsInvalid
 from overlay.names import ServiceName, service_name
 from overlay.spec import ServiceSpec
 from registry.client import next_revision, open_client
+from registry.docker import Engine
+from registry.image import stock_image
 from registry.settings import CliSettings
 
 
 def main() -> None:
-    """Register the service that is named, as the spec on standard input has it."""
-    name = service_name(sys.argv[1])
+    """Register the service that is named, as the spec on standard input has it.
+
+    A further argument is the name of the image that it runs from, if it does.
+    """
+    name, image = service_name(sys.argv[1]), next(iter(sys.argv[2:]), None)
     spec = ServiceSpec.model_validate_json(sys.stdin.read())
-    run_daemon(partial(_register, name, spec), log_level="error")
+    run_daemon(partial(_register, name, spec, image), log_level="error")
 
 
-async def _register(name: ServiceName, spec: ServiceSpec) -> None:
+async def _register(name: ServiceName, spec: ServiceSpec, image: str | None) -> None:
     settings = CliSettings.load({})
     if not settings.bootstraps:
         raise SettingsInvalid(options.NO_BOOTSTRAP)
+    if image is not None:
+        found, _ = await stock_image(Engine(), image, lambda _: None)
+        spec = spec.model_copy(update={"image": found})
     async with open_client(settings) as registry:
         newest = await registry.get(name)
         if newest is None or newest.revision.spec != spec:

@@ -154,9 +154,11 @@ class RequestRun:
     # A lane
 
     async def _lane(self, indices: trio.MemoryReceiveChannel[int]) -> None:
-        async with httpx.AsyncClient(timeout=None, trust_env=False, verify=NO_TLS) as client:  # noqa: S113  (items have their own)
+        # Not a client: its cookies would keep the lane at one instance of a sticky service, and it
+        # logs each request.
+        async with httpx.AsyncHTTPTransport(verify=NO_TLS, trust_env=False) as transport:
             async for index in indices:
-                self._hand_over(index, await self._outcome(client, index))
+                self._hand_over(index, await self._outcome(transport, index))
 
     def _hand_over(self, index: int, outcome: Any) -> None:
         indices = range(index, index + 1)
@@ -167,13 +169,13 @@ class RequestRun:
             faults[index], outcome = outcome.error, None
         self._deliver(Outcomes(indices, [outcome], faults, str(self._requests.target)))
 
-    async def _outcome(self, client: httpx.AsyncClient, index: int) -> Any:
+    async def _outcome(self, transport: httpx.AsyncHTTPTransport, index: int) -> Any:
         """Ask until there is a result, or it is settled that there is none."""
         (item,) = self._items.take(range(index, index + 1))
         failures = 0
         while True:
             try:
-                return await self._ask(client, item)
+                return await self._ask(transport, item)
             except NoProxy:
                 raise
             except (ServiceError, TimeoutError) as exc:
@@ -193,13 +195,14 @@ class RequestRun:
             return False
         return now - self._answered_at < self._settings.patience_s
 
-    async def _ask(self, client: httpx.AsyncClient, item: Any) -> Any:
+    async def _ask(self, transport: httpx.AsyncHTTPTransport, item: Any) -> Any:
         target, codec, proxy = self._requests.target, self._requests.codec, self._requests.proxy
         asked = request(target, proxy, codec, item)
         bound_s = self._settings.timeout_s
         with trio.move_on_after(float("inf") if bound_s is None else bound_s):
             with translated(target, proxy):
-                response = await client.send(asked)
+                response = await transport.handle_async_request(asked)
+                await response.aread()
             value = decoded(target, codec, response)
             self._answered_at = trio.current_time()
             return value

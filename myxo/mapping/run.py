@@ -33,6 +33,9 @@ FIRST_LANES = 2
 """Before any item's time is known."""
 
 RETRY_S = 0.2
+FULL_S = 1.0
+"""Until one more worker is asked for where there was none but those that the map has."""
+
 MAX_LOST = 20
 """Lanes in a row that end before they have answered anything."""
 
@@ -56,6 +59,10 @@ class Outcomes:
     values: Sequence[Any]
     faults: Mapping[int, Fault | Exception]
     worker: str
+
+
+class _NoOther(Exception):
+    """The proxy gave a worker to which the map has a lane already: there is no other."""
 
 
 class MapRun:
@@ -92,7 +99,9 @@ class MapRun:
         self._read_more = read_more
         self._ids = count()
         self._lanes: dict[LaneId, Lane] = {}
+        self._leaving: set[LaneId] = set()
         self._opening = 0
+        self._full = False
         self._lost = 0
         self._news = trio.Event()
         self._refusal: Refused | None = None
@@ -147,7 +156,8 @@ class MapRun:
         if not self._lanes:
             return min(max(1, more), FIRST_LANES, self._settings.max_in_flight)
         # Asked for in doubling steps, so that few wait in vain where there is no room.
-        return min(len(self._lanes) + min(more, len(self._lanes)), self._settings.max_in_flight)
+        most = 1 if self._full else len(self._lanes)
+        return min(len(self._lanes) + min(more, most), self._settings.max_in_flight)
 
     # A lane
 
@@ -156,6 +166,7 @@ class MapRun:
         opening = True
         try:
             async with self._workers.lane() as lane:
+                self._check_new(lane)
                 key = LaneId(next(self._ids))
                 self._opening -= 1
                 opening = False
@@ -166,11 +177,14 @@ class MapRun:
                     await self._use(key, lane)
                 finally:
                     del self._lanes[key]
+                    self._leaving.discard(key)
                     for index in self._schedule.lost(key, trio.current_time()):
                         self._give_up(index, lane)
                     self.look_again()
         except Refused as exc:
             await self._refused(exc)
+        except _NoOther:
+            await trio.sleep(FULL_S)
         except LaneLost:
             self._lost += 1
             if self._lost > MAX_LOST:
@@ -180,6 +194,12 @@ class MapRun:
             if opening:
                 self._opening -= 1
                 self.look_again()
+
+    def _check_new(self, lane: Lane) -> None:
+        """Raise `_NoOther` if a lane leads to a worker to which there is one."""
+        self._full = any(other.id == lane.id for other in self._lanes.values())
+        if self._full:
+            raise _NoOther
 
     async def _refused(self, refusal: Refused) -> None:
         """Wait until it may be worth to ask again.
@@ -204,10 +224,10 @@ class MapRun:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._feed, key, lane, chunks)
-                await self._hear(lane, chunks)
-                nursery.cancel_scope.cancel()
+                await self._hear(key, lane, chunks)
         except* LaneLost as group:
-            raise LaneLost from group
+            if key not in self._leaving:
+                raise LaneLost from group
 
     async def _feed(self, key: LaneId, lane: Lane, chunks: dict[int, Chunk]) -> None:
         """Send a lane what it is to compute, whenever something has changed."""
@@ -251,22 +271,35 @@ class MapRun:
                 except LaneLost:
                     continue  # its own task hears of it
 
-    async def _hear(self, lane: Lane, chunks: dict[int, Chunk]) -> None:
+    async def _hear(self, key: LaneId, lane: Lane, chunks: dict[int, Chunk]) -> None:
         while True:
             frame = await lane.receive()
-            if frame.kind is Kind.OUTCOMES and frame.chunk in chunks:
-                self._lost = 0
-                self._take_in(lane, chunks[frame.chunk], frame)
-                self.look_again()
-                await self._tell_shortened()
-            elif frame.kind is Kind.NEED:
-                await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
-            elif frame.kind is Kind.REFUSED:
-                raise _unusable(unpack(frame.parts), lane)
-            elif frame.kind is Kind.BYE:
-                return
-            else:
-                raise MalformedFrame(f"{frame.kind.name} is not for a caller")
+            match frame.kind:
+                case Kind.OUTCOMES:
+                    await self._heard_outcomes(lane, chunks, frame)
+                case Kind.NEED:
+                    await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
+                case Kind.REFUSED:
+                    raise _unusable(unpack(frame.parts), lane)
+                case Kind.AWAY:
+                    self._schedule.away(key, trio.current_time())
+                case Kind.BACK:
+                    self._schedule.back(key, trio.current_time())
+                case Kind.BYE:
+                    self._leaving.add(key)
+                    self._schedule.leaves(key)
+                case _:
+                    raise MalformedFrame(f"{frame.kind.name} is not for a caller")
+
+    async def _heard_outcomes(self, lane: Lane, chunks: dict[int, Chunk], frame: Frame) -> None:
+        # A worker goes through its chunks in order: nothing more comes of the ones before.
+        for chunk in [number for number in chunks if number < frame.chunk]:
+            del chunks[chunk]
+        if frame.chunk in chunks:
+            self._lost = 0
+            self._take_in(lane, chunks[frame.chunk], frame)
+            self.look_again()
+            await self._tell_shortened()
 
     def _take_in(self, lane: Lane, chunk: Chunk, frame: Frame) -> None:
         busy_s, values, faults = unpack(frame.parts)
@@ -280,10 +313,14 @@ class MapRun:
             self._hand_over(Outcomes(fresh, its_values, its_faults, lane.worker))
 
     def _may_retry(self, index: int) -> bool:
-        self._tries[index] += 1
-        return self._tries[index] <= self._settings.retries
+        if self._tries[index] < self._settings.retries:
+            self._tries[index] += 1
+            return True
+        return False
 
     def _hand_over(self, outcomes: Outcomes) -> None:
+        for index in [tried for tried in self._tries if tried in outcomes.indices]:
+            del self._tries[index]
         self._items.done(outcomes.indices)
         self._untaken += len(outcomes.indices)
         self._deliver(outcomes)

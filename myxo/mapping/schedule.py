@@ -12,6 +12,7 @@ counts (backup tasks, Dean and Ghemawat 2004). Each index has exactly one outcom
 
 A lane that is lost gives its items back in pieces, so that an item that kills its worker is soon
 alone in its chunk; one that was alone and lost its worker too often is abandoned with that error.
+Where the worker was to end, or was at another map's items, what it had of this one is not to blame.
 """
 
 from collections import Counter, deque
@@ -22,12 +23,15 @@ from typing import NewType
 
 from myxo.mapping.backlog import Backlog
 from myxo.mapping.intervals import Intervals
-from myxo.mapping.pace import GROWTH, Pace, chunk_size
+from myxo.mapping.pace import GROWTH, LONGEST_S, Pace, chunk_size
 
 LaneId = NewType("LaneId", int)
 
 AHEAD = 2
 """Chunks that a lane has at the most: the one that is computed, and one on its way."""
+
+AHEAD_SHARED = 6
+"""The same where the worker computes for other maps too, and chunks are small."""
 
 PIECES = 8
 """Of what a lost lane gives back."""
@@ -54,6 +58,7 @@ class Chunk:
         done: the first index that the lane has not answered.
         sent_at, moved_at: when it was given out, and when `done` last moved or its turn came.
         began_idle: whether the lane had nothing else to do then.
+        busy_s, away_s: that the worker computed of it, and others' items meanwhile, in seconds.
     """
 
     id: int
@@ -65,6 +70,7 @@ class Chunk:
     moved_at: float
     began_idle: bool
     busy_s: float = 0.0
+    away_s: float = 0.0
 
     def __len__(self) -> int:
         return self.stop - self.done
@@ -81,9 +87,21 @@ class Shortened:
 
 @dataclass(slots=True)
 class _Lane:
+    """A lane that stands.
+
+    Attributes:
+        last_size: items of its newest chunk.
+        away_since: when its worker turned to other maps; None while it is at this one.
+        shared: its worker computed for others, too, when the last chunk was done or since.
+        leaves: its worker is to end and takes nothing new.
+    """
+
     pace: Pace = field(default_factory=Pace)
     chunks: deque[Chunk] = field(default_factory=deque)
     last_size: int = 0
+    away_since: float | None = None
+    shared: bool = False
+    leaves: bool = False
 
     def drop(self, chunk: Chunk, now: float) -> None:
         """Take a chunk out; it is the turn of the one behind it."""
@@ -149,12 +167,31 @@ class Schedule:
         """Take in a lane that stands."""
         self._lanes[lane] = _Lane()
 
+    def away(self, lane: LaneId, now: float) -> None:
+        """Note that a lane's worker computes for other maps."""
+        one = self._lanes[lane]
+        one.away_since, one.shared = now, True
+
+    def back(self, lane: LaneId, now: float) -> None:
+        """Note that it computes for this one again."""
+        one = self._lanes[lane]
+        if one.away_since is not None:
+            for chunk in one.chunks:
+                chunk.away_s += now - max(one.away_since, chunk.sent_at)
+                chunk.moved_at = now
+            one.away_since = None
+
+    def leaves(self, lane: LaneId) -> None:
+        """Note that a lane's worker is to end: it gets nothing more."""
+        self._lanes[lane].leaves = True
+
     def lost(self, lane: LaneId, now: float) -> list[int]:
         """Take back what a lane had; return the indices that are abandoned by that."""
         gone = self._lanes.pop(lane)
+        blameless = gone.leaves or gone.away_since is not None
         abandoned = []
         for chunk in gone.chunks:
-            alone = chunk.stop - chunk.start == 1
+            alone = chunk.stop - chunk.start == 1 and not blameless
             if alone:
                 self._lost_alone[chunk.start] += 1
             for missing in self._uncovered(chunk):
@@ -169,7 +206,7 @@ class Schedule:
     def next(self, lane: LaneId, now: float) -> Chunk | None:
         """Return what a lane is to compute beside what it has, or None if nothing now."""
         one = self._lanes[lane]
-        if one.chunks and not self._should_queue(one, now):
+        if one.leaves or (one.chunks and not self._should_queue(one, now)):
             return None
         size = self._size(one, len(self._backlog) if self._backlog.closed else None)
         while size:
@@ -224,7 +261,7 @@ class Schedule:
 
     def look_again_at(self, lane: LaneId, now: float) -> float | None:
         """Return when a lane without work should ask anew though nothing has come, or None."""
-        if self._lanes[lane].chunks:
+        if self._lanes[lane].chunks or self._lanes[lane].leaves:
             return None
         waits = [
             chunk.moved_at + self._patience_s(lane)
@@ -240,7 +277,7 @@ class Schedule:
             return self._fixed
         measured = lane.pace if lane.pace.item_s is not None else self._pace
         last = lane.last_size or (self._largest_last() if measured is self._pace else 0)
-        return chunk_size(measured, last, left, max(1, len(self._lanes)))
+        return chunk_size(measured, last, left, max(1, len(self._lanes)), shared=lane.shared)
 
     def _largest_last(self) -> int:
         """Of all lanes: a lane that joins need not begin with one item again."""
@@ -248,7 +285,11 @@ class Schedule:
 
     def _should_queue(self, lane: _Lane, now: float) -> bool:
         """Whether a lane would stand idle if its next chunk went out only when this one is done."""
-        if len(lane.chunks) >= AHEAD or lane.pace.item_s is None:
+        if lane.pace.item_s is None:
+            return False
+        if lane.shared:
+            return len(lane.chunks) < AHEAD_SHARED and self._left_s(lane, now) < LONGEST_S / 2
+        if len(lane.chunks) >= AHEAD:
             return False
         return self._left_s(lane, now) < (lane.pace.cost_s or 0.0)
 
@@ -347,6 +388,9 @@ class Schedule:
         fresh = self._outcomes.add(indices.start, indices.stop)
         for one in fresh:
             self._release(one, now)
+            for index in tuple(self._lost_alone):
+                if index in one:
+                    del self._lost_alone[index]
         return fresh
 
     def _release(self, indices: range, now: float) -> None:
@@ -363,12 +407,13 @@ class Schedule:
         if chunk.done < chunk.stop and self._outcomes.missing(chunk.done, chunk.stop):
             return
         lane.drop(chunk, now)
+        lane.shared = lane.away_since is not None or chunk.away_s > 0
         if chunk.done < chunk.stop:
             chunk.stop = chunk.done
             self._shortened.append(Shortened(chunk.lane, chunk.id, chunk.stop))
         elif chunk.began_idle:
             for pace in self._paces(chunk.lane):
-                pace.cost(now - chunk.sent_at - chunk.busy_s)
+                pace.cost(now - chunk.sent_at - chunk.busy_s - chunk.away_s)
 
     def _uncovered(self, chunk: Chunk) -> list[range]:
         """Return what of a lost chunk has no outcome and is no other lane's."""

@@ -1,24 +1,27 @@
-"""A map in virtual time: workers that are slow, far, late or die, for a schedule to be tried."""
+"""Maps in virtual time: workers that are slow, far, late, shared, told to end, or die."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 from myxo.mapping.schedule import Chunk, LaneId, Schedule
+from myxo.mapping.turns import Turns
 
-MAX_EVENTS = 200_000
+MAX_EVENTS = 400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One lane's other end.
+    """What computes for all maps, by turns.
 
     Attributes:
         item_s: returns how long an item takes it, in seconds.
         one_way_s: of a message either way, in seconds.
-        joins_at, dies_at: seconds after the map began.
+        joins_at, dies_at: seconds after the beginning.
+        told_at: when it is told to end, which it does at the end of its item, or of `grace_s`.
         killed_by: items that end this worker in the moment that it begins them.
         returns_after_s: how long after its end another one takes its place, or None.
     """
@@ -27,8 +30,27 @@ class Worker:
     one_way_s: float = 0.0005
     joins_at: float = 0.0
     dies_at: float | None = None
+    told_at: float | None = None
+    grace_s: float = 1.0
     killed_by: frozenset[int] = frozenset()
     returns_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A map.
+
+    Attributes:
+        items: how many its input has.
+        schedule: that is tried.
+        begins_at: seconds after the beginning.
+        cost: how many times longer its items take than the workers say.
+    """
+
+    items: int
+    schedule: Schedule
+    begins_at: float = 0.0
+    cost: float = 1.0
 
 
 @dataclass(slots=True)
@@ -36,176 +58,310 @@ class Outcome:
     """What a map came to.
 
     Attributes:
-        took_s: until every index had its outcome, in seconds.
+        ended_at: when every index had its outcome, in seconds.
         answered: how often each index was said to have its outcome.
         abandoned: the indices that were given up.
         computed: items that workers computed, those in vain too.
         chunks: messages that went to workers.
+        busy: when each computed item was done, and how long it took.
     """
 
-    took_s: float = 0.0
+    ended_at: float = 0.0
     answered: dict[int, int] = field(default_factory=dict)
     abandoned: list[int] = field(default_factory=list)
     computed: int = 0
     chunks: int = 0
+    busy: list[tuple[float, float]] = field(default_factory=list)
+
+    def busy_s(self, since: float, until: float) -> float:
+        """Return the computing time of items that were done in a time."""
+        return sum(took_s for at, took_s in self.busy if since <= at <= until)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Map:
+    load: Load
+    lanes: "dict[LaneId, _Lane]" = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+    offered: int = 0
+    looks_at: float = inf
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One map's chunks at one worker, and how far the first one is."""
+
+    of: _Map
+    id: LaneId
+    seat: "_Seat"
+    chunks: list[Chunk] = field(default_factory=list)
+    stops: dict[int, int] = field(default_factory=dict)
+    index: int | None = None
+    said: int = 0
+    busy_s: float = 0.0
+    away: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class _Seat:
-    """A worker that stands, what it was sent, and up to where each chunk is to be computed."""
+    """A worker that stands."""
 
     worker: Worker
-    queue: list[Chunk] = field(default_factory=list)
-    stops: dict[int, int] = field(default_factory=dict)
-    busy: bool = False
+    lanes: list[_Lane] = field(default_factory=list)
+    turns: Turns[_Lane] = field(default_factory=Turns)
+    in_turn: _Lane | None = None
+    turn_began: float = 0.0
+    leaves: bool = False
+    gone: bool = False
 
 
 class Simulation:
-    """Runs one map to its end.
+    """Runs maps to their ends.
 
     Args:
-        workers: one for each lane.
-        items: how many the input has.
-        schedule: that is tried.
+        workers: each has a lane to each map.
+        loads: the maps.
         reports_every: results that a worker sends together.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], items: int, schedule: Schedule, reports_every: int = 1
+        self, workers: Sequence[Worker], loads: Sequence[Load], reports_every: int = 1
     ) -> None:
-        self._schedule = schedule
-        self._items = items
         self._every = reports_every
-        self._lanes = count()
-        self._seats: dict[LaneId, _Seat] = {}
+        self._ids = count()
+        self._all = [_Map(load) for load in loads]
+        self._maps: list[_Map] = []
+        self._seats: list[_Seat] = []
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._now = 0.0
-        self._offered = 0
-        self._outcome = Outcome()
+        for one in self._all:
+            self._at(one.load.begins_at, partial(self._begin, one))
         for worker in workers:
             self._at(worker.joins_at, partial(self._join, worker))
 
-    def run(self) -> Outcome:
-        """Return what the map came to.
+    def run(self) -> list[Outcome]:
+        """Return what the maps came to.
 
         Raises:
             AssertionError: if nothing happens any more and indices lack their outcome.
         """
-        self._read()
         for _ in range(MAX_EVENTS):
-            if self._schedule.finished:
-                self._outcome.took_s = self._now
-                return self._outcome
+            if all(one.ended for one in self._all):
+                return [one.outcome for one in self._all]
             if not self._events:
                 break
             self._now, _, event = heappop(self._events)
             event()
-            self._read()
-            self._serve()
-        raise AssertionError(f"the map stands still at {self._now} s")
+            for one in self._maps:
+                self._read(one)
+                self._serve(one)
+                self._end(one)
+        raise AssertionError(f"a map stands still at {self._now} s")
 
     def _at(self, when: float, event: Callable[[], None]) -> None:
         heappush(self._events, (when, next(self._order), event))
 
-    def _read(self) -> None:
-        """Read as much of the input as the schedule wants."""
-        more = min(self._schedule.wanted, self._items - self._offered)
-        self._schedule.offer(more)
-        self._offered += more
-        if self._offered == self._items:
-            self._schedule.close()
+    def _after(self, seconds: float, event: Callable[[], None]) -> None:
+        self._at(self._now + seconds, event)
 
-    def _serve(self) -> None:
+    # Maps
+
+    def _begin(self, one: _Map) -> None:
+        self._maps.append(one)
+        for seat in self._seats:
+            self._open(one, seat)
+
+    def _open(self, one: _Map, seat: _Seat) -> None:
+        lane = _Lane(one, LaneId(next(self._ids)), seat)
+        seat.lanes.append(lane)
+        one.lanes[lane.id] = lane
+        one.load.schedule.join(lane.id)
+
+    def _read(self, one: _Map) -> None:
+        """Read as much of the input as the schedule wants."""
+        schedule = one.load.schedule
+        more = min(schedule.wanted, one.load.items - one.offered)
+        schedule.offer(more)
+        one.offered += more
+        if one.offered == one.load.items:
+            schedule.close()
+
+    def _serve(self, one: _Map) -> None:
         """Give each lane what it may have, and tell workers where to stop."""
-        for lane, seat in tuple(self._seats.items()):
-            while (chunk := self._schedule.next(lane, self._now)) is not None:
-                self._outcome.chunks += 1
-                self._at(self._now + seat.worker.one_way_s, self._arrival(lane, chunk))
-            again = self._schedule.look_again_at(lane, self._now)
-            if again is not None and again > self._now:
-                self._at(again, lambda: None)
-        for told in self._schedule.shortenings():
-            reached = self._seats.get(told.lane)
+        schedule = one.load.schedule
+        for lane in tuple(one.lanes.values()):
+            one_way_s = lane.seat.worker.one_way_s
+            while (chunk := schedule.next(lane.id, self._now)) is not None:
+                one.outcome.chunks += 1
+                self._after(one_way_s, partial(self._arrive, lane, chunk, chunk.stop))
+            again = schedule.look_again_at(lane.id, self._now)
+            if again is not None and self._now < again < one.looks_at:
+                one.looks_at = again
+                self._at(again, partial(self._look, one))
+        for told in schedule.shortenings():
+            reached = one.lanes.get(told.lane)
             if reached is not None:
                 arrival = partial(reached.stops.update, {told.chunk: told.stop})
-                self._at(self._now + reached.worker.one_way_s, arrival)
+                self._after(reached.seat.worker.one_way_s, arrival)
+
+    @staticmethod
+    def _look(one: _Map) -> None:
+        one.looks_at = inf
+
+    def _end(self, one: _Map) -> None:
+        """Let go of the workers when each index has its outcome."""
+        if one.ended or not one.load.schedule.finished:
+            return
+        one.ended = True
+        one.outcome.ended_at = self._now
+        for lane in one.lanes.values():
+            lane.seat.lanes.remove(lane)
+            lane.seat.turns.leave(lane)
+            if lane.seat.in_turn is lane:
+                self._after(0.0, partial(self._next_turn, lane.seat))
+        one.lanes.clear()
+
+    def _hear(self, lane: _Lane, what: Callable[[], None]) -> None:
+        """Have a map hear of something that its worker says, if the lane still stands then."""
+
+        def hear() -> None:
+            if lane.id in lane.of.lanes:
+                what()
+
+        self._after(lane.seat.worker.one_way_s, hear)
 
     # Workers
 
     def _join(self, worker: Worker) -> None:
-        lane = LaneId(next(self._lanes))
-        self._seats[lane] = _Seat(worker)
-        self._schedule.join(lane)
+        seat = _Seat(worker)
+        self._seats.append(seat)
+        for one in self._maps:
+            if not one.ended:
+                self._open(one, seat)
         if worker.dies_at is not None:
-            self._at(max(self._now, worker.dies_at), lambda: self._die(lane))
+            self._at(max(self._now, worker.dies_at), partial(self._die, seat))
+        if worker.told_at is not None:
+            self._at(max(self._now, worker.told_at), partial(self._tell_to_end, seat))
 
-    def _die(self, lane: LaneId) -> None:
-        seat = self._seats.pop(lane, None)
-        if seat is None:
+    def _tell_to_end(self, seat: _Seat) -> None:
+        seat.leaves = True
+        for lane in seat.lanes:
+            self._hear(lane, partial(lane.of.load.schedule.leaves, lane.id))
+        if seat.in_turn is None:
+            self._after(seat.worker.one_way_s, partial(self._die, seat))
+        else:
+            self._after(seat.worker.grace_s, partial(self._die, seat))
+
+    def _die(self, seat: _Seat) -> None:
+        if seat.gone:
             return
-        for index in self._schedule.lost(lane, self._now):
-            self._outcome.abandoned.append(index)
-            self._count([range(index, index + 1)])
+        seat.gone = True
+        self._seats.remove(seat)
+        for lane in seat.lanes:
+            one = lane.of
+            del one.lanes[lane.id]
+            for index in one.load.schedule.lost(lane.id, self._now):
+                one.outcome.abandoned.append(index)
+                self._count(one, [range(index, index + 1)])
         if seat.worker.returns_after_s is not None:
-            again = replace(seat.worker, dies_at=None)
-            self._at(self._now + seat.worker.returns_after_s, lambda: self._join(again))
+            again = replace(seat.worker, dies_at=None, told_at=None)
+            self._after(seat.worker.returns_after_s, partial(self._join, again))
 
-    def _arrival(self, lane: LaneId, chunk: Chunk) -> Callable[[], None]:
-        stop = chunk.stop
-
-        def arrive() -> None:
-            seat = self._seats.get(lane)
-            if seat is not None:
-                seat.stops.setdefault(chunk.id, stop)
-                seat.queue.append(chunk)
-                if not seat.busy:
-                    self._compute(lane, seat, chunk, chunk.start, chunk.start, 0.0)
-
-        return arrive
-
-    def _compute(
-        self, lane: LaneId, seat: _Seat, chunk: Chunk, index: int, said: int, busy_s: float
-    ) -> None:
-        """Begin with an index of a chunk; `said` and `busy_s` are what the last report left."""
-        if self._seats.get(lane) is not seat:
+    def _arrive(self, lane: _Lane, chunk: Chunk, stop: int) -> None:
+        seat = lane.seat
+        if seat.gone or lane not in seat.lanes:
             return
-        if index >= seat.stops[chunk.id]:
-            if index > said:
-                self._report(lane, seat, chunk, index, busy_s)
-            seat.queue.remove(chunk)
-            seat.busy = False
-            if seat.queue:
-                follower = seat.queue[0]
-                self._compute(lane, seat, follower, follower.start, follower.start, 0.0)
+        lane.stops.setdefault(chunk.id, stop)
+        lane.chunks.append(chunk)
+        seat.turns.ready(lane)
+        if seat.in_turn is None:
+            self._next_turn(seat)
+        elif seat.in_turn is not lane:
+            self._tell_away(lane)
+
+    def _next_turn(self, seat: _Seat) -> None:
+        seat.in_turn = None
+        if seat.gone:
             return
-        seat.busy = True
-        if index in seat.worker.killed_by:
-            self._die(lane)
+        if seat.leaves:
+            self._die(seat)
             return
-        took_s = seat.worker.item_s(index)
-        self._outcome.computed += 1
+        lane = seat.in_turn = seat.turns.next()
+        seat.turn_began = self._now
+        if lane is None:
+            return
+        for other in seat.turns.waiting:
+            if other is not lane:
+                self._tell_away(other)
+        if lane.away:
+            lane.away = False
+            schedule = lane.of.load.schedule
+            self._hear(lane, lambda: schedule.back(lane.id, self._now))
+        self._compute(lane)
 
-        def end() -> None:
-            nonlocal said, busy_s
-            busy_s += took_s
-            if self._seats.get(lane) is seat and index + 1 - said >= self._every:
-                self._report(lane, seat, chunk, index + 1, busy_s)
-                said, busy_s = index + 1, 0.0
-            self._compute(lane, seat, chunk, index + 1, said, busy_s)
+    def _tell_away(self, lane: _Lane) -> None:
+        if lane.chunks and not lane.away:
+            lane.away = True
+            schedule = lane.of.load.schedule
+            self._hear(lane, lambda: schedule.away(lane.id, self._now))
 
-        self._at(self._now + took_s, end)
+    def _compute(self, lane: _Lane) -> None:
+        """Begin with the next item of a lane's first chunk."""
+        chunk, seat = lane.chunks[0], lane.seat
+        if lane.index is None:
+            lane.index = lane.said = chunk.start
+        if lane.index >= lane.stops[chunk.id]:
+            self._end_turn(lane, done=True)
+            return
+        if lane.index in seat.worker.killed_by:
+            self._die(seat)
+            return
+        took_s = seat.worker.item_s(lane.index) * lane.of.load.cost
+        lane.of.outcome.computed += 1
+        self._after(took_s, partial(self._computed, lane, lane.index, took_s))
 
-    def _report(self, lane: LaneId, seat: _Seat, chunk: Chunk, upto: int, busy_s: float) -> None:
+    def _computed(self, lane: _Lane, index: int, took_s: float) -> None:
+        seat = lane.seat
+        if seat.gone or seat.in_turn is not lane:
+            return
+        lane.index = index + 1
+        lane.busy_s += took_s
+        lane.of.outcome.busy.append((self._now, took_s))
+        if lane.index - lane.said >= self._every:
+            self._report(lane)
+        if seat.turns.is_over(lane, self._now - seat.turn_began) or seat.leaves:
+            self._end_turn(lane, done=lane.index >= lane.stops[lane.chunks[0].id])
+        else:
+            self._compute(lane)
+
+    def _end_turn(self, lane: _Lane, *, done: bool) -> None:
+        self._report(lane)
+        if done:
+            del lane.chunks[0]
+            lane.index = None
+        lane.seat.turns.used(lane, self._now - lane.seat.turn_began, more=bool(lane.chunks))
+        self._next_turn(lane.seat)
+
+    def _report(self, lane: _Lane) -> None:
+        chunk, upto, busy_s = lane.chunks[0], lane.index, lane.busy_s
+        if upto is None or upto == lane.said:
+            return
+        lane.said, lane.busy_s = upto, 0.0
+        one = lane.of
+
         def hear() -> None:
-            if self._seats.get(lane) is seat:
-                self._count(self._schedule.answered(chunk, upto, busy_s, self._now))
+            schedule = one.load.schedule
+            self._count(one, schedule.answered(chunk, upto, busy_s, self._now))
 
-        self._at(self._now + seat.worker.one_way_s, hear)
+        self._hear(lane, hear)
 
-    def _count(self, fresh: Iterable[range]) -> None:
-        for index in (index for one in fresh for index in one):
-            self._outcome.answered[index] = self._outcome.answered.get(index, 0) + 1
+    @staticmethod
+    def _count(one: _Map, fresh: Iterable[range]) -> None:
+        answered = one.outcome.answered
+        for index in (index for indices in fresh for index in indices):
+            answered[index] = answered.get(index, 0) + 1
 
 
 def constant(seconds: float) -> Callable[[int], float]:

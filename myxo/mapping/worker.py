@@ -1,4 +1,4 @@
-"""The program of a map's worker: it computes chunks of one caller at a time.
+"""The program of a map's worker: it computes chunks for its callers by turns.
 
 It needs Python's library and cloudpickle alone, so that any image with these can run it. The first
 process holds the port and starts the one that computes; when a function takes that one down, the
@@ -12,8 +12,7 @@ import sys
 import time
 from types import FrameType
 
-from myxo.mapping.interrupts import Drained, Interrupts
-from myxo.mapping.worker_lane import Function, WorkerLane
+from myxo.mapping.workbench import Workbench
 
 BACKLOG = 128
 RESTART_S = 0.05
@@ -21,8 +20,6 @@ RESTART_S = 0.05
 
 STABLE_S = 1.0
 DRAINED = 0
-FUNCTIONS = 32
-"""Functions that stay loaded between callers."""
 
 
 def main() -> None:
@@ -72,24 +69,10 @@ class Supervisor:
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            serve(self._listener)
-        except Drained:
+            Workbench(self._listener).run()
             status = DRAINED
         finally:
             os._exit(status)
-
-
-def serve(listener: socket.socket) -> None:
-    """Take one connection after the other until `Drained` is raised by the word to end."""
-    functions: dict[bytes, Function] = {}
-    interrupts = Interrupts()
-    while True:
-        with interrupts.waiting():
-            connection, _ = listener.accept()
-        with connection:
-            WorkerLane(connection, functions, interrupts).run()
-        while len(functions) > FUNCTIONS:
-            del functions[next(iter(functions))]
 
 
 def _described(status: int) -> str:

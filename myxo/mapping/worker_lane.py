@@ -1,16 +1,16 @@
-"""A worker's end of a lane: frames come in while the main thread computes, outcomes go out.
+"""A worker's end of a lane: what one caller sends it, and what goes back.
 
-Three threads share a lane. The main one computes, because only it can be interrupted. One reads, so
-that a word to stop earlier, or the caller's end, is heard at once. One sends what has been computed
-every few milliseconds, so that the caller knows how far a slow chunk is, and watches the time of an
-item.
+Each lane has a thread that reads, so that a word to stop earlier, or the caller's end, is heard at
+once. What is to be computed the process's main thread takes from it by turns (`workbench.py`),
+because only that one can be interrupted. A chunk may be left at an item's end and taken up again
+later, so that long chunks of one caller do not keep the others out.
 """
 
 import hashlib
 import os
 import pickle
-import queue
 import socket
+import struct
 import sys
 import threading
 import time
@@ -19,7 +19,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from math import inf
+from typing import Any, NoReturn, Protocol
 
 from myxo.mapping.faults import Fault, fault_of
 from myxo.mapping.frames import (
@@ -38,16 +39,20 @@ from myxo.mapping.frames import (
 from myxo.mapping.interrupts import Interrupted, Interrupts
 from myxo.mapping.packing import pack, unpack, unpicklable
 
-REPORT_S = 0.02
-"""Between what is sent of a chunk that is being computed."""
-
 GRACE_S = 2.0
 """For a function to let itself be interrupted; then its process ends."""
 
 MAX_QUEUED = 8
-"""Chunks that wait; a caller sends two."""
+"""Chunks that wait, and words to stop; a caller sends two chunks."""
 
 MAX_HEAD_BYTES = 64 << 10
+HEAD_S = 10.0
+STALLED_S = 10.0
+"""A caller that takes nothing for so long is given up: others wait for this worker."""
+
+FUNCTIONS = 32
+"""Functions that stay loaded between callers."""
+
 BATCH_S = 0.001
 MAX_BATCH = 4096
 """Items that are computed between two looks at the clock, and how long those should take."""
@@ -55,15 +60,35 @@ MAX_BATCH = 4096
 Function = Callable[[Any], Any]
 
 
+class Bench(Protocol):
+    """Where it is computed, as lanes see it.
+
+    Attributes:
+        id: of the worker.
+        interrupts: of its main thread.
+        functions: loaded ones by digest, kept between callers.
+    """
+
+    id: str
+    interrupts: Interrupts
+    functions: dict[bytes, Function]
+
+    def changed(self, lane: "WorkerLane") -> None:
+        """Take in that a lane may have something to compute."""
+
+    def left(self, lane: "WorkerLane") -> None:
+        """Take in that a lane's caller is gone; return when nothing is computed for it."""
+
+
 @dataclass(slots=True)
-class _Chunk:
-    """What is computed now.
+class Chunk:
+    """What is computed now, or was left for a while.
 
     Attributes:
         values: the results so far, with None where there is a fault.
         sent: how many of them were sent.
         since: when what is not sent yet began to be computed.
-        began: when the item under way began.
+        began: when the item under way began; infinity while the chunk is left.
     """
 
     id: int
@@ -77,71 +102,63 @@ class _Chunk:
 
 
 class WorkerLane:
-    """Serves one connection to its end.
+    """Serves one connection.
 
     Args:
         connection: accepted, nothing read.
-        functions: loaded ones by digest, kept between callers.
-        interrupts: of this process.
+        bench: where it is computed.
+
+    Attributes:
+        gone: nobody waits for what is computed.
+        away: the caller was told that others are computed for.
     """
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        functions: dict[bytes, Function],
-        interrupts: Interrupts,
-    ) -> None:
+    def __init__(self, connection: socket.socket, bench: Bench) -> None:
         self._connection = connection
-        self._functions = functions
-        self._interrupts = interrupts
-        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        self._waiting_chunks = 0
+        self._bench = bench
+        self._setup: deque[Frame] = deque()
+        self._chunks: deque[Frame] = deque()
         self._stops: dict[int, int] = {}
+        self._done = -1
         self._function: Function | None = None
         self._digest = b""
         self._timeout_s: float | None = None
-        self._chunk: _Chunk | None = None
+        self._chunk: Chunk | None = None
         self._sending = threading.RLock()
-        self._gone = False
-        self._wake = threading.Event()
-        self._ended = threading.Event()
+        self._said_bye = False
+        self.gone = False
+        self.away = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        if self.gone:
+            return False
+        return bool(self._setup or (self._function and (self._chunks or self._chunk)))
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether it holds items that were not answered."""
+        return bool(self._chunks or self._chunk)
+
+    # Its own thread: the connection
 
     def run(self) -> None:
-        """Return when the caller has gone or the worker is to end.
-
-        Raises:
-            Drained: the worker was told to end while it waited for the caller.
-        """
-        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        """Return when the caller has gone."""
         try:
-            with self._interrupts.waiting():
-                if not self._welcome():
-                    return
-            threads = [threading.Thread(target=self._read), threading.Thread(target=self._watch)]
-            for thread in threads:
-                thread.daemon = True
-                thread.start()
-            try:
-                self._serve()
-            finally:
-                self._end(threads)
-        except (OSError, MalformedFrame):
+            with self._connection:
+                if self._welcome():
+                    try:
+                        self._read()
+                    finally:
+                        self.gone = True
+                        self._bench.left(self)
+        except (OSError, EOFError, MalformedFrame):
             return  # the caller's trouble, or its end
-
-    def _end(self, threads: list[threading.Thread]) -> None:
-        """See that neither thread can interrupt what the next lane computes."""
-        self._gone = True
-        self._ended.set()
-        self._wake.set()
-        with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
-
-    # The connection
 
     def _welcome(self) -> bool:
         """Answer the HTTP request; return whether a lane follows."""
+        self._connection.settimeout(HEAD_S)
         head = b""
         while b"\r\n\r\n" not in head:
             data = self._connection.recv(MAX_HEAD_BYTES - len(head))
@@ -160,38 +177,46 @@ class WorkerLane:
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
             b"Upgrade: %s\r\n\r\n" % PROTOCOL.encode()
         )
+        self._connection.settimeout(None)
+        bound = struct.pack("ll", int(STALLED_S), 0)
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.send(Frame(Kind.HELLO, parts=pack(self._what_this_is())))
         return True
 
+    def _what_this_is(self) -> dict[str, Any]:
+        return {
+            "id": self._bench.id,
+            "python": sys.version_info[:3],
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+
     def _read(self) -> None:
-        """Hand on frames as they come, and what cannot wait at once."""
-        try:
-            while True:
-                frame = self._receive()
-                if frame.kind is Kind.STOP:
-                    self._stops[frame.chunk] = frame.upto
-                    continue
-                self._queue(frame)
-                if frame.kind is Kind.BYE:
+        """Keep frames as they come, and heed at once what cannot wait."""
+        while True:
+            frame = self._receive()
+            match frame.kind:
+                case Kind.STOP:
+                    self._note_stop(frame)
+                case Kind.BEGIN | Kind.FUNCTION:
+                    self._setup.append(frame)
+                case Kind.CHUNK:
+                    self._chunks.append(frame)
+                case Kind.BYE:
                     return
-        except (OSError, EOFError, MalformedFrame):
-            self._abandon()
+                case _:
+                    raise MalformedFrame(f"{frame.kind.name} is not for a worker")
+            if max(len(self._setup), len(self._chunks), len(self._stops)) > MAX_QUEUED:
+                raise MalformedFrame("more came than a worker holds")
+            self._bench.changed(self)
 
-    def _queue(self, frame: Frame) -> None:
-        if frame.kind is Kind.CHUNK:
-            self._waiting_chunks += 1
-            if self._waiting_chunks > MAX_QUEUED:
-                raise MalformedFrame("more chunks came than a worker holds")
-        self._frames.put(frame)
-
-    def _abandon(self) -> None:
-        """Stop what is computed: nobody waits for it."""
-        if self._gone:
-            return
-        self._gone = True
-        self._interrupts.interrupt()
-        self._frames.put(None)
-        if not self._ended.wait(GRACE_S):
-            os._exit(1)
+    def _note_stop(self, frame: Frame) -> None:
+        # Chunks of a lane come in the order of their numbers; of done ones nothing is kept.
+        for chunk in tuple(self._stops):
+            if chunk <= self._done:
+                self._stops.pop(chunk, None)
+        self._stops[frame.chunk] = frame.upto
 
     def _receive(self) -> Frame:
         head = decode_head(self._exactly(HEAD.size))
@@ -208,115 +233,150 @@ class WorkerLane:
             at += read
         return data
 
-    def _send(self, frame: Frame) -> None:
+    # From any thread: the way back
+
+    def send(self, frame: Frame) -> None:
+        """Write a frame whole; a caller that is gone or stalled is its own thread's to hear of."""
+        try:
+            with self._sending:
+                for part in in_few(encode(frame)):
+                    self._connection.sendall(part)
+        except OSError:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the connection, which ends the lane's thread."""
+        self.gone = True
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def say_bye(self) -> None:
+        """Tell the caller that this worker is to end."""
         with self._sending:
-            for part in in_few(encode(frame)):
-                self._connection.sendall(part)
+            if not self._said_bye:
+                self._said_bye = True
+                self.send(Frame(Kind.BYE))
 
-    # What the caller asks for
+    def watch(self) -> None:
+        """Report what was computed, and see that no item takes too long."""
+        chunk = self._chunk
+        if chunk is not None:
+            self._report(chunk, computing=True)
+            self._watch_time(chunk)
 
-    def _serve(self) -> None:
-        self._send(Frame(Kind.HELLO, parts=pack(_what_this_is())))
-        early: deque[Frame] = deque()
-        while True:
-            # Chunks are sent before the word has come back that the function is needed.
-            frame = early.popleft() if early and self._function else self._next_frame()
-            if frame is None or frame.kind is Kind.BYE:
-                return
-            if frame.kind is Kind.BEGIN:
-                self._begin(*unpack(frame.parts))
-            elif frame.kind is Kind.FUNCTION:
-                self._load(frame.parts[0])
-            elif frame.kind is not Kind.CHUNK:
-                raise MalformedFrame(f"{frame.kind.name} is not for a worker")
-            elif self._function is None:
-                early.append(frame)
-            else:
-                self._compute(frame, self._function)
-                if self._interrupts.draining:
-                    self._send(Frame(Kind.BYE))
-                    return
+    # The main thread: what the caller asks for
 
-    def _next_frame(self) -> Frame | None:
-        with self._interrupts.waiting():
-            return self._frames.get()
+    def step(self, may_go_on: Callable[[], bool]) -> None:
+        """Do the next thing that the caller asked for.
+
+        Args:
+            may_go_on: asked between items; a chunk is left where it is False.
+        """
+        try:
+            if self._setup:
+                frame = self._setup.popleft()
+                if frame.kind is Kind.BEGIN:
+                    self._begin(*unpack(frame.parts))
+                else:
+                    self._load(frame.parts[0])
+            elif self._function is not None:
+                self._compute(self._function, may_go_on)
+        except MalformedFrame:
+            self.hang_up()
 
     def _begin(self, digest: bytes, timeout_s: float | None) -> None:
+        functions = self._bench.functions
         self._digest, self._timeout_s = digest, timeout_s
-        self._function = self._functions.get(digest)
+        self._function = functions.get(digest)
         if self._function is None:
-            self._send(Frame(Kind.NEED))
+            self.send(Frame(Kind.NEED))
         else:
-            self._functions[digest] = self._functions.pop(digest)  # the last to be dropped
+            functions[digest] = functions.pop(digest)  # the last to be dropped
 
     def _load(self, pickled: Bytes) -> None:
+        functions = self._bench.functions
         if hashlib.sha256(pickled).digest() != self._digest:
             raise MalformedFrame("the function is not the one that was named")
         try:
-            with self._interrupts.computing():
-                self._function = pickle.loads(pickled)  # noqa: S301  (code is what is sent here)
+            with self._bench.interrupts.computing(self):
+                function = pickle.loads(pickled)  # noqa: S301  (code is what is sent here)
+        except Interrupted:
+            _end_half_imported()
         except Exception as exc:  # noqa: BLE001  (whatever importing runs)
-            if self._gone:
-                # An import was broken off, and what is half imported may never be importable.
-                os._exit(1)
-            self._send(Frame(Kind.REFUSED, parts=pack(fault_of(exc, leave_out=1))))
+            if self.gone:
+                _end_half_imported()
+            self.send(Frame(Kind.REFUSED, parts=pack(fault_of(exc, leave_out=1))))
             return
-        if self._function is not None:
-            self._functions[self._digest] = self._function
+        self._function = functions[self._digest] = function
+        while len(functions) > FUNCTIONS:
+            del functions[next(iter(functions))]
 
     # Computing
 
-    def _compute(self, frame: Frame, function: Function) -> None:
-        """Compute a chunk as far as it is wanted, and send what was not sent meanwhile."""
-        self._waiting_chunks -= 1
-        now = time.monotonic()
-        try:
-            chunk = _Chunk(frame.chunk, frame.upto, unpack(frame.parts), now, now)
-        except Exception as exc:  # noqa: BLE001  (whatever importing runs)
-            self._send(Frame(Kind.REFUSED, frame.chunk, parts=pack(fault_of(exc, leave_out=1))))
+    def _compute(self, function: Function, may_go_on: Callable[[], bool]) -> None:
+        """Compute a chunk as far as it is wanted and may be, and send what was not sent yet."""
+        chunk = self._chunk or self._next_chunk()
+        if chunk is None:
             return
         self._chunk = chunk
-        self._wake.set()
-        try:
-            self._compute_items(chunk, function)
-            self._report(chunk)
-        finally:
+        chunk.since = chunk.began = time.monotonic()
+        self._compute_items(chunk, function, may_go_on)
+        self._report(chunk)
+        chunk.began = inf
+        if len(chunk.values) >= self._wanted(chunk):
             self._chunk = None
-            self._wake.clear()
+            self._done = chunk.id
             self._stops.pop(chunk.id, None)
 
-    def _compute_items(self, chunk: _Chunk, function: Function) -> None:
-        batch, values, items = 1, chunk.values, chunk.items
-        while not self._gone and not self._interrupts.draining:
-            wanted = min(
-                len(items), self._stops.get(chunk.id, chunk.start + len(items)) - chunk.start
-            )
-            if len(values) >= wanted:
+    def _next_chunk(self) -> Chunk | None:
+        frame = self._chunks.popleft()
+        now = time.monotonic()
+        try:
+            return Chunk(frame.chunk, frame.upto, unpack(frame.parts), now, now)
+        except Exception as exc:  # noqa: BLE001  (whatever importing runs)
+            self.send(Frame(Kind.REFUSED, frame.chunk, parts=pack(fault_of(exc, leave_out=1))))
+            return None
+
+    def _wanted(self, chunk: Chunk) -> int:
+        items = len(chunk.items)
+        return min(items, self._stops.get(chunk.id, chunk.start + items) - chunk.start)
+
+    def _compute_items(
+        self, chunk: Chunk, function: Function, may_go_on: Callable[[], bool]
+    ) -> None:
+        batch = 1
+        while not self.gone:
+            done, wanted = len(chunk.values), self._wanted(chunk)
+            if done >= wanted:
                 return
             chunk.began = began = time.monotonic()
-            upto = min(len(values) + batch, wanted)
-            try:
-                with self._interrupts.computing():
-                    for item in islice(items, len(values), upto):
-                        values.append(function(item))
-            except Interrupted:
-                if self._gone:
-                    return
-                if len(values) < upto:
-                    self._add_overdue(chunk)
-            except Exception as exc:  # noqa: BLE001  (the caller's code)
-                self._add_fault(chunk, fault_of(exc, leave_out=1))
-            except SystemExit as exc:
-                self._add_fault(chunk, fault_of(exc, leave_out=1))
+            self._compute_batch(chunk, function, min(done + batch, wanted))
             if self._timeout_s is None:
                 short = time.monotonic() - began < BATCH_S
                 batch = min(MAX_BATCH, batch * 2) if short else max(1, batch // 4)
+            if not may_go_on():
+                return
 
-    def _add_fault(self, chunk: _Chunk, fault: Fault) -> None:
+    def _compute_batch(self, chunk: Chunk, function: Function, upto: int) -> None:
+        """Compute items up to a position in the chunk, or up to the first that fails."""
+        values = chunk.values
+        try:
+            with self._bench.interrupts.computing(self):
+                for item in islice(chunk.items, len(values), upto):
+                    values.append(function(item))
+        except Interrupted:
+            if not self.gone and len(values) < upto:
+                self._add_overdue(chunk)
+        except Exception as exc:  # noqa: BLE001  (the caller's code)
+            self._add_fault(chunk, fault_of(exc, leave_out=1))
+        except SystemExit as exc:
+            self._add_fault(chunk, fault_of(exc, leave_out=1))
+
+    def _add_fault(self, chunk: Chunk, fault: Fault) -> None:
         chunk.faults[len(chunk.values)] = fault
         chunk.values.append(None)
 
-    def _add_overdue(self, chunk: _Chunk) -> None:
+    def _add_overdue(self, chunk: Chunk) -> None:
         text = f"the item took over {self._timeout_s:g} s"
         self._add_fault(
             chunk, Fault("TimeoutError", text, pickled=pickle.dumps(TimeoutError(text)))
@@ -324,19 +384,7 @@ class WorkerLane:
 
     # Reporting
 
-    def _watch(self) -> None:
-        """Report while a chunk is computed, and see that no item takes too long."""
-        # A caller that has gone is the reading thread's to hear of.
-        with suppress(OSError):
-            while not self._gone:
-                self._wake.wait()
-                self._ended.wait(REPORT_S)
-                chunk = self._chunk
-                if chunk is not None:
-                    self._report(chunk, computing=True)
-                    self._watch_time(chunk)
-
-    def _report(self, chunk: _Chunk, *, computing: bool = False) -> None:
+    def _report(self, chunk: Chunk, *, computing: bool = False) -> None:
         """Send what has been computed of a chunk and was not sent."""
         with self._sending:
             upto, first = len(chunk.values), chunk.sent
@@ -347,11 +395,11 @@ class WorkerLane:
             chunk.sent = upto
             faults = {at - first: f for at, f in tuple(chunk.faults.items()) if first <= at < upto}
             parts = _packed(busy_s, chunk.values[first:upto], faults)
-            self._send(Frame(Kind.OUTCOMES, chunk.id, chunk.start + upto, parts))
+            self.send(Frame(Kind.OUTCOMES, chunk.id, chunk.start + upto, parts))
             if not computing:
                 chunk.since = time.monotonic()
 
-    def _watch_time(self, chunk: _Chunk) -> None:
+    def _watch_time(self, chunk: Chunk) -> None:
         """Interrupt an item that has taken too long; end the process if that does not help."""
         if self._timeout_s is None:
             return
@@ -359,15 +407,16 @@ class WorkerLane:
         if over_s <= 0 or self._chunk is not chunk:
             return
         if over_s < GRACE_S:
-            self._interrupts.interrupt()
+            self._bench.interrupts.interrupt(self)
             return
         self._add_overdue(chunk)
         self._report(chunk)
         os._exit(1)
 
 
-def _what_this_is() -> dict[str, Any]:
-    return {"python": sys.version_info[:3], "pid": os.getpid(), "host": socket.gethostname()}
+def _end_half_imported() -> NoReturn:
+    """End the process: an import was broken off, and may never be possible in it again."""
+    os._exit(1)
 
 
 def _packed(busy_s: float, values: list[Any], faults: dict[int, Fault]) -> list[Bytes]:

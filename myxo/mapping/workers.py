@@ -23,9 +23,19 @@ from overlay.spec import ServiceSpec
 COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.mapping.worker'
 """By the interpreter of the machine's own allocator, which has what a worker needs."""
 
+IMAGE_COMMAND = "MYXO_WORKER_HOST=0.0.0.0 exec python3 -m myxo.mapping.worker"
+"""By the image's own; what is listened on in a container is reached from its machine alone."""
+
 REGISTERING = "myxo.mapping.registering"
 
 CORE_MILLICORES = 1000
+
+CONTAINER_MIB = 1024
+"""What a container may have; it is killed at more."""
+
+PREEMPT_GRACE_S = 10.0
+"""For the item that a worker is at when another service needs its core; a longer one begins again
+elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +45,14 @@ class Workers:
     Attributes:
         proxy: that is asked.
         service: which they are instances of.
-        spec: what the service is.
+        spec: what the service is, less its image.
+        image: that its containers run from, by name; None where workers are processes.
     """
 
     proxy: ProxyAddress
     service: ServiceName
     spec: ServiceSpec
+    image: str | None = None
 
     def lane(self) -> AbstractAsyncContextManager[Lane]:
         """Open a lane to a worker. Raises what `open_lane` raises."""
@@ -52,7 +64,8 @@ class Workers:
         Raises:
             NoWorkers: no registry takes it.
         """
-        command = [sys.executable, "-m", REGISTERING, self.service]
+        image = [] if self.image is None else [self.image]
+        command = [sys.executable, "-m", REGISTERING, self.service, *image]
         said = self.spec.model_dump_json().encode()
         done = await trio.run_process(command, stdin=said, capture_stderr=True, check=False)
         if done.returncode:
@@ -62,16 +75,41 @@ class Workers:
 
 def process_workers(proxy: ProxyAddress) -> Workers:
     """Return workers that are processes of the machines' users, a core each."""
-    spec = ServiceSpec(process=COMMAND, concurrency=1, cpu_millicores=CORE_MILLICORES)
+    spec = ServiceSpec(
+        process=COMMAND,
+        concurrency=1,
+        cpu_millicores=CORE_MILLICORES,
+        preempt_grace_s=PREEMPT_GRACE_S,
+    )
     return owned(proxy, "map", spec)
 
 
-def owned(proxy: ProxyAddress, prefix: str, spec: ServiceSpec) -> Workers:
+def container_workers(proxy: ProxyAddress, image: str) -> Workers:
+    """Return workers that are containers, a core each, without network and with few rights.
+
+    Args:
+        proxy: that is asked.
+        image: by name; who runs in it is for the image to say.
+    """
+    spec = ServiceSpec(
+        command=IMAGE_COMMAND,
+        concurrency=1,
+        cpu_millicores=CORE_MILLICORES,
+        memory_mib=CONTAINER_MIB,
+        preempt_grace_s=PREEMPT_GRACE_S,
+        network="none",
+        read_only=True,
+        cap_drop_all=True,
+    )
+    return owned(proxy, "map", spec, image)
+
+
+def owned(proxy: ProxyAddress, prefix: str, spec: ServiceSpec, image: str | None = None) -> Workers:
     """Return the instances of a service that is this user's own, under a name that begins so."""
-    return Workers(proxy, _name(prefix, owner(), spec), spec)
+    return Workers(proxy, _name(prefix, owner(), spec, image or ""), spec, image)
 
 
-def _name(prefix: str, its_owner: Identity, spec: ServiceSpec) -> ServiceName:
+def _name(prefix: str, its_owner: Identity, spec: ServiceSpec, image: str) -> ServiceName:
     """Return a name that is one owner's, and this spec's."""
-    said = f"{its_owner.peer_id} {spec.model_dump_json()}"
+    said = f"{its_owner.peer_id} {spec.model_dump_json()}{image}"
     return service_name(f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:10]}")

@@ -21,7 +21,7 @@ from myxo.puma.log_filter import Filter
 from myxo.puma.log_format import DEFAULT, Format
 from myxo.puma.route_config import ROUTES, Routes
 from myxo.puma.route_config import Path as RoutePath
-from overlay.balancing import POLICIES, Balancing, canonical
+from overlay.balancing import MAX_WEIGHT, POLICIES, Balancing, canonical
 from overlay.spec import MOST, RateLimit
 
 MAX_DRAIN_S = 600.0
@@ -30,6 +30,20 @@ ROUTERS = frozenset({"envoy.router", "envoy.filters.http.router", "router"})
 """The one filter that does what the proxy does anyway."""
 
 _PER_S = {"second": 1.0, "minute": 1 / 60, "hour": 1 / 3600, "day": 1 / 86400}
+
+
+def _endpoint(written: Any) -> Any:
+    """Return `HOST:PORT` of a server that is named so, or by a URL."""
+    if not isinstance(written, str):
+        return written
+    address = written.removeprefix("http://").removesuffix("/")
+    host, colon, port = address.rpartition(":")
+    if "//" in address or "/" in address or not (host and colon and port.isdecimal()):
+        raise ValueError(f"{written!r} is not HOST:PORT: a server that speaks plain HTTP")
+    return address
+
+
+Endpoint = Annotated[str, BeforeValidator(_endpoint)]
 
 
 def _policy(written: Any) -> Any:
@@ -159,6 +173,34 @@ class Network(Keys):
     psk: str | None = Field(None, repr=False)
 
 
+class Database(Keys):
+    """A database that speaks HTTP, as DynamoDB does, behind the front's balancer.
+
+    Attributes:
+        endpoints: `HOST:PORT` of each server.
+        weights: of each, if they are not alike.
+        service: the key whose path leads to them; else that of `/db`.
+    """
+
+    endpoints: Annotated[
+        tuple[Endpoint, ...], BeforeValidator(from_json), Field(min_length=1, max_length=1000)
+    ]
+    weights: tuple[Annotated[float, Field(ge=0, le=MAX_WEIGHT)], ...] | None = None
+    service: str | None = None
+
+    @model_validator(mode="after")
+    def _weighs_each(self) -> "Database":
+        if self.weights is not None and len(self.weights) != len(self.endpoints):
+            raise ValueError("there is a weight for each of the endpoints, or none at all")
+        return self
+
+
+class DynamoDb(Keys):
+    """The database sub-interface."""
+
+    config: Database
+
+
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=32)]
 
 
@@ -174,7 +216,7 @@ class PumaConfig(Keys):
     load_balancer: Annotated[Balancing, BeforeValidator(_policy)] | None = None
     logging: Logging | None = None
     rate_limit: GlobalRate | None = None
-    dynamodb: Any = None
+    dynamodb: DynamoDb | None = None
     puma_services: Annotated[
         dict[Key, RoutePath], BeforeValidator(from_json), Field(min_length=1, max_length=1000)
     ]
@@ -182,20 +224,29 @@ class PumaConfig(Keys):
     port: int | None = Field(None, ge=1, le=65535)
     network: Network = Network()
 
-    @field_validator("dynamodb")
-    @classmethod
-    def _is_not_there(cls, written: Any) -> None:
-        if written is not None:
-            raise ValueError("a database behind a path is not supported yet; leave the key out")
-
     @model_validator(mode="after")
     def _names_services(self) -> "PumaConfig":
         if self.rate_limit is not None and self.rate_limit.cluster_name is not None:
             self.check_key(self.rate_limit.cluster_name, "rate_limit.cluster_name")
+        if self.dynamodb is not None:
+            self.check_key(self.database_key or "/db", "dynamodb.config.service")
         for key in self.http_connection_manager.route_config.values():
             self.check_key(key, "route_config")
         self.paths(self.http_connection_manager.route_config)
         return self
+
+    @property
+    def database_key(self) -> str | None:
+        """The key of the service that is a database; None without one."""
+        if self.dynamodb is None:
+            return None
+        at_db = next((key for key, path in self.puma_services.items() if path == "/db"), None)
+        return self.dynamodb.config.service or at_db
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """The keys of the services that are functions."""
+        return tuple(key for key in self.puma_services if key != self.database_key)
 
     def check_key(self, key: str, where: str) -> None:
         """Return if `key` is a service's.

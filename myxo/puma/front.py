@@ -17,9 +17,12 @@ import trio
 from myxo.network import Part
 from myxo.puma.access_log import following
 from myxo.puma.configuration import PumaConfig, read_routes
+from myxo.puma.database import routed
 from myxo.puma.errors import ConfigInvalid
 from myxo.supervisor import STOP_TIMEOUT_S, Daemon, supervised
 from overlay.names import ServiceName
+from overlay.records import Role
+from overlay.settings import control_path
 
 LOOK_S = 0.5
 CLOSE_S = 2.0
@@ -55,6 +58,10 @@ async def serving(
         patience_s = max(STOP_TIMEOUT_S, drain_s + CLOSE_S)
         supervisor = await stack.enter_async_context(supervised(patience_s))
         await supervisor.start([_proxy(part, port, environment)])
+        if config.dynamodb is not None and config.database_key is not None:
+            control = control_path(part.state_dir, Role.PROXY, str(port))
+            name = names[config.database_key]
+            await stack.enter_async_context(routed(control, name, config.dynamodb.config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(paths.follow)
             yield

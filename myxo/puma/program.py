@@ -97,7 +97,7 @@ def puma_start(*, port: int | None = None) -> None:
     )
     me = owner().peer_id
     names = {key: name_of(key, _program.file, me) for key in config.puma_services}
-    specs = {name: spec_of(key, _program.sources[key], config) for key, name in names.items()}
+    specs = {names[key]: spec_of(key, _program.sources[key], config) for key in config.coded}
     run_until_interrupted(
         partial(start, config, names, specs, settings, partial(_print_started, config))
     )
@@ -143,11 +143,12 @@ def _complete(program: _Program) -> PumaConfig:
     if config is None:
         raise ConfigInvalid("call puma_config before puma_start, with puma_services")
     for key in program.sources:
-        if key not in config.puma_services:
-            known = near(key, list(config.puma_services))
+        if key not in config.coded:
+            known = near(key, list(config.coded))
             raise ConfigInvalid(f"puma_service has code for {key}, which has no path; {known}")
-    for key, path in config.puma_services.items():
+    for key in config.coded:
         if key not in program.sources:
+            path = config.puma_services[key]
             raise ConfigInvalid(
                 f"{key} is to answer at {path}, and puma_service has no code for it"
             )

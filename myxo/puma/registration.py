@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import structlog
 import trio
 
 from myxo.mapping.owner import owner
+from overlay.errors import MyxoError
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from registry.client import RegistryClient, next_revision, open_client
@@ -13,6 +15,8 @@ from registry.settings import CliSettings
 
 LEAVE_S = 8.0
 """How long the end of a program may take to take its services back."""
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -34,7 +38,10 @@ async def registered(
     finally:
         if added:
             with trio.move_on_after(LEAVE_S, shield=True):
-                await _remove(added, settings)
+                try:
+                    await _remove(added, settings)
+                except MyxoError as exc:  # the program ends all the same
+                    log.warning("puma.services_left", services=added, reason=str(exc))
 
 
 async def _add(registry: RegistryClient, name: ServiceName, spec: ServiceSpec) -> bool:

@@ -19,7 +19,9 @@ from myxo.services.errors import (
 from myxo.services.proxy_address import ProxyAddress
 from overlay.names import ServiceName, service_name
 
-FIRST_ERROR = 400
+FIRST_ERROR = 300
+"""An answer that sends the client elsewhere has no result either; it is not followed."""
+
 OWN_SERVER = "myxo"
 """What the proxy's own answers have in `Server`."""
 

@@ -24,7 +24,7 @@ class NoProxy(ServiceError):
 
 
 class RequestFailed(ServiceError):
-    """The service, or the proxy in its place, answered with a status from 400.
+    """The service, or the proxy in its place, answered with a status that is none of success.
 
     Attributes:
         status: of the answer.

@@ -111,6 +111,8 @@ def serving() -> Iterator[Service]:
             return
 
     class Server(ThreadingHTTPServer):
+        request_queue_size = 1024  # a map opens many connections at once
+
         def handle_error(self, *of: Any) -> None:
             if not isinstance(sys.exception(), ConnectionError):  # else the client has left
                 super().handle_error(*of)

@@ -90,15 +90,20 @@ class Service(Generic[P, R]):
             NotRegistered: no registry takes it.
         """
         command = [sys.executable, "-m", REGISTERING, self.name]
-        done = subprocess.run(
-            command,
-            input=self.spec().model_dump_json(),
-            env=None if environment is None else dict(environment),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=REGISTERING_TIMEOUT_S,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                input=self.spec().model_dump_json(),
+                env=None if environment is None else dict(environment),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=REGISTERING_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise NotRegistered(
+                f"no registry took {self.name} within {REGISTERING_TIMEOUT_S:g} s"
+            ) from exc
         if done.returncode:
             raise NotRegistered(f"{self.name} could not be registered: {done.stderr.strip()}")
 

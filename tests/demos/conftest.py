@@ -1,6 +1,7 @@
 """A network for the demos' services, which run as processes from this checkout."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -131,18 +132,24 @@ def browser(chromedriver_program: str, tmp_path: Path) -> Iterator[Browser]:
     arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     arguments.append(f"--user-data-dir={tmp_path / 'profile'}")
     wish = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}}
-    driver = subprocess.Popen([chromedriver_program, f"--port={port}"], stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [chromedriver_program, f"--port={port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     transport = httpx.HTTPTransport(retries=9)  # 0, 0.5, 1, 2, … s between them
-    url = f"http://127.0.0.1:{port}/session"
+    sessions = f"http://127.0.0.1:{port}/session"
     try:
         with httpx.Client(transport=transport, timeout=BROWSER_TIMEOUT_S) as client:
-            answer = client.post(url, json=wish)
+            answer = client.post(sessions, json=wish)
             assert answer.status_code == 200, answer.text
-            client.base_url = httpx.URL(f"{url}/{answer.json()['value']['sessionId']}")
+            session = f"{sessions}/{answer.json()['value']['sessionId']}"
+            client.base_url = httpx.URL(session)
             try:
                 yield Browser(client)
             finally:
-                client.delete("")
+                assert client.delete(session).status_code == 200  # which ends Chromium
     finally:
-        driver.terminate()
+        os.killpg(driver.pid, signal.SIGKILL)  # and what is left of it
         driver.wait(60)

@@ -1,4 +1,4 @@
-"""Dask's scheduler and workers as services: allocated, scaled, replaced and freed."""
+"""Dask's scheduler and workers as services: allocated, scaled and freed."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ TIMEOUT_S = 170.0
 PROGRAM = Path(__file__).parent / "dask_program.py"
 
 
-def test_a_cluster_is_scaled_replaces_a_lost_worker_and_is_gone_with_its_program(
+def test_a_cluster_is_scaled_up_and_down_and_computes(
     process_network: Any,
 ) -> None:
     done = subprocess.run(

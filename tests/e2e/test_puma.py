@@ -312,6 +312,74 @@ def test_in_a_network_that_is_there_only_the_front_is_started_and_ended(
     process_network.no_traceback()
 
 
+DATABASE = """\
+from myxo import puma
+
+puma.puma_config({
+    "puma_services": {"service5": "/db"},
+    "dynamodb": {"config": {"endpoints": ["%s", "%s"]}},
+})
+puma.puma_start()
+"""
+
+CLIENT = """\
+import json, sys
+import boto3
+
+def at(url):
+    return boto3.client("dynamodb", endpoint_url=url, region_name="eu-central-1",
+                        aws_access_key_id="id", aws_secret_access_key="secret")
+
+front, *servers = map(at, sys.argv[1:])
+for server in servers:
+    server.create_table(TableName="visits", BillingMode="PAY_PER_REQUEST",
+                        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+                        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}])
+for n in range(40):
+    front.put_item(TableName="visits", Item={"id": {"S": str(n)}})
+found = [[item["id"]["S"] for item in s.scan(TableName="visits")["Items"]] for s in servers]
+print(json.dumps(found))
+"""
+
+
+@contextmanager
+def dynamodb(folder: Path) -> Iterator[str]:
+    """Run moto's server, which speaks as DynamoDB does; yield its address."""
+    (port,) = free_ports(1)
+    program = Path(sys.executable).with_name("moto_server")
+    with (folder / f"moto-{port}.log").open("wb") as log:
+        command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            transport = httpx.HTTPTransport(retries=9)  # 0, 0.5, 1, 2, … s between them
+            with httpx.Client(transport=transport, timeout=60) as client:
+                client.get(f"http://127.0.0.1:{port}/moto-api/data.json")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(END_TIMEOUT_S)
+
+
+def test_a_database_is_reached_balanced_at_its_path(tmp_path: Path, own: dict[str, str]) -> None:
+    program, client = tmp_path / "service.py", tmp_path / "client.py"
+    client.write_text(CLIENT)
+    with dynamodb(tmp_path) as one, dynamodb(tmp_path) as other:
+        program.write_text(DATABASE % (one, other))
+        with started(program, own) as running:
+            urls = [f"http://localhost:{running.port}/db", f"http://{one}", f"http://{other}"]
+            done = subprocess.run(
+                [sys.executable, client, *urls],
+                capture_output=True,
+                text=True,
+                timeout=READY_TIMEOUT_S,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            here, there = json.loads(done.stdout)
+    assert sorted(here + there, key=int) == [str(n) for n in range(40)]
+    assert min(len(here), len(there)) >= 5
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -24,3 +24,12 @@ def test_a_worker_is_told_the_settings_whole(
     monkeypatch.setenv("MYXO_PROXY_MAX_BODY_BYTES", "9")
     monkeypatch.setenv("MYXO_PSK", "of another network")
     assert ProxySettings(**settings.model_dump(mode="json")) == settings
+
+
+def test_envoy_knows_no_paths_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYXO_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("MYXO_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(SettingsInvalid, match="paths"):
+        ProxySettings.load({"engine": "envoy", "paths": tmp_path / "paths.json"})

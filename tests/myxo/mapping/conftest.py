@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,12 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def worker_process(folder: Path) -> "WorkerProcess":
     """Return a worker to be entered."""
     return WorkerProcess(folder)
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path) -> "Callable[[], WorkerProcess]":
+    """Makes workers that a test starts and ends itself."""
+    return lambda: worker_process(tmp_path)
 
 
 class WorkerProcess:

@@ -1,11 +1,15 @@
 """The schedule in virtual time, and what must hold whatever workers do."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myxo.mapping.schedule import Schedule
-from myxo.mapping.testing import Outcome, Simulation, Worker, constant
+from myxo.mapping.schedule import LaneId, Schedule
+from myxo.mapping.testing import Load, Outcome, Simulation, Worker, constant
+from myxo.mapping.turns import TURN_S
 
 ITEM_S = 0.01
 
@@ -13,7 +17,8 @@ ITEM_S = 0.01
 def simulate(
     workers: list[Worker], items: int, *, chunk: int | None = None, reports_every: int = 1
 ) -> Outcome:
-    return Simulation(workers, items, Schedule(chunk=chunk), reports_every).run()
+    (outcome,) = Simulation(workers, [Load(items, Schedule(chunk=chunk))], reports_every).run()
+    return outcome
 
 
 def each_once(outcome: Outcome, items: int) -> bool:
@@ -27,6 +32,8 @@ workers_that_differ = st.lists(
         one_way_s=st.sampled_from([0.0, 0.0005, 0.05]),
         joins_at=st.sampled_from([0.0, 0.01, 0.3]),
         dies_at=st.sampled_from([None, 0.0, 0.02, 0.2]),
+        told_at=st.sampled_from([None, 0.0, 0.03, 0.1]),
+        grace_s=st.sampled_from([0.001, 0.1]),
         killed_by=st.frozensets(st.integers(0, 30), max_size=3),
         returns_after_s=st.sampled_from([0.0, 0.1]),
     ),
@@ -59,14 +66,14 @@ def test_no_items_are_no_work() -> None:
 def test_equal_workers_share_the_work(workers: int) -> None:
     outcome = simulate([Worker(constant(ITEM_S))] * workers, 2000)
     assert each_once(outcome, 2000)
-    assert outcome.took_s <= 1.05 * 2000 * ITEM_S / workers
+    assert outcome.ended_at <= 1.05 * 2000 * ITEM_S / workers
     assert outcome.computed <= 2000 + 2 * workers
 
 
 @pytest.mark.parametrize("one_way_s", [0.01, 0.05, 0.15])
 def test_a_far_worker_is_not_idle(one_way_s: float) -> None:
     outcome = simulate([Worker(constant(ITEM_S), one_way_s)] * 2, 2000)
-    assert outcome.took_s <= 1.1 * 2000 * ITEM_S / 2 + 4 * one_way_s
+    assert outcome.ended_at <= 1.1 * 2000 * ITEM_S / 2 + 4 * one_way_s
 
 
 def test_items_that_cost_nothing_go_in_few_chunks() -> None:
@@ -79,19 +86,19 @@ def test_a_worker_ten_times_slower_does_not_hold_the_others_up() -> None:
     workers = [Worker(constant(ITEM_S))] * 3 + [Worker(constant(10 * ITEM_S))]
     outcome = simulate(workers, 1000)
     assert each_once(outcome, 1000)
-    assert outcome.took_s <= 1.05 * 1000 * ITEM_S / 3.1
+    assert outcome.ended_at <= 1.05 * 1000 * ITEM_S / 3.1
 
 
 def test_a_worker_that_gets_stuck_does_not_hold_the_others_up() -> None:
     stuck = Worker(lambda index: ITEM_S if index < 100 else 1e6)
     outcome = simulate([Worker(constant(ITEM_S))] * 3 + [stuck], 1000)
     assert each_once(outcome, 1000)
-    assert outcome.took_s <= 1.15 * 1000 * ITEM_S / 3
+    assert outcome.ended_at <= 1.15 * 1000 * ITEM_S / 3
 
 
 def test_costs_that_grow_are_shared_too() -> None:
     outcome = simulate([Worker(lambda index: index * 1e-4)] * 4, 1000)
-    assert outcome.took_s <= 1.1 * sum(index * 1e-4 for index in range(1000)) / 4
+    assert outcome.ended_at <= 1.1 * sum(index * 1e-4 for index in range(1000)) / 4
 
 
 def test_a_worker_that_dies_half_way_costs_its_share() -> None:
@@ -99,7 +106,7 @@ def test_a_worker_that_dies_half_way_costs_its_share() -> None:
     outcome = simulate(workers, 1000)
     assert each_once(outcome, 1000)
     undisturbed_s = 1000 * ITEM_S / 4
-    assert outcome.took_s <= 1.3 * undisturbed_s
+    assert outcome.ended_at <= 1.3 * undisturbed_s
 
 
 def test_an_item_that_kills_workers_is_abandoned_and_sinks_no_other() -> None:
@@ -113,7 +120,7 @@ def test_an_item_that_kills_workers_is_abandoned_and_sinks_no_other() -> None:
 def test_a_late_worker_takes_part() -> None:
     late = Worker(constant(ITEM_S), joins_at=1.0)
     outcome = simulate([Worker(constant(ITEM_S)), late], 600)
-    assert outcome.took_s <= 1.05 * (1.0 + (600 * ITEM_S - 1.0) / 2)
+    assert outcome.ended_at <= 1.05 * (1.0 + (600 * ITEM_S - 1.0) / 2)
 
 
 @given(st.integers(1, 40), st.integers(1, 3))
@@ -121,3 +128,114 @@ def test_chunks_of_a_given_size_have_that_size(chunk: int, workers: int) -> None
     outcome = simulate([Worker(constant(ITEM_S))] * workers, 400, chunk=chunk)
     assert each_once(outcome, 400)
     assert outcome.chunks >= -(-400 // chunk)
+
+
+# Several maps on the same workers
+
+
+@settings(max_examples=100)
+@given(
+    workers=workers_that_differ,
+    items=st.lists(st.integers(0, 150), min_size=2, max_size=3),
+    begin=st.lists(st.sampled_from([0.0, 0.05, 0.5]), min_size=3, max_size=3),
+    chunk=st.none() | st.integers(1, 50),
+)
+def test_each_index_of_each_map_has_one_outcome_whatever_becomes_of_workers(
+    workers: list[Worker], items: list[int], begin: list[float], chunk: int | None
+) -> None:
+    alive = Worker(constant(1e-3), joins_at=0.4)
+    loads = [
+        Load(count, Schedule(chunk=chunk), begins_at)
+        for count, begins_at in zip(items, begin, strict=False)
+    ]
+    for count, outcome in zip(items, Simulation([*workers, alive], loads).run(), strict=True):
+        assert each_once(outcome, count)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    costs=st.tuples(st.sampled_from([0.5, 1.0, 10.0]), st.sampled_from([0.5, 1.0, 10.0])),
+    chunk=st.sampled_from([None, 20, 1000]),
+    one_way_s=st.sampled_from([0.0005, 0.02]),
+    workers=st.integers(1, 2),
+    begins_at=st.sampled_from([0.0, 0.33, 2.0]),
+)
+def test_maps_on_the_same_workers_share_them_evenly(
+    costs: tuple[float, float],
+    chunk: int | None,
+    one_way_s: float,
+    workers: int,
+    begins_at: float,
+) -> None:
+    lasts_s = 6.0
+    first, second = (
+        Load(int(lasts_s * workers / (ITEM_S * cost)), Schedule(chunk=kind), at, cost)
+        for cost, kind, at in zip(costs, (None, chunk), (0.0, begins_at), strict=True)
+    )
+    outcomes = Simulation([Worker(constant(ITEM_S), one_way_s)] * workers, [first, second]).run()
+    until = min(outcome.ended_at for outcome in outcomes)
+    shares = [outcome.busy_s(begins_at, until) for outcome in outcomes]
+    assert min(shares) >= 0.4 * sum(shares)
+    assert sum(shares) >= 0.8 * workers * (until - begins_at)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    others=st.integers(1, 3),
+    cost=st.sampled_from([0.5, 1.0, 20.0]),
+    chunk=st.sampled_from([None, 1, 10_000]),
+    workers=st.integers(1, 3),
+)
+def test_a_small_map_does_not_wait_for_the_end_of_long_ones(
+    others: int, cost: float, chunk: int | None, workers: int
+) -> None:
+    long = [Load(int(8 / (ITEM_S * cost)), Schedule(chunk=chunk), 0.0, cost)] * others
+    long = [replace(load, schedule=Schedule(chunk=chunk)) for load in long]
+    small = Load(20, Schedule(), begins_at=1.0)
+    *_, outcome = Simulation([Worker(constant(ITEM_S))] * workers, [*long, small]).run()
+    # A turn of each of the others, and their item that is under way, before each of its chunks.
+    round_s = others * (TURN_S + ITEM_S * cost) + TURN_S
+    assert outcome.ended_at - 1.0 <= outcome.chunks * round_s
+
+
+# What is not to blame
+
+
+@pytest.mark.parametrize("tell", [Schedule.leaves, lambda s, lane: s.away(lane, 0.0)])
+def test_an_item_is_not_abandoned_for_workers_that_ended_for_other_reasons(
+    tell: Callable[[Schedule, LaneId], None],
+) -> None:
+    schedule = Schedule(chunk=1)
+    schedule.offer(1)
+    schedule.close()
+    for number in range(10):
+        lane = LaneId(number)
+        schedule.join(lane)
+        assert schedule.next(lane, 0.0) is not None
+        tell(schedule, lane)
+        assert schedule.lost(lane, 0.0) == []
+    assert schedule.waiting == 1
+
+
+def test_a_worker_that_is_to_end_gets_nothing_more() -> None:
+    schedule = Schedule()
+    schedule.offer(10)
+    schedule.join(LaneId(0))
+    schedule.leaves(LaneId(0))
+    assert schedule.next(LaneId(0), 0.0) is None
+    assert schedule.look_again_at(LaneId(0), 0.0) is None
+
+
+def test_time_in_which_a_worker_is_away_counts_for_no_chunk() -> None:
+    lane = LaneId(0)
+    schedule = Schedule(chunk=1)
+    schedule.offer(2)
+    schedule.close()
+    schedule.join(lane)
+    for begun in (0.0, 10.0):
+        chunk = schedule.next(lane, begun)
+        assert chunk is not None
+        schedule.away(lane, begun + 1)
+        schedule.back(lane, begun + 5)
+        schedule.answered(chunk, chunk.stop, 0.5, begun + 5.6)
+    assert schedule._pace.cost_s == pytest.approx(1.1)

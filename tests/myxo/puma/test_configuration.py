@@ -30,7 +30,7 @@ def test_there_may_be_any_number_of_services() -> None:
     assert read_config({"puma_services": many}).puma_services == many
 
 
-def test_every_key_of_the_paper_but_the_database_is_taken() -> None:
+def test_every_key_of_the_paper_is_taken() -> None:
     whole = {
         "load_balancer": "round_robin",
         "logging": {
@@ -39,7 +39,8 @@ def test_every_key_of_the_paper_but_the_database_is_taken() -> None:
             "name": "requests",
         },
         "rate_limit": {"cluster_name": "service2", "requests_per_unit": 120, "unit": "minute"},
-        "puma_services": SERVICES,
+        "dynamodb": {"config": '{"endpoints": ["http://127.0.0.1:8000/", "b:1"]}'},
+        "puma_services": {**SERVICES, "service5": "/db"},
         "http_connection_manager": {
             "http_filters": [],
             "drain_timeout": '{"seconds": 2}',
@@ -57,6 +58,9 @@ def test_every_key_of_the_paper_but_the_database_is_taken() -> None:
     assert not read.logging.filter.takes({"status": 200})
     assert read.rate_limit is not None
     assert read.rate_limit.limit == RateLimit(per_s=2.0, burst=1)
+    assert read.dynamodb is not None
+    assert read.dynamodb.config.endpoints == ("127.0.0.1:8000", "b:1")
+    assert (read.database_key, read.coded) == ("service5", ("service1", "service2"))
     connections = read.http_connection_manager
     assert (connections.drain_timeout, connections.idle_timeout) == (2.0, 30.0)
     assert connections.rds is not None
@@ -78,7 +82,11 @@ def test_every_key_of_the_paper_but_the_database_is_taken() -> None:
         ({"rate_limit": {"cluster_name": "service1"}}, "requests_per_unit"),
         ({"rate_limit": {"cluster_name": "servcie1", "requests_per_unit": 1}}, "mean service1"),
         ({"rate_limit": {"requests_per_unit": 0}}, "greater than 0"),
-        ({"dynamodb": {"config": "{}"}}, "dynamodb: .*not supported yet"),
+        ({"dynamodb": {"config": "{}"}}, "dynamodb.config.endpoints: Field required"),
+        ({"dynamodb": {"config": {"endpoints": ["a:1"]}}}, "names '/db', which is no service"),
+        ({"dynamodb": {"config": {"endpoints": ["https://a:1"]}}}, "plain HTTP"),
+        ({"dynamodb": {"config": {"endpoints": ["a:1"], "weights": [1, 2]}}}, "a weight for each"),
+        ({"dynamodb": {"config": {"endpoints": [], "service": "service1"}}}, "endpoints"),
         ({"puma-services": SERVICES}, "twice"),
         ({"puma_services": {}}, "puma_services"),
         ({"puma_services": {"service1": "policy"}}, "begins with /"),

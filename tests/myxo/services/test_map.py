@@ -131,9 +131,16 @@ def test_a_generator_is_read_no_further_than_the_requests_need(service: Service)
                 break
         return results
 
-    service.answer = doubled
+    def answer(asked: Asked) -> Reply:
+        if asked.value < 10:
+            return doubled(asked)
+        asked.wait_until_gone()
+        return None
+
+    service.answer = answer
     assert asyncio.run(first_ten()) == [2 * x for x in range(10)]
-    assert read < 200_000
+    # Ten are answered, four under way, and twice is one more than lanes asked for.
+    assert read <= 10 + 4 + 2 * 5
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -188,6 +195,22 @@ def test_errors_can_be_results_and_sink_no_other_item(service: Service) -> None:
     results = myxo.map_sync("s", range(10), return_exceptions=True, proxy=service.address)
     assert isinstance(results[3], RequestFailed)
     assert results[:3] + results[4:] == [2 * x for x in range(10) if x != 3]
+
+
+def test_an_answer_that_sends_elsewhere_is_no_result(service: Service) -> None:
+    service.answer = lambda _: (302, b"", {"Location": "/s/there"})
+    with pytest.raises(RequestFailed, match="s/ answered 302"):
+        myxo.map_sync("s", [1], proxy=service.address)
+    assert service.requests == 1
+
+
+def test_cookies_of_one_item_are_not_sent_with_the_next(service: Service) -> None:
+    def answer(asked: Asked) -> Reply:
+        assert "Cookie" not in asked.headers
+        return 200, asked.body, {"Set-Cookie": "myxo-instance=1"}
+
+    service.answer = answer
+    assert myxo.map_sync("s", range(9), max_in_flight=2, proxy=service.address) == list(range(9))
 
 
 def test_what_cannot_be_encoded_or_decoded_is_said(service: Service) -> None:
