@@ -19,6 +19,9 @@ COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.puma.server'
 """By the interpreter of the machine's own allocator, which has what a service needs."""
 
 
+MAX_BYTES = MAX_PIECES * PIECE * 4 // 5
+"""Of code, which base85 makes a quarter longer."""
+
 _MAX_STEM = 20
 
 
@@ -41,9 +44,8 @@ def spec_of(key: str, source: Source, config: PumaConfig) -> ServiceSpec:
     variables = packed(source.modules)
     if len(variables) > MAX_PIECES:
         raise SourceInvalid(
-            f"the code of {key} with the modules beside its program has over "
-            f"{MAX_PIECES * PIECE} bytes when compressed: install what is large as a package "
-            f"({', '.join(_largest(source.modules))})"
+            f"the code of {key} with the modules beside its program has over {MAX_BYTES} bytes "
+            f"when compressed: install what is large ({', '.join(_largest(source.modules))})"
         )
     rate = config.rate_limit
     limited = rate is not None and rate.cluster_name in {None, key}

@@ -143,6 +143,7 @@ def ported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_port_answers_as_the_monolith_does(
     ported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ def test_the_port_answers_as_the_monolith_does(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_browser_talks_to_it(ported: str, browser: Any) -> None:
     browser.open(f"{ported}/")
     for count, words in enumerate(("I loved Alien", "another", "Titanic was boring"), 1):

@@ -18,7 +18,7 @@ import pytest
 from overlay.notify import listening
 from overlay.testing_ports import free_ports
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # whole networks, one after the other
 
 READY_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 60.0

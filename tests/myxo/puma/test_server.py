@@ -11,7 +11,7 @@ import pytest
 
 from myxo.puma.current_request import request
 from myxo.puma.server import MAX_BODY_BYTES, server_of
-from myxo.puma.shipping import MAX_PIECES, PIECE, Shipped, packed, unpacked
+from myxo.puma.shipping import PIECE, Shipped, packed, unpacked
 
 
 @contextmanager
@@ -186,7 +186,3 @@ def test_modules_arrive_as_they_were_and_are_imported_as_any() -> None:
 def test_an_environment_without_modules_is_refused(held: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="no modules"):
         unpacked(held)
-
-
-def test_the_largest_code_that_a_definition_takes_is_unpacked() -> None:
-    assert MAX_PIECES * PIECE < 60 * 1024

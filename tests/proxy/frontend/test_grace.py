@@ -61,6 +61,14 @@ async def test_a_request_without_end_and_roads_that_do_not_close_end_in_time(
     ]
 
 
+async def test_requests_have_as_long_as_its_user_says(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    grace, told = Grace(drain_s=12.5), Told()
+    began = await stop(grace, told, float("inf"))
+    assert ("request", began + 12.5) in told.ends
+
+
 async def test_a_connection_without_a_request_ends_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
