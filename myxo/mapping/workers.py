@@ -81,7 +81,7 @@ def process_workers(proxy: ProxyAddress) -> Workers:
         cpu_millicores=CORE_MILLICORES,
         preempt_grace_s=PREEMPT_GRACE_S,
     )
-    return Workers(proxy, _name(owner(), spec), spec)
+    return owned(proxy, "map", spec)
 
 
 def container_workers(proxy: ProxyAddress, image: str) -> Workers:
@@ -101,10 +101,15 @@ def container_workers(proxy: ProxyAddress, image: str) -> Workers:
         read_only=True,
         cap_drop_all=True,
     )
-    return Workers(proxy, _name(owner(), spec, image), spec, image)
+    return owned(proxy, "map", spec, image)
 
 
-def _name(its_owner: Identity, spec: ServiceSpec, image: str = "") -> ServiceName:
+def owned(proxy: ProxyAddress, prefix: str, spec: ServiceSpec, image: str | None = None) -> Workers:
+    """Return the instances of a service that is this user's own, under a name that begins so."""
+    return Workers(proxy, _name(prefix, owner(), spec, image or ""), spec, image)
+
+
+def _name(prefix: str, its_owner: Identity, spec: ServiceSpec, image: str) -> ServiceName:
     """Return a name that is one owner's, and this spec's."""
     said = f"{its_owner.peer_id} {spec.model_dump_json()}{image}"
-    return service_name(f"map-{hashlib.sha256(said.encode()).hexdigest()[:10]}")
+    return service_name(f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:10]}")
