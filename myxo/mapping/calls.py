@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickle
+import sys
 import threading
 from collections.abc import (
     AsyncIterable,
@@ -11,11 +12,12 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import sniffio
 import trio
@@ -30,10 +32,13 @@ from myxo.mapping.requests import Requests
 from myxo.mapping.run import MapRun, Outcomes
 from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import ChunkSize, MapSettings
-from myxo.mapping.workers import Workers, container_workers, process_workers
+from myxo.mapping.workers import Workers, workers_of
 from myxo.services.asking import target_of
 from myxo.services.codec import CodecLike, codec_of
 from myxo.services.proxy_address import proxy_address
+
+if TYPE_CHECKING:
+    from myxo.mapping.progress import Bar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -152,6 +157,7 @@ class _Passage:
             self._async_input = aiter(items)
         else:
             self._input = iter(items)
+        self._bar = _bar(settings, source.count)
         self._engine = Engine(work, source, self._mailbox, settings)
         self._engine.start()
 
@@ -166,6 +172,8 @@ class _Passage:
             Exception: an item's, or that with which the map ended.
         """
         for outcomes in mail.outcomes:
+            if self._bar is not None:
+                self._bar.advance(len(outcomes.indices))
             if self._settings.as_completed:
                 yield from self._completed(outcomes)
             else:
@@ -222,6 +230,8 @@ class _Passage:
         """Have the workers stop what the caller no longer waits for."""
         self._engine.cancel()
         self._engine.join()
+        if self._bar is not None:
+            self._bar.end()
 
 
 def alone(error: BaseException) -> BaseException:
@@ -251,6 +261,15 @@ def exception_of(fault: Fault | Exception, index: int, worker: str) -> BaseExcep
     if fault.trace:
         error.__cause__ = RemoteTraceback(fault.trace)
     return error
+
+
+def _bar(settings: MapSettings, total: int | None) -> "Bar | None":
+    """Return the bar of a map that begins, if it has one."""
+    if not (sys.stderr.isatty() if settings.progress is None else settings.progress):
+        return None
+    from myxo.mapping.progress import begun_bar  # noqa: PLC0415  (takes 60 ms)
+
+    return begun_bar(settings.label, total)
 
 
 def _is_whole(items: object) -> TypeGuard[Sequence[Any]]:
@@ -312,6 +331,9 @@ def map(  # noqa: A001  (what it is)
     codec: CodecLike = "json",
     proxy: str | None = None,
     image: str | None = None,
+    service: str | None = None,
+    resources: Mapping[str, int] | None = None,
+    progress: bool | None = None,
 ) -> MapCall[T, R]:
     """Compute `[function(item) for item in items]` on the machines of the network.
 
@@ -338,10 +360,15 @@ def map(  # noqa: A001  (what it is)
             this machine's.
         image: have workers be containers of this image, which has Python, Myxo and what the
             function imports; else that of `MYXO_MAP_IMAGE`. Without one they are processes.
+        service: have workers be instances of this service, which is registered already and runs
+            `python -m myxo.mapping.worker`.
+        resources: what a worker needs, as in a definition: `cpu_millicores`, of which it has 1000
+            unless it is said, and `memory_mib`.
+        progress: show a bar on standard error; None does where that is a terminal.
 
     Raises:
         Unpicklable: the function cannot travel; the message names what in it.
-        InvalidName: what is before the slash is no service's name.
+        InvalidName: what is before the slash, or `service`, is no service's name.
         ValueError: a setting is none.
         SettingsInvalid: the proxy's address is none.
     """
@@ -352,13 +379,16 @@ def map(  # noqa: A001  (what it is)
         max_in_flight=max_in_flight,
         return_exceptions=return_exceptions,
         as_completed=as_completed,
+        progress=progress,
+        label=function if isinstance(function, str) else getattr(function, "__name__", "map"),
     )
     address = proxy_address(proxy)
     if isinstance(function, str):
         return MapCall(Requests(target_of(function), codec_of(codec), address), items, settings)
     send_own_modules_by_value()
-    image = image or os.environ.get("MYXO_MAP_IMAGE")
-    workers = container_workers(address, image) if image else process_workers(address)
+    if image is None and service is None:
+        image = os.environ.get("MYXO_MAP_IMAGE")
+    workers = workers_of(address, image=image, service=service, resources=resources)
     return MapCall(Computing(pickled(function), workers), items, settings)
 
 
