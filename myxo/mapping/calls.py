@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
@@ -15,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
@@ -92,20 +94,30 @@ class MapCall(Generic[T, R]):
         return self._all().__await__()
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return self._iterate(replace(self._settings, untaken=UNTAKEN))
+        return self._iterate()
 
     async def _all(self) -> list[Any]:
-        return [result async for result in self._iterate(self._settings)]
+        found: list[Any] = []
+        async for part in self._parts(self._settings):
+            found += part
+        return found
 
-    async def _iterate(self, settings: MapSettings) -> AsyncIterator[Any]:
+    async def _iterate(self) -> AsyncIterator[Any]:
+        async with aclosing(self._parts(replace(self._settings, untaken=UNTAKEN))) as parts:
+            async for part in parts:
+                for result in part:
+                    yield result
+
+    async def _parts(self, settings: MapSettings) -> AsyncGenerator[Sequence[Any], None]:
+        """Yield results as they come, some at a time: for each one alone it would take 1 µs."""
         news = _async_news()
         passage = _Passage(self._work, self._items, settings, news.set)
         try:
             while True:
                 news.clear()
                 mail = passage.take()
-                for result in passage.results(mail):
-                    yield result
+                for part in passage.results(mail):
+                    yield part
                 if mail.ended:
                     return
                 if mail.wanted:
@@ -115,8 +127,14 @@ class MapCall(Generic[T, R]):
         finally:
             passage.end()
 
-    def wait(self) -> Iterator[Any]:
-        """Yield the results; blocks."""
+    def wait(self) -> list[Any]:
+        """Return the results; blocks."""
+        found: list[Any] = []
+        for part in self._wait():
+            found += part
+        return found
+
+    def _wait(self) -> Iterator[Sequence[Any]]:
         event = threading.Event()
         passage = _Passage(self._work, self._items, self._settings, event.set)
         try:
@@ -146,7 +164,7 @@ class _Passage:
     ) -> None:
         self._settings = settings
         self._mailbox = Mailbox(notify)
-        self._held: dict[int, tuple[Any, bool]] = {}
+        self._held: dict[int, Outcomes] = {}
         self._next = 0
         self._input: Iterator[Any] = iter(())
         self._async_input: AsyncIterator[Any] | None = None
@@ -165,8 +183,8 @@ class _Passage:
         """Return what has come."""
         return self._mailbox.take()
 
-    def results(self, mail: Mail) -> Iterator[Any]:
-        """Yield what can be given to the caller now.
+    def results(self, mail: Mail) -> Iterator[Sequence[Any]]:
+        """Yield what can be given to the caller now, some results at a time.
 
         Raises:
             Exception: an item's, or that with which the map ended.
@@ -175,39 +193,34 @@ class _Passage:
             if self._bar is not None:
                 self._bar.advance(len(outcomes.indices))
             if self._settings.as_completed:
-                yield from self._completed(outcomes)
+                yield from self._given(outcomes)
             else:
-                yield from self._in_order(outcomes)
+                self._held[outcomes.indices.start] = outcomes
+                while (next_ones := self._held.pop(self._next, None)) is not None:
+                    self._next = next_ones.indices.stop
+                    yield from self._given(next_ones)
         if mail.ended and mail.error is not None:
             raise alone(mail.error)
 
-    def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
-        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
-            yield index, self._checked(value, index in outcomes.faults)
-        self._engine.took(len(outcomes.indices))
+    def _given(self, outcomes: Outcomes) -> Iterator[Sequence[Any]]:
+        """Yield outcomes as the caller wants them; up to the first fault, which is raised then."""
+        indices, values, fault = outcomes.indices, outcomes.values, None
+        if outcomes.faults:
+            values, fault = self._with_faults(outcomes)
+        yield list(zip(indices, values, strict=False)) if self._settings.as_completed else values
+        if fault is not None:
+            raise fault
+        self._engine.took(len(indices))
 
-    def _in_order(self, outcomes: Outcomes) -> Iterator[Any]:
-        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
-            self._held[index] = value, index in outcomes.faults
-        given = 0
-        while self._next in self._held:
-            value, is_fault = self._held.pop(self._next)
-            self._next += 1
-            given += 1
-            yield self._checked(value, is_fault)
-        if given:
-            self._engine.took(given)
-
-    def _values(self, outcomes: Outcomes) -> list[Any]:
-        values = list(outcomes.values)
-        for index, fault in outcomes.faults.items():
-            values[index - outcomes.indices.start] = exception_of(fault, index, outcomes.worker)
-        return values
-
-    def _checked(self, value: Any, is_fault: bool) -> Any:
-        if is_fault and not self._settings.return_exceptions:
-            raise value
-        return value
+    def _with_faults(self, outcomes: Outcomes) -> tuple[list[Any], BaseException | None]:
+        """Return the results, and what is to be raised behind them."""
+        values, first = list(outcomes.values), outcomes.indices.start
+        for index, fault in sorted(outcomes.faults.items()):
+            error = exception_of(fault, index, outcomes.worker)
+            if not self._settings.return_exceptions:
+                return values[: index - first], error
+            values[index - first] = error
+        return values, None
 
     def read(self, wanted: int) -> None:
         """Read more of the input and hand it over."""
@@ -400,4 +413,4 @@ def map_sync(function: Callable[[T], R] | str, items: Iterable[T], **settings: A
         items: as of `map`.
         settings: as of `map`.
     """
-    return list(map(function, items, **settings).wait())
+    return map(function, items, **settings).wait()
