@@ -64,8 +64,14 @@ def server_timing(value: str) -> dict[str, float]:
 def request(url: str, *fields: str) -> bytes:
     """Return a GET request for `url` on a connection that is kept."""
     parts = urlsplit(url)
-    first = (f"GET {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}")
+    first = (f"GET {target(url)} HTTP/1.1", f"Host: {parts.netloc}")
     return "\r\n".join([*first, *fields, "", ""]).encode()
+
+
+def target(url: str) -> str:
+    """Return what a request for `url` names: its path, and its query if it has one."""
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def ask(url: str, *, began: float | None = None) -> Answer:

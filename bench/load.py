@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from bench.client import END, OK, TIMEOUT_S, AnswerFailed, read_head, request
+from bench.client import END, OK, TIMEOUT_S, AnswerFailed, read_head, request, target
 from bench.native import compiled
 
 _READ = 256 * 1024
@@ -50,7 +50,7 @@ class OpenLoop:
         inside: Sequence[str] = (),
     ) -> None:
         parts = urlsplit(url)
-        where = [parts.hostname or "", str(parts.port or 80), parts.path or "/"]
+        where = [parts.hostname or "", str(parts.port or 80), target(url)]
         how = [str(rate), str(duration_s), str(connections)]
         self._process = subprocess.Popen(
             [*inside, compiled("open_load"), *where, *how], stdout=subprocess.PIPE

@@ -6,7 +6,8 @@
 // one is, and its latency counts from when it was due: a server that stalls is charged for everybody
 // who would have asked meanwhile (no coordinated omission). Printed for each request, as three
 // doubles in this machine's order: when it was due, its latency, both in seconds, and the answer's
-// status, 0 where none came. A connection that ends is replaced, the request on it has failed.
+// status, 0 where none came. A connection that ends is replaced, the request on it has failed. One
+// that the answer says will be closed is closed here, and opened again for the next request on it.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,6 +31,7 @@ struct connection {
     size_t held;      // bytes of the answer so far
     size_t awaited;   // bytes that the answer has; 0 while its head is not whole
     int busy, status;
+    int closes;       // after this answer, by its own word
     char head[HEAD + 1];
 };
 
@@ -94,13 +96,15 @@ static int receive(int i, double began) {
         if (end == NULL) return it->held < HEAD;
         char *length = strcasestr(it->head, "\r\ncontent-length:");
         if (length == NULL || length > end) return 0;
+        char *closing = strcasestr(it->head, "\r\nconnection: close\r\n");
+        it->closes = closing != NULL && closing < end;
         it->status = atoi(it->head + 9);
         it->awaited = (size_t)(end + 4 - it->head) + strtoull(length + 17, NULL, 10);
     }
     if (it->held < it->awaited) return 1;
     record(it->due - began, now_s() - it->due, it->held == it->awaited ? it->status : 0);
     it->busy = 0;
-    return it->held == it->awaited;
+    return it->held == it->awaited && !it->closes;
 }
 
 int main(int count, char **arguments) {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench import backend
-from bench.client import AnswerFailed, ask
+from bench.client import AnswerFailed, ask, request
 from bench.load import answered, download_s, idle_connections, open_loop, upload_s
 from bench.native import compiled
 from bench.proxy_abuse import WAYS, misbehave
@@ -77,6 +77,48 @@ def test_a_connection_that_ends_fails_the_request_on_it_and_no_other() -> None:
     assert sorted(one.status for one in sent) == [0, 200]
     with pytest.raises(AnswerFailed, match="1 of 2 failed"):
         answered(sent, url)
+
+
+def test_a_connection_that_is_said_to_end_is_not_used_again() -> None:
+    """The server leaves it open, so that a second request on it would have no answer."""
+    closing = ANSWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(closing)
+                    assert not connection.recv(1000)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        sent = open_loop(url, rate=100, duration_s=0.02, connections=1)
+        thread.join()
+    assert [one.status for one in sent] == [200, 200]
+
+
+def test_what_is_asked_for_has_its_query() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        heard = b""
+
+        def serve() -> None:
+            nonlocal heard
+            connection, _ = listener.accept()
+            with connection:
+                heard = connection.recv(1000)
+                connection.sendall(ANSWER)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a?b=c"
+        open_loop(url, rate=100, duration_s=0.01, connections=1)
+        thread.join()
+    first = b"GET /a?b=c HTTP/1.1\r\n"
+    assert heard.startswith(first)
+    assert request(url).startswith(first)
 
 
 def test_bodies_are_as_large_as_asked_for(bodies: str) -> None:
