@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import docker
@@ -70,13 +70,13 @@ def image_files(extra: list[Path]) -> Iterator[tuple[str, Path]]:
         yield str(path).lstrip("/"), path
 
 
-def image_tar(extra: list[Path]) -> bytes:
+def image_tar(extra: list[Path], moved: Mapping[Path, str]) -> bytes:
     """Return the image's file system as a tar archive."""
     interpreter, _ = python_files()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, path in image_files(extra):
-            entry = tar.gettarinfo(str(path.resolve()), name)
+            entry = tar.gettarinfo(str(path.resolve()), _placed(name, moved))
             entry.type, entry.uid, entry.gid = tarfile.REGTYPE, 0, 0
             entry.size = path.stat().st_size
             with path.open("rb") as content:
@@ -95,16 +95,34 @@ def image_tar(extra: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
+def _placed(name: str, moved: Mapping[Path, str]) -> str:
+    """Return where a file is in the image: below the deepest folder of those that are moved."""
+    path = Path("/", name)
+    for folder in sorted(moved, key=lambda folder: len(folder.parts), reverse=True):
+        if path.is_relative_to(folder):
+            return str(Path(moved[folder], path.relative_to(folder))).lstrip("/")
+    return name
+
+
 def make_base_image(
-    engine: docker.DockerClient, tag: str, *, extra: list[Path], changes: list[str] | None = None
+    engine: docker.DockerClient,
+    tag: str,
+    *,
+    extra: list[Path],
+    moved: Mapping[Path, str] | None = None,
+    changes: list[str] | None = None,
 ) -> None:
     """Make the image `tag`; `extra` files and folders get the paths that they have here.
 
-    `changes` are further lines as of a Dockerfile, such as `ENV NAME=value`.
+    Except those below folders that are `moved` to others. `changes` are further lines as of a
+    Dockerfile, such as `ENV NAME=value`.
     """
     repository, _, version = tag.partition(":")
     engine.api.import_image_from_data(
-        image_tar(extra), repository=repository, tag=version or "latest", changes=changes
+        image_tar(extra, moved or {}),
+        repository=repository,
+        tag=version or "latest",
+        changes=changes,
     )
 
 

@@ -64,9 +64,13 @@ def main() -> None:
     files = [file for package in packages for file in files_of(package) if file.is_file()]
     own = [CHECKOUT / "myxo" / "__init__.py", CHECKOUT / "myxo" / "mapping"]
     roots = [CHECKOUT, *{Path(str(distribution(one).locate_file(""))) for one in packages}]
-    changes = [f"ENV PYTHONPATH={':'.join(map(str, roots))}", f"USER {NOBODY}"]
+    # Moved, since a container's /tmp is its own, and what lies there on this machine is not seen.
+    moved = {root: f"/opt/{number}" for number, root in enumerate(roots)}
+    changes = [f"ENV PYTHONPATH={':'.join(moved.values())}", f"USER {NOBODY}"]
     try:
-        make_base_image(docker.from_env(), options.tag, extra=[*own, *files], changes=changes)
+        make_base_image(
+            docker.from_env(), options.tag, extra=[*own, *files], moved=moved, changes=changes
+        )
     except DockerException as error:
         sys.exit(f"no Docker engine answers: {error}")
     print(f"{options.tag} made with {', '.join(sorted(packages))}")

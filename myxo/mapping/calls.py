@@ -3,19 +3,23 @@
 import asyncio
 import os
 import pickle
+import sys
 import threading
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import sniffio
 import trio
@@ -30,10 +34,13 @@ from myxo.mapping.requests import Requests
 from myxo.mapping.run import MapRun, Outcomes
 from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import ChunkSize, MapSettings
-from myxo.mapping.workers import Workers, container_workers, process_workers
+from myxo.mapping.workers import Workers, workers_of
 from myxo.services.asking import target_of
 from myxo.services.codec import CodecLike, codec_of
 from myxo.services.proxy_address import proxy_address
+
+if TYPE_CHECKING:
+    from myxo.mapping.progress import Bar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,20 +94,30 @@ class MapCall(Generic[T, R]):
         return self._all().__await__()
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return self._iterate(replace(self._settings, untaken=UNTAKEN))
+        return self._iterate()
 
     async def _all(self) -> list[Any]:
-        return [result async for result in self._iterate(self._settings)]
+        found: list[Any] = []
+        async for part in self._parts(self._settings):
+            found += part
+        return found
 
-    async def _iterate(self, settings: MapSettings) -> AsyncIterator[Any]:
+    async def _iterate(self) -> AsyncIterator[Any]:
+        async with aclosing(self._parts(replace(self._settings, untaken=UNTAKEN))) as parts:
+            async for part in parts:
+                for result in part:
+                    yield result
+
+    async def _parts(self, settings: MapSettings) -> AsyncGenerator[Sequence[Any], None]:
+        """Yield results as they come, some at a time: for each one alone it would take 1 µs."""
         news = _async_news()
         passage = _Passage(self._work, self._items, settings, news.set)
         try:
             while True:
                 news.clear()
                 mail = passage.take()
-                for result in passage.results(mail):
-                    yield result
+                for part in passage.results(mail):
+                    yield part
                 if mail.ended:
                     return
                 if mail.wanted:
@@ -110,8 +127,14 @@ class MapCall(Generic[T, R]):
         finally:
             passage.end()
 
-    def wait(self) -> Iterator[Any]:
-        """Yield the results; blocks."""
+    def wait(self) -> list[Any]:
+        """Return the results; blocks."""
+        found: list[Any] = []
+        for part in self._wait():
+            found += part
+        return found
+
+    def _wait(self) -> Iterator[Sequence[Any]]:
         event = threading.Event()
         passage = _Passage(self._work, self._items, self._settings, event.set)
         try:
@@ -141,7 +164,7 @@ class _Passage:
     ) -> None:
         self._settings = settings
         self._mailbox = Mailbox(notify)
-        self._held: dict[int, tuple[Any, bool]] = {}
+        self._held: dict[int, Outcomes] = {}
         self._next = 0
         self._input: Iterator[Any] = iter(())
         self._async_input: AsyncIterator[Any] | None = None
@@ -152,6 +175,7 @@ class _Passage:
             self._async_input = aiter(items)
         else:
             self._input = iter(items)
+        self._bar = _bar(settings, source.count)
         self._engine = Engine(work, source, self._mailbox, settings)
         self._engine.start()
 
@@ -159,47 +183,44 @@ class _Passage:
         """Return what has come."""
         return self._mailbox.take()
 
-    def results(self, mail: Mail) -> Iterator[Any]:
-        """Yield what can be given to the caller now.
+    def results(self, mail: Mail) -> Iterator[Sequence[Any]]:
+        """Yield what can be given to the caller now, some results at a time.
 
         Raises:
             Exception: an item's, or that with which the map ended.
         """
         for outcomes in mail.outcomes:
+            if self._bar is not None:
+                self._bar.advance(len(outcomes.indices))
             if self._settings.as_completed:
-                yield from self._completed(outcomes)
+                yield from self._given(outcomes)
             else:
-                yield from self._in_order(outcomes)
+                self._held[outcomes.indices.start] = outcomes
+                while (next_ones := self._held.pop(self._next, None)) is not None:
+                    self._next = next_ones.indices.stop
+                    yield from self._given(next_ones)
         if mail.ended and mail.error is not None:
             raise alone(mail.error)
 
-    def _completed(self, outcomes: Outcomes) -> Iterator[Any]:
-        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
-            yield index, self._checked(value, index in outcomes.faults)
-        self._engine.took(len(outcomes.indices))
+    def _given(self, outcomes: Outcomes) -> Iterator[Sequence[Any]]:
+        """Yield outcomes as the caller wants them; up to the first fault, which is raised then."""
+        indices, values, fault = outcomes.indices, outcomes.values, None
+        if outcomes.faults:
+            values, fault = self._with_faults(outcomes)
+        yield list(zip(indices, values, strict=False)) if self._settings.as_completed else values
+        if fault is not None:
+            raise fault
+        self._engine.took(len(indices))
 
-    def _in_order(self, outcomes: Outcomes) -> Iterator[Any]:
-        for index, value in zip(outcomes.indices, self._values(outcomes), strict=True):
-            self._held[index] = value, index in outcomes.faults
-        given = 0
-        while self._next in self._held:
-            value, is_fault = self._held.pop(self._next)
-            self._next += 1
-            given += 1
-            yield self._checked(value, is_fault)
-        if given:
-            self._engine.took(given)
-
-    def _values(self, outcomes: Outcomes) -> list[Any]:
-        values = list(outcomes.values)
-        for index, fault in outcomes.faults.items():
-            values[index - outcomes.indices.start] = exception_of(fault, index, outcomes.worker)
-        return values
-
-    def _checked(self, value: Any, is_fault: bool) -> Any:
-        if is_fault and not self._settings.return_exceptions:
-            raise value
-        return value
+    def _with_faults(self, outcomes: Outcomes) -> tuple[list[Any], BaseException | None]:
+        """Return the results, and what is to be raised behind them."""
+        values, first = list(outcomes.values), outcomes.indices.start
+        for index, fault in sorted(outcomes.faults.items()):
+            error = exception_of(fault, index, outcomes.worker)
+            if not self._settings.return_exceptions:
+                return values[: index - first], error
+            values[index - first] = error
+        return values, None
 
     def read(self, wanted: int) -> None:
         """Read more of the input and hand it over."""
@@ -222,6 +243,8 @@ class _Passage:
         """Have the workers stop what the caller no longer waits for."""
         self._engine.cancel()
         self._engine.join()
+        if self._bar is not None:
+            self._bar.end()
 
 
 def alone(error: BaseException) -> BaseException:
@@ -251,6 +274,15 @@ def exception_of(fault: Fault | Exception, index: int, worker: str) -> BaseExcep
     if fault.trace:
         error.__cause__ = RemoteTraceback(fault.trace)
     return error
+
+
+def _bar(settings: MapSettings, total: int | None) -> "Bar | None":
+    """Return the bar of a map that begins, if it has one."""
+    if not (sys.stderr.isatty() if settings.progress is None else settings.progress):
+        return None
+    from myxo.mapping.progress import begun_bar  # noqa: PLC0415  (takes 60 ms)
+
+    return begun_bar(settings.label, total)
 
 
 def _is_whole(items: object) -> TypeGuard[Sequence[Any]]:
@@ -312,6 +344,9 @@ def map(  # noqa: A001  (what it is)
     codec: CodecLike = "json",
     proxy: str | None = None,
     image: str | None = None,
+    service: str | None = None,
+    resources: Mapping[str, int] | None = None,
+    progress: bool | None = None,
 ) -> MapCall[T, R]:
     """Compute `[function(item) for item in items]` on the machines of the network.
 
@@ -338,10 +373,15 @@ def map(  # noqa: A001  (what it is)
             this machine's.
         image: have workers be containers of this image, which has Python, Myxo and what the
             function imports; else that of `MYXO_MAP_IMAGE`. Without one they are processes.
+        service: have workers be instances of this service, which is registered already and runs
+            `python -m myxo.mapping.worker`.
+        resources: what a worker needs, as in a definition: `cpu_millicores`, of which it has 1000
+            unless it is said, and `memory_mib`.
+        progress: show a bar on standard error; None does where that is a terminal.
 
     Raises:
         Unpicklable: the function cannot travel; the message names what in it.
-        InvalidName: what is before the slash is no service's name.
+        InvalidName: what is before the slash, or `service`, is no service's name.
         ValueError: a setting is none.
         SettingsInvalid: the proxy's address is none.
     """
@@ -352,13 +392,16 @@ def map(  # noqa: A001  (what it is)
         max_in_flight=max_in_flight,
         return_exceptions=return_exceptions,
         as_completed=as_completed,
+        progress=progress,
+        label=function if isinstance(function, str) else getattr(function, "__name__", "map"),
     )
     address = proxy_address(proxy)
     if isinstance(function, str):
         return MapCall(Requests(target_of(function), codec_of(codec), address), items, settings)
     send_own_modules_by_value()
-    image = image or os.environ.get("MYXO_MAP_IMAGE")
-    workers = container_workers(address, image) if image else process_workers(address)
+    if image is None and service is None:
+        image = os.environ.get("MYXO_MAP_IMAGE")
+    workers = workers_of(address, image=image, service=service, resources=resources)
     return MapCall(Computing(pickled(function), workers), items, settings)
 
 
@@ -370,4 +413,4 @@ def map_sync(function: Callable[[T], R] | str, items: Iterable[T], **settings: A
         items: as of `map`.
         settings: as of `map`.
     """
-    return list(map(function, items, **settings).wait())
+    return map(function, items, **settings).wait()

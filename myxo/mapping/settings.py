@@ -21,6 +21,8 @@ class MapSettings:
         patience_s: seconds without any worker after which the map fails.
         return_exceptions: whether an item's exception is its result.
         as_completed: whether results come in the order in which they are there.
+        progress: whether a bar is shown; None: where there is a terminal.
+        label: what the bar is of.
     """
 
     chunk: ChunkSize = "auto"
@@ -31,6 +33,8 @@ class MapSettings:
     patience_s: float = 60.0
     return_exceptions: bool = False
     as_completed: bool = False
+    progress: bool | None = None
+    label: str = "map"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.

@@ -7,10 +7,13 @@ only where the machine's operator lets that owner run code.
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import trio
+from pydantic import ValidationError
 
 from myxo.mapping.errors import NoWorkers
 from myxo.mapping.lane import Lane, open_lane
@@ -33,6 +36,9 @@ CORE_MILLICORES = 1000
 CONTAINER_MIB = 1024
 """What a container may have; it is killed at more."""
 
+RESOURCES = ("cpu_millicores", "memory_mib")
+"""What a map may say that a worker needs, as in a definition."""
+
 PREEMPT_GRACE_S = 10.0
 """For the item that a worker is at when another service needs its core; a longer one begins again
 elsewhere."""
@@ -45,13 +51,13 @@ class Workers:
     Attributes:
         proxy: that is asked.
         service: which they are instances of.
-        spec: what the service is, less its image.
+        spec: what the service is, less its image; None of one that is somebody else's to register.
         image: that its containers run from, by name; None where workers are processes.
     """
 
     proxy: ProxyAddress
     service: ServiceName
-    spec: ServiceSpec
+    spec: ServiceSpec | None
     image: str | None = None
 
     def lane(self) -> AbstractAsyncContextManager[Lane]:
@@ -62,8 +68,13 @@ class Workers:
         """Tell the network what the service is.
 
         Raises:
-            NoWorkers: no registry takes it.
+            NoWorkers: no registry takes it, or it is not this map's to register.
         """
+        if self.spec is None:
+            raise NoWorkers(
+                f"no service is called {self.service}; without `service` a map has workers of its "
+                "own"
+            )
         image = [] if self.image is None else [self.image]
         command = [sys.executable, "-m", REGISTERING, self.service, *image]
         said = self.spec.model_dump_json().encode()
@@ -71,6 +82,50 @@ class Workers:
         if done.returncode:
             text = done.stderr.decode(errors="replace").strip()
             raise NoWorkers(f"the worker service could not be registered: {text}")
+
+
+def workers_of(
+    proxy: ProxyAddress,
+    *,
+    image: str | None = None,
+    service: str | None = None,
+    resources: Mapping[str, int] | None = None,
+) -> Workers:
+    """Return where a map has its workers.
+
+    Args:
+        proxy: that is asked.
+        image: that they are containers of; None for processes.
+        service: that they are instances of, if it is there already.
+        resources: what one needs, by the names in `RESOURCES`.
+
+    Raises:
+        InvalidName: `service` is no name.
+        ValueError: a resource is none, or what a service needs is said beside its name.
+    """
+    if service is None:
+        workers = container_workers(proxy, image) if image else process_workers(proxy)
+        return workers if resources is None else _needing(workers, resources)
+    if image is not None or resources is not None:
+        raise ValueError(f"image and resources of {service!r} are in its definition")
+    return Workers(proxy, service_name(service), None)
+
+
+def _needing(workers: Workers, resources: Mapping[str, int]) -> Workers:
+    """Return the same workers with these needs, which are another service."""
+    for name in resources:
+        if name not in RESOURCES:
+            near = get_close_matches(str(name), RESOURCES, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"resources has {name!r}; there is {' and '.join(RESOURCES)}{hint}")
+    spec = (workers.spec or ServiceSpec()).model_dump() | dict(resources)
+    try:
+        checked = ServiceSpec.model_validate(spec)
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        said = {name: resources.get(name) for name in fault["loc"] if name in RESOURCES}
+        raise ValueError(f"resources is {said or dict(resources)}: {fault['msg']}") from exc
+    return owned(workers.proxy, "map", checked, workers.image)
 
 
 def process_workers(proxy: ProxyAddress) -> Workers:
