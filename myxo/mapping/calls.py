@@ -30,8 +30,9 @@ from myxo.mapping.faults import Fault
 from myxo.mapping.functions import PickledFunction, pickled, send_own_modules_by_value
 from myxo.mapping.items import Items, SequenceItems, WindowItems
 from myxo.mapping.mailbox import Mail, Mailbox
+from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.requests import Requests
-from myxo.mapping.run import MapRun, Outcomes
+from myxo.mapping.run import MapRun
 from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import ChunkSize, MapSettings
 from myxo.mapping.workers import Workers, workers_of

@@ -8,7 +8,7 @@ import trio
 
 from myxo.mapping.items import Items, WindowItems
 from myxo.mapping.mailbox import Mailbox
-from myxo.mapping.run import Outcomes
+from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
 
 

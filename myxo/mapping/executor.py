@@ -19,8 +19,8 @@ from myxo.mapping.errors import Unpicklable
 from myxo.mapping.functions import pickled, send_own_modules_by_value
 from myxo.mapping.items import WindowItems
 from myxo.mapping.mailbox import Mailbox
+from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.packing import call, pack
-from myxo.mapping.run import Outcomes
 from myxo.mapping.settings import MapSettings
 from myxo.mapping.workers import Workers, process_workers
 from myxo.services.proxy_address import proxy_address

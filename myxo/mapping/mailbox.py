@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from myxo.mapping.run import Outcomes
+from myxo.mapping.outcomes import Outcomes
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ import httpx
 import trio
 
 from myxo.mapping.backlog import Backlog
+from myxo.mapping.flow import Flow
 from myxo.mapping.items import Items
-from myxo.mapping.run import Outcomes
+from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
 from myxo.services.asking import NO_TLS, Target, decoded, request, translated
 from myxo.services.codec import Codec
@@ -56,7 +57,7 @@ class Requests:
         return backlog, RequestRun(self, items, backlog, deliver, settings, read_more=read_more)
 
 
-class RequestRun:
+class RequestRun(Flow):
     """Runs one such map.
 
     Args:
@@ -79,15 +80,10 @@ class RequestRun:
         *,
         read_more: Callable[[int], None] | None = None,
     ) -> None:
+        super().__init__(items, deliver, settings, read_more)
         self._requests = requests
-        self._items = items
         self._backlog = backlog
-        self._deliver = deliver
-        self._settings = settings
-        self._read_more = read_more
         self._lanes = 0
-        self._untaken = 0
-        self._news = trio.Event()
         self._answered_at = 0.0
 
     async def run(self) -> None:
@@ -105,16 +101,6 @@ class RequestRun:
         except* NoProxy as group:
             raise group.exceptions[0] from None
 
-    def taken(self, outcomes: int) -> None:
-        """Note that the caller has taken so many outcomes."""
-        self._untaken -= outcomes
-        self.look_again()
-
-    def look_again(self) -> None:
-        """Go on where the input has grown or the caller has taken something."""
-        self._news.set()
-        self._news = trio.Event()
-
     async def _feed(
         self,
         nursery: trio.Nursery,
@@ -125,7 +111,8 @@ class RequestRun:
         while True:
             news = self._news
             indices = None if self._is_held_back() else self._backlog.take(1)
-            self._read()
+            if not self._backlog.closed:  # one more than there are lanes, for the next lane
+                self._read(self._lanes + 1 - len(self._backlog))
             if indices is not None:
                 (index,) = indices
                 try:
@@ -140,17 +127,6 @@ class RequestRun:
             else:
                 await news.wait()
 
-    def _is_held_back(self) -> bool:
-        """Whether the caller has more outcomes to take than it is to be given ahead."""
-        untaken = self._settings.untaken
-        return untaken is not None and self._untaken >= untaken
-
-    def _read(self) -> None:
-        """Have one item more read than there are lanes, so that the next lane has one."""
-        wanted = self._lanes + 1 - len(self._backlog)
-        if self._read_more is not None and not self._backlog.closed and wanted > 0:
-            self._read_more(wanted)
-
     # A lane
 
     async def _lane(self, indices: trio.MemoryReceiveChannel[int]) -> None:
@@ -158,16 +134,14 @@ class RequestRun:
         # logs each request.
         async with httpx.AsyncHTTPTransport(verify=NO_TLS, trust_env=False) as transport:
             async for index in indices:
-                self._hand_over(index, await self._outcome(transport, index))
+                self._hand_over(self._outcomes(index, await self._outcome(transport, index)))
 
-    def _hand_over(self, index: int, outcome: Any) -> None:
-        indices = range(index, index + 1)
-        self._items.done(indices)
-        self._untaken += 1
+    def _outcomes(self, index: int, outcome: Any) -> Outcomes:
         faults = {}
         if isinstance(outcome, _Failed):
             faults[index], outcome = outcome.error, None
-        self._deliver(Outcomes(indices, [outcome], faults, str(self._requests.target)))
+        target = str(self._requests.target)
+        return Outcomes(range(index, index + 1), [outcome], faults, target)
 
     async def _outcome(self, transport: httpx.AsyncHTTPTransport, index: int) -> Any:
         """Ask until there is a result, or it is settled that there is none."""

@@ -7,8 +7,7 @@ has started, or the word that there is no room.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import count
 from math import ceil
 from typing import Any
@@ -17,10 +16,12 @@ import trio
 
 from myxo.mapping.errors import FunctionUnusable, MapError, NoWorkers, Unpicklable
 from myxo.mapping.faults import Fault
+from myxo.mapping.flow import Flow
 from myxo.mapping.frames import Frame, Kind, MalformedFrame
 from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items
 from myxo.mapping.lane import Lane, LaneLost, Refused
+from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.packing import pack, unpack, unpicklable
 from myxo.mapping.schedule import Chunk, LaneId, Schedule
 from myxo.mapping.settings import MapSettings
@@ -44,28 +45,11 @@ NO_ROOM = frozenset({429, 503, 504})
 """What a proxy answers when it has no worker for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Results of consecutive items.
-
-    Attributes:
-        indices: of the input.
-        values: one each, None where there is a fault.
-        faults: by index; an exception where it is in this process already.
-        worker: that computed them.
-    """
-
-    indices: range
-    values: Sequence[Any]
-    faults: Mapping[int, Fault | Exception]
-    worker: str
-
-
 class _NoOther(Exception):
     """The proxy gave a worker to which the map has a lane already: there is no other."""
 
 
-class MapRun:
+class MapRun(Flow):
     """Runs one map.
 
     Args:
@@ -90,24 +74,19 @@ class MapRun:
         *,
         read_more: Callable[[int], None] | None = None,
     ) -> None:
+        super().__init__(items, deliver, settings, read_more)
         self._function = function
-        self._items = items
         self._schedule = schedule
         self._workers = workers
-        self._deliver = deliver
-        self._settings = settings
-        self._read_more = read_more
         self._ids = count()
         self._lanes: dict[LaneId, Lane] = {}
         self._leaving: set[LaneId] = set()
         self._opening = 0
         self._full = False
         self._lost = 0
-        self._news = trio.Event()
         self._refusal: Refused | None = None
         self._registering = trio.Lock()
         self._registered = False
-        self._untaken = 0
         self._tries: Counter[int] = Counter()
 
     async def run(self) -> None:
@@ -130,16 +109,6 @@ class MapRun:
                 with trio.move_on_after(RETRY_S):
                     await news.wait()
             nursery.cancel_scope.cancel()
-
-    def taken(self, outcomes: int) -> None:
-        """Note that the caller has taken so many outcomes."""
-        self._untaken -= outcomes
-        self.look_again()
-
-    def look_again(self) -> None:
-        """Have each lane ask anew what it is to compute: something has changed."""
-        self._news.set()
-        self._news = trio.Event()
 
     def _no_workers(self) -> NoWorkers:
         said = "" if self._refusal is None else f": {self._refusal}"
@@ -235,7 +204,7 @@ class MapRun:
         await lane.send(Frame(Kind.BEGIN, parts=pack(digest)))
         while True:
             news, now = self._news, trio.current_time()
-            self._read()
+            self._read(self._schedule.wanted)
             chunk = None if self._is_held_back() else self._schedule.next(key, now)
             await self._tell_shortened()
             if chunk is not None:
@@ -245,16 +214,6 @@ class MapRun:
             again = self._schedule.look_again_at(key, now)
             with trio.move_on_at(again if again is not None else float("inf")):
                 await news.wait()
-
-    def _is_held_back(self) -> bool:
-        """Whether the caller has more outcomes to take than it is to be given ahead."""
-        untaken = self._settings.untaken
-        return untaken is not None and self._untaken >= untaken
-
-    def _read(self) -> None:
-        wanted = self._schedule.wanted
-        if wanted and self._read_more is not None:
-            self._read_more(wanted)
 
     async def _send_chunk(self, lane: Lane, chunk: Chunk) -> None:
         indices = range(chunk.start, chunk.stop)
@@ -321,9 +280,7 @@ class MapRun:
     def _hand_over(self, outcomes: Outcomes) -> None:
         for index in [tried for tried in self._tries if tried in outcomes.indices]:
             del self._tries[index]
-        self._items.done(outcomes.indices)
-        self._untaken += len(outcomes.indices)
-        self._deliver(outcomes)
+        super()._hand_over(outcomes)
 
     def _give_up(self, index: int, lane: Lane) -> None:
         fault = Fault("WorkerLost", "every worker that computed the item was lost meanwhile")
