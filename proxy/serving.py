@@ -45,7 +45,6 @@ from proxy.ranking.routing_table import RoutingTable
 from proxy.ranking.upstreams import Upstreams
 from proxy.request.forwarding import Forwarder
 from proxy.route.exposure import exposure_of
-from proxy.route.paths import NONE
 from proxy.settings import ProxySettings
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
@@ -184,7 +183,7 @@ class Serving:
             self._guards,
             machine_names=self.machine_names,
             stand_in=self.desk.stand_in,
-            paths=PathFile(settings.paths).current if settings.paths else lambda: NONE,
+            paths=PathFile(settings.paths).current if settings.paths else None,
         )
         self.tunnels = Tunnels(self.forwarder, self.roads)
         metrics.tunnels.set_function(lambda: self.tunnels.count)

@@ -48,7 +48,7 @@ from proxy.route.affinity import cookie, key_of, tie
 from proxy.route.caller import Caller, Origin
 from proxy.route.chains import FROM_OUTSIDE, HEADER, Call, Chains, render
 from proxy.route.deadlines import passed_on
-from proxy.route.paths import NONE, Paths
+from proxy.route.paths import Paths
 from proxy.route.routing import Route, route_by_path, route_of
 from proxy.telemetry.decisions import Decision, Decisions, asked_of
 from proxy.telemetry.explained import explained
@@ -75,7 +75,7 @@ class Forwarder:
         guards: what requests are held back by, and what is learnt from how they go.
         machine_names: names under which this machine may be addressed.
         stand_in: returns what is taken for the definition of a service that has none.
-        paths: returns the paths that lead to services of other names.
+        paths: returns the paths that lead to services of other names, where there may be some.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Forwarder:
         *,
         machine_names: frozenset[str],
         stand_in: Callable[[ServiceName], SignedRevision | None] = lambda _: None,
-        paths: Callable[[], Paths] = lambda: NONE,
+        paths: Callable[[], Paths] | None = None,
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -152,8 +152,7 @@ class Forwarder:
                 self._chains.called(call)
 
     def _route(self, head: RequestHead) -> Route:
-        paths = self._paths()
-        if paths.services:
+        if self._paths is not None and (paths := self._paths()).services:
             return route_by_path(head, self._machine_names, paths)
         return route_of(head, self._machine_names)
 

@@ -54,9 +54,6 @@ class Paths:
         return service, prefix, (rest or b"/") + mark + query
 
 
-NONE = Paths()
-
-
 def paths_of(written: Mapping[str, str]) -> Paths:
     """Return what a mapping of paths to services says.
 
