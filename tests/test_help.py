@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 import allocator.cli
-import bench.lab
+import bench.lab.cli
 import bootstrap.cli
 import myxo.cli
 import proxy.cli
@@ -22,7 +22,7 @@ APPS = {
     "registry-cli": registry.cli.cli_app,
     "proxy": proxy.cli.app,
     "myxo": myxo.cli.app,
-    "myxo lab": bench.lab.app,
+    "myxo lab": bench.lab.cli.app,
 }
 
 

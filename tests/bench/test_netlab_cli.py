@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import bench.lab
+import bench.lab.cli
 import myxo.cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def _declared(*, group: str, name: str) -> list[EntryPoint]:
 
 def test_lab_is_a_command_of_myxo_by_its_entry_point() -> None:
     (entry,) = _declared(group=myxo.cli.EXTENSIONS, name="lab")
-    assert entry.load() is bench.lab.app
+    assert entry.load() is bench.lab.cli.app
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["status", "--help"], ["key"]])

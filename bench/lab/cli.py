@@ -28,6 +28,3 @@ def main() -> None:
     """Run as `python -m bench.lab`."""
     typer.main.get_command(app)(prog_name="myxo lab")
 
-
-if __name__ == "__main__":
-    main()

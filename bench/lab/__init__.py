@@ -1,0 +1,1 @@
+"""The experiment lab: traces, queues, load, experiments and what they found."""
