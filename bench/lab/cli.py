@@ -2,6 +2,7 @@
 
 import typer
 
+from bench.lab.loading.cli import load_app
 from bench.netlab.cli import net_app
 from overlay import options
 from overlay.cli import new_app
@@ -12,10 +13,12 @@ Examples:
 
 \b
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
+  myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
 """
 
 app = new_app(_HELP, no_args_is_help=True)
 app.add_typer(net_app, name="net")
+app.add_typer(load_app, name="load")
 
 
 @app.callback()
@@ -27,4 +30,3 @@ def lab(version: options.Version = False) -> None:
 def main() -> None:
     """Run as `python -m bench.lab`."""
     typer.main.get_command(app)(prog_name="myxo lab")
-
