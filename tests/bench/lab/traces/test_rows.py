@@ -55,7 +55,9 @@ def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
 
 def test_the_moments_of_a_trace_are_its_own() -> None:
     trace = [
-        Request(t, 1, op, t, s) for t, op, s in [(1, "read", 2), (2, "read", 4), (5, "write", 6)]
+        Request(1, 1, "read", 1, 2),
+        Request(2, 1, "read", 2, 4),
+        Request(5, 1, "write", 5, 6),
     ]
     found = summarised(trace)
     assert (found.requests, found.span, found.rate) == (3, 4, 0.5)
