@@ -192,9 +192,11 @@ def run(
 @import_app.command("k6")
 @refusing
 def import_k6(
-    file: Annotated[Path, typer.Argument(metavar="SCRIPT.js|SUMMARY")],
+    file: Annotated[Path, typer.Argument(metavar="SCRIPT.js|SUMMARY", help="What k6 has.")],
     target: ImportTarget = None,
-    scenario: Annotated[str | None, typer.Option("--scenario", metavar="NAME")] = None,
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", metavar="NAME", help="Of several; else the first.")
+    ] = None,
     output: Output = None,
 ) -> None:
     """Read a k6 script, its options as `k6 inspect` prints them, or the summary of a run.
@@ -208,7 +210,7 @@ def import_k6(
 @import_app.command("har")
 @refusing
 def import_har(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A HAR.")],
     origin: Annotated[
         str | None, typer.Option("--origin", metavar="URL", help="Whose requests are kept.")
     ] = None,

@@ -64,7 +64,7 @@ def read_csv(path: Path) -> Iterator[RequestTrace]:
     Raises:
         BadInput: this is no such file.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="\n") as file:  # a carriage return may be within a cell
         if file.readline() != HEADER:
             raise BadInput(f"{path} has no traces: its first line is not {HEADER.strip()}")
         for number, row in enumerate(csv.reader(_whole_lines(file)), 2):

@@ -9,7 +9,7 @@ requests that were answered and those given up for time; one whose connection br
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
@@ -56,9 +56,12 @@ class Latencies:
         fresh[value] = fresh.get(value, 0) + 1
 
     def quantile(self, percent: float) -> float:
-        """Return the latency that `percent` of all are at or below; 0 if there are none."""
-        self._settle()
-        return float(self._histogram.get_value_at_percentile(percent)) / 1e6
+        """Return the nearest-rank quantile; 0 if there are none."""
+        if not (count := self.count):
+            return 0.0
+        rank = ceil(count * percent / 100 - 1e-9)
+        # The histogram rounds to a rank, where nearest-rank takes the next one up.
+        return float(self._histogram.get_value_at_percentile(100 * rank / count)) / 1e6
 
     @property
     def longest(self) -> float:

@@ -2,7 +2,7 @@ import json
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.lab.loading.tally import MOST_REASONS, OTHER, Latencies, Tally
@@ -23,6 +23,7 @@ def test_a_quantile_is_that_of_a_sorted_list_to_a_thousandth(
     assert found.longest == pytest.approx(max(values), rel=2e-3, abs=2e-6)
 
 
+@settings(max_examples=15)  # a histogram takes milliseconds to make
 @given(latencies, latencies)
 def test_what_two_processes_found_adds_up(ones: list[float], others: list[float]) -> None:
     one, other, whole = Tally(), Tally(), Tally()
