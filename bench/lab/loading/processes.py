@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 
 import trio
 
 from bench.lab.errors import LoadFailed
 from bench.lab.loading.csv_sink import open_csv
+from bench.lab.loading.custom import find_client
 from bench.lab.loading.lines import Lines, line
 from bench.lab.loading.plan import Plan
 from bench.lab.loading.tally import Tally
+from bench.lab.loading.target import target_of
 from bench.lab.loading.worker import Job
 
 READY_TIMEOUT_S = 60.0
@@ -79,8 +82,9 @@ async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None)
 
     Raises:
         LoadFailed: a process could not do its part; the message says why.
-        BadInput: traces cannot be written.
+        BadInput: there is no such load, or traces cannot be written.
     """
+    _check(plan, options)
     if options.traces is not None:
         with open_csv(options.traces):
             pass  # made anew once, so that all processes may append
@@ -94,15 +98,35 @@ async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None)
     return Outcome(_sum(tallies), length_s, sum(part.lost_traces for part in parts))
 
 
+def _check(plan: Plan, options: Options) -> None:
+    """Find out here what every process would find out, but for a custom client's code."""
+    target = target_of(plan.target, options.proxy)
+    if plan.at_once is None:
+        plan.times(Random(0))  # noqa: S311  (nothing of it is used)
+    if plan.client is None:
+        plan.messages(target, explained=False)
+    else:
+        find_client(plan.client)
+
+
 async def _all(parts: Sequence["_Part"], began: float, so_far: SoFar) -> list[Tally]:
-    """Return what each part did; told to end when this process is, or when one of them fails."""
+    """Return what each part did; they are told to end when this process is.
+
+    Raises:
+        LoadFailed: one of them failed; the others are given up.
+    """
     tallies: list[Tally] = []
+    failures: list[LoadFailed] = []
 
     def told() -> None:
         so_far(sum((part.so_far for part in parts), Counter[str]()))
 
     async def finish(part: _Part) -> None:
-        tallies.append(await part.tally(began, told))
+        try:
+            tallies.append(await part.tally(began, told))
+        except LoadFailed as exc:
+            failures.append(exc)
+            nursery.cancel_scope.cancel()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as watching:
@@ -111,6 +135,8 @@ async def _all(parts: Sequence["_Part"], began: float, so_far: SoFar) -> list[Ta
                 for part in parts:
                     nursery.start_soon(finish, part)
             watching.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
     return tallies
 
 
