@@ -2,6 +2,7 @@
 
 import typer
 
+from bench.lab.experiments.cli import db_app, experiments_app
 from bench.netlab.cli import net_app
 from overlay import options
 from overlay.cli import new_app
@@ -12,10 +13,13 @@ Examples:
 
 \b
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
+  myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
 app = new_app(_HELP, no_args_is_help=True)
 app.add_typer(net_app, name="net")
+app.add_typer(experiments_app, name="experiments")
+app.add_typer(db_app, name="db")
 
 
 @app.callback()
