@@ -84,3 +84,6 @@ class LoadHosts(Protocol):
 
     async def close(self, pattern: str, service: str, exp_id: str | None = None) -> None:
         """End the clients of a service after what they have under way; `exp_id` as for `rps`."""
+
+    async def flush(self) -> None:
+        """Return once the traces of all requests that have ended are where traces go."""

@@ -118,6 +118,10 @@ class InMemoryLoadHosts:
                 self._pace(client, 0.0)
                 del self._clients[client.id]
 
+    async def flush(self) -> None:
+        """See `LoadHosts`; each is written as it ends."""
+        await trio.lowlevel.checkpoint()
+
     def lose(self, host: str) -> None:
         """Have a host be gone with its clients."""
         self._names.discard(host)

@@ -161,6 +161,7 @@ class Daemon:
         try:
             task = await self._store.read(queries.task, exp_id)
             await carry_out(steps_of(task), self._hosts, exp_id, note)
+            await self._hosts.flush()
         except MyxoError as exc:
             return Change.FAIL, str(exc)
         return Change.FINISH, ""
