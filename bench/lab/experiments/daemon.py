@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -24,6 +25,9 @@ from bench.lab.experiments.submission import steps_of
 from bench.lab.experiments.telemetry import PERIOD_S
 from bench.lab.load_hosts import LoadHosts
 from overlay.errors import MyxoError
+
+MAX_TOLD = 1000
+"""Events of load hosts that wait to be written down."""
 
 LOOK_S = 0.5
 """How soon a submission or a cancellation is seen; one query on an index each."""
@@ -61,6 +65,13 @@ class _End:
     error: str
 
 
+class _Event(NamedTuple):
+    exp_id: str
+    time: float
+    name: str
+    value: str
+
+
 class Daemon:
     """Runs what is queued.
 
@@ -88,6 +99,7 @@ class Daemon:
         self._clock = clock
         self._running: dict[str, trio.CancelScope] = {}
         self._ended: deque[_End] = deque()
+        self._tell, self._told = trio.open_memory_channel[_Event](MAX_TOLD)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run experiments until cancelled; `started` once what a killed daemon left is settled.
@@ -97,6 +109,7 @@ class Daemon:
         """
         await self._fail_lost()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._note_told)
             task_status.started()
             while True:
                 try:
@@ -106,6 +119,21 @@ class Daemon:
                     log.warning("database.failed", error=str(exc), retry_s=self._pace.retry_s)
                     wait_s = self._pace.retry_s
                 await trio.sleep(wait_s)
+
+    def tell(self, name: str, text: str) -> None:
+        """Have it noted for each experiment that runs now that something happened to a host."""
+        for exp_id in self._running:
+            try:
+                self._tell.send_nowait(_Event(exp_id, self._clock(), name, text))
+            except trio.WouldBlock:
+                log.warning("event.lost", exp_id=exp_id, name=name, text=text)
+
+    async def _note_told(self) -> None:
+        async for event in self._told:
+            try:
+                await self._store.write(queries.add_event, *event)
+            except StoreFailed as exc:
+                log.warning("event.lost", exp_id=event.exp_id, error=str(exc))
 
     async def _fail_lost(self) -> None:
         lost = await self._store.write(queries.fail_lost, self._runner, self._clock(), DIED)

@@ -25,7 +25,12 @@ from overlay.state_dir import open_state_dir
 log = structlog.get_logger()
 
 
-OpenHosts = Callable[[ExperimentdSettings, TraceSink], AbstractAsyncContextManager[LoadHosts]]
+Tell = Callable[[str, str], None]
+"""Takes what happened to a load host: a name, and words."""
+
+OpenHosts = Callable[
+    [ExperimentdSettings, TraceSink, Tell], AbstractAsyncContextManager[LoadHosts]
+]
 """Opens the way to the load hosts, whose traces go to the sink."""
 
 
@@ -46,11 +51,17 @@ async def run(
         StoreFailed: the database does not answer at the start.
         LabError: another such daemon runs with this state directory.
     """
+    daemon: Daemon | None = None
+
+    def tell(name: str, text: str) -> None:
+        if daemon is not None:
+            daemon.tell(name, text)
+
     open_state_dir(settings.state_dir)
     with _alone(settings):
         async with (
             open_store(settings.database_url()) as store,
-            open_hosts(settings, SqlTraceSink(store)) as hosts,
+            open_hosts(settings, SqlTraceSink(store), tell) as hosts,
             trio.open_nursery() as nursery,
         ):
             pace = Pace(settings.parallel, period_s=settings.telemetry_period_s)

@@ -252,3 +252,18 @@ async def test_a_database_that_is_away_for_a_while_costs_nothing(
     store = AwayAtTheEnd(sqlite_store._reads, sqlite_store._limiter)
     async with running(a_daemon(store, hosts)):
         assert (await settled(experiments, submitted.exp_id)).status is Status.FINISHED
+
+
+async def test_what_happens_to_a_host_is_noted_for_whoever_runs(
+    sqlite_store: Store, hosts: InMemoryLoadHosts, experiments: Experiments
+) -> None:
+    submitted = await experiments.submit({"instructions": "sleep 600"})
+    waiting = await experiments.submit({"instructions": "sleep 600"})
+    daemon = a_daemon(sqlite_store, hosts)
+    async with running(daemon):
+        await settled(experiments, submitted.exp_id, Status.RUNNING.__eq__)
+        daemon.tell("load_host.lost", "h1 is lost")
+        with trio.fail_after(5):
+            while not (await experiments.show(submitted.exp_id)).rows["events"]:
+                await trio.sleep(0.01)
+        assert (await experiments.show(waiting.exp_id)).rows["events"] == 0
