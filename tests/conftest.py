@@ -309,7 +309,18 @@ def started_postgres() -> Iterator[str]:
         )
         process = subprocess.Popen(
             # -F: what it stores need not survive this machine.
-            [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-F"],
+            [
+                programs / "postgres",
+                "-D",
+                data,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+                "-k",
+                folder,
+                "-F",
+            ],
             user=user,
             cwd=folder,
             stdout=subprocess.PIPE,

@@ -8,15 +8,18 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
 from bench.lab.errors import LoadFailed, NoSuchHost
 from bench.lab.load_hosts import ClientStatus, InterArrival, Spawn
 from bench.lab.request_trace import RequestTrace, TraceSink
+
+T = TypeVar("T")
 
 LATENCY_S = 0.001
 OK = 200
@@ -205,3 +208,11 @@ async def open_in_memory(
     async with trio.open_nursery() as nursery:
         yield InMemoryLoadHosts(names, sink, nursery, latency_s=latency_s, clock=clock)
         nursery.cancel_scope.cancel()
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], timeout_s: float = 10.0) -> T:
+    """Return what `look` finds in another process or thread, once that is true."""
+    with trio.fail_after(timeout_s):
+        while not (found := await look()):  # noqa: ASYNC110  (nobody here could set an event)
+            await trio.sleep(0.01)
+    return found

@@ -27,9 +27,7 @@ Note = Callable[[str, str], Awaitable[None]]
 """Keeps that something happened: an event's name, and its value."""
 
 
-async def carry_out(
-    steps: Sequence[Step], hosts: LoadHosts, exp_id: str, note: Note
-) -> None:
+async def carry_out(steps: Sequence[Step], hosts: LoadHosts, exp_id: str, note: Note) -> None:
     """Do all steps, and end the clients that they leave, also if a step fails.
 
     Raises:

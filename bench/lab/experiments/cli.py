@@ -223,7 +223,7 @@ def up(
     """
     from bench.lab.experiments import mariadb  # noqa: PLC0415
 
-    database = mariadb.start(_folder(state_dir), port or mariadb.MYSQL_PORT)
+    database = mariadb.start(_folder(state_dir), port or mariadb.DEFAULT_PORT)
     for name, value in database.exports().items():
         typer.echo(f"export {name}={value}")
 
@@ -267,7 +267,7 @@ async def _wait(experiments: "Experiments", exp_id: str) -> None:
     Raises:
         LabError: it ended otherwise.
     """
-    while (experiment := await experiments.get(exp_id)).status not in ENDED:
+    while (experiment := await experiments.get(exp_id)).status not in ENDED:  # noqa: ASYNC110
         await trio.sleep(LOOK_S)
     if experiment.status is not Status.FINISHED:
         raise LabError(f"experiment {exp_id} is {experiment.status} {experiment.error}".rstrip())

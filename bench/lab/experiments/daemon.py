@@ -17,8 +17,8 @@ import trio
 from bench.lab.errors import StoreFailed
 from bench.lab.experiments import queries
 from bench.lab.experiments.carrying_out import carry_out
-from bench.lab.experiments.records import Experiment
 from bench.lab.experiments.recording import OpenNodes, record
+from bench.lab.experiments.records import Experiment
 from bench.lab.experiments.status import Change
 from bench.lab.experiments.store import Store
 from bench.lab.experiments.submission import steps_of
@@ -177,8 +177,8 @@ class Daemon:
                 )
                 outcome = await self._do(exp_id)
                 nursery.cancel_scope.cancel()
-        except Exception as exc:  # noqa: BLE001  (the others, and those that wait, are not to fail for it)
-            log.error("experiment.broken", exp_id=exp_id, exc_info=exc)
+        except Exception as exc:  # others that run, and all that wait, are not to fail for it
+            log.exception("experiment.broken", exp_id=exp_id)
             return Change.FAIL, f"{type(exc).__name__}: {exc}"
         return outcome
 
@@ -199,9 +199,7 @@ class Daemon:
         while self._ended:
             end = self._ended.popleft()
             try:
-                await self._store.write(
-                    queries.end, end.exp_id, end.change, end.time, end.error
-                )
+                await self._store.write(queries.end, end.exp_id, end.change, end.time, end.error)
             except StoreFailed as exc:
                 self._ended.appendleft(end)
                 log.warning("database.failed", exp_id=end.exp_id, error=str(exc))

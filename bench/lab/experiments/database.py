@@ -67,7 +67,9 @@ def _from_text(text: str) -> URL:
         ) from exc
     kind = url.get_backend_name()
     if kind not in _DRIVERS:
-        raise BadInput(f"databases of kind {kind!r} are not known; use one of {', '.join(_DRIVERS)}")
+        raise BadInput(
+            f"databases of kind {kind!r} are not known; use one of {', '.join(_DRIVERS)}"
+        )
     return _with_charset(url.set(drivername=_DRIVERS[kind]))
 
 

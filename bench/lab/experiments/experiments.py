@@ -101,7 +101,12 @@ class Experiments:
             end=now,
             error=why,
         )
-        kept = text[:MAX_REJECTED].encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        kept = (
+            text[:MAX_REJECTED]
+            .encode(errors="replace")
+            .decode()
+            .replace("\0", "\N{REPLACEMENT CHARACTER}")
+        )
         task = Task(instructions=kept, configuration=None)
         await self._store.write(queries.add, experiment, task)
         return experiment

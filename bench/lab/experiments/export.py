@@ -42,9 +42,11 @@ def export(connection: Connection, exp_id: str, form: Format, folder: Path) -> l
         written = [
             _written(folder / "experiment.json", lambda path: path.write_text(described, "utf-8"))
         ]
-        for table in tables.SERIES.values():
-            if table is not tables.metadata:  # which is in the JSON
-                written.append(_table(connection, table, exp_id, form, folder))
+        written += [
+            _table(connection, table, exp_id, form, folder)
+            for table in tables.SERIES.values()
+            if table is not tables.metadata  # which is in the JSON
+        ]
     except OSError as exc:
         raise BadInput(f"the experiment cannot be written to {folder}: {exc}") from exc
     return written
@@ -56,9 +58,7 @@ def _described(connection: Connection, exp_id: str) -> str:
     return json.dumps(asdict(experiment) | asdict(task), indent=2, ensure_ascii=False) + "\n"
 
 
-def _table(
-    connection: Connection, table: Table, exp_id: str, form: Format, folder: Path
-) -> Path:
+def _table(connection: Connection, table: Table, exp_id: str, form: Format, folder: Path) -> Path:
     query = queries.series(table.name, [exp_id])
     streamed = connection.execute(query, execution_options={"yield_per": queries.STREAMED})
     columns = list(streamed.keys())

@@ -25,6 +25,7 @@ from overlay.ports import port_taken
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
+DEFAULT_PORT = MYSQL_PORT
 HOST = "127.0.0.1"
 NAME = "myxo"
 """Of the database and of its user."""
@@ -60,7 +61,7 @@ class MariaDb:
         }
 
 
-def start(folder: Path, port: int = MYSQL_PORT) -> MariaDb:
+def start(folder: Path, port: int = DEFAULT_PORT) -> MariaDb:
     """Start the server whose data are in `folder`, and return when it answers; blocks.
 
     One that runs there already is left as it is.
@@ -122,8 +123,8 @@ def _program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
         raise StoreFailed(
-            f"{name} is not installed: sudo apt-get install mariadb-server, or name a database that "
-            "runs elsewhere with --database or DB_TYPE and MYSQL_HOST"
+            f"{name} is not installed: sudo apt-get install mariadb-server, or name a database "
+            "that runs elsewhere with --database or DB_TYPE and MYSQL_HOST"
         )
     return found
 
@@ -185,6 +186,7 @@ def _launch(server: str, database: MariaDb) -> None:
                 process.kill()
                 process.wait()
                 raise StoreFailed(f"MariaDB did not start; the end of {log}:\n{_tail(log)}")
+    process.returncode = 0  # it is left to itself: to Python, one that ends with its parent
     kept = {"pid": process.pid, "port": database.port, "password": database.password}
     _write_private(folder / _STATE, json.dumps(kept))
 

@@ -123,7 +123,7 @@ def described(connection: Connection, exp_id: str) -> Mapping[str, Any]:
     return noted
 
 
-def _experiment(row: Row[Any]) -> Experiment:
+def _experiment(row: Row[*tuple[Any, ...]]) -> Experiment:
     return Experiment(
         exp_id=row.exp_id,
         name=row.name,
@@ -193,9 +193,7 @@ def remove(connection: Connection, exp_id: str) -> None:
         WrongState: it runs.
     """
     gone = connection.execute(
-        delete(tables.experiments).where(
-            _KNOWN.exp_id == exp_id, _KNOWN.status != Status.RUNNING
-        )
+        delete(tables.experiments).where(_KNOWN.exp_id == exp_id, _KNOWN.status != Status.RUNNING)
     )
     if not gone.rowcount:
         found = get(connection, exp_id)
@@ -240,11 +238,14 @@ def add_facts(connection: Connection, exp_id: str, facts: Iterable[NodeFact]) ->
         connection.execute(insert(tables.nodeinfo), rows)
 
 
-def add_event(
-    connection: Connection, exp_id: str, timestamp: float, name: str, value: str
-) -> None:
+def add_event(connection: Connection, exp_id: str, timestamp: float, name: str, value: str) -> None:
     """Keep that something happened during an experiment."""
-    row = {"exp_id": exp_id, "timestamp": timestamp, "name": name[: tables.MAX_NAME], "value": value}
+    row = {
+        "exp_id": exp_id,
+        "timestamp": timestamp,
+        "name": name[: tables.MAX_NAME],
+        "value": value,
+    }
     connection.execute(insert(tables.events), row)
 
 

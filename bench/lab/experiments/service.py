@@ -28,9 +28,7 @@ log = structlog.get_logger()
 Tell = Callable[[str, str], None]
 """Takes what happened to a load host: a name, and words."""
 
-OpenHosts = Callable[
-    [ExperimentdSettings, TraceSink, Tell], AbstractAsyncContextManager[LoadHosts]
-]
+OpenHosts = Callable[[ExperimentdSettings, TraceSink, Tell], AbstractAsyncContextManager[LoadHosts]]
 """Opens the way to the load hosts, whose traces go to the sink."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SpawnClients:
-    """Start `num` clients on each host that `pattern` matches; `arrival` and `seed` as `Spawn` has them."""
+    """Start clients on each host that `pattern` matches; what else, `Spawn` says."""
 
     pattern: str
     service: str

@@ -11,7 +11,6 @@ A caller that is cancelled leaves the call to its end, so that a transaction is 
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -48,11 +47,11 @@ class Store:
             StoreFailed: the database does not answer, or not like this.
             LabError: what the query raises.
         """
-        return await self._do(self._reads, partial(query, *args, **kwargs))
+        return await self._do(self._reads, lambda connection: query(connection, *args, **kwargs))
 
     async def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have `query` change what is kept, wholly or not at all; raises as `read` does."""
-        return await self._do(self._writes, partial(query, *args, **kwargs))
+        return await self._do(self._writes, lambda connection: query(connection, *args, **kwargs))
 
     async def _do(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         def transaction() -> T:
@@ -100,13 +99,11 @@ def _add_what_can_be(connection: Connection, traces: Sequence[RequestTrace]) -> 
 
 def _as_text(trace: RequestTrace) -> RequestTrace:
     """Return a trace with question marks for what is no text: a server says what it likes."""
-    return RequestTrace(
-        *(
-            value.encode(errors="replace").decode().replace("\0", "?")
-            if isinstance(value, str)
-            else value
-            for value in trace
-        )
+    return RequestTrace._make(
+        value.encode(errors="replace").decode().replace("\0", "?")
+        if isinstance(value, str)
+        else value
+        for value in trace
     )
 
 

@@ -4,6 +4,8 @@ Names and columns are Galileo's, so that queries written for its database go on 
 belongs to an experiment goes with it (`ON DELETE CASCADE`). Times are seconds since 1970.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -26,7 +28,7 @@ _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which SQLite numbers w
 _LONG = Text().with_variant(MEDIUMTEXT, "mysql")  # else 64 KiB there
 
 # Ids differ by case, as everywhere else, and names may be in any script.
-_MYSQL = {
+_MYSQL: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.lab.experiments.instructions import MAX_CLIENTS
 from bench.lab.experiments.steps import (
     CloseClients,
     SetRate,
@@ -17,7 +18,6 @@ from bench.lab.experiments.steps import (
     Step,
     WaitUntil,
 )
-from bench.lab.experiments.instructions import MAX_CLIENTS
 
 MAX_DURATION_S = 7 * 86_400.0
 MAX_TICKS = 100_000

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from bench.lab.errors import LoadFailed, NoSuchHost
 from bench.lab.load_hosts import Spawn
@@ -16,10 +17,8 @@ def sink() -> KeptTraces:
 
 
 @pytest.fixture
-async def hosts(
-    sink: KeptTraces, autojump_clock: trio.testing.MockClock
-) -> AsyncIterator[InMemoryLoadHosts]:
-    async with open_in_memory(["pico1", "pico2", "nano1"], sink) as opened:
+async def hosts(sink: KeptTraces) -> AsyncIterator[InMemoryLoadHosts]:
+    async with open_in_memory(["pico1", "pico2", "nano1"], sink, clock=trio.current_time) as opened:
         yield opened
 
 
@@ -30,7 +29,7 @@ async def test_a_pattern_is_for_whole_names(hosts: InMemoryLoadHosts) -> None:
 
 
 async def test_clients_are_numbered_and_send_nothing_yet(
-    hosts: InMemoryLoadHosts, sink: KeptTraces
+    hosts: InMemoryLoadHosts, sink: KeptTraces, autojump_clock: MockClock
 ) -> None:
     ids = await hosts.spawn("pico.", Spawn("s", num=2))
     assert ids == ["pico1:s:0", "pico1:s:1", "pico2:s:0", "pico2:s:1"]
@@ -40,7 +39,7 @@ async def test_clients_are_numbered_and_send_nothing_yet(
 
 
 async def test_a_rate_is_shared_by_the_clients_of_a_host(
-    hosts: InMemoryLoadHosts, sink: KeptTraces
+    hosts: InMemoryLoadHosts, sink: KeptTraces, autojump_clock: MockClock
 ) -> None:
     await hosts.spawn("pico.", Spawn("s", num=2, exp_id="e1"))
     await hosts.rps("pico.", "s", 10)
@@ -52,7 +51,9 @@ async def test_a_rate_is_shared_by_the_clients_of_a_host(
     assert len({trace.request_id for trace in sink.traces}) == 200
 
 
-async def test_a_number_of_requests_is_exact(hosts: InMemoryLoadHosts, sink: KeptTraces) -> None:
+async def test_a_number_of_requests_is_exact(
+    hosts: InMemoryLoadHosts, sink: KeptTraces, autojump_clock: MockClock
+) -> None:
     (client,) = await hosts.spawn("nano1", Spawn("s", seed=1))
     await hosts.request([client], 7, None)
     await hosts.request([client], 5, ("expovariate", 10.0))
@@ -61,7 +62,7 @@ async def test_a_number_of_requests_is_exact(hosts: InMemoryLoadHosts, sink: Kep
 
 
 async def test_an_experiments_clients_are_told_and_closed_alone(
-    hosts: InMemoryLoadHosts, sink: KeptTraces
+    hosts: InMemoryLoadHosts, sink: KeptTraces, autojump_clock: MockClock
 ) -> None:
     for exp_id in ("e1", "e2"):
         await hosts.spawn("nano1", Spawn("s", exp_id=exp_id))

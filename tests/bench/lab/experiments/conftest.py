@@ -1,4 +1,4 @@
-"""Real databases for the tests: SQLite, and servers that run for a session on ports of their own."""
+"""Real databases for the tests: SQLite, and servers on ports of their own."""
 
 import shutil
 import tempfile
@@ -14,7 +14,10 @@ from bench.lab.experiments.store import Store, open_store
 from bench.lab.experiments.tables import SCHEMA
 from overlay.testing_ports import free_port
 
-KINDS = ["sqlite", "postgresql", "mariadb"]
+KINDS = [
+    "sqlite",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb")),
+]
 
 
 @pytest.fixture(scope="session")

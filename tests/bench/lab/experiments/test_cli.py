@@ -2,23 +2,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from bench.lab.experiments.cli import experiments_app
+from bench.lab.frames import traces
 
 
 @pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DB_TYPE", "MYXO_EXPERIMENTD_DATABASE", "MYXO_DATABASE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MYXO_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MYXO_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 def run(*arguments: str, stdin: str | None = None, fails: bool = False) -> Result:
@@ -104,8 +103,6 @@ trio.run(main)
 
 
 def test_a_killed_writer_loses_at_most_its_last_flush(tmp_path: Path) -> None:
-    from bench.lab.frames import traces
-
     url = f"sqlite:///{tmp_path / 'e.sqlite3'}"
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True, env=os.environ

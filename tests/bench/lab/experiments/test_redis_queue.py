@@ -17,6 +17,7 @@ from bench.lab.experiments.records import Experiment
 from bench.lab.experiments.redis_queue import QUEUE, TAKEN, RedisQueue
 from bench.lab.experiments.status import Status
 from bench.lab.experiments.store import Store
+from bench.lab.testing import eventually
 from overlay.notify import listening
 from overlay.testing_ports import free_port
 
@@ -69,18 +70,23 @@ async def reading(url: str, experiments: Experiments) -> AsyncIterator[None]:
 
 async def queued(experiments: Experiments, count: int) -> list[Experiment]:
     """Return the experiments once there are so many."""
-    with trio.fail_after(10):
-        while len(found := await experiments.list()) < count:
-            await trio.sleep(0.01)
+
+    async def look() -> list[Experiment]:
+        found = list(await experiments.list())
+        return found if len(found) >= count else []
+
+    found = await eventually(look)
     assert len(found) == count
-    return list(found)
+    return found
 
 
 async def emptied(server: redis.Redis) -> None:
     """Return once nothing is on its way any more."""
-    with trio.fail_after(10):
-        while server.exists(QUEUE, TAKEN):
-            await trio.sleep(0.01)
+
+    async def look() -> bool:
+        return not server.exists(QUEUE, TAKEN)
+
+    await eventually(look)
 
 
 async def test_galileos_lpush_works_unchanged(
@@ -94,7 +100,9 @@ async def test_galileos_lpush_works_unchanged(
         await emptied(server)
     assert found.status is Status.QUEUED
     assert found.name == found.exp_id
-    assert (await experiments.show(found.exp_id)).task.instructions == json.loads(SEED)["instructions"]
+    assert (await experiments.show(found.exp_id)).task.instructions == json.loads(SEED)[
+        "instructions"
+    ]
 
 
 async def test_items_are_queued_in_the_order_in_which_they_were_pushed(
@@ -165,6 +173,6 @@ async def test_a_redis_that_is_away_is_waited_for(experiments: Experiments) -> N
         await trio.sleep(0.2)  # it has tried, and goes on
 
 
-def test_what_is_no_redis_is_refused(experiments: Experiments) -> None:
+async def test_what_is_no_redis_is_refused(experiments: Experiments) -> None:
     with pytest.raises(BadInput, match="no URL of a Redis"):
         RedisQueue("http://localhost", experiments)

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from sqlalchemy import URL, func, select
+from sqlalchemy import URL, Connection, func, select
 
 from bench.lab.errors import BadInput, NoSuchExperiment, StoreFailed, WrongState
 from bench.lab.experiments import queries, tables
@@ -31,7 +31,7 @@ async def add(store: Store, *exp_ids: str) -> None:
 
 
 async def rows(store: Store) -> dict[str, int]:
-    def count(connection: queries.Connection) -> dict[str, int]:
+    def count(connection: Connection) -> dict[str, int]:
         return {
             table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
             for table in tables.SCHEMA.sorted_tables
@@ -172,7 +172,7 @@ async def test_a_text_that_no_database_keeps_does_not_cost_the_other_traces(stor
 async def test_a_transaction_that_fails_changes_nothing(store: Store) -> None:
     await add(store, "e1")
 
-    def half(connection: queries.Connection) -> None:
+    def half(connection: Connection) -> None:
         queries.add_event(connection, "e1", 1.0, "first", "")
         queries.add_event(connection, "nobody", 1.0, "second", "")
 
@@ -204,4 +204,3 @@ async def test_an_opened_database_is_opened_again_as_it_was(store: Store, url: U
     await add(store, "e1")
     async with open_store(url) as again:
         assert (await again.read(queries.get, "e1")).status is Status.QUEUED
-

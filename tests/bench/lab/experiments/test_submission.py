@@ -46,7 +46,10 @@ def test_what_is_kept_means_the_same_when_it_is_read_again() -> None:
         ({"instructions": "sleep 1", "name": ""}, "name: "),
         ({"instructions": "jump 1"}, "line 1: there is no command"),
         ({"instructions": "echo \0"}, "signs in it that are no text"),
-        ({"instructions": "sleep 1", "metadata": {"k": ["\ud800"]}}, "signs in it that are no text"),
+        (
+            {"instructions": "sleep 1", "metadata": {"k": ["\ud800"]}},
+            "signs in it that are no text",
+        ),
         ({"configuration": TICKS | {"interval": "x"}}, "configuration.interval: 'x' is no"),
         ("x" * (MAX_BODY_BYTES + 1), "are the most"),
     ],

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from bench.lab.experiments.summary import Summary, summarised
 
-REQUESTS = st.tuples(st.floats(0, 1e6), st.floats(0, 100), st.sampled_from([-1, 200, 204, 301, 500]))
+REQUESTS = st.tuples(
+    st.floats(0, 1e6), st.floats(0, 100), st.sampled_from([-1, 200, 204, 301, 500])
+)
 
 
 def test_without_requests_there_are_no_figures() -> None:

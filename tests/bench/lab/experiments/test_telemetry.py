@@ -44,7 +44,7 @@ def test_this_machine_is_read() -> None:
     assert {"memory_percent", "load_1", "processes", "disk_used_percent"} <= first
     sum(range(1_000_000))  # so that there is something to measure
     rows = {(row.metric, row.subsystem): row.value for row in meter.sample(1.5)}
-    assert 0 < rows["cpu_percent", ""]
+    assert rows["cpu_percent", ""] > 0
     assert {"cpu0", ""} <= {subsystem for metric, subsystem in rows if metric == "cpu_percent"}
     assert any(metric == "net_sent_bytes_per_s" for metric, _ in rows)
 
