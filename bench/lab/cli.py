@@ -2,6 +2,7 @@
 
 import typer
 
+from bench.lab.experiments.cli import db_app, experiments_app
 from bench.lab.loading.cli import load_app
 from bench.lab.queueing.compare_cli import compare
 from bench.lab.queueing.queues_cli import queues_app, results
@@ -20,6 +21,7 @@ Examples:
   myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
   myxo lab compare --policy rr,two_choices   policies on the same traces
+  myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
 app = new_app(_HELP, no_args_is_help=True)
@@ -30,6 +32,8 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(queues_app, name="queues")
 app.command("compare")(compare)
 app.command("results")(results)
+app.add_typer(experiments_app, name="experiments")
+app.add_typer(db_app, name="db")
 
 
 @app.callback()
