@@ -70,11 +70,18 @@ class Outcome:
         tally: what became of its requests.
         length_s: from its beginning to when the last request was over.
         lost_traces: that the file did not take in time.
+        cpu_s: processor time of each of its processes.
     """
 
     tally: Tally
     length_s: float
     lost_traces: int
+    cpu_s: Sequence[float]
+
+    @property
+    def busy(self) -> float:
+        """Return how much of the time the busiest process had a processor, 0 to 1."""
+        return max(self.cpu_s) / self.length_s
 
 
 async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None) -> Outcome:
@@ -95,7 +102,8 @@ async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None)
         began = time.monotonic() + HEAD_START_S
         tallies = await _all(parts, began, so_far)
         length_s = time.monotonic() - began
-    return Outcome(_sum(tallies), length_s, sum(part.lost_traces for part in parts))
+    lost_traces = sum(part.lost_traces for part in parts)
+    return Outcome(_sum(tallies), length_s, lost_traces, [part.cpu_s for part in parts])
 
 
 def _check(plan: Plan, options: Options) -> None:
@@ -193,7 +201,7 @@ class _Part:
 
     Attributes:
         so_far: what it did by what it told last.
-        lost_traces: what it told in the end.
+        lost_traces, cpu_s: what it told in the end.
     """
 
     def __init__(self, process: trio.Process, job: Job, errors: IO[bytes]) -> None:
@@ -201,7 +209,7 @@ class _Part:
         assert process.stdout is not None  # noqa: S101  (for the type checker: it is a pipe)
         self._lines = Lines(process.stdout)
         self.so_far: Counter[str] = Counter()
-        self.lost_traces = 0
+        self.lost_traces, self.cpu_s = 0, 0.0
 
     async def ready(self) -> None:
         """Give it its job and return when it could begin.
@@ -226,7 +234,7 @@ class _Part:
         while True:
             said = await self._hear()
             if "tally" in said:
-                self.lost_traces = said["lost_traces"]
+                self.lost_traces, self.cpu_s = said["lost_traces"], said["cpu_s"]
                 return Tally.of_json(said["tally"])
             self.so_far = Counter(said["so_far"])
             told()
