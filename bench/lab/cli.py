@@ -27,4 +27,3 @@ def lab(version: options.Version = False) -> None:
 def main() -> None:
     """Run as `python -m bench.lab`."""
     typer.main.get_command(app)(prog_name="myxo lab")
-
