@@ -80,12 +80,20 @@ def spoken(engine: EngineAddress) -> str:
             client.version(api_version=True)
             return str(client.api_version)
     except (DockerException, requests.RequestException, OSError) as exc:
-        why = getattr(exc, "explanation", None) or exc
         asked = f" in version {engine.api_version}" if engine.api_version else ""
         raise EngineFailed(
-            f"no Docker engine answers at {engine.url}{asked}: {why}. SERVER_IP, SERVER_PORT and "
-            "API_VERSION say where and how; without SERVER_IP this machine's own is used"
+            f"no Docker engine answers at {engine.url}{asked}: {_why(exc)}. SERVER_IP, "
+            "SERVER_PORT and API_VERSION say where and how; without SERVER_IP this machine's own is used"
         ) from exc
+
+
+def _why(exc: BaseException) -> str:
+    """Return the engine's own words, or the system's at the bottom of what libraries wrap."""
+    if said := getattr(exc, "explanation", None):
+        return str(said)
+    while (inner := exc.__cause__ or exc.__context__) is not None:
+        exc = inner
+    return str(getattr(exc, "strerror", None) or exc)
 
 
 @contextmanager

@@ -13,12 +13,15 @@ from typing import Any
 
 import docker
 import pytest
+import trio
 from typer.testing import CliRunner
 
 from bench.lab.cli import app
 from bench.lab.errors import BadInput
 from bench.lab.queueing.engine import IMAGE, EngineFailed, engine_of, spoken
 from bench.lab.traces import rows
+from bench.network import network
+from myxo.why import read_why
 from overlay.cli import with_two_dashes
 from overlay.testing_ports import free_port
 
@@ -191,6 +194,17 @@ def test_workers_as_processes_find_what_the_simulation_finds(
     monkeypatch.setenv("MYXO_STATE_DIR", str(tmp_path / "state"))
     assert lab("results") == "W3_least_request_T1\n"
     assert json.loads(lab("results", "W3_least_request_T1", "--json")) == found
+
+
+@pytest.mark.slow
+def test_workers_run_in_the_network_that_this_machine_is_in(trace: Path) -> None:
+    flags = ("--trace", trace, "--workers", 2, "--st", 2, "--runtime", "process")
+    with network("process") as here:
+        found = in_own_state(here.folder, *flags, MYXO_PROXY=f"127.0.0.1:{here.proxy_port}")
+        as_simulated(trace, found, "--workers", 2, "--st", 2)
+        asked = json.dumps(trio.run(read_why, here.folder / "state", ""))
+        assert len(set(re.findall(r"queue-worker-\w+-\d", asked))) == 2
+        assert "queue-worker" not in here.registry_cli("list")
 
 
 @pytest.fixture(scope="module")
