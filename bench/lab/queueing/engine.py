@@ -11,7 +11,6 @@ import requests
 from docker.errors import DockerException
 
 import bench
-from allocator.engine.client import accepts_calls
 from bench.lab.errors import BadInput, LabError
 from overlay.spec import Image
 from registry.conf.docker import DockerConf
@@ -83,7 +82,7 @@ def spoken(engine: EngineAddress) -> str:
         asked = f" in version {engine.api_version}" if engine.api_version else ""
         raise EngineFailed(
             f"no Docker engine answers at {engine.url}{asked}: {_why(exc)}. SERVER_IP, "
-            "SERVER_PORT and API_VERSION say where and how; without SERVER_IP this machine's own is used"
+            "SERVER_PORT and API_VERSION say where and how; without SERVER_IP it is this machine's"
         ) from exc
 
 
@@ -111,11 +110,6 @@ def named(engine: EngineAddress | None) -> Iterator[None]:
             del os.environ["DOCKER_HOST"]
         else:
             os.environ["DOCKER_HOST"] = before
-
-
-def answers() -> bool:
-    """Return whether the engine that the environment names answers; blocks."""
-    return accepts_calls()
 
 
 async def worker_image(base: str) -> Image:
