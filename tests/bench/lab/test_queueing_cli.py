@@ -169,7 +169,7 @@ def in_own_state(tmp_path: Path, *arguments: object, **variables: str) -> dict[s
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -184,6 +184,7 @@ def as_simulated(trace: Path, found: dict[str, Any], *flags: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_as_processes_find_what_the_simulation_finds(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_workers_as_processes_find_what_the_simulation_finds(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_run_in_the_network_that_this_machine_is_in(trace: Path) -> None:
     flags = ("--trace", trace, "--workers", 2, "--st", 2, "--runtime", "process")
     with network("process") as here:
@@ -253,6 +255,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_are_a_container_each(trace: Path, tmp_path: Path, base_image: str) -> None:
     flags = ("--workers", 3, "--policy", "rr", "--st", 2)
     found = in_own_state(
@@ -265,6 +268,7 @@ def test_workers_are_a_container_each(trace: Path, tmp_path: Path, base_image: s
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_run_on_the_engine_that_the_file_names(
     engine_at_a_port: tuple[str, int], tmp_path: Path, base_image: str
 ) -> None:
