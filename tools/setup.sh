@@ -60,7 +60,10 @@ missing_packages() {
   # Ubuntu has browsers in snaps only; there the test of a page in one is skipped.
   have chromedriver || grep -qi '^ID=ubuntu' /etc/os-release || echo chromium chromium-driver
   have docker-registry || echo docker-registry
-  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql
+  # The lab's databases and the queue that its daemon can read; each test starts its own.
+  have mariadbd || echo mariadb-server
+  have redis-server || echo redis-server
+  have pg_ctlcluster || echo postgresql
   [ -x /bin/busybox ] || echo busybox-static
   have ip || echo iproute2
   have iptables || echo iptables
@@ -97,7 +100,7 @@ install_packages() {
   [ $status = 0 ] || { cat "$log" >&2; fail "apt-get could not install: $*"; }
   rm -f "$log"
   if [ -d /run/systemd/system ]; then
-    for unit in etcd prometheus docker-registry postgresql serf nginx haproxy; do
+    for unit in etcd prometheus docker-registry serf nginx haproxy mariadb redis postgresql; do
       case " $* " in *" $unit"*) $as_root systemctl disable -q "$unit" || true ;; esac
     done
     case " $* " in *" docker.io "*) $as_root systemctl start docker || true ;; esac

@@ -2,6 +2,10 @@
 
 import typer
 
+from bench.lab.queueing.compare_cli import compare
+from bench.lab.queueing.queues_cli import queues_app, results
+from bench.lab.queueing.sim_cli import sim_app
+from bench.lab.traces.cli import trace_app
 from bench.netlab.cli import net_app
 from overlay import options
 from overlay.cli import new_app
@@ -12,10 +16,17 @@ Examples:
 
 \b
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
+  myxo lab trace gen -o trace.csv            a trace of requests
+  myxo lab compare --policy rr,two_choices   policies on the same traces
 """
 
 app = new_app(_HELP, no_args_is_help=True)
 app.add_typer(net_app, name="net")
+app.add_typer(trace_app, name="trace")
+app.add_typer(sim_app, name="sim")
+app.add_typer(queues_app, name="queues")
+app.command("compare")(compare)
+app.command("results")(results)
 
 
 @app.callback()
@@ -27,4 +38,3 @@ def lab(version: options.Version = False) -> None:
 def main() -> None:
     """Run as `python -m bench.lab`."""
     typer.main.get_command(app)(prog_name="myxo lab")
-

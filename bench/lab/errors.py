@@ -1,7 +1,9 @@
 """What the lab says when it cannot do what was asked."""
 
+from overlay.errors import MyxoError
 
-class LabError(Exception):
+
+class LabError(MyxoError):
     """The root of all errors here; its text says what was wrong and what to do."""
 
 

@@ -38,6 +38,8 @@ class Spawn:
         app: the custom client's name; None sends what `parameters` say: method, path, kwargs.
         exp_id: the experiment that their requests belong to; empty for none.
         seed: of every draw; clients differ by their number.
+        arrival: the distribution of the times between requests at a rate: `constant`, or
+            `expovariate`, whose mean is 1 / rate.
     """
 
     service: str
@@ -46,6 +48,7 @@ class Spawn:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     exp_id: str = ""
     seed: int | None = None
+    arrival: str = "constant"
 
 
 class LoadHosts(Protocol):
@@ -64,8 +67,11 @@ class LoadHosts(Protocol):
     async def spawn(self, pattern: str, what: Spawn) -> Sequence[str]:
         """Start clients on each of those hosts, which send nothing yet; return their ids."""
 
-    async def rps(self, pattern: str, service: str, rate: float) -> None:
-        """Have the clients of a service on each host send `rate` requests a second together."""
+    async def rps(self, pattern: str, service: str, rate: float, exp_id: str | None = None) -> None:
+        """Have the clients of a service on each host send `rate` requests a second together.
+
+        With `exp_id` those of that experiment alone, so that experiments may run beside each other.
+        """
 
     async def request(
         self, clients: Sequence[str], count: int | None, inter_arrival: InterArrival | None
@@ -76,5 +82,8 @@ class LoadHosts(Protocol):
         each as soon as the one before is answered.
         """
 
-    async def close(self, pattern: str, service: str) -> None:
-        """End the clients of a service after what they have under way."""
+    async def close(self, pattern: str, service: str, exp_id: str | None = None) -> None:
+        """End the clients of a service after what they have under way; `exp_id` as for `rps`."""
+
+    async def flush(self) -> None:
+        """Return once the traces of all requests that have ended are where traces go."""

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -336,6 +337,19 @@ class Network:
         """Return a name that no other test on this engine uses."""
         self.services.append(f"{label}-{secrets.token_hex(3)}")
         return self.services[-1]
+
+    def carried_by_envoy(self, proxy: str, service: str) -> float:
+        """Return how many requests a proxy's Envoy took to a service's instances by itself."""
+        labels = f'service="{service}"'
+        return self.metric(proxy, "myxo_proxy_envoy_requests_total", labels)
+
+    def metric(self, daemon: str, name: str, labels: str) -> float:
+        """Return a number of a daemon's metrics; 0 where it is not there."""
+        command = self.commands[daemon]
+        at = command[command.index("--prom-listen-addr") + 1]
+        text = httpx.get(f"http://{at}/metrics", timeout=COMMAND_TIMEOUT_S).text
+        found = re.search(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def no_traceback(self) -> None:
         """Fail if any daemon that was ever started here has met a bug."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,8 @@ class Engine:
 
     def metric(self, name: str, labels: str) -> float:
         """Return a number of the proxy's metrics; 0 where it is not there."""
-        command = self.network.commands[self.name]
-        at = command[command.index("--prom-listen-addr") + 1]
-        text = httpx.get(f"http://{at}/metrics", timeout=TIMEOUT_S).text
-        found = re.search(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        value: float = self.network.metric(self.name, name, labels)
+        return value
 
     def carried(self, service: str) -> float:
         """Return how many requests Envoy took to a service's instances by itself."""
@@ -334,6 +332,28 @@ def test_an_envoy_that_dies_is_started_again(envoy: Engine) -> None:
             return False
 
     until(lambda: _children(proxy) not in ([], [child]) and answers())
+
+
+def test_another_instance_is_started_where_all_of_this_machine_are_full(envoy: Engine) -> None:
+    name = envoy.network.add_echo_process(concurrency=16)
+    envoy.warm(name)
+    before, url = envoy.carried(name), envoy.network.url(name, "/slow?s=0.2", "envoy")
+    served: list[int] = []
+
+    def ask(_: int) -> int:
+        answer = httpx.get(url, timeout=TIMEOUT_S)
+        assert answer.status_code == 200
+        pid: int = answer.json()["pid"]
+        return pid
+
+    with ThreadPoolExecutor(24) as pool:
+
+        def grown() -> bool:
+            served.extend(pool.map(ask, range(48)))
+            return len(set(served)) > 1
+
+        until(grown)
+    until(lambda: envoy.carried(name) >= before + 24)  # these were Envoy's, not the proxy's
 
 
 def test_it_says_that_it_cannot_be_replaced_and_goes_on(envoy: Engine) -> None:

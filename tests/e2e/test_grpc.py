@@ -1,4 +1,7 @@
-"""gRPC through real daemons: a `grpcio` client, the proxy, and `grpcio` servers as instances."""
+"""gRPC through real daemons: a `grpcio` client, the proxy, and `grpcio` servers as instances.
+
+The proxy takes the calls itself, or a real Envoy does before it.
+"""
 
 import json
 import queue
@@ -40,7 +43,17 @@ def service(process_network: Any) -> str:
     return name
 
 
-def channel_to(network: Any, service: str, proxy: str = "proxy") -> grpc.Channel:
+@pytest.fixture(scope="module", params=["proxy", "envoy"])
+def front(request: pytest.FixtureRequest, process_network: Any) -> str:
+    """The name in the network of the proxy that takes the calls."""
+    name: str = request.param
+    if name == "envoy":
+        port = str(process_network.daemons.free_port())
+        process_network.join(name, "proxy", "--engine", "envoy", port)
+    return name
+
+
+def channel_to(network: Any, service: str, proxy: str) -> grpc.Channel:
     authority = f"{service}.myxo.localhost"
     return grpc.insecure_channel(
         f"127.0.0.1:{network.port(proxy)}", [("grpc.default_authority", authority)]
@@ -48,8 +61,8 @@ def channel_to(network: Any, service: str, proxy: str = "proxy") -> grpc.Channel
 
 
 @pytest.fixture
-def channel(network: Any, service: str) -> Iterator[grpc.Channel]:
-    with channel_to(network, service) as made:
+def channel(network: Any, service: str, front: str) -> Iterator[grpc.Channel]:
+    with channel_to(network, service, front) as made:
         yield made
 
 
@@ -116,7 +129,7 @@ def test_a_call_that_its_client_cancels_ends_at_the_service(
     within(TIMEOUT_S, told.exists, "the service was not told")
 
 
-def test_calls_on_one_connection_are_balanced_one_by_one(network: Any) -> None:
+def test_calls_on_one_connection_are_balanced_one_by_one(network: Any, front: str) -> None:
     name = network.add_process(
         "grpc",
         SERVER,
@@ -125,7 +138,7 @@ def test_calls_on_one_connection_are_balanced_one_by_one(network: Any) -> None:
         min_instances=2,
         policy="round_robin",  # which of two that are as good gets more is chance with others
     )
-    with channel_to(network, name) as channel:
+    with channel_to(network, name, front) as channel:
         echo = channel.unary_unary(METHOD + "Echo")
         served: dict[str, int] = {}
 
@@ -146,6 +159,32 @@ def test_calls_on_one_connection_are_balanced_one_by_one(network: Any) -> None:
     assert min(served.values()) >= 20
 
 
+@pytest.mark.parametrize("front", ["envoy"], indirect=True)
+def test_envoy_carries_calls_without_a_deadline_by_itself(
+    network: Any, service: str, channel: grpc.Channel
+) -> None:
+    echo = channel.unary_unary(METHOD + "Echo")
+    talk = channel.stream_stream(METHOD + "Talk")
+
+    def carried() -> bool:
+        assert echo(b"hello") == b"hello"
+        return network.carried_by_envoy("envoy", service) > 0
+
+    within(TIMEOUT_S, carried, "Envoy carries nothing by itself")
+    before = network.carried_by_envoy("envoy", service)
+    call = talk(iter([b"one", b"two"]))
+    assert list(call) == [b"ONE", b"TWO"]
+    assert metadata(call.trailing_metadata())["count"] == "2"
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(METHOD + "Fail")(b"x")
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    within(
+        TIMEOUT_S,
+        lambda: network.carried_by_envoy("envoy", service) >= before + 2,
+        "these were not Envoy's",
+    )
+
+
 def test_many_calls_at_once_share_few_connections(channel: grpc.Channel) -> None:
     echo = channel.unary_unary(METHOD + "Echo")
     with ThreadPoolExecutor(32) as pool:
@@ -153,9 +192,9 @@ def test_many_calls_at_once_share_few_connections(channel: grpc.Channel) -> None
         assert list(pool.map(lambda m: echo(m, timeout=TIMEOUT_S), sent)) == sent
 
 
-def test_a_service_that_is_not_there_is_refused_as_grpc_says_it(network: Any) -> None:
+def test_a_service_that_is_not_there_is_refused_as_grpc_says_it(network: Any, front: str) -> None:
     with (
-        channel_to(network, "no-such-service") as channel,
+        channel_to(network, "no-such-service", front) as channel,
         pytest.raises(grpc.RpcError) as caught,
     ):
         channel.unary_unary(METHOD + "Echo")(b"", timeout=TIMEOUT_S)
@@ -164,10 +203,10 @@ def test_a_service_that_is_not_there_is_refused_as_grpc_says_it(network: Any) ->
 
 
 def test_http1_clients_reach_a_service_of_http2_and_the_other_way_round(
-    network: Any, service: str
+    network: Any, service: str, front: str
 ) -> None:
     answer = httpx.post(
-        network.url(service, METHOD + "Echo"),
+        network.url(service, METHOD + "Echo", front),
         headers={"Content-Type": "application/grpc", "TE": "trailers"},
         content=b"\0\0\0\0\2hi",
         timeout=TIMEOUT_S,
@@ -176,7 +215,7 @@ def test_http1_clients_reach_a_service_of_http2_and_the_other_way_round(
     name = network.add_echo_process()
     curl = ["curl", "-sS", "--http2-prior-knowledge", "-w", "\n%{http_version} %{http_code}"]
     done = subprocess.run(
-        [*curl, network.url(name, "/a?b=1")], capture_output=True, text=True, check=True
+        [*curl, network.url(name, "/a?b=1", front)], capture_output=True, text=True, check=True
     )
     body, _, last = done.stdout.rpartition("\n")
     assert last == "2 200"
