@@ -27,7 +27,7 @@ def insert(connection: Connection, traces: Sequence[RequestTrace]) -> None:
         return
     match connection.dialect.name:
         case "sqlite":
-            connection.exec_driver_sql(_SQLITE, traces)
+            connection.exec_driver_sql(_SQLITE, list(traces))  # a tuple would be one row
         case "postgresql":
             _copy(connection, _rows(traces))
         case _:  # whose driver makes one statement of many rows if each place is a bare %s
