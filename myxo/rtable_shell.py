@@ -29,7 +29,8 @@ ROUTING_WORDS: Mapping[str, Word] = {
 }
 """What every shell with a routing table knows of it."""
 
-WORDS: Mapping[str, Word] = ROUTING_WORDS | {
+WORDS: Mapping[str, Word] = {
+    **ROUTING_WORDS,
     "updates": Word(
         "updates [follow]",
         "Show the changes of the table; with follow each new one, until Ctrl-C.",

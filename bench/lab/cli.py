@@ -3,20 +3,26 @@
 import typer
 
 from bench.lab.experiments.cli import db_app, experiments_app
+from bench.lab.hosts.cli import app_app, host
 from bench.lab.loading.cli import load_app
 from bench.lab.queueing.compare_cli import compare
 from bench.lab.queueing.queues_cli import queues_app, results
 from bench.lab.queueing.sim_cli import sim_app
+from bench.lab.shell.cli import shell
 from bench.lab.traces.cli import trace_app
 from bench.netlab.cli import net_app
 from overlay import options
 from overlay.cli import new_app
 
-_HELP = """Experiments on one machine.
+_HELP = """Experiments: load, what it is sent to, and what came of it.
+
+Without a command it is `myxo lab shell`, which commands load hosts.
 
 Examples:
 
 \b
+  myxo lab host                              make this machine a load host
+  myxo lab                                   the shell
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
   myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
@@ -24,7 +30,10 @@ Examples:
   myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
-app = new_app(_HELP, no_args_is_help=True)
+app = new_app(_HELP)
+app.command("host")(host)
+app.command("shell")(shell)
+app.add_typer(app_app, name="app")
 app.add_typer(net_app, name="net")
 app.add_typer(load_app, name="load")
 app.add_typer(trace_app, name="trace")
@@ -36,10 +45,12 @@ app.add_typer(experiments_app, name="experiments")
 app.add_typer(db_app, name="db")
 
 
-@app.callback()
-def lab(version: options.Version = False) -> None:
+@app.callback(invoke_without_command=True)
+def lab(context: typer.Context, version: options.Version = False) -> None:
     """Take the flags that stand before a sub-command."""
     del version
+    if context.invoked_subcommand is None:
+        shell()
 
 
 def main() -> None:
