@@ -2,15 +2,8 @@
 
 import typer
 
-from bench.lab.experiments.cli import db_app, experiments_app
-from bench.lab.hosts.cli import app_app, host
-from bench.lab.loading.cli import load_app
-from bench.lab.queueing.compare_cli import compare
-from bench.lab.queueing.queues_cli import queues_app, results
-from bench.lab.queueing.sim_cli import sim_app
+from bench.lab.parts import Parts
 from bench.lab.shell.cli import shell
-from bench.lab.traces.cli import trace_app
-from bench.netlab.cli import net_app
 from overlay import options
 from overlay.cli import new_app
 
@@ -30,19 +23,7 @@ Examples:
   myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
-app = new_app(_HELP)
-app.command("host")(host)
-app.command("shell")(shell)
-app.add_typer(app_app, name="app")
-app.add_typer(net_app, name="net")
-app.add_typer(load_app, name="load")
-app.add_typer(trace_app, name="trace")
-app.add_typer(sim_app, name="sim")
-app.add_typer(queues_app, name="queues")
-app.command("compare")(compare)
-app.command("results")(results)
-app.add_typer(experiments_app, name="experiments")
-app.add_typer(db_app, name="db")
+app = new_app(_HELP, cls=Parts)
 
 
 @app.callback(invoke_without_command=True)
