@@ -22,6 +22,7 @@ from bench import (
     overlay,
     placement,
     proxy,
+    queues,
     telemetry,
     up,
     warm,
@@ -50,6 +51,7 @@ ALL: dict[str, Measure] = {
     "estimates": estimates.measure,
     "nat": nat.measure,
     "sim": sim.measure,
+    "queues": queues.measure,
 }
 PAGE = Path(__file__).with_name("README.md")
 

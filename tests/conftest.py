@@ -42,6 +42,9 @@ START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"})
 """Folders whose tests do not meet others at this machine's well-known ports."""
 
+OWN_PORTS = frozenset({"own_network", "process_network"})
+"""Fixtures that give a test a network of processes on ports of its own."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
@@ -67,8 +70,8 @@ def _part(item: pytest.Item) -> str:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
         return "labs"
-    alone = folder in APART and item.get_closest_marker("docker") is None
-    return "ports" if alone else "machine"
+    apart = folder in APART or not OWN_PORTS.isdisjoint(getattr(item, "fixturenames", ()))
+    return "ports" if apart and item.get_closest_marker("docker") is None else "machine"
 
 
 def pytest_configure() -> None:
@@ -233,6 +236,13 @@ def etcd(_etcd_member: Etcd) -> str:
     return _etcd_member.endpoint
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL on a free port of loopback, with one empty database."""
+    with started_postgres() as url:
+        yield url
+
+
 @pytest.fixture
 def daemons() -> Iterator["Daemons"]:
     """Starts this checkout's commands; all that they keep is in a folder of the test's own."""
@@ -278,6 +288,54 @@ def start_etcd(data_dir: Path, client_port: int = 0, peer_port: int = 0) -> Etcd
     )
     await_line(process, ETCD_READY)
     return Etcd(endpoint, data_dir, process)
+
+
+@contextmanager
+def started_postgres() -> Iterator[str]:
+    """Run a PostgreSQL in a folder of its own for the length of a block; yield its URL."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+    if programs is None:
+        _leave_out("PostgreSQL is not installed (Debian: postgresql)")
+    # It runs as nobody that is root, and only root may give it another user.
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="myxo-postgres-") as folder:
+        if user is not None:
+            shutil.chown(folder, user)
+        data, port = Path(folder, "data"), free_port()
+        made = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        subprocess.run(
+            [*made, "--no-sync", "--locale=C.UTF-8"],
+            user=user,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        process = subprocess.Popen(
+            # -F: what it stores need not survive this machine.
+            [
+                programs / "postgres",
+                "-D",
+                data,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+                "-k",
+                folder,
+                "-F",
+            ],
+            user=user,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        await_line(process, "ready to accept connections")
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            process.send_signal(signal.SIGINT)  # it ends whatever its clients are at
+            process.wait(STOP_TIMEOUT_S)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Queues: simulated, calculated, compared, and run as services."""

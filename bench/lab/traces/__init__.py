@@ -1,0 +1,1 @@
+"""Traces of requests: made by parameters, taken from elsewhere, split over workers."""
