@@ -37,8 +37,8 @@ FIRST_LANES = 2
 RETRY_S = 0.2
 
 FULL_S, LONGEST_FULL_S = 0.02, 1.0
-"""Until one more worker is asked for where there was none but those that the map has: at first soon,
-because the proxy may not have heard yet that the map before this one has ended."""
+"""Until one more worker is asked for where there was none but those that the map has: at first
+soon, because the proxy may not have heard yet that the map before this one has ended."""
 
 MAX_LOST = 20
 """Lanes in a row that end before they have answered anything."""
