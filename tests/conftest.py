@@ -301,29 +301,19 @@ def started_postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="myxo-postgres-") as folder:
         if user is not None:
             shutil.chown(folder, user)
-        data, port = Path(folder, "data"), free_port()
-        made = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        data, port = f"{folder}/data", free_port()
+        made = [str(programs / "initdb"), "-D", data, "-U", "postgres", "--no-sync"]
         subprocess.run(
-            [*made, "--no-sync", "--locale=C.UTF-8"],
+            [*made, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"],
             user=user,
             cwd=folder,
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        # -F: what it stores need not outlast a loss of power.
+        command = [str(programs / "postgres"), "-F", "-D", data, "-k", folder]
         process = subprocess.Popen(
-            # -F: what it stores need not survive this machine.
-            [
-                programs / "postgres",
-                "-D",
-                data,
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(port),
-                "-k",
-                folder,
-                "-F",
-            ],
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
             user=user,
             cwd=folder,
             stdout=subprocess.PIPE,
