@@ -10,6 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 from overlay.cli import CONTEXT
 
 PARTS = {
+    "host": "bench.lab.hosts.cli:host",
+    "shell": "bench.lab.shell.cli:shell",
+    "app": "bench.lab.hosts.cli:app_app",
     "net": "bench.netlab.cli:net_app",
     "load": "bench.lab.loading.cli:load_app",
     "trace": "bench.lab.traces.cli:trace_app",
@@ -18,6 +21,7 @@ PARTS = {
     "compare": "bench.lab.queueing.compare_cli:compare",
     "results": "bench.lab.queueing.queues_cli:results",
     "experiments": "bench.lab.experiments.cli:experiments_app",
+    "experimentd": "bench.lab.experiments.daemon_cli:experimentd",
     "db": "bench.lab.experiments.cli:db_app",
 }
 """A typer application or a function that is a command, each as `MODULE:NAME`."""
