@@ -127,9 +127,10 @@ class Largest:
         return largest
 
     def backward(self, gradient: Array) -> Array:
-        spread = self._chosen * gradient[:, :, None, :, None]
+        spread: Array = self._chosen * gradient[:, :, None, :, None]
         count, height, side, width, _, channels = spread.shape
-        return spread.reshape(count, height * side, width * side, channels)
+        whole: Array = spread.reshape(count, height * side, width * side, channels)
+        return whole
 
     def _squares(self, batch: Array) -> Array:
         count, height, width, channels = batch.shape
