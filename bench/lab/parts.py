@@ -22,6 +22,7 @@ PARTS = {
     "results": "bench.lab.queueing.queues_cli:results",
     "experiments": "bench.lab.experiments.cli:experiments_app",
     "db": "bench.lab.experiments.cli:db_app",
+    "api": "bench.lab.api.cli:api",
 }
 """A typer application or a function that is a command, each as `MODULE:NAME`."""
 
