@@ -17,7 +17,6 @@ from bench.lab.api.context import InContext
 from bench.lab.experiments import queries
 from bench.lab.experiments.export import Format, export
 from bench.lab.experiments.records import Experiment, Task
-from bench.lab.experiments.workloads import seconds
 
 PIECE_BYTES = 256 * 1024
 
@@ -100,7 +99,7 @@ def _chart(
 def _length(experiment: Experiment, task: Task, now: float) -> float:
     """Return how long an experiment is to take, or took, or has taken so far; seconds."""
     if task.configuration is not None:
-        return float(seconds(task.configuration["duration"]))
+        return float(task.configuration["duration"])
     if experiment.start is None:
         return 0.0
     return (experiment.end if experiment.end is not None else now) - experiment.start
