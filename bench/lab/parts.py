@@ -21,6 +21,7 @@ PARTS = {
     "compare": "bench.lab.queueing.compare_cli:compare",
     "results": "bench.lab.queueing.queues_cli:results",
     "experiments": "bench.lab.experiments.cli:experiments_app",
+    "experimentd": "bench.lab.experiments.daemon_cli:experimentd",
     "db": "bench.lab.experiments.cli:db_app",
     "api": "bench.lab.api.cli:api",
 }
