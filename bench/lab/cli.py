@@ -21,6 +21,7 @@ Examples:
   myxo lab trace gen -o trace.csv            a trace of requests
   myxo lab compare --policy rr,two_choices   policies on the same traces
   myxo lab experiments submit load.json      a load, queued, run and recorded
+  myxo lab api                               experiments over HTTP, and a page to draw them
 """
 
 app = new_app(_HELP, cls=Parts)
