@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from bench.client import OK
-from bench.load import Sent
+from bench.open_load import Sent
 
 IN_TIME_S = 0.1
 """What a person takes for at once (Miller 1968); an answer that takes longer is not in time."""

@@ -9,8 +9,8 @@ import trio
 
 from bench import delayed
 from bench.delayed import Delayed
-from bench.load import answered, open_loop
 from bench.network import Network
+from bench.open_load import answered, open_loop
 from bench.registrar import Registrar
 from overlay.balancing import Balancing
 from overlay.names import ServiceName, service_name

@@ -18,7 +18,7 @@ from bench.client import OK
 from bench.command import Report, run
 from bench.dialog_phases import Phase, Played, Wave, bursts, killing, played, rising
 from bench.dialog_programs import PATHS, Program, await_all, monolith, ported
-from bench.load import Sent
+from bench.open_load import Sent
 from bench.stats import quantile, table
 
 QUANTILES = {"p50": 0.5, "p99": 0.99}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bench.load import OpenLoop, Sent
+from bench.open_load import OpenLoop, Sent
 
 CONNECTIONS = 32
 """Of each wave to each service."""

@@ -31,8 +31,8 @@ from bench.alike import (
 from bench.balancers import BALANCERS
 from bench.command import Report, run
 from bench.delayed import Delayed
-from bench.load import open_loop
 from bench.network import Network, network, open_registrar
+from bench.open_load import open_loop
 from bench.stats import quantile, table
 from overlay.balancing import PEAK_EWMA
 from overlay.names import ServiceName

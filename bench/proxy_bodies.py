@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 from bench.client import requests_per_second
-from bench.load import download_s, upload_s
 from bench.machine import clear_peak, peak_mib
+from bench.open_load import download_s, upload_s
 from bench.proxy_rates import DIRECT, Target
 from bench.stats import spread, table
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from bench.load import idle_connections
 from bench.machine import memory_mib, open_many_files
+from bench.open_load import idle_connections
 from bench.proxy_rates import Target
 from bench.stats import table
 

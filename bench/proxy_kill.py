@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.client import OK, AnswerFailed
-from bench.load import OpenLoop, Sent
+from bench.open_load import OpenLoop, Sent
 from bench.stats import quantile, table
 
 RATE = 1000

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from bench.client import requests_per_second
-from bench.load import answered, open_loop
 from bench.machine import cpu_s
+from bench.open_load import answered, open_loop
 from bench.stats import quantile, spread, table
 
 RATES = (500, 5000)

@@ -20,8 +20,8 @@ from bench import backend
 from bench.client import AnswerFailed, requests_per_second
 from bench.envoy import FLAGS, write_config
 from bench.hop import program, running
-from bench.load import OpenLoop, answered
 from bench.network import Network, joined_proxy, network
+from bench.open_load import OpenLoop, answered
 from bench.stats import quantile, spread, table
 from bench.veth import Machine, do, two_machines
 

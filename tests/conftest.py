@@ -233,6 +233,13 @@ def etcd(_etcd_member: Etcd) -> str:
     return _etcd_member.endpoint
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL on a free port of loopback, with one empty database."""
+    with started_postgres() as url:
+        yield url
+
+
 @pytest.fixture
 def daemons() -> Iterator["Daemons"]:
     """Starts this checkout's commands; all that they keep is in a folder of the test's own."""
@@ -278,6 +285,54 @@ def start_etcd(data_dir: Path, client_port: int = 0, peer_port: int = 0) -> Etcd
     )
     await_line(process, ETCD_READY)
     return Etcd(endpoint, data_dir, process)
+
+
+@contextmanager
+def started_postgres() -> Iterator[str]:
+    """Run a PostgreSQL in a folder of its own for the length of a block; yield its URL."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+    if programs is None:
+        _leave_out("PostgreSQL is not installed (Debian: postgresql)")
+    # It runs as nobody that is root, and only root may give it another user.
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="myxo-postgres-") as folder:
+        if user is not None:
+            shutil.chown(folder, user)
+        data, port = Path(folder, "data"), free_port()
+        made = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        subprocess.run(
+            [*made, "--no-sync", "--locale=C.UTF-8"],
+            user=user,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        process = subprocess.Popen(
+            # -F: what it stores need not survive this machine.
+            [
+                programs / "postgres",
+                "-D",
+                data,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+                "-k",
+                folder,
+                "-F",
+            ],
+            user=user,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        await_line(process, "ready to accept connections")
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            process.send_signal(signal.SIGINT)  # it ends whatever its clients are at
+            process.wait(STOP_TIMEOUT_S)
 
 
 @dataclass(frozen=True)

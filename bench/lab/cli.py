@@ -2,6 +2,8 @@
 
 import typer
 
+from bench.lab.experiments.cli import db_app, experiments_app
+from bench.lab.loading.cli import load_app
 from bench.lab.queueing.compare_cli import compare
 from bench.lab.queueing.queues_cli import queues_app, results
 from bench.lab.queueing.sim_cli import sim_app
@@ -16,17 +18,22 @@ Examples:
 
 \b
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
+  myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
   myxo lab compare --policy rr,two_choices   policies on the same traces
+  myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
 app = new_app(_HELP, no_args_is_help=True)
 app.add_typer(net_app, name="net")
+app.add_typer(load_app, name="load")
 app.add_typer(trace_app, name="trace")
 app.add_typer(sim_app, name="sim")
 app.add_typer(queues_app, name="queues")
 app.command("compare")(compare)
 app.command("results")(results)
+app.add_typer(experiments_app, name="experiments")
+app.add_typer(db_app, name="db")
 
 
 @app.callback()

@@ -17,3 +17,23 @@ class LoadFailed(LabError):
 
 class BadInput(LabError):
     """A file, a flag or a request cannot be used as it is."""
+
+
+class NoSuchExperiment(LabError):
+    """No experiment has this id."""
+
+
+class WrongState(LabError):
+    """An experiment is not in a state in which this can be done to it."""
+
+
+class StoreFailed(LabError):
+    """The database does not answer, or did not do what it was asked."""
+
+
+class IdTaken(BadInput):
+    """There is an experiment with this id already."""
+
+
+class QueueFull(LabError):
+    """So many experiments wait that no more are taken."""

@@ -3,7 +3,7 @@ from math import inf
 import pytest
 
 from bench.adapting import IN_TIME_S, WINDOW_S, adapted_s, availability, in_time, share_in_time
-from bench.load import Sent
+from bench.open_load import Sent
 
 RATE = 100
 

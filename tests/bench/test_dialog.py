@@ -15,7 +15,7 @@ from bench.dialog import FULL, QUICK, Found, Plan, compared, report, speedups
 from bench.dialog_phases import Phase, Played, Wave, bursts, killing, played, rising
 from bench.dialog_programs import PATHS, Monolith, await_all, instances, monolith
 from bench.errors import NetworkFailed
-from bench.load import Sent
+from bench.open_load import Sent
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

@@ -4,7 +4,7 @@ import pytest
 
 from bench import backend, proxy_kill, proxy_rates
 from bench.client import AnswerFailed
-from bench.load import Sent
+from bench.open_load import Sent
 from bench.proxy_rates import PARTS, RATES
 
 

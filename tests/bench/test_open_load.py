@@ -7,8 +7,8 @@ import pytest
 
 from bench import backend
 from bench.client import AnswerFailed, ask, request
-from bench.load import answered, download_s, idle_connections, open_loop, upload_s
 from bench.native import compiled
+from bench.open_load import answered, download_s, idle_connections, open_loop, upload_s
 from bench.proxy_abuse import WAYS, misbehave
 from overlay.testing_ports import free_port
 

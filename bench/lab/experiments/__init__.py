@@ -1,0 +1,1 @@
+"""Experiments: a durable queue, what runs it, and all that is kept of each."""

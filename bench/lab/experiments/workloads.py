@@ -1,0 +1,123 @@
+"""Load drawn as a curve: how many requests a second in each interval, for one or more services.
+
+`ticks` are the requests a second of all hosts together, one for each `interval` of the `duration`.
+Each host runs `clients_per_host` clients, and the hosts share the rate equally.
+"""
+
+import math
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.lab.experiments.instructions import MAX_CLIENTS
+from bench.lab.experiments.steps import (
+    CloseClients,
+    SetRate,
+    SpawnClients,
+    Step,
+    WaitUntil,
+)
+
+MAX_DURATION_S = 7 * 86_400.0
+MAX_TICKS = 100_000
+MAX_WORKLOADS = 64
+MAX_RATE = 1e6
+
+ALL_HOSTS = ".*"
+
+ARRIVALS = {"constant": "constant", "exponential": "expovariate", "expovariate": "expovariate"}
+"""Patterns by the names that people know them by, as the clients call them."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+_TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|min|m|h|)\s*")
+
+
+def seconds(value: Any) -> Any:
+    """Return a text such as `10s`, `2m` or `1.5h` in seconds; numbers are seconds already."""
+    if not isinstance(value, str):
+        return value
+    found = _TIME.fullmatch(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no time; such as 10s, 2m or 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=MAX_DURATION_S)]
+Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
+
+
+class Workload(BaseModel):
+    """The load on one service.
+
+    Attributes:
+        client: the custom client's name; None sends what `client_parameters` say.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    service: str = Field(min_length=1)
+    ticks: tuple[Rate, ...] = Field(min_length=1, max_length=MAX_TICKS)
+    clients_per_host: int = Field(3, ge=1, le=MAX_CLIENTS)
+    arrival_pattern: Literal["constant", "exponential", "expovariate"] = "constant"
+    client: str | None = None
+    client_parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Configuration(BaseModel):
+    """Loads beside each other; `seed` is of everything that is drawn."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    duration: Seconds
+    interval: Seconds
+    workloads: tuple[Workload, ...] = Field(min_length=1, max_length=MAX_WORKLOADS)
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _as_many_ticks_as_intervals(self) -> Self:
+        wanted = self.duration / self.interval
+        if not math.isclose(wanted, round(wanted), rel_tol=1e-9):
+            raise ValueError(
+                f"duration: {self.duration:g} s are no multiple of the interval of "
+                f"{self.interval:g} s"
+            )
+        for number, workload in enumerate(self.workloads):
+            if len(workload.ticks) != round(wanted):
+                raise ValueError(
+                    f"workloads[{number}].ticks: there are {len(workload.ticks)}, and duration / "
+                    f"interval is {round(wanted)}"
+                )
+        services = [workload.service for workload in self.workloads]
+        for number, service in enumerate(services):
+            if service in services[:number]:
+                raise ValueError(f"workloads[{number}].service: {service!r} has a workload already")
+        return self
+
+
+def from_configuration(configuration: Configuration) -> tuple[Step, ...]:
+    """Return the steps of a configuration: spawn, the rates tick by tick, close."""
+    steps: list[Step] = [_spawn(w, configuration.seed) for w in configuration.workloads]
+    for tick in range(round(configuration.duration / configuration.interval)):
+        steps.append(WaitUntil(tick * configuration.interval))
+        steps += [
+            SetRate(ALL_HOSTS, workload.service, workload.ticks[tick], shared=True)
+            for workload in configuration.workloads
+            if tick == 0 or workload.ticks[tick] != workload.ticks[tick - 1]
+        ]
+    steps.append(WaitUntil(configuration.duration))
+    steps += [SetRate(ALL_HOSTS, w.service, 0, shared=True) for w in configuration.workloads]
+    steps += [CloseClients(ALL_HOSTS, w.service) for w in configuration.workloads]
+    return tuple(steps)
+
+
+def _spawn(workload: Workload, seed: int | None) -> SpawnClients:
+    return SpawnClients(
+        ALL_HOSTS,
+        workload.service,
+        workload.clients_per_host,
+        workload.client,
+        workload.client_parameters,
+        ARRIVALS[workload.arrival_pattern],
+        seed,
+    )
