@@ -7,6 +7,7 @@ from bench.lab.loading.cli import load_app
 from bench.lab.queueing.compare_cli import compare
 from bench.lab.queueing.queues_cli import queues_app, results
 from bench.lab.queueing.sim_cli import sim_app
+from bench.lab.reporting.cli import report
 from bench.lab.traces.cli import trace_app
 from bench.netlab.cli import net_app
 from overlay import options
@@ -21,6 +22,7 @@ Examples:
   myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
   myxo lab compare --policy rr,two_choices   policies on the same traces
+  myxo lab report --policies rr,random hello policies on a service of this network
   myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
@@ -32,6 +34,7 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(queues_app, name="queues")
 app.command("compare")(compare)
 app.command("results")(results)
+app.command("report")(report)
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(db_app, name="db")
 

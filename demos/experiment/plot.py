@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from demos.experiment.ride import Ride, by_second, failures, switches
-from demos.experiment.road import FARTHEST_S, SOFT_S
 
 _MS = 1000
 
@@ -20,6 +19,7 @@ def plot(ride: Ride, path: Path) -> None:
         3, 1, figsize=(9, 8), sharex=True, height_ratios=(3, 3, 1), layout="constrained"
     )
     distances, latencies, failed = axes
+    soft_ms, hard_ms = _ms(ride.road.soft_s), _ms(ride.road.hard_s)
     for number, stop in enumerate(ride.road.stops):
         colour = f"C{number}"
         seen = [d for d in ride.distances if d.stop == stop and d.link_s is not None]
@@ -45,10 +45,10 @@ def plot(ride: Ride, path: Path) -> None:
             markersize=2,
             label=f"answered by {stop}",
         )
-    distances.axhline(SOFT_S * _MS, color="black", linestyle="--", linewidth=1)
-    distances.text(0, SOFT_S * _MS, " soft limit", va="bottom", fontsize="small")
-    distances.axhline(FARTHEST_S * _MS, color="black", linewidth=1)
-    distances.text(0, FARTHEST_S * _MS, " hard limit", va="bottom", fontsize="small")
+    distances.axhline(soft_ms, color="black", linestyle="--", linewidth=1)
+    distances.text(0, soft_ms, " soft limit", va="bottom", fontsize="small")
+    distances.axhline(hard_ms, color="black", linewidth=1)
+    distances.text(0, hard_ms, " hard limit", va="bottom", fontsize="small")
     for switch in switches(ride):
         for each in axes:
             each.axvline(switch.at_s, color="grey", linestyle=":", linewidth=1)
@@ -57,7 +57,7 @@ def plot(ride: Ride, path: Path) -> None:
         )
     counts = by_second(failures(ride), ride.road.length_s)
     failed.bar(range(len(counts)), counts, width=1, align="edge", color="C3")
-    distances.set(ylabel="RTT from the bus, ms", ylim=(0, 2 * FARTHEST_S * _MS))
+    distances.set(ylabel="RTT from the bus, ms", ylim=(0, 2 * hard_ms))
     latencies.set(ylabel="a reading, ms", yscale="log")
     failed.set(xlabel="seconds", ylabel="failed in 1 s", ylim=(0, max(*counts, 1) * 1.1))
     distances.legend(loc="upper right", fontsize="small", ncols=len(ride.road.stops))

@@ -97,11 +97,11 @@ def failures(ride: Ride) -> list[Reading]:
     return [reading for reading in ride.readings if reading.failure]
 
 
-def over_limit_share(ride: Ride, soft_s: float) -> float:
+def over_limit_share(ride: Ride) -> float:
     """Return the share of answers from a stop that was over the soft limit by then."""
     answered = [reading for reading in ride.readings if not reading.failure]
     rtts = (ride.road.rtt_s(reading.aggregator, reading.at_s) for reading in answered)
-    return sum(rtt is None or rtt > soft_s for rtt in rtts) / max(len(answered), 1)
+    return sum(rtt is None or rtt > ride.road.soft_s for rtt in rtts) / max(len(answered), 1)
 
 
 def by_second(readings: Iterable[Reading], length_s: float) -> Sequence[int]:
@@ -140,7 +140,7 @@ def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1000:.3f}"
 
 
-def summary(ride: Ride, soft_s: float) -> Iterator[str]:
+def summary(ride: Ride) -> Iterator[str]:
     """Yield lines for a person."""
     sent, failed = len(ride.readings), failures(ride)
     yield f"{sent:,} readings in {ride.road.length_s:.0f} s; {len(failed)} failed"
@@ -154,6 +154,6 @@ def summary(ride: Ride, soft_s: float) -> Iterator[str]:
             f"from {came_s:.1f} s, and answered from {switch.at_s:.1f} s: "
             f"{switch.at_s - switch.wanted_s:+.1f} s"
         )
-    yield f"{over_limit_share(ride, soft_s):.0%} of the answers came from over the soft limit"
+    yield f"{over_limit_share(ride):.0%} of the answers came from over the soft limit"
     for reason in sorted({reading.failure for reading in failed})[:3]:
         yield f"failed: {reason}"

@@ -12,7 +12,8 @@ from random import Random
 from bench.lab_network import HUB, PROXY_PORT, LabNetwork, lab_network
 from bench.netlab.plan import make_plan
 from demos.experiment.ride import Distance, Reading, Ride
-from demos.experiment.road import FARTHEST_S, SOFT_S, Road
+from demos.experiment.road import Road
+from overlay.labels import NOT
 from overlay.spec import ServiceSpec
 
 BUS, CLOUD = "bus", "cloud"
@@ -73,15 +74,16 @@ def _network(road: Road) -> Iterator[LabNetwork]:
     allocators = (CLOUD, *road.stops)
     proxies = (BUS, *road.stops)
     with lab_network(plan, allocators=allocators, proxies=proxies, runtime="process") as network:
-        network.add({"aggregator": _aggregator(), "predictor": _predictor()})
+        network.add({"aggregator": _aggregator(road), "predictor": _predictor()})
         yield network
 
 
-def _aggregator() -> ServiceSpec:
+def _aggregator(road: Road) -> ServiceSpec:
     return ServiceSpec(
         process="exec python3 -m demos.sensors.aggregator.server $SERVICE_PORT 127.0.0.1",
-        soft_rtt_ms=SOFT_S * 1000,
-        hard_rtt_ms=FARTHEST_S * 1000,
+        soft_rtt_ms=road.soft_s * 1000,
+        hard_rtt_ms=road.hard_s * 1000,
+        constraints={"host": (f"{NOT}{CLOUD}",)},
     )
 
 

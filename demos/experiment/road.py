@@ -13,8 +13,8 @@ Pure: a time in, distances out. All times are seconds, RTTs too.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-NEAREST_S, FARTHEST_S = 0.001, 0.010
-SOFT_S = 0.005
+NEAREST_S, SOFT_S, FARTHEST_S = 0.001, 0.005, 0.010
+"""RTTs, of which the last is also the hard limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,28 @@ class Road:
         stops: their names, in the order in which the bus comes by.
         pass_s: how long the bus is in reach of each.
         apart_s: from one stop to the next.
+        stretch: how many times as long all RTTs are, and the limits with them: a machine that does
+            much else has delays of its own, which are no part of what is shown.
     """
 
     stops: tuple[str, ...]
     pass_s: float
     apart_s: float
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.stops or not 0 < self.apart_s < self.pass_s:
             raise ValueError("a road has a stop, and each is in reach before the last one is not")
+
+    @property
+    def soft_s(self) -> float:
+        """The soft limit."""
+        return SOFT_S * self.stretch
+
+    @property
+    def hard_s(self) -> float:
+        """The hard limit."""
+        return FARTHEST_S * self.stretch
 
     @property
     def length_s(self) -> float:
@@ -49,7 +62,8 @@ class Road:
         away_s = abs(at_s - self.nearest_at(stop))
         if away_s > self.pass_s / 2:
             return None
-        return NEAREST_S + (FARTHEST_S - NEAREST_S) * away_s / (self.pass_s / 2)
+        rtt_s = NEAREST_S + (FARTHEST_S - NEAREST_S) * away_s / (self.pass_s / 2)
+        return rtt_s * self.stretch
 
     def rtts_s(self, at_s: float) -> Mapping[str, float | None]:
         """Return the RTTs to all stops."""

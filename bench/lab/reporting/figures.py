@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.lab.queueing.intervals import Interval, interval
+from bench.stats import share_deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +129,11 @@ def cells(row: Row) -> Iterator[str]:
         yield row.values[measure.key].text(measure.digits)
 
 
-def share_deviation(servers: Iterable[str]) -> tuple[float, int]:
+def spread(servers: Iterable[str]) -> tuple[float, int]:
     """Return how unevenly requests were spread, and over how many instances.
 
     Args:
         servers: which instance answered each request; empty names count for none.
     """
     counts = Counter(server for server in servers if server)
-    if not counts:
-        return 0.0, 0
-    fair = counts.total() / len(counts)
-    return max(abs(count - fair) for count in counts.values()) / fair, len(counts)
+    return (share_deviation(list(counts.values())) if counts else 0.0), len(counts)

@@ -32,7 +32,7 @@ SETTLE_TIMEOUT_S = 120.0
 RESTORE_TIMEOUT_S = 30.0
 
 
-class TestedNetwork:
+class NetworkUnderTest:
     """A network whose services are tried out; made by `open_tested`.
 
     Attributes:
@@ -133,7 +133,7 @@ def _change(seen: Mapping[str, Any], services: dict[tuple[str, str], str]) -> Ch
 
 
 @asynccontextmanager
-async def open_tested(settings: CliSettings) -> AsyncIterator[TestedNetwork]:
+async def open_tested(settings: CliSettings) -> AsyncIterator[NetworkUnderTest]:
     """Join the network and watch it for the length of a block.
 
     Raises:
@@ -146,7 +146,7 @@ async def open_tested(settings: CliSettings) -> AsyncIterator[TestedNetwork]:
             while not node.view.peers(Role.REGISTRY):
                 await node.changed()
             joined, finding.deadline = True, math.inf
-            network = TestedNetwork(node, owner())
+            network = NetworkUnderTest(node, owner())
             nursery.start_soon(network.watch)
             yield network
             nursery.cancel_scope.cancel()

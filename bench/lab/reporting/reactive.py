@@ -64,9 +64,7 @@ class Scaler:
 
     settings: Reactive
     instances: int = 0
-    _samples: deque[tuple[float, float]] = field(
-        default_factory=lambda: deque(maxlen=MOST_SAMPLES)
-    )
+    _samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
     _changed_at: float | None = None
 
     def __post_init__(self) -> None:

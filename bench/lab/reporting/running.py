@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
@@ -14,8 +13,8 @@ from bench.lab.loading.csv_sink import read_csv
 from bench.lab.loading.plan import Plan
 from bench.lab.loading.plan import make_plan as make_load
 from bench.lab.loading.processes import Options, Outcome, run_load
-from bench.lab.reporting.figures import Run, share_deviation
-from bench.lab.reporting.network import TestedNetwork
+from bench.lab.reporting.figures import Run, spread
+from bench.lab.reporting.network import NetworkUnderTest
 from bench.lab.reporting.plan import ReportPlan, Variant, changed, exactly
 from bench.lab.reporting.proxy_metrics import Counted, ProxyMetrics
 from bench.lab.reporting.reactive import Reactive, Scaler
@@ -43,7 +42,7 @@ class Comparison:
     def __init__(
         self,
         plan: ReportPlan,
-        network: TestedNetwork,
+        network: NetworkUnderTest,
         metrics: ProxyMetrics,
         folder: Path,
         proxy: str | None = None,
@@ -78,43 +77,52 @@ class Comparison:
             await self._network.define(name, spec)
         for name, spec in specs.items():
             await self._network.settle(name, spec.min_instances)
-        before, began = await self._metrics.counted(), time.time()
-        outcomes: dict[str, Outcome] = {}
-
-        async def load(name: str) -> None:
-            outcomes[name] = await self._load(name, number, variant)
-
-        async with trio.open_nursery() as scaling:
-            if variant.scaling.reactive is not None:
-                for name, spec in specs.items():
-                    scaling.start_soon(self._scale, name, spec, variant.scaling.reactive)
-            async with trio.open_nursery() as nursery:
-                for name in specs:
-                    nursery.start_soon(load, name)
-            scaling.cancel_scope.cancel()
-        ended, after = time.time(), await self._metrics.counted()
+        before = await self._metrics.counted()
+        outcomes = await self._loaded(number, variant, specs)
+        after = await self._metrics.counted()
+        waits = {name: _waited(after, name) - _waited(before, name) for name in specs}
         return [
-            self._of(number, variant, name, outcome, began, ended)(
-                after.get(name, Counted()).waited - before.get(name, Counted()).waited
-            )
+            self._figures(number, variant, name, outcome, waits[name])
             for name, outcome in outcomes.items()
         ]
 
-    async def _load(self, name: str, number: int, variant: Variant) -> Outcome:
+    async def _loaded(
+        self, number: int, variant: Variant, specs: Mapping[str, ServiceSpec]
+    ) -> Mapping[str, Outcome]:
+        """Return what became of the load of each service, all at the same time."""
+        outcomes: dict[str, Outcome] = {}
+
+        async def load(name: str, spec: ServiceSpec) -> None:
+            begun = trio.Event()
+            async with trio.open_nursery() as nursery:
+                if variant.scaling.reactive is not None:
+                    nursery.start_soon(self._scale, name, spec, variant.scaling.reactive, begun)
+                outcomes[name] = await self._load(name, number, variant, begun)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for name, spec in specs.items():
+                nursery.start_soon(load, name, spec)
+        return outcomes
+
+    async def _load(self, name: str, number: int, variant: Variant, begun: trio.Event) -> Outcome:
         plan = make_load(self._plan.load(name, number))
         options = Options(
             processes=self._plan.processes,
             proxy=self._proxy,
             traces=self._traces(name, number, variant),
         )
-        outcome = await run_load(plan, options)
+        outcome = await run_load(plan, options, lambda _: begun.set())
         if outcome.tally.asked < due(plan):
             raise EndedEarly("the comparison was ended early; no report is made of a part")
         return outcome
 
-    async def _scale(self, name: str, spec: ServiceSpec, reactive: Reactive) -> None:
+    async def _scale(
+        self, name: str, spec: ServiceSpec, reactive: Reactive, begun: trio.Event
+    ) -> None:
         """Change the number of instances as a reactive policy says, until cancelled."""
         scaler = Scaler(reactive)
+        await begun.wait()
         psutil.cpu_percent()  # from now on
         while True:
             await trio.sleep(reactive.period_s)
@@ -125,7 +133,7 @@ class Comparison:
 
     async def _percent(self, name: str, spec: ServiceSpec, reactive: Reactive) -> float:
         if reactive.metric == "cpu":
-            return psutil.cpu_percent()
+            return float(psutil.cpu_percent())
         counted = (await self._metrics.counted()).get(name, Counted())
         return 100 * counted.in_flight / (max(self._network.ready(name), 1) * spec.concurrency)
 
@@ -133,14 +141,16 @@ class Comparison:
         position = self._plan.variants.index(variant) + 1
         return self._folder / f"traces-{name}-variant{position}-run{number + 1}.csv"
 
-    def _of(
-        self, number: int, variant: Variant, name: str, outcome: Outcome, began: float, ended: float
-    ) -> Callable[[int], Run]:
+    def _figures(
+        self, number: int, variant: Variant, name: str, outcome: Outcome, waited: int
+    ) -> Run:
         tally, latencies = outcome.tally, outcome.tally.intended
-        servers = (trace.server for trace in read_csv(self._traces(name, number, variant)))
-        deviation, instances = share_deviation(servers)
+        began = tally.first_sent + time.time() - time.monotonic()
+        ended = began + self._plan.duration_s
         cost = self._network.lives.cost(name, began, ended)
-        return lambda waited: Run(
+        servers = (trace.server for trace in read_csv(self._traces(name, number, variant)))
+        deviation, instances = spread(servers)
+        return Run(
             variant=variant.name,
             service=name,
             run=number + 1,
@@ -162,9 +172,10 @@ class Comparison:
         )
 
 
+def _waited(counted: Mapping[str, Counted], name: str) -> int:
+    return counted.get(name, Counted()).waited
+
+
 def due(plan: Plan) -> int:
     """Return how many requests a load's schedule has."""
     return sum(1 for _ in plan.times(Random(plan.seed)))  # noqa: S311  (load is no secret)
-
-
-__all__ = ["AsyncExitStack"]
