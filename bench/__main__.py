@@ -17,6 +17,7 @@ from bench import (
     estimates,
     fairness,
     flood,
+    load,
     many,
     nat,
     overlay,
@@ -51,6 +52,7 @@ ALL: dict[str, Measure] = {
     "estimates": estimates.measure,
     "nat": nat.measure,
     "sim": sim.measure,
+    "load": load.measure,
     "queues": queues.measure,
 }
 PAGE = Path(__file__).with_name("README.md")

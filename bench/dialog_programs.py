@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from bench.client import ask_until_ok
 from bench.errors import HopMissing, NetworkFailed
-from bench.network import CHECKOUT, READY_TIMEOUT_S, environment
-from overlay.notify import listening
-from overlay.testing_ports import free_port, free_ports
+from bench.network import environment
+from bench.puma_program import PumaProgram, puma_program
+from bench.starting import CHECKOUT
+from overlay.testing_ports import free_port
 
 FOLDER = CHECKOUT / "demos" / "dialog"
 PATHS = {"page": "/", "agent": "/agent?chatText=I+loved+Alien", "films": "/films"}
@@ -27,7 +29,6 @@ KILLED = "agent"
 RESTART_S = 0.1
 """From the end of the monolith to its next start, as systemd has it (RestartSec)."""
 
-END_TIMEOUT_S = 60.0
 _SERVER = b"myxo.puma.server"
 
 
@@ -88,21 +89,16 @@ class Monolith:
             )
 
 
+@dataclass(frozen=True, slots=True)
 class Port:
-    """The program for `myxo.puma`, whose services are processes in a network of its own.
+    """The program for `myxo.puma`, whose services are processes in a network of its own."""
 
-    Args:
-        process: the program's.
-        port: where it answers.
-    """
-
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
-        self._process, self._port = process, port
+    program: PumaProgram
 
     @property
     def urls(self) -> dict[str, str]:
         """Of its services, by their names."""
-        return _urls(self._port)
+        return _urls(self.program.port)
 
     def kill(self) -> None:
         """Kill an instance of `KILLED`.
@@ -110,7 +106,7 @@ class Port:
         Raises:
             NetworkFailed: there is none.
         """
-        os.kill(instances(self._process.pid, KILLED)[0], signal.SIGKILL)
+        os.kill(instances(self.program.started.process.pid, KILLED)[0], signal.SIGKILL)
 
 
 @contextmanager
@@ -140,30 +136,10 @@ def ported(folder: Path) -> Iterator[Program]:
         AnswerFailed: it does not answer.
     """
     _check_installed()
-    port, proxy_port, p2p_port = free_ports(3)
-    told = {
-        "MYXO_PUMA_PORT": str(port),
-        "MYXO_PUMA_PROXY_PORT": str(proxy_port),
-        "MYXO_PUMA_P2P_LISTEN_ADDR": f"127.0.0.1:{p2p_port}",
-        "MYXO_REGISTRY_CLI_TIMEOUT_S": "60",
-    }
-    log = folder / "ported.log"
-    with listening(folder / "ready") as ready, log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, FOLDER / "ported.py"],
-            env=environment(folder) | told | ready.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            if not ready.wait(process, READY_TIMEOUT_S):
-                raise NetworkFailed(f"ported.py did not get ready:\n{log.read_text()}")
-            program = Port(process, port)
-            await_all(program)
-            yield program
-        finally:
-            _stop(process)
+    with puma_program(FOLDER / "ported.py", environment(folder), folder) as program:
+        port = Port(program)
+        await_all(port)
+        yield port
 
 
 def await_all(program: Program) -> None:
@@ -223,15 +199,3 @@ def _check_installed() -> None:
     missing = [name for name in ("flask", "numpy") if importlib.util.find_spec(name) is None]
     if missing:
         raise HopMissing(f"{', '.join(missing)} is not installed: pip install 'myxo[demos]'")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Press Ctrl-C, which ends all that the program has started."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise NetworkFailed(f"ported.py did not end within {END_TIMEOUT_S:g} s") from None

@@ -1,7 +1,5 @@
 """Myxo's proxy with Envoy as its engine: a second proxy of the same machine, with one worker."""
 
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +9,11 @@ from urllib.request import urlopen
 
 from bench.client import ask_until_ok
 from bench.errors import NetworkFailed
-from bench.network import CHECKOUT, Network, environment
-from overlay.notify import listening
+from bench.network import Network, environment
+from bench.starting import started
 from overlay.testing_ports import free_port
 
-READY_TIMEOUT_S = 90.0
 WARM_S = 30.0
-STOP_S = 15.0
 
 
 @contextmanager
@@ -31,29 +27,14 @@ def envoy_engine(running: Network, service: str) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "myxo", "proxy", "--engine", "envoy", "--ephemeral"]
     command += ["--p2p-listen-addr", f"127.0.0.1:{free_port()}"]
     command += ["--prom-listen-addr", f"127.0.0.1:{metrics}", str(port)]
-    log = running.folder / "engine.log"
-    with listening(running.folder / "engine.ready") as ready, log.open("wb") as output:
-        proxy = subprocess.Popen(
-            command,
-            env=environment(running.folder) | ready.environment | {"MYXO_PROXY_ENVOY_WORKERS": "1"},
-            cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            if not ready.wait(proxy, READY_TIMEOUT_S):
-                raise NetworkFailed(f"`{' '.join(command)}` did not get ready:\n{log.read_text()}")
-            url = f"http://127.0.0.1:{port}/{service}/"
-            _await_envoy(url, f"http://127.0.0.1:{metrics}/metrics", service)
-            yield url, _child(proxy.pid)
-        finally:
-            proxy.send_signal(signal.SIGINT)
-            try:
-                proxy.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                proxy.kill()
-                proxy.wait()
+    with started(
+        command,
+        log=running.folder / "engine.log",
+        environment=environment(running.folder) | {"MYXO_PROXY_ENVOY_WORKERS": "1"},
+    ) as proxy:
+        url = f"http://127.0.0.1:{port}/{service}/"
+        _await_envoy(url, f"http://127.0.0.1:{metrics}/metrics", service)
+        yield url, _child(proxy.process.pid)
 
 
 def _await_envoy(url: str, metrics: str, service: str) -> None:

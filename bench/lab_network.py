@@ -76,6 +76,10 @@ class LabNetwork:
         """
         self._order(owner, delete=list(services))
 
+    def key(self, owner: str) -> Path:
+        """Return the file with the key of an owner, who may run processes on all hosts."""
+        return self.lab.folder / f"{owner}.key"
+
     def daemon(self, host: str, command: str) -> Daemon:
         """Return what runs on a host: `allocator`, `proxy`, `bootstrap` or `registry-service`."""
         return self._daemons[host, command]
@@ -99,7 +103,7 @@ class LabNetwork:
         Raises:
             LabFailed, NetworkFailed: they are not.
         """
-        ids = "\n".join(load_or_create(self._key(owner)).peer_id for owner in owners)
+        ids = "\n".join(load_or_create(self.key(owner)).peer_id for owner in owners)
         for host in self.lab.hosts:
             config = Path(host.environment["MYXO_CONFIG_DIR"])
             config.mkdir(parents=True)
@@ -151,14 +155,11 @@ class LabNetwork:
         process = self._registrar
         assert process is not None  # noqa: S101  (for the type checker: found() has started it)
         assert process.stdout is not None  # noqa: S101  (for the type checker: it is a pipe)
-        _write(process, {"owner": str(self._key(owner)), **order})
+        _write(process, {"owner": str(self.key(owner)), **order})
         line = process.stdout.readline()
         failed = json.loads(line)["failed"] if line else "the registrar has ended"
         if failed:
             raise NetworkFailed(f"services of {owner}: {failed}")
-
-    def _key(self, owner: str) -> Path:
-        return self.lab.folder / f"{owner}.key"
 
 
 @contextmanager

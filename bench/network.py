@@ -5,11 +5,9 @@ ones, and at the end the daemons and what they started are gone.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,18 +16,15 @@ from typing import Any
 
 from bench.errors import NetworkFailed
 from bench.registrar import Registrar
+from bench.starting import CHECKOUT, started
 from myxo.status import read_status
 from overlay.node import open_node
-from overlay.notify import listening
 from overlay.records import Role
 from overlay.settings import NodeSettings, read_joined_network
 from overlay.testing_ports import free_port
 
-READY_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 15.0
 PROXY_READY_S = 60.0
 _LOG_LINES = 40
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +112,12 @@ def network(
         proxy_port, p2p_port = free_port(), free_port()
         command = [*inside, sys.executable, "-m", "myxo", "up", "--runtime", runtime]
         command += ["--proxy-port", str(proxy_port), "--p2p-listen-addr", f"{address}:{p2p_port}"]
-        with listening(folder / "ready") as ready, (folder / "up.log").open("wb") as log:
-            began = time.perf_counter()
-            up = subprocess.Popen(
-                [*command, *flags],
-                env=environment(folder) | ready.environment,
-                cwd=CHECKOUT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                if not ready.wait(up, READY_TIMEOUT_S):
-                    said = (folder / "up.log").read_text()
-                    raise NetworkFailed(f"`myxo up` did not get ready:\n{said}")
-                ready_s = time.perf_counter() - began
-                running = Network(up, folder, proxy_port, ready_s, inside)
-                with _saying_why(running):
-                    yield running
-            finally:
-                _stop(up)
+        with started(
+            [*command, *flags], log=folder / "up.log", environment=environment(folder)
+        ) as up:
+            running = Network(up.process, folder, proxy_port, up.ready_s, inside)
+            with _saying_why(running):
+                yield running
 
 
 @contextmanager
@@ -197,23 +177,13 @@ def joined_proxy(
         command += ["--bootstrap", bootstrap]
     command += ["--psk", joined["psk"], "--log-level", "warning"]
     folder.mkdir()
-    with (
-        listening(folder / "ready") as ready,
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            command,
-            env=environment(folder) | ready.environment,
-            cwd=CHECKOUT,
-            stdout=log,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            if not ready.wait(process, PROXY_READY_S):
-                raise NetworkFailed(f"the proxy did not get ready:\n{(folder / 'log').read_text()}")
-            yield process.pid
-        finally:
-            process.terminate()
+    with started(
+        command,
+        log=folder / "log",
+        environment=environment(folder),
+        ready_timeout_s=PROXY_READY_S,
+    ) as proxy:
+        yield proxy.process.pid
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -224,15 +194,3 @@ def environment(folder: Path) -> dict[str, str]:
     }
     others = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_"))}
     return others | ours
-
-
-def _stop(up: "subprocess.Popen[bytes]") -> None:
-    if up.poll() is not None:
-        return
-    up.send_signal(signal.SIGINT)
-    try:
-        up.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(up.pid, signal.SIGKILL)
-        up.wait()
-        raise NetworkFailed(f"`myxo up` did not stop within {STOP_TIMEOUT_S:g} s") from None

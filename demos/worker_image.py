@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Makes an image for workers of `myxo.map` from this machine's own Python, without any registry.
+"""Makes an image for workers of `myxo.map` and for services that are written in Python.
 
-It holds /bin/sh, python3 with its standard library, what a worker needs of Myxo, and the packages
-that are named, as they are installed here with all that they require. What runs in it is nobody.
-Where images can be pulled, a Dockerfile does as well: `FROM python:3.11-slim`, `RUN pip install
-myxo numpy`, `USER nobody`.
+It is made of this machine's own Python, without any registry, and holds /bin/sh, python3 with its
+standard library, what workers and the services of `myxo serve` and `myxo.puma` need of Myxo, and
+the packages that are named, as they are installed here with all that they require. What runs in it
+is nobody. Where images can be pulled, a Dockerfile does as well: `FROM python:3.11-slim`,
+`RUN pip install 'myxo[serve]' numpy`, `USER nobody`.
 
 Usage: worker_image.py [--tag NAME] [PACKAGE ...]
 """
@@ -24,6 +25,8 @@ import myxo
 TAG = "myxo-worker"
 CHECKOUT = Path(myxo.__file__).resolve().parents[1]
 NOBODY = "65534:65534"
+NEEDED = ("anyio", "cloudpickle", "hypercorn", "packaging", "pydantic", "trio")
+"""By workers and services, of what `myxo[serve]` requires."""
 
 
 def required(names: list[str]) -> set[str]:
@@ -53,16 +56,18 @@ def files_of(package: str) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="makes an image for workers of myxo.map")
+    parser = argparse.ArgumentParser(
+        description="makes an image for workers and services in Python"
+    )
     parser.add_argument("--tag", default=TAG, help=f"its name, {TAG} by default")
-    parser.add_argument("packages", nargs="*", help="what functions import")
+    parser.add_argument("packages", nargs="*", help="what functions and services import")
     options = parser.parse_args()
     try:
-        packages = required(["cloudpickle", *options.packages])
+        packages = required([*NEEDED, *options.packages])
     except PackageNotFoundError as error:
         sys.exit(f"{error.name} is not installed here")
     files = [file for package in packages for file in files_of(package) if file.is_file()]
-    own = [CHECKOUT / "myxo" / "__init__.py", CHECKOUT / "myxo" / "mapping"]
+    own = [CHECKOUT / "myxo", CHECKOUT / "overlay"]
     roots = [CHECKOUT, *{Path(str(distribution(one).locate_file(""))) for one in packages}]
     # Moved, since a container's /tmp is its own, and what lies there on this machine is not seen.
     moved = {root: f"/opt/{number}" for number, root in enumerate(roots)}

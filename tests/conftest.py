@@ -42,6 +42,9 @@ START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"})
 """Folders whose tests do not meet others at this machine's well-known ports."""
 
+OWN_PORTS = frozenset({"own_network", "process_network"})
+"""Fixtures that give a test a network of processes on ports of its own."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
@@ -67,8 +70,8 @@ def _part(item: pytest.Item) -> str:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
         return "labs"
-    alone = folder in APART and item.get_closest_marker("docker") is None
-    return "ports" if alone else "machine"
+    apart = folder in APART or not OWN_PORTS.isdisjoint(getattr(item, "fixturenames", ()))
+    return "ports" if apart and item.get_closest_marker("docker") is None else "machine"
 
 
 def pytest_configure() -> None:
@@ -298,29 +301,19 @@ def started_postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="myxo-postgres-") as folder:
         if user is not None:
             shutil.chown(folder, user)
-        data, port = Path(folder, "data"), free_port()
-        made = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        data, port = f"{folder}/data", free_port()
+        made = [str(programs / "initdb"), "-D", data, "-U", "postgres", "--no-sync"]
         subprocess.run(
-            [*made, "--no-sync", "--locale=C.UTF-8"],
+            [*made, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"],
             user=user,
             cwd=folder,
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        # -F: what it stores need not outlast a loss of power.
+        command = [str(programs / "postgres"), "-F", "-D", data, "-k", folder]
         process = subprocess.Popen(
-            # -F: what it stores need not survive this machine.
-            [
-                programs / "postgres",
-                "-D",
-                data,
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(port),
-                "-k",
-                folder,
-                "-F",
-            ],
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
             user=user,
             cwd=folder,
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import allocator.cli
@@ -28,8 +29,16 @@ APPS = {
 
 def _walk(path: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:
     yield path
-    for name, inner in getattr(command, "commands", {}).items():
+    for name, inner in _inner(command).items():
         yield from _walk((*path, name), inner)
+
+
+def _inner(command: Any) -> dict[str, Any]:
+    """Return a group's commands by name, also of one that loads each when it is asked for."""
+    if not isinstance(command, TyperGroup):
+        return {}
+    context = typer.Context(command)
+    return {name: command.get_command(context, name) for name in command.list_commands(context)}
 
 
 COMMANDS = [
@@ -63,7 +72,7 @@ def test_help_is_the_same_however_it_is_asked_for(path: tuple[str, ...]) -> None
 def test_each_flag_and_argument_is_explained(path: tuple[str, ...]) -> None:
     command: Any = typer.main.get_command(APPS[path[0]])
     for name in path[1:]:
-        command = command.commands[name]
+        command = _inner(command)[name]
     silent = [p.name for p in command.params if not getattr(p, "help", None)]
     assert silent == []
 

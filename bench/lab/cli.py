@@ -2,14 +2,7 @@
 
 import typer
 
-from bench.lab.experiments.cli import db_app, experiments_app
-from bench.lab.loading.cli import load_app
-from bench.lab.queueing.compare_cli import compare
-from bench.lab.queueing.queues_cli import queues_app, results
-from bench.lab.queueing.sim_cli import sim_app
-from bench.lab.reporting.cli import report
-from bench.lab.traces.cli import trace_app
-from bench.netlab.cli import net_app
+from bench.lab.parts import Parts
 from overlay import options
 from overlay.cli import new_app
 
@@ -26,17 +19,7 @@ Examples:
   myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
-app = new_app(_HELP, no_args_is_help=True)
-app.add_typer(net_app, name="net")
-app.add_typer(load_app, name="load")
-app.add_typer(trace_app, name="trace")
-app.add_typer(sim_app, name="sim")
-app.add_typer(queues_app, name="queues")
-app.command("compare")(compare)
-app.command("results")(results)
-app.command("report")(report)
-app.add_typer(experiments_app, name="experiments")
-app.add_typer(db_app, name="db")
+app = new_app(_HELP, no_args_is_help=True, cls=Parts)
 
 
 @app.callback()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.command import FAILURES, Report, measured
 from bench.machine import machine, machine_line
+from bench.map.plan import FULL, QUICK, Found, Plan
 from bench.map.plot import plot
-from bench.map.report import FULL, QUICK, Found, Plan, report
+from bench.map.report import PARTS, report
 
 
 def main() -> None:
@@ -58,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         help="map on the network that this node is of, for the sweeps; passphrase in MYXO_PSK",
     )
     parser.add_argument(
+        "--links",
+        type=_numbers,
+        metavar="MS",
+        help="the sweeps with the workers so many milliseconds away and back, on the host lab; "
+        "such as 20,100",
+    )
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone, on this machine")
+    parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the sweeps, as .svg or .png"
     )
     return parser
@@ -67,7 +76,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the command line asks for."""
     given = {
         name: getattr(options, name)
-        for name in ("sizes", "values", "chunk", "workers", "runs", "bootstrap")
+        for name in ("sizes", "values", "chunk", "workers", "runs", "bootstrap", "links", "only")
         if getattr(options, name) is not None
     }
     return replace(QUICK if options.quick else FULL, **given)

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import IO, Any
 from bench.client import AnswerFailed
 from bench.map.engines import ENGINES, Engine
 from bench.map.jobs import JOBS
-from bench.network import CHECKOUT
+from bench.starting import CHECKOUT
 
 STOP_S = 30.0
 
@@ -60,7 +60,11 @@ class Contender:
 
 @contextmanager
 def contender(
-    name: str, workers: int, folder: Path, environment: Mapping[str, str]
+    name: str,
+    workers: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    inside: Sequence[str] = (),
 ) -> Iterator[Contender]:
     """Run an engine; it is gone at the end of the block.
 
@@ -69,6 +73,7 @@ def contender(
         workers: how many it has.
         folder: where its log is kept.
         environment: of its process.
+        inside: the command that runs it on a host of a lab, if it is to be on one.
 
     Raises:
         AnswerFailed: it does not start.
@@ -77,7 +82,7 @@ def contender(
     jobs, answers = os.pipe(), os.pipe()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.map.contender", name, str(workers)],
+            [*inside, sys.executable, "-m", "bench.map.contender", name, str(workers)],
             env=environment,
             cwd=CHECKOUT,
             stdin=jobs[0],

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import repeat, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ WARM_S = 0.1
 """Of the items that bring workers up; longer each time, until all workers have come meanwhile."""
 
 WARM_TRIES = 6
+
+LONG = 3000
+"""Whose factorial takes some milliseconds."""
 
 
 class WrongResult(Exception):
@@ -140,6 +144,18 @@ def _kill_one(folder: str) -> None:
     Path(folder, "killed").touch()
 
 
+def flow_until(engine: Engine, stop: str) -> int:
+    """Compute items of a generator until a file is there; return how many came of it."""
+    if not isinstance(engine, Myxo):
+        raise TypeError("only Myxo's map is iterated over")
+    file = Path(stop)
+    return engine.flow(factorial, takewhile(lambda _: not file.exists(), repeat(LONG)), _pass)
+
+
+def _pass() -> None:
+    """See nothing in it."""
+
+
 def flow(engine: Engine, items: int) -> dict[str, float]:
     """Take items as they are completed, from a generator; return how the caller's memory grew.
 
@@ -176,5 +192,6 @@ JOBS: Mapping[str, Callable[..., Any]] = {
     "arrays": arrays,
     "pauses": pauses,
     "flow": flow,
+    "flow_until": flow_until,
 }
 """By name; each takes the engine and what the job says."""

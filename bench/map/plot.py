@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 WAYS: Mapping[str, str] = {"loop": "plain loop", "myxo": "myxo.map"}
+"""What is written at the lines; those of other ways are maps so far away."""
 
 
 def plot(
@@ -26,7 +27,8 @@ def plot(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axes, sweep, what in ((left, sizes, "items"), (right, values, "factorial of")):
-        for way, name in WAYS.items():
+        for way in next(iter(sweep.values()), ()):
+            name = WAYS.get(way, f"myxo.map, {way} away")
             middle = [median(runs[way]) for runs in sweep.values()]
             below = [m - min(runs[way]) for m, runs in zip(middle, sweep.values(), strict=True)]
             above = [max(runs[way]) - m for m, runs in zip(middle, sweep.values(), strict=True)]

@@ -35,6 +35,14 @@ def serve(
         int | None,
         typer.Option("--concurrency", min=1, metavar="N", help="Requests at once, an instance."),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image",
+            metavar="NAME",
+            help="An image whose containers run it; without, processes of the machines' users.",
+        ),
+    ] = None,
     bootstrap: options.Bootstraps = None,
     psk: options.Psk = None,
 ) -> None:
@@ -46,10 +54,11 @@ def serve(
     Examples:
       myxo serve shop:app --requires 'flask>=3'
       myxo serve sums:double --name doubles
+      myxo serve sums --image myxo-worker
     """
     sys.path.insert(0, str(Path.cwd()))
     module, _, attribute = place.partition(":")
-    services = _services(module, attribute, name, requires or [], loop, concurrency)
+    services = _services(module, attribute, name, requires or [], loop, image, concurrency)
     environment = dict(os.environ)
     if bootstrap:
         environment["P2P_BOOTSTRAPS"] = " ".join(bootstrap)
@@ -67,6 +76,7 @@ def _services(
     name: str | None,
     requires: list[str],
     loop: str,
+    image: str | None,
     concurrency: int | None,
 ) -> list[Any]:
     # Imported here: no other command needs it.
@@ -86,6 +96,7 @@ def _services(
             name=name or (module.rpartition(".")[2].replace("_", "-") if its is None else its.name),
             requires=[*(its.requires if its is not None else ()), *requires],
             loop=loop_of(loop if its is None else its.loop),
+            image=image or (None if its is None else its.image),
             definition={**(its.definition if its is not None else {}), **definition},
             program=Program(f"{module}:{attribute}", sources),
         )

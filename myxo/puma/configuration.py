@@ -21,11 +21,13 @@ from myxo.puma.log_filter import Filter
 from myxo.puma.log_format import DEFAULT, Format
 from myxo.puma.route_config import ROUTES, Routes
 from myxo.puma.route_config import Path as RoutePath
+from myxo.requirements import requirement
 from overlay.balancing import MAX_WEIGHT, POLICIES, Balancing, canonical
 from overlay.spec import MOST, RateLimit
 
 MAX_DRAIN_S = 600.0
 MAX_ROUTES_BYTES = 1024 * 1024
+MAX_REQUIREMENTS = 50
 ROUTERS = frozenset({"envoy.router", "envoy.filters.http.router", "router"})
 """The one filter that does what the proxy does anyway."""
 
@@ -44,6 +46,14 @@ def _endpoint(written: Any) -> Any:
 
 
 Endpoint = Annotated[str, BeforeValidator(_endpoint)]
+
+
+def _requirements(written: Any) -> Any:
+    """Return requirements, given as a list or as one alone."""
+    given = [written] if isinstance(written, str) else written
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError("it is a list of what pip would install, such as ['psycopg2>=2.9']")
+    return [requirement(one) for one in given]
 
 
 def _policy(written: Any) -> Any:
@@ -211,6 +221,8 @@ class PumaConfig(Keys):
         load_balancer: the policy by which requests are spread over a service's instances.
         puma_services: for each service's key, the path where it answers.
         port: of localhost, where they do.
+        requires: what must be installed where they run, as pip has it.
+        image: by name, whose containers they are; without, they are processes.
     """
 
     load_balancer: Annotated[Balancing, BeforeValidator(_policy)] | None = None
@@ -221,6 +233,10 @@ class PumaConfig(Keys):
         dict[Key, RoutePath], BeforeValidator(from_json), Field(min_length=1, max_length=1000)
     ]
     http_connection_manager: ConnectionManager = ConnectionManager()
+    requires: Annotated[
+        tuple[str, ...], BeforeValidator(_requirements), Field(max_length=MAX_REQUIREMENTS)
+    ] = ()
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
     port: int | None = Field(None, ge=1, le=65535)
     network: Network = Network()
 

@@ -11,6 +11,8 @@ from overlay.errors import MyxoError
 from overlay.names import ServiceName
 from overlay.spec import ServiceSpec
 from registry.client import RegistryClient, next_revision, open_client
+from registry.docker import Engine
+from registry.image import stock_image
 from registry.settings import CliSettings
 
 LEAVE_S = 8.0
@@ -42,6 +44,20 @@ async def registered(
                     await _remove(added, settings)
                 except MyxoError as exc:  # the program ends all the same
                     log.warning("puma.services_left", services=added, reason=str(exc))
+
+
+async def with_image(
+    services: Mapping[ServiceName, ServiceSpec], image: str | None
+) -> Mapping[ServiceName, ServiceSpec]:
+    """Return services with the image that a name stands for on this machine's engine, if any.
+
+    Raises:
+        MyxoError: the engine neither has it nor can pull it, or none answers.
+    """
+    if image is None:
+        return services
+    found, _ = await stock_image(Engine(), image, lambda _: None)
+    return {name: spec.model_copy(update={"image": found}) for name, spec in services.items()}
 
 
 async def _add(registry: RegistryClient, name: ServiceName, spec: ServiceSpec) -> bool:

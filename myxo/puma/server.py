@@ -1,8 +1,8 @@
 """The program of a service's instances: it answers GET and POST by the program's function.
 
-It needs Python's library alone, beside what the function imports. What a function returns is the
-answer: text, bytes, something that JSON can say, or one of these with a status, and with header
-fields after that.
+It needs Python's library alone, beside what the function imports and what the program says that
+its services need. What a function returns is the answer: text, bytes, something that JSON can say,
+or one of these with a status, and with header fields after that.
 """
 
 import importlib
@@ -32,9 +32,21 @@ def main() -> None:
     """Serve at the port that the environment names until told to end."""
     # As the first process of a container it would not be ended by this without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    check_requirements()
     answer = loaded(unpacked(os.environ), os.environ[FUNCTION])
     port = int(os.environ.get("SERVICE_PORT", "8080"))
     server_of(answer, os.environ.get("PUMA_HOST", "127.0.0.1"), port).serve_forever()
+
+
+def check_requirements() -> None:
+    """Return if all is installed that the program says its services need; else end, and say so."""
+    if "SERVICE_REQUIRES" in os.environ:
+        from myxo.requirements import Lacking, check_environment  # noqa: PLC0415  (needs packaging)
+
+        try:
+            check_environment(os.environ)
+        except Lacking as exc:
+            sys.exit(f"the service cannot run here: {exc}")
 
 
 def loaded(modules: dict[str, str], function: str) -> Answer:

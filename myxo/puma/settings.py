@@ -24,5 +24,6 @@ class PumaSettings(NodeSettings):
     p2p_listen_addr: str = ":4001"
     """`[HOST]:PORT` of the bootstrap node, where a network is founded."""
 
-    runtime: str = Field("process", pattern="^(auto|process|docker)$")
-    """The runtime of the allocator, where that is started; services are processes."""
+    runtime: str | None = Field(None, pattern="^(auto|process|docker)$")
+    """The runtime of the allocator, where that is started; by default `process`, and `auto` for a
+    program whose services run from an image."""

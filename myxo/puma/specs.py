@@ -4,20 +4,25 @@ Pure: configuration and sources in, definitions out.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from myxo.puma.configuration import PumaConfig
 from myxo.puma.errors import SourceInvalid
 from myxo.puma.shipping import FUNCTION, MAX_PIECES, PIECE, packed
 from myxo.puma.source import Source
+from myxo.requirements import IMAGE, REQUIRES
 from overlay.names import PeerId, ServiceName, service_name
 from overlay.spec import ServiceSpec
 
 COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.puma.server'
 """By the interpreter of the machine's own allocator, which has what a service needs."""
 
+IMAGE_COMMAND = "PUMA_HOST=0.0.0.0 exec python3 -m myxo.puma.server"
+"""By the image's own; what is listened on in a container is reached from its machine alone."""
 
 MAX_BYTES = MAX_PIECES * PIECE * 4 // 5
 """Of code, which base85 makes a quarter longer."""
@@ -36,7 +41,7 @@ def name_of(key: str, program: Path | None, owner: PeerId) -> ServiceName:
 
 
 def spec_of(key: str, source: Source, config: PumaConfig) -> ServiceSpec:
-    """Return the definition of the service `key`.
+    """Return the definition of the service `key`, less its image.
 
     Raises:
         SourceInvalid: its code is larger than a definition.
@@ -50,11 +55,22 @@ def spec_of(key: str, source: Source, config: PumaConfig) -> ServiceSpec:
     rate = config.rate_limit
     limited = rate is not None and rate.cluster_name in {None, key}
     return ServiceSpec(
-        process=COMMAND,
-        env={FUNCTION: source.function, **variables},
+        **_runs(config),
+        env={FUNCTION: source.function, **variables, **_needs(config)},
         policy=config.load_balancer,
         global_rate_limit=rate.limit if rate is not None and limited else None,
     )
+
+
+def _runs(config: PumaConfig) -> dict[str, Any]:
+    if config.image is None:
+        return {"process": COMMAND}
+    return {"command": IMAGE_COMMAND, "read_only": True, "cap_drop_all": True}
+
+
+def _needs(config: PumaConfig) -> dict[str, str]:
+    requires = {REQUIRES: json.dumps(config.requires)} if config.requires else {}
+    return requires | ({} if config.image is None else {IMAGE: config.image})
 
 
 def _largest(modules: Mapping[str, str]) -> list[str]:

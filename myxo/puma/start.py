@@ -13,7 +13,7 @@ import trio
 from myxo.network import Part, founding, is_in_network, is_running, joining, running
 from myxo.puma.configuration import PumaConfig
 from myxo.puma.front import serving
-from myxo.puma.registration import registered
+from myxo.puma.registration import registered, with_image
 from myxo.puma.settings import PumaSettings
 from overlay.names import ServiceName
 from overlay.notify import notify
@@ -49,7 +49,9 @@ async def start(
     Raises:
         MyxoError: it cannot be done; says why.
     """
-    async with in_network(settings) as (part, own):
+    pictured = await with_image(specs, config.image)
+    runtime = settings.runtime or ("process" if config.image is None else "auto")
+    async with in_network(settings, runtime) as (part, own):
         client = CliSettings.load(
             {
                 "bootstraps": part.bootstraps,
@@ -59,7 +61,7 @@ async def start(
             }
         )
         async with (
-            registered(specs, client),
+            registered(pictured, client),
             serving(config, names, part, settings.port),
         ):
             ready(Started(settings.port, part, own))
@@ -68,8 +70,12 @@ async def start(
 
 
 @asynccontextmanager
-async def in_network(settings: PumaSettings) -> AsyncIterator[tuple[Part, bool]]:
+async def in_network(settings: PumaSettings, runtime: str) -> AsyncIterator[tuple[Part, bool]]:
     """Be in a network for the length of a block; yield this machine's part, and if it is started.
+
+    Args:
+        settings: where the network is.
+        runtime: of the allocator, where that is started.
 
     Raises:
         MyxoError: a daemon does not start, or nothing answers where the network is said to be.
@@ -78,7 +84,7 @@ async def in_network(settings: PumaSettings) -> AsyncIterator[tuple[Part, bool]]
     if existing is not None:
         yield existing, False
         return
-    part = _part(settings)
+    part = _part(settings, runtime)
     async with running(part):
         yield part, True
 
@@ -108,8 +114,8 @@ def _running_part(
     )
 
 
-def _part(settings: PumaSettings) -> Part:
-    flags = ["--runtime", settings.runtime]
+def _part(settings: PumaSettings, runtime: str) -> Part:
+    flags = ["--runtime", runtime]
     if settings.bootstraps:
         return joining(
             settings.bootstraps,

@@ -21,7 +21,3 @@ class TooLarge(ServingError):
 
 class NotRegistered(ServingError):
     """No registry took the definition; the message has its reason."""
-
-
-class Lacking(ServingError):
-    """This machine's environment has not what the service needs; the message names it."""

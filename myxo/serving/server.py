@@ -1,24 +1,21 @@
-"""The program of an instance of such a service, by the interpreter of its machine's allocator."""
+"""The program of such a service's instances, by their allocator's interpreter or their image's."""
 
-import importlib.metadata
-import json
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
-from packaging.requirements import Requirement
 
-from myxo.serving.errors import Lacking, ServingError
+from myxo.requirements import Lacking, check_environment
+from myxo.serving.errors import ServingError
 from myxo.serving.function_app import FunctionApp
 from myxo.serving.kinds import Kind, kind_of
 from myxo.serving.program import ENTRY, load, unpack
-from myxo.serving.service import LOOP, REQUIRES, THREADS, Service
+from myxo.serving.service import HOST, LOOP, THREADS, Service
 
 OWN_REQUIREMENT = "hypercorn>=0.17"
 """What the extra `myxo[serve]` brings."""
@@ -34,11 +31,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="myxo-service-") as name:
         folder = Path(name)
         try:
-            check_requirements([OWN_REQUIREMENT, *json.loads(os.environ[REQUIRES])])
+            check_environment(os.environ, [OWN_REQUIREMENT])
             unpack(os.environ, folder)
             sys.path.insert(0, name)
             target = load(os.environ[ENTRY], folder)
-        except ServingError as exc:
+        except (ServingError, Lacking) as exc:
             sys.exit(f"the service cannot run here: {exc}")
         if isinstance(target, Service):
             target = target.target
@@ -46,37 +43,12 @@ def main() -> None:
         anyio.run(serve, backend=os.environ[LOOP])
 
 
-def check_requirements(requirements: Sequence[str]) -> None:
-    """Return if all of them are installed.
-
-    Raises:
-        Lacking: naming those that are not, and where they are to be installed.
-    """
-    lacking = [one for one in requirements if not _is_met(Requirement(one))]
-    if lacking:
-        quoted = " ".join(f"'{one}'" for one in lacking)
-        raise Lacking(
-            f"this machine's environment lacks {', '.join(lacking)}; its operator can install it "
-            f"with {sys.executable} -m pip install {quoted}"
-        )
-
-
-def _is_met(requirement: Requirement) -> bool:
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        return True
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return requirement.specifier.contains(version, prereleases=True)
-
-
 async def _serve(target: Any, port: int) -> None:
     # Imported here: what it is may have been said to be lacking.
     from hypercorn.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.bind = [f"127.0.0.1:{port}"]
+    config.bind = [f"{os.environ.get(HOST, '127.0.0.1')}:{port}"]
     config.graceful_timeout = GRACE_S
     config.wsgi_max_body_size = MAX_BODY_BYTES
     config.errorlog = "-"

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from packaging.requirements import InvalidRequirement, Requirement
-
+from myxo.requirements import IMAGE, REQUIRES, requirement
 from myxo.serving.errors import NotRegistered, NotServable
 from myxo.serving.kinds import kind_of
 from myxo.serving.program import Program, program_of
@@ -17,7 +16,10 @@ from overlay.names import ServiceName, near_names, service_name
 from overlay.spec import ServiceSpec
 
 COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.serving.server'
-REQUIRES = "SERVICE_REQUIRES"
+HOST = "SERVICE_HOST"
+IMAGE_COMMAND = f"{HOST}=0.0.0.0 exec python3 -m myxo.serving.server"
+"""By the image's own; what is listened on in a container is reached from its machine alone."""
+
 LOOP = "SERVICE_LOOP"
 THREADS = "SERVICE_THREADS"
 REGISTERING = "myxo.mapping.registering"
@@ -37,6 +39,7 @@ class Service(Generic[P, R]):
         name: of the service.
         requires: what must be installed where it runs, as pip writes it.
         loop: under which an application or an asynchronous function runs.
+        image: that its containers run from, by name; None where instances are processes.
         definition: further fields of `overlay.spec.ServiceSpec`.
     """
 
@@ -47,6 +50,7 @@ class Service(Generic[P, R]):
         name: str | None = None,
         requires: Sequence[str] = (),
         loop: Loop = "asyncio",
+        image: str | None = None,
         definition: Mapping[str, Any] | None = None,
         program: Program | None = None,
     ) -> None:
@@ -54,8 +58,9 @@ class Service(Generic[P, R]):
         functools.update_wrapper(self, target, updated=())
         self.target = target
         self.name = service_name(name or _name_of(target))
-        self.requires = tuple(_checked(one) for one in requires)
+        self.requires = tuple(requirement(one) for one in requires)
         self.loop = loop_of(loop)
+        self.image = image
         self.definition = dict(definition or {})
         self._program = program
         _check_fields(self.definition)
@@ -65,19 +70,26 @@ class Service(Generic[P, R]):
         return self.target(*args, **kwargs)
 
     def spec(self) -> ServiceSpec:
-        """Return what the network is told: a process, its program and what it needs.
+        """Return what the network is told: how it runs, its program and what it needs.
+
+        The image is not in it: which one its name stands for, `register` finds out.
 
         Raises:
             TooLarge: the program is larger than a definition carries.
             Unpicklable: it has no module, and cannot be pickled.
         """
         program = self._program or program_of(self.target, *_place_of(self.target))
-        fields = {**self.definition}
+        fields = {**self._runs(), **self.definition}
         env = {**fields.pop("env", {}), **program.environment()}
-        env[REQUIRES] = json.dumps(self.requires)
-        env[LOOP] = self.loop
-        spec = ServiceSpec(process=COMMAND, env=env, **fields)
+        env |= {REQUIRES: json.dumps(self.requires), LOOP: self.loop}
+        env |= {} if self.image is None else {IMAGE: self.image}
+        spec = ServiceSpec(env=env, **fields)
         return spec.model_copy(update={"env": {**env, THREADS: str(spec.concurrency)}})
+
+    def _runs(self) -> dict[str, Any]:
+        if self.image is None:
+            return {"process": COMMAND}
+        return {"command": IMAGE_COMMAND, "read_only": True, "cap_drop_all": True}
 
     def register(self, environment: Mapping[str, str] | None = None) -> None:
         """Tell the network of the service, or of what has changed in it; blocks for some seconds.
@@ -89,7 +101,8 @@ class Service(Generic[P, R]):
         Raises:
             NotRegistered: no registry takes it.
         """
-        command = [sys.executable, "-m", REGISTERING, self.name]
+        image = [] if self.image is None else [self.image]
+        command = [sys.executable, "-m", REGISTERING, self.name, *image]
         try:
             done = subprocess.run(
                 command,
@@ -120,6 +133,7 @@ def service(
     name: str | None = None,
     requires: Sequence[str] = (),
     loop: Loop = "asyncio",
+    image: str | None = None,
     **definition: Any,
 ) -> Service[P, R]: ...
 
@@ -130,6 +144,7 @@ def service(
     name: str | None = None,
     requires: Sequence[str] = (),
     loop: Loop = "asyncio",
+    image: str | None = None,
     **definition: Any,
 ) -> Callable[[Callable[P, R]], Service[P, R]]: ...
 
@@ -141,6 +156,7 @@ def service(
     name: str | None = None,
     requires: Sequence[str] = (),
     loop: Loop = "asyncio",
+    image: str | None = None,
     **definition: Any,
 ) -> Any:
     """Make a service of a function, or of an ASGI or WSGI application; also as a decorator.
@@ -153,6 +169,7 @@ def service(
         name: of the service; the function's own, with `-` for `_`, if left out.
         requires: what must be installed where it runs, such as `numpy>=2`.
         loop: what an application, or an asynchronous function, runs under.
+        image: an image, by name, whose containers its instances are; without, they are processes.
         definition: fields of the service's definition, such as `concurrency=4`.
 
     Raises:
@@ -163,7 +180,9 @@ def service(
     """
 
     def make(it: Callable[..., Any]) -> Service[..., Any]:
-        return Service(it, name=name, requires=requires, loop=loop, definition=definition)
+        return Service(
+            it, name=name, requires=requires, loop=loop, image=image, definition=definition
+        )
 
     return make if target is None else make(target)
 
@@ -193,13 +212,6 @@ def _place_of(target: Callable[..., Any]) -> tuple[str, str]:
     module = getattr(target, "__module__", "") or ""
     name = getattr(target, "__qualname__", "<object>")
     return module, name
-
-
-def _checked(requirement: str) -> str:
-    try:
-        return str(Requirement(requirement))
-    except InvalidRequirement as exc:
-        raise ValueError(f"{requirement!r} is not what pip would install: {exc}") from exc
 
 
 def _check_fields(definition: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What the benchmark of maps makes of what it measured, and that its engines compute."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from bench.client import AnswerFailed
 from bench.map import figures
 from bench.map.__main__ import _parser, plan_of
+from bench.map.beside import ColdStarts
 from bench.map.contender import contender
 from bench.map.engines import ENGINES
 from bench.map.jobs import WrongResult, factorials, noops, noops_each, warm
+from bench.map.plan import FULL, QUICK, Found
 from bench.map.plot import plot
-from bench.map.report import FULL, QUICK, Found, figures_of, text_of
+from bench.map.tables import figures_of, text_of
 from bench.map.tasks import factorial
 
 
@@ -63,7 +66,13 @@ def found() -> Found:
         paced=paced,
         paced_workers=[4, 4, 5],
         memory={"settled_mib": 50.0, "most_mib": 51.5},
+        colds=ColdStarts([0.05, 0.07, 0.06], [0.1, 0.3, 0.2], items=1234),
     )
+
+
+def found_over_links() -> Found:
+    ways = {"loop": [1.0], "0 ms": [1.0], "20 ms": [1.5]}
+    return Found(sizes={100: ways, 10_000: ways | {"loop": [4.0]}}, values={7: ways})
 
 
 def test_ratios_are_what_the_page_says() -> None:
@@ -81,6 +90,22 @@ def test_ratios_are_what_the_page_says() -> None:
     assert said["killed_ratio"] == pytest.approx(1.2)
     assert said["flow_growth_mib"] == pytest.approx(1.5)
     assert said["arrays_ratio_ray"] == pytest.approx(0.25)
+    assert said["cold_alone_ms"] == pytest.approx(60)
+    assert said["cold_beside_map_ms"] == pytest.approx(200)
+    assert said["cold_beside_map_max_ms"] == pytest.approx(300)
+
+
+def test_a_link_has_a_break_even_and_a_penalty_of_its_own() -> None:
+    plan = replace(FULL, links=[20])
+    said = figures_of(found_over_links(), plan)
+    assert said["break_even_items_0ms"] == 100
+    assert 100 < said["break_even_items_20ms"] < 10_000
+    assert said["break_even_value_20ms"] is None
+    assert said["penalty_items_20ms_s"] == {"100": 0.5, "10000": 0.5}
+    assert said["penalty_value_20ms_s"] == {"7": 0.5}
+    text = text_of(found_over_links(), plan)
+    assert "Myxo, 20 ms away is no slower: from " in text
+    assert "speed-up" not in text
 
 
 def test_the_tables_show_each_part_that_was_measured() -> None:
@@ -95,12 +120,18 @@ def test_the_tables_show_each_part_that_was_measured() -> None:
     alone = Found(speed=found().speed, sizes=found().sizes, values=found().values)
     assert "killed" not in text_of(alone, FULL)
     assert "noop_ratio_ray" not in figures_of(alone, FULL)
+    assert "1,234 items meanwhile" in text
+    assert "meanwhile" not in text_of(alone, FULL)
+    assert set(figures_of(Found(), FULL)) == {"workers", "runs"}
 
 
 def test_the_sweeps_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot(found().sizes, found().values, tmp_path / "sweeps.svg")
     assert "<svg" in (tmp_path / "sweeps.svg").read_text()
+    far = found_over_links()
+    plot(far.sizes, far.values, tmp_path / "far.svg")
+    assert "myxo.map, 20 ms away" in (tmp_path / "far.svg").read_text()
 
 
 def test_the_command_line_changes_the_plan() -> None:
@@ -110,6 +141,8 @@ def test_the_command_line_changes_the_plan() -> None:
     assert (plan.workers, plan.runs, plan.bootstrap) == (3, 1, "a:1")
     assert plan.flow_items == QUICK.flow_items
     assert plan_of(_parser().parse_args([])) == FULL
+    assert plan_of(_parser().parse_args(["--links", "100,20"])).links == [20, 100]
+    assert plan_of(_parser().parse_args(["--only", "colds"])).only == "colds"
 
 
 @pytest.mark.parametrize("words", ["--sizes 0", "--sizes 1.5", "--runs many"])

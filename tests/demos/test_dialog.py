@@ -1,10 +1,6 @@
 """The dialog: its parts, the monolith beside the port, and the port in a browser."""
 
 import difflib
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +9,13 @@ import httpx
 import numpy as np
 import pytest
 
+from bench.network import environment
+from bench.puma_program import puma_program
 from demos.dialog.dialogue import answered, opinions, written
 from demos.dialog.films import FILMS, KINDS, TITLES, made_ratings
 from demos.dialog.recommending import Recommender
-from overlay.notify import listening
-from overlay.testing_ports import free_ports
 
 DIALOG = Path(__file__).resolve().parents[2] / "demos" / "dialog"
-READY_TIMEOUT_S = 120.0
-END_TIMEOUT_S = 60.0
 FEWEST_OF_THE_PAPER = 15
 
 ALIEN, SHINING, CASABLANCA = (
@@ -116,30 +110,9 @@ def test_fewer_lines_are_altered_than_the_paper_says() -> None:
 @pytest.fixture(scope="module")
 def ported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("dialog")
-    port, proxy_port, p2p_port = free_ports(3)
-    environment = os.environ | {
-        "MYXO_STATE_DIR": str(folder / "state"),
-        "MYXO_CONFIG_DIR": str(folder / "config"),
-        "MYXO_PUMA_PORT": str(port),
-        "MYXO_PUMA_PROXY_PORT": str(proxy_port),
-        "MYXO_PUMA_P2P_LISTEN_ADDR": f"127.0.0.1:{p2p_port}",
-        "MYXO_REGISTRY_CLI_TIMEOUT_S": "60",
-    }
-    log = folder / "log"
-    with listening(folder / "ready") as ready, log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, DIALOG / "ported.py"],
-            env=environment | ready.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            assert ready.wait(process, READY_TIMEOUT_S), log.read_text()
-            yield f"http://localhost:{port}"
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(END_TIMEOUT_S) == 0, log.read_text()
+    with puma_program(DIALOG / "ported.py", environment(folder), folder) as program:
+        yield f"http://localhost:{program.port}"
+        assert program.started.interrupt() == 0, program.started.printed()
 
 
 @pytest.mark.slow

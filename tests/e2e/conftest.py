@@ -213,6 +213,8 @@ def _ip(*arguments: str) -> None:
 PSK = "a passphrase for this test"
 ECHO_SERVER = Path(__file__).with_name("echo_server.py")
 BASE_IMAGE_MAKER = Path(__file__).resolve().parents[2] / "demos" / "base_image.py"
+WORKER_IMAGE_MAKER = BASE_IMAGE_MAKER.with_name("worker_image.py")
+WORKER_IMAGE = "myxo-test-e2e-worker:latest"
 PYTHON_IMAGE = "myxo-test-e2e-python:latest"
 ECHO_IMAGE = "myxo-test-e2e-echo:latest"
 
@@ -403,6 +405,16 @@ def stream() -> Callable[[str], Any]:
             thread.join()
 
     return running
+
+
+@pytest.fixture(scope="session")
+def worker_image(engine: docker.DockerClient) -> str:
+    """The name of an image that runs workers of maps, and services in Python."""
+    maker = [sys.executable, str(WORKER_IMAGE_MAKER), "--tag", WORKER_IMAGE]
+    done = subprocess.run(maker, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert engine.images.get(WORKER_IMAGE)
+    return WORKER_IMAGE
 
 
 @pytest.fixture(scope="session")

@@ -337,20 +337,19 @@ def test_an_envoy_that_dies_is_started_again(envoy: Engine) -> None:
 def test_another_instance_is_started_where_all_of_this_machine_are_full(envoy: Engine) -> None:
     name = envoy.network.add_echo_process(concurrency=16)
     envoy.warm(name)
-    before, url = envoy.carried(name), envoy.network.url(name, "/slow?s=0.2", "envoy")
-    served: list[int] = []
+    before, url = envoy.carried(name), envoy.network.url(name, "/slow?s=1.5", "envoy")
+    served: set[int] = set()
+    with httpx.Client(timeout=TIMEOUT_S) as client, ThreadPoolExecutor(24) as pool:
 
-    def ask(_: int) -> int:
-        answer = httpx.get(url, timeout=TIMEOUT_S)
-        assert answer.status_code == 200
-        pid: int = answer.json()["pid"]
-        return pid
-
-    with ThreadPoolExecutor(24) as pool:
+        def ask(_: int) -> int:
+            answer = client.get(url)
+            assert answer.status_code == 200
+            pid: int = answer.json()["pid"]
+            return pid
 
         def grown() -> bool:
-            served.extend(pool.map(ask, range(48)))
-            return len(set(served)) > 1
+            served.update(pool.map(ask, range(24)))
+            return len(served) > 1
 
         until(grown)
     until(lambda: envoy.carried(name) >= before + 24)  # these were Envoy's, not the proxy's

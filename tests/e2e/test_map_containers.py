@@ -14,19 +14,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TIMEOUT_S = 240.0
 PROGRAM = Path(__file__).parent / "map_program.py"
-IMAGE_MAKER = Path(__file__).resolve().parents[2] / "demos" / "worker_image.py"
-IMAGE = "myxo-test-e2e-worker:latest"
 NOBODY = 65534
-
-
-@pytest.fixture(scope="session")
-def worker_image(engine: docker.DockerClient) -> str:
-    """The name of an image that runs workers."""
-    maker = [sys.executable, str(IMAGE_MAKER), "--tag", IMAGE]
-    done = subprocess.run(maker, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert engine.images.get(IMAGE)
-    return IMAGE
 
 
 def test_workers_run_in_containers_as_nobody_and_without_network(

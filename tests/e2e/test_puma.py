@@ -1,28 +1,25 @@
 """Programs that become services: `python service.py` is all that their users type."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from overlay.notify import listening
+from bench.network import environment
+from bench.puma_program import PumaProgram, puma_program
 from overlay.testing_ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # whole networks, one after the other
 
-READY_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 60.0
-PATIENT = {"MYXO_REGISTRY_CLI_TIMEOUT_S": "60"}
 
 FIGURE_6 = """\
 import asyncio
@@ -107,69 +104,18 @@ def dialogueCtrl(data):
 """
 
 
-@dataclass
-class Running:
-    """A program that serves."""
-
-    process: "subprocess.Popen[bytes]"
-    log: Path
-    port: int
-    environment: dict[str, str]
-
-    def get(self, path: str, **arguments: Any) -> httpx.Response:
-        return httpx.get(f"http://localhost:{self.port}{path}", timeout=60, **arguments)
-
-    def post(self, path: str, **arguments: Any) -> httpx.Response:
-        return httpx.post(f"http://localhost:{self.port}{path}", timeout=60, **arguments)
-
-    def interrupt(self) -> int:
-        """Press Ctrl-C and return the exit code."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(END_TIMEOUT_S)
+def get(program: PumaProgram, path: str, **arguments: Any) -> httpx.Response:
+    return httpx.get(program.url(path), timeout=60, **arguments)
 
 
-@contextmanager
-def started(program: Path, environment: dict[str, str]) -> Iterator[Running]:
-    """Run `python PROGRAM` in its folder until it has been interrupted."""
-    port, proxy_port, p2p_port = free_ports(3)
-    told = environment | {
-        "MYXO_PUMA_PORT": str(port),
-        "MYXO_PUMA_PROXY_PORT": str(proxy_port),
-        "MYXO_PUMA_P2P_LISTEN_ADDR": f"127.0.0.1:{p2p_port}",
-        **PATIENT,
-    }
-    log = program.with_suffix(".log")
-    with listening(program.with_suffix(".ready")) as ready, log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, program.name],
-            cwd=program.parent,
-            env=told | ready.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            assert ready.wait(process, READY_TIMEOUT_S), log.read_text()
-            yield Running(process, log, port, told | {"MYXO_PROXY": f"127.0.0.1:{proxy_port}"})
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            try:
-                process.wait(END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+def post(program: PumaProgram, path: str, **arguments: Any) -> httpx.Response:
+    return httpx.post(program.url(path), timeout=60, **arguments)
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> dict[str, str]:
     """The environment of a user of their own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MYXO_", "P2P_", "NOTIFY_"))}
-    return kept | {
-        "MYXO_STATE_DIR": str(tmp_path / "state"),
-        "MYXO_CONFIG_DIR": str(tmp_path / "config"),
-    }
+    return environment(tmp_path)
 
 
 def running_with(state: str) -> list[int]:
@@ -230,23 +176,23 @@ def test_one_command_founds_a_network_and_every_key_does_what_it_names(
     (tmp_path / "routes.json").write_text("{}")
     program = tmp_path / "service.py"
     program.write_text(SERVICE)
-    with started(program, own) as running:
-        posted = running.post("/policy/x", data={"name": "Ada"})
+    with puma_program(program, own) as running:
+        posted = post(running, "/policy/x", data={"name": "Ada"})
         assert posted.json()["said"] == "good day, Ada"
         assert posted.json()["at"] == "/x"
-        assert posted.json()["pid"] != running.process.pid
-        assert running.post("/policy", json={"name": "Bo"}).json()["said"] == "good day, Bo"
-        assert running.get("/policy?name=Cy").json()["said"] == "good day, Cy"
-        assert running.get("/also?name=Di").json()["said"] == "good day, Di"
-        assert running.get("/new").status_code == 404
+        assert posted.json()["pid"] != running.started.process.pid
+        assert post(running, "/policy", json={"name": "Bo"}).json()["said"] == "good day, Bo"
+        assert get(running, "/policy?name=Cy").json()["said"] == "good day, Cy"
+        assert get(running, "/also?name=Di").json()["said"] == "good day, Di"
+        assert get(running, "/new").status_code == 404
         fresh = tmp_path / "routes.new"
         fresh.write_text('{"/new": "service1"}')
         fresh.replace(tmp_path / "routes.json")
-        until(lambda: running.get("/new").status_code == 200)
-        faces = [running.get("/deep/face").status_code for _ in range(3)]
+        until(lambda: get(running, "/new").status_code == 200)
+        faces = [get(running, "/deep/face").status_code for _ in range(3)]
         assert faces == [200, 200, 429]
-        assert running.get("/policy").json()["said"] == "good day, nobody"
-        assert running.interrupt() == 0, running.log.read_text()
+        assert get(running, "/policy").json()["said"] == "good day, nobody"
+        assert running.started.interrupt() == 0, running.started.printed()
     logged = (tmp_path / "access.log").read_text().splitlines()
     assert logged[:4] == [
         "POST /policy/x 200",
@@ -256,7 +202,7 @@ def test_one_command_founds_a_network_and_every_key_does_what_it_names(
     ]
     assert logged[-3:] == ["GET /deep/face 200", "GET /deep/face 200", "GET /policy 200"]
     assert not running_with(own["MYXO_STATE_DIR"])
-    assert "Traceback" not in running.log.read_text()
+    assert "Traceback" not in running.started.printed()
 
 
 def test_the_papers_programs_run(tmp_path: Path, own: dict[str, str]) -> None:
@@ -270,9 +216,9 @@ def test_the_papers_programs_run(tmp_path: Path, own: dict[str, str]) -> None:
     (tmp_path / "dialogueCtrl.py").write_text(DIALOGUE)
     figure = tmp_path / "figure_6.py"
     figure.write_text(FIGURE_6.replace("import puma\n", "from myxo import puma\n"))
-    with started(program, own) as running:
+    with puma_program(program, own) as running:
         told = {"chatText": "abc", "mode": "listen", "UUID": "-1"}
-        answer = json.loads(running.post("/agent", data=told).text)
+        answer = json.loads(post(running, "/agent", data=told).text)
         assert (answer["response"], answer["signal"], answer["passiveLen"]) == ("cba", "listen", 0)
         assert len(answer["userid"]) == 36
         call = "import asyncio, figure_6 as f; print(asyncio.run(f.app_function([1, 5, 10])))"
@@ -282,11 +228,11 @@ def test_the_papers_programs_run(tmp_path: Path, own: dict[str, str]) -> None:
             env=running.environment,
             capture_output=True,
             text=True,
-            timeout=READY_TIMEOUT_S,
+            timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
         assert (mapped.stdout, mapped.stderr) == ("[1, 120, 3628800]\n", "")
-    assert "resources are there" in running.log.read_text()
+    assert "resources are there" in running.started.printed()
 
 
 def test_in_a_network_that_is_there_only_the_front_is_started_and_ended(
@@ -302,11 +248,11 @@ def test_in_a_network_that_is_there_only_the_front_is_started_and_ended(
         "puma_service(pid)\n"
         "puma_start()\n"
     )
-    with started(program, process_network.program_environment) as running:
-        instance = int(running.get("/").text)
+    with puma_program(program, process_network.program_environment) as running:
+        instance = int(get(running, "/").text)
         listed = process_network.registry_cli("list").stdout
         assert "there-pid-" in listed
-        assert running.interrupt() == 0, running.log.read_text()
+        assert running.started.interrupt() == 0, running.started.printed()
     assert "there-pid-" not in process_network.registry_cli("list").stdout
     until(lambda: not Path(f"/proc/{instance}").exists())
     process_network.no_traceback()
@@ -365,13 +311,13 @@ def test_a_database_is_reached_balanced_at_its_path(tmp_path: Path, own: dict[st
     client.write_text(CLIENT)
     with dynamodb(tmp_path) as one, dynamodb(tmp_path) as other:
         program.write_text(DATABASE % (one, other))
-        with started(program, own) as running:
+        with puma_program(program, own) as running:
             urls = [f"http://localhost:{running.port}/db", f"http://{one}", f"http://{other}"]
             done = subprocess.run(
                 [sys.executable, client, *urls],
                 capture_output=True,
                 text=True,
-                timeout=READY_TIMEOUT_S,
+                timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
             assert done.returncode == 0, done.stderr

@@ -21,7 +21,15 @@ from bench.lab.loading.target import Target
 MOST_REQUESTS = 100_000
 """Different ones in a file."""
 
-Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+
+def _duration(said: Any) -> float:
+    try:
+        return seconds(said)
+    except BadInput as exc:
+        raise ValueError(str(exc)) from exc
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 
 
 class Asked(BaseModel):

@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 
 import trio
 
 from bench.lab.errors import LoadFailed
 from bench.lab.loading.csv_sink import open_csv
+from bench.lab.loading.custom import find_client
 from bench.lab.loading.lines import Lines, line
 from bench.lab.loading.plan import Plan
 from bench.lab.loading.tally import Tally
+from bench.lab.loading.target import target_of
 from bench.lab.loading.worker import Job
 
 READY_TIMEOUT_S = 60.0
@@ -67,11 +70,18 @@ class Outcome:
         tally: what became of its requests.
         length_s: from its beginning to when the last request was over.
         lost_traces: that the file did not take in time.
+        cpu_s: processor time of each of its processes.
     """
 
     tally: Tally
     length_s: float
     lost_traces: int
+    cpu_s: Sequence[float]
+
+    @property
+    def busy(self) -> float:
+        """Return how much of the time the busiest process had a processor, 0 to 1."""
+        return max(self.cpu_s) / self.length_s
 
 
 async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None) -> Outcome:
@@ -79,8 +89,9 @@ async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None)
 
     Raises:
         LoadFailed: a process could not do its part; the message says why.
-        BadInput: traces cannot be written.
+        BadInput: there is no such load, or traces cannot be written.
     """
+    _check(plan, options)
     if options.traces is not None:
         with open_csv(options.traces):
             pass  # made anew once, so that all processes may append
@@ -91,18 +102,39 @@ async def run_load(plan: Plan, options: Options, so_far: SoFar = lambda _: None)
         began = time.monotonic() + HEAD_START_S
         tallies = await _all(parts, began, so_far)
         length_s = time.monotonic() - began
-    return Outcome(_sum(tallies), length_s, sum(part.lost_traces for part in parts))
+    lost_traces = sum(part.lost_traces for part in parts)
+    return Outcome(_sum(tallies), length_s, lost_traces, [part.cpu_s for part in parts])
+
+
+def _check(plan: Plan, options: Options) -> None:
+    """Find out here what every process would find out, but for a custom client's code."""
+    target = target_of(plan.target, options.proxy)
+    if plan.at_once is None:
+        plan.times(Random(0))  # noqa: S311  (nothing of it is used)
+    if plan.client is None:
+        plan.messages(target, explained=False)
+    else:
+        find_client(plan.client)
 
 
 async def _all(parts: Sequence["_Part"], began: float, so_far: SoFar) -> list[Tally]:
-    """Return what each part did; told to end when this process is, or when one of them fails."""
+    """Return what each part did; they are told to end when this process is.
+
+    Raises:
+        LoadFailed: one of them failed; the others are given up.
+    """
     tallies: list[Tally] = []
+    failures: list[LoadFailed] = []
 
     def told() -> None:
         so_far(sum((part.so_far for part in parts), Counter[str]()))
 
     async def finish(part: _Part) -> None:
-        tallies.append(await part.tally(began, told))
+        try:
+            tallies.append(await part.tally(began, told))
+        except LoadFailed as exc:
+            failures.append(exc)
+            nursery.cancel_scope.cancel()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as watching:
@@ -111,6 +143,8 @@ async def _all(parts: Sequence["_Part"], began: float, so_far: SoFar) -> list[Ta
                 for part in parts:
                     nursery.start_soon(finish, part)
             watching.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
     return tallies
 
 
@@ -167,7 +201,7 @@ class _Part:
 
     Attributes:
         so_far: what it did by what it told last.
-        lost_traces: what it told in the end.
+        lost_traces, cpu_s: what it told in the end.
     """
 
     def __init__(self, process: trio.Process, job: Job, errors: IO[bytes]) -> None:
@@ -175,7 +209,7 @@ class _Part:
         assert process.stdout is not None  # noqa: S101  (for the type checker: it is a pipe)
         self._lines = Lines(process.stdout)
         self.so_far: Counter[str] = Counter()
-        self.lost_traces = 0
+        self.lost_traces, self.cpu_s = 0, 0.0
 
     async def ready(self) -> None:
         """Give it its job and return when it could begin.
@@ -200,7 +234,7 @@ class _Part:
         while True:
             said = await self._hear()
             if "tally" in said:
-                self.lost_traces = said["lost_traces"]
+                self.lost_traces, self.cpu_s = said["lost_traces"], said["cpu_s"]
                 return Tally.of_json(said["tally"])
             self.so_far = Counter(said["so_far"])
             told()

@@ -9,6 +9,9 @@ from bench.stats import table
 MOST_REASONS = 5
 """That a person is shown; a program gets all."""
 
+TOO_BUSY = 0.9
+"""From here on, latencies may be those of the load's own process."""
+
 
 def figures(outcome: Outcome) -> dict[str, Any]:
     """Return everything that was found; latencies in milliseconds, rates in requests a second."""
@@ -25,6 +28,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "intended_ms": tally.intended.figures(),
         "service_ms": tally.service.figures(),
         "lost_traces": outcome.lost_traces,
+        "busy": outcome.busy,
     }
 
 
@@ -40,6 +44,8 @@ def text(outcome: Outcome) -> str:
     lines += [f"  {n:,} × status {status}" for status, n in sorted(tally.statuses.items())]
     if outcome.lost_traces:
         lines.append(f"  {outcome.lost_traces:,} traces are lost: the file was too slow")
+    if outcome.busy > TOO_BUSY:
+        lines.append(f"  a process was busy {outcome.busy:.0%} of the time: try more --processes")
     return "\n".join([*lines, "", _latencies(tally.intended, tally.service)])
 
 

@@ -134,11 +134,13 @@ async def _do(job: Job, orders: Lines) -> None:
             limits=Limits(connections=job.connections, timeout_s=job.timeout_s),
             verify=job.verify,
         ) as client:
+            ready_s = time.process_time()
             _say({"ready": True})
             begin = await orders.next()
             if begin is not None:
                 await _drive(client, job, begin["begin"], orders)
-        _say({"tally": client.tally.as_json(), "lost_traces": client.lost_traces})
+        ended = {"tally": client.tally.as_json(), "lost_traces": client.lost_traces}
+        _say(ended | {"cpu_s": time.process_time() - ready_s})
 
 
 async def _drive(client: Client, job: Job, began: float, orders: Lines) -> None:

@@ -11,7 +11,6 @@ import requests
 from docker.errors import DockerException
 
 import bench
-from allocator.engine.client import accepts_calls
 from bench.lab.errors import BadInput, LabError
 from overlay.spec import Image
 from registry.conf.docker import DockerConf
@@ -80,12 +79,20 @@ def spoken(engine: EngineAddress) -> str:
             client.version(api_version=True)
             return str(client.api_version)
     except (DockerException, requests.RequestException, OSError) as exc:
-        why = getattr(exc, "explanation", None) or exc
         asked = f" in version {engine.api_version}" if engine.api_version else ""
         raise EngineFailed(
-            f"no Docker engine answers at {engine.url}{asked}: {why}. SERVER_IP, SERVER_PORT and "
-            "API_VERSION say where and how; without SERVER_IP this machine's own is used"
+            f"no Docker engine answers at {engine.url}{asked}: {_why(exc)}. SERVER_IP, "
+            "SERVER_PORT and API_VERSION say where and how; without SERVER_IP it is this machine's"
         ) from exc
+
+
+def _why(exc: BaseException) -> str:
+    """Return the engine's own words, or the system's at the bottom of what libraries wrap."""
+    if said := getattr(exc, "explanation", None):
+        return str(said)
+    while (inner := exc.__cause__ or exc.__context__) is not None:
+        exc = inner
+    return str(getattr(exc, "strerror", None) or exc)
 
 
 @contextmanager
@@ -103,11 +110,6 @@ def named(engine: EngineAddress | None) -> Iterator[None]:
             del os.environ["DOCKER_HOST"]
         else:
             os.environ["DOCKER_HOST"] = before
-
-
-def answers() -> bool:
-    """Return whether the engine that the environment names answers; blocks."""
-    return accepts_calls()
 
 
 async def worker_image(base: str) -> Image:

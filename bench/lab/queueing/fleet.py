@@ -20,7 +20,7 @@ import trio
 
 import myxo
 from bench.errors import NetworkFailed
-from bench.lab.errors import BadInput, LabError
+from bench.lab.errors import LabError
 from bench.lab.queueing.figures import Figures
 from bench.network import network
 from bench.registrar import Registrar
@@ -129,10 +129,6 @@ async def ask_workers(
         RunFailed: no registry takes the services, or a worker does not answer in time.
         ServiceError: a worker cannot be started, or refuses; says why.
     """
-    if len(orders) > MOST_WORKERS:
-        raise BadInput(
-            f"{len(orders)} workers are asked for; as services there may be {MOST_WORKERS}"
-        )
     run = secrets.token_hex(4)
     names = [service_name(f"queue-worker-{run}-{n}") for n in range(1, len(orders) + 1)]
     answers: dict[ServiceName, Answer] = {}

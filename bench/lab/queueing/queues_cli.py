@@ -2,19 +2,16 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import trio
 import typer
 
 from bench.lab.errors import BadInput
 from bench.lab.queueing import flags
-from bench.lab.queueing.replay import Serving, mean_size, served
-from bench.lab.queueing.results import Results, RunResult, WorkerResult
+from bench.lab.queueing.replay import served
+from bench.lab.queueing.results import Results, RunResult
 from bench.lab.queueing.showing import run_text
 from bench.lab.traces import flags as trace_flags
 from bench.lab.traces import rows
@@ -22,8 +19,6 @@ from bench.lab.traces.choosing import Chooser, policy_of, weights_of
 from bench.lab.traces.cli import Weights
 from bench.lab.traces.generating import generate
 from bench.lab.traces.parameters import Parameters
-from bench.lab.traces.rows import Request
-from bench.lab.traces.splitting import Share
 from overlay.cli import new_app, refuse, refusing
 from overlay.logs import configure_logs
 
@@ -129,7 +124,6 @@ def run_queues(
     count = rows.whole(said["WORKERS"], "WORKERS") if "WORKERS" in said else DEFAULT_WORKERS
     requests = list(generate(Parameters.of(said), seed)) if trace is None else rows.read(trace)
     shares = served(requests, Chooser(chosen, weights_of(weights, count), seed), serving)
-    orders = [_order(n, one, requests, serving) for n, one in enumerate(shares, 1)]
     about = {
         "policy": chosen,
         "ST": serving.mean,
@@ -140,57 +134,20 @@ def run_queues(
         "seed": seed,
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    results, ran = _run(said, orders, shares, runtime, base)
-    store = Results()
-    name = store.keep(about | {"runtime": ran}, results)
-    _show(store.run(name), as_json=as_json)
-
-
-def _order(
-    worker: int, share: Share, requests: Sequence[Request], serving: Serving
-) -> Mapping[str, Any]:
-    """Return what a worker is sent."""
-    return {
-        "worker": worker,
-        "arrivals": share.arrivals,
-        "sizes": [request.filesize for request in share.requests],
-        "service": serving.service,
-        "mean": serving.mean,
-        "mean_size": mean_size(requests),
-        "customers": serving.customers,
-        "seed": serving.seed,
-    }
-
-
-def _run(
-    said: Mapping[str, str],
-    orders: Sequence[Mapping[str, Any]],
-    shares: Sequence[Share],
-    runtime: str,
-    base: str | None,
-) -> tuple[list[WorkerResult], str]:
-    """Have the orders done; return the results, and the runtime that did them."""
     # Imported here: a program that simulates in its own process needs no network.
-    from bench.lab.queueing import engine, fleet  # noqa: PLC0415
+    from bench.lab.queueing import engine, runs  # noqa: PLC0415
 
     configure_logs("error")
     at_engine = engine.engine_of(said) if runtime != "process" else None
-    if at_engine is not None:
-        engine.spoken(at_engine)
+    where = runs.Where(runtime, at_engine, base or engine.BASE)
     try:
-        with engine.named(at_engine):
-            contained = runtime != "process" and (runtime == "docker" or engine.answers())
-            image = trio.run(engine.worker_image, base or engine.BASE) if contained else None
-            with fleet.place("docker" if contained else "process", own=at_engine is not None) as at:
-                answers = trio.run(partial(fleet.ask_workers, at, fleet.spec_of(image), orders))
+        ran, found = runs.run_on_workers(requests, shares, serving, where)
     except BaseExceptionGroup as group:
         refuse(group)
         raise
-    results = [
-        WorkerResult(n, len(share.requests), rows.mean_gap(share.requests), one.host, one.figures)
-        for n, (share, one) in enumerate(zip(shares, answers, strict=True), 1)
-    ]
-    return results, "docker" if contained else "process"
+    store = Results()
+    name = store.keep(about | {"runtime": ran}, found)
+    _show(store.run(name), as_json=as_json)
 
 
 @refusing

@@ -15,7 +15,7 @@ from bench.lab.queueing.textbook import book as as_the_book_does
 from bench.lab.traces import rows
 from bench.lab.traces.choosing import Chooser, policy_of, weights_of
 from bench.lab.traces.cli import Policy, TraceFile, Weights, Workers
-from bench.lab.traces.flags import Seed
+from bench.lab.traces.flags import Env, Seed, told
 from overlay.cli import new_app, refusing
 
 _HELP = """Queue simulators: average delay in queue, average number in queue, utilisation and end,
@@ -132,6 +132,7 @@ def _model(
 def trace(
     file: TraceFile,
     st: flags.St = None,
+    env: Env = None,
     workers: Workers = 3,
     policy: Policy = "rr",
     weights: Weights = "",
@@ -145,7 +146,7 @@ def trace(
     \b
     Example: myxo lab sim trace trace.csv --workers 3 --policy two_choices --st 2
     """
-    serving = flags.serving_of({}, st, delay, service, seed)
+    serving = flags.serving_of(told(env), st, delay, service, seed)
     chooser = Chooser(policy_of(policy), weights_of(weights, workers), seed)
     shares = served(rows.read(file), chooser, serving)
     results = [

@@ -13,8 +13,7 @@ from bench.lab.queueing.figures import Figures, quantiles
 
 MODULUS = 2**31 - 1
 MULTIPLIER = 24112 * 26143
-"""The book's program multiplies by one after the other; their product modulo 2^31 - 1 is Marse and
-Roberts' 630,360,016."""
+"""The book's program multiplies by one after the other; together they are 630,360,016."""
 
 FIRST_STREAM = 1973272912
 """The seed of the book's stream 1."""

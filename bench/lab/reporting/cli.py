@@ -9,9 +9,11 @@ import httpx
 import typer
 
 from bench.lab.errors import BadInput
-from bench.lab.extra import needing_extra
+from bench.lab.reporting.network import open_tested
 from bench.lab.reporting.pages import Report, as_text
-from bench.lab.reporting.plan import ReportPlan, Scaling, make_plan, read_plan
+from bench.lab.reporting.plan import ReportPlan, make_plan, read_plan
+from bench.lab.reporting.proxy_metrics import ProxyMetrics, metrics_url
+from bench.lab.reporting.running import Comparison
 from bench.machine import machine_line
 from overlay import options
 from overlay.cli import FAILED, refusing, run_daemon
@@ -115,19 +117,14 @@ def report(
     run_daemon(partial(_compare, plan, settings, output, proxy, made), log_level="error")
     if not made:
         raise typer.Exit(FAILED)
-    with needing_extra():  # matplotlib, scipy
-        made[0].write(output)
-        print(as_text(made[0], as_json=as_json))
+    made[0].write(output)
+    print(as_text(made[0], as_json=as_json))
     print(f"see {output / 'report.html'}", file=sys.stderr)
 
 
 async def _compare(
     plan: ReportPlan, settings: CliSettings, folder: Path, proxy: str | None, made: list[Report]
 ) -> None:
-    from bench.lab.reporting.network import open_tested  # noqa: PLC0415  (a second to import)
-    from bench.lab.reporting.proxy_metrics import ProxyMetrics, metrics_url  # noqa: PLC0415
-    from bench.lab.reporting.running import Comparison  # noqa: PLC0415
-
     url = await metrics_url(settings.state_dir)
     async with httpx.AsyncClient() as client, open_tested(settings) as network:
         comparison = Comparison(plan, network, ProxyMetrics(url, client), folder, proxy)
@@ -144,7 +141,7 @@ def _plan(targets: list[str], said: dict[str, Any]) -> ReportPlan:
     return make_plan(said | {"services": targets})
 
 
-def _scaling(text: str) -> Scaling | dict[str, Any]:
+def _scaling(text: str) -> dict[str, Any]:
     """Return what `NAME:FIELD=N,…` says, as a plan says it."""
     name, colon, fields = text.partition(":")
     said: dict[str, Any] = {"name": name}

@@ -17,7 +17,7 @@ def _flag(name: str, metavar: str, text: str) -> Any:
 
 Env = Annotated[
     Path | None,
-    _flag("--env", "FILE", "A file of SAMPLES=…, SIZE=… and so on; flags beat it."),
+    _flag("--env", "FILE", "A file of SAMPLES=…, SIZE=…, ST=… and so on; flags beat it."),
 ]
 Samples = Annotated[int | None, _flag("--samples", "N", "Requests. [default: 500]")]
 Size = Annotated[float | None, _flag("--size", "SIZE", "Mean size of a file. [default: 500]")]

@@ -13,12 +13,15 @@ from typing import Any
 
 import docker
 import pytest
+import trio
 from typer.testing import CliRunner
 
 from bench.lab.cli import app
 from bench.lab.errors import BadInput
 from bench.lab.queueing.engine import IMAGE, EngineFailed, engine_of, spoken
 from bench.lab.traces import rows
+from bench.network import network
+from myxo.why import read_why
 from overlay.cli import with_two_dashes
 from overlay.testing_ports import free_port
 
@@ -166,7 +169,7 @@ def in_own_state(tmp_path: Path, *arguments: object, **variables: str) -> dict[s
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -181,6 +184,7 @@ def as_simulated(trace: Path, found: dict[str, Any], *flags: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_as_processes_find_what_the_simulation_finds(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +195,18 @@ def test_workers_as_processes_find_what_the_simulation_finds(
     monkeypatch.setenv("MYXO_STATE_DIR", str(tmp_path / "state"))
     assert lab("results") == "W3_least_request_T1\n"
     assert json.loads(lab("results", "W3_least_request_T1", "--json")) == found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_run_in_the_network_that_this_machine_is_in(trace: Path) -> None:
+    flags = ("--trace", trace, "--workers", 2, "--st", 2, "--runtime", "process")
+    with network("process") as here:
+        found = in_own_state(here.folder, *flags, MYXO_PROXY=f"127.0.0.1:{here.proxy_port}")
+        as_simulated(trace, found, "--workers", 2, "--st", 2)
+        asked = json.dumps(trio.run(read_why, here.folder / "state", ""))
+        assert len(set(re.findall(r"queue-worker-\w+-\d", asked))) == 2
+        assert "queue-worker" not in here.registry_cli("list")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +255,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_are_a_container_each(trace: Path, tmp_path: Path, base_image: str) -> None:
     flags = ("--workers", 3, "--policy", "rr", "--st", 2)
     found = in_own_state(
@@ -251,6 +268,7 @@ def test_workers_are_a_container_each(trace: Path, tmp_path: Path, base_image: s
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_workers_run_on_the_engine_that_the_file_names(
     engine_at_a_port: tuple[str, int], tmp_path: Path, base_image: str
 ) -> None:

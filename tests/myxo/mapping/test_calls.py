@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import myxo
 from myxo.mapping.errors import FunctionUnusable, ItemFailed, NoWorkers, Unpicklable, WorkerLost
 from overlay.testing_ports import free_port
+from tests.myxo.callers import Use, numbers, run_under_asyncio
 
 OFFSET = 7
 
@@ -120,15 +121,6 @@ def test_a_generator_is_read_no_further_than_the_work_needs(worker: str) -> None
     assert read < 1000
 
 
-async def numbers(count: int) -> AsyncIterator[int]:
-    for number in range(count):
-        yield number
-
-
-def run_under_asyncio(use: Callable[[str], Coroutine[Any, Any, None]], worker: str) -> None:
-    asyncio.run(use(worker))
-
-
 async def whole_list(worker: str) -> None:
     assert await myxo.map(lambda x: -x, range(500), proxy=worker) == [-x for x in range(500)]
     assert await myxo.map(lambda x: -x, numbers(20), proxy=worker) == [-x for x in range(20)]
@@ -148,8 +140,8 @@ async def as_completed(worker: str) -> None:
 @pytest.mark.parametrize("run", [trio.run, run_under_asyncio])
 def test_it_is_awaited_and_iterated_under_trio_and_asyncio(
     worker: str,
-    use: Callable[[str], Coroutine[Any, Any, None]],
-    run: Callable[[Callable[[str], Coroutine[Any, Any, None]], str], None],
+    use: Use,
+    run: Callable[[Use, str], None],
 ) -> None:
     run(use, worker)
 

@@ -179,3 +179,12 @@ def test_a_file_of_routes_that_cannot_be_used_is_refused(tmp_path: Path, text: s
     file.write_text(text)
     with pytest.raises(ConfigInvalid, match=r"routes\.json"):
         read_routes(file, config())
+
+
+def test_what_services_need_installed_is_written_as_pip_has_it() -> None:
+    assert config(requires="psycopg2>=2.9").requires == ("psycopg2>=2.9",)
+    assert config(requires=["numpy", "psycopg2 >= 2.9"]).requires == ("numpy", "psycopg2>=2.9")
+    with pytest.raises(ConfigInvalid, match="requires: 'numpy, please' is not what pip would"):
+        config(requires=["numpy, please"])
+    with pytest.raises(ConfigInvalid, match="requires: it is a list of what pip would install"):
+        config(requires={"numpy": 2})

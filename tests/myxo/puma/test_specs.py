@@ -78,3 +78,13 @@ def test_every_key_makes_a_name(key: str) -> None:
 
 def test_keys_that_differ_in_case_alone_are_different_services() -> None:
     assert name_of("Face", None, OWNER.peer_id) != name_of("face", None, OWNER.peer_id)
+
+
+def test_services_run_from_an_image_with_few_rights_if_the_program_names_one() -> None:
+    config = read_config(CONFIG | {"image": "farm:1", "requires": ["numpy"]})
+    spec = spec_of("one", of_size(100), config)
+    assert (spec.process, spec.read_only, spec.cap_drop_all) == (None, True, True)
+    assert spec.command == "PUMA_HOST=0.0.0.0 exec python3 -m myxo.puma.server"
+    assert spec.env["SERVICE_IMAGE"] == "farm:1"
+    assert spec.env["SERVICE_REQUIRES"] == '["numpy"]'
+    assert "SERVICE_REQUIRES" not in spec_of("one", of_size(100), read_config(CONFIG)).env

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -20,6 +19,7 @@ from myxo.services.proxy_address import proxy_address
 from myxo.services.testing import PATIENCE_S, Asked, Reply, Service
 from overlay.errors import InvalidName
 from overlay.testing_ports import free_port
+from tests.myxo.callers import Use, numbers, run_under_asyncio
 
 
 def doubled(asked: Asked) -> Reply:
@@ -143,11 +143,6 @@ def test_a_generator_is_read_no_further_than_the_requests_need(service: Service)
     assert read <= 10 + 4 + 2 * 5
 
 
-async def numbers(count: int) -> AsyncIterator[int]:
-    for number in range(count):
-        yield number
-
-
 async def whole_list(address: str) -> None:
     assert await myxo.map("s", range(100), proxy=address) == [2 * x for x in range(100)]
     assert await myxo.map("s", numbers(20), proxy=address) == [2 * x for x in range(20)]
@@ -159,16 +154,12 @@ async def in_order(address: str) -> None:
     assert seen == [2 * x for x in range(100)]
 
 
-def run_under_asyncio(use: Callable[[str], Coroutine[Any, Any, None]], address: str) -> None:
-    asyncio.run(use(address))
-
-
 @pytest.mark.parametrize("use", [whole_list, in_order])
 @pytest.mark.parametrize("run", [trio.run, run_under_asyncio])
 def test_it_is_awaited_and_iterated_under_trio_and_asyncio(
     service: Service,
-    use: Callable[[str], Coroutine[Any, Any, None]],
-    run: Callable[[Callable[[str], Coroutine[Any, Any, None]], str], None],
+    use: Use,
+    run: Callable[[Use, str], None],
 ) -> None:
     service.answer = doubled
     run(use, service.address)

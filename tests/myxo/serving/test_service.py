@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 import myxo
-from myxo.serving.errors import Lacking, NotFound, NotServable, TooLarge
+from myxo.requirements import Lacking, check_environment
+from myxo.serving.errors import NotFound, NotServable, TooLarge
 from myxo.serving.kinds import Kind, kind_of
 from myxo.serving.program import Program, load, unpack
-from myxo.serving.server import check_requirements
 from myxo.serving.service import Service
 from overlay.errors import InvalidName
 from overlay.testing_ports import free_port
@@ -174,10 +174,27 @@ def test_what_cannot_be_meant_is_refused(served: ModuleType) -> None:
         myxo.service(served.wsgi, loop="curio")  # type: ignore[call-overload]
 
 
-def test_what_a_machine_lacks_is_named() -> None:
-    check_requirements(["pydantic>=2", "nowhere-installed; python_version < '3'"])
+def needing(*requirements: str, **more: str) -> dict[str, str]:
+    """The variables of an instance that needs these."""
+    return {"SERVICE_REQUIRES": json.dumps(requirements)} | more
+
+
+def test_what_a_machine_or_an_image_lacks_is_named() -> None:
+    check_environment(needing("pydantic>=2", "nowhere-installed; python_version < '3'"), ["trio"])
+    check_environment({})
     with pytest.raises(Lacking, match=r"lacks nowhere-installed>=1, pydantic>=99; .* -m pip"):
-        check_requirements(["nowhere-installed>=1", "pydantic>=99", "trio"])
+        check_environment(needing("pydantic>=99", "trio"), ["nowhere-installed>=1"])
+    with pytest.raises(Lacking, match=r"^the image farm:1 lacks pydantic>=99; make one"):
+        check_environment(needing("pydantic>=99", SERVICE_IMAGE="farm:1"))
+
+
+def test_in_an_image_it_has_few_rights_unless_its_definition_says_so(served: ModuleType) -> None:
+    spec = Service(served.doubled, image="farm:1").spec()
+    assert (spec.process, spec.read_only, spec.cap_drop_all) == (None, True, True)
+    assert spec.command == "SERVICE_HOST=0.0.0.0 exec python3 -m myxo.serving.server"
+    assert spec.env["SERVICE_IMAGE"] == "farm:1"
+    lax = Service(served.doubled, image="farm:1", definition={"read_only": False}).spec()
+    assert (lax.read_only, lax.cap_drop_all) == (False, True)
 
 
 def test_an_instance_that_lacks_something_says_so_and_ends(

@@ -13,7 +13,7 @@ CUSTOMERS = st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=60)
 
 
 def test_the_books_generator_and_stream_give_the_books_figures() -> None:
-    """Law and Kelton, "Simulation Modeling and Analysis", figure 1.20: λ = 1, ω = 0.5, 1000."""
+    """Law and Kelton, "Simulation Modeling and Analysis", section 1.4: means 1 and 0.5, 1000."""
     found = book(1.0, 0.5, 1000)
     assert f"{found.average_delay:.3f}" == "0.430"
     assert f"{found.average_number:.3f}" == "0.418"

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from bench.lab.queueing.replay import Serving, figures, mean_size, served
+from bench.lab.queueing.runs import order
 from bench.lab.queueing.worker import Refused, answer
 from bench.lab.traces.choosing import Chooser
 from bench.lab.traces.generating import generate
@@ -35,16 +36,8 @@ def test_a_worker_finds_what_the_simulation_in_one_process_finds() -> None:
     serving = Serving(2.0, customers=150, seed=4)
     shares = served(trace, Chooser("least_request", [1.0] * 3, 1), serving)
     for number, share in enumerate(shares, 1):
-        order = ORDER | {
-            "worker": number,
-            "arrivals": share.arrivals,
-            "sizes": [request.filesize for request in share.requests],
-            "service": "exponential",
-            "mean_size": mean_size(trace),
-            "customers": 150,
-            "seed": 4,
-        }
-        found = json.loads(json.dumps(answer(order)))["figures"]
+        sent = json.dumps(order(number, share, serving, mean_size(trace)))
+        found = json.loads(json.dumps(answer(json.loads(sent))))["figures"]
         expected = figures(share, 150)
         assert found == {name: getattr(expected, name) for name in expected.__slots__}
 
