@@ -1,8 +1,9 @@
 """Commands on the routing tables of this machine's proxies."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from overlay.control import open_control
 from overlay.errors import MyxoError, PeerUnreachable
 
 Answer = Mapping[str, Any]
-Ask = Callable[[Mapping[str, Any]], Sequence[Answer]]
+Ask = Callable[[Mapping[str, Any]], Awaitable[Sequence[Answer]]]
 """Has each proxy do a command; the answers tell, as `proxy`, which it was."""
 
 
@@ -102,25 +103,14 @@ def _table(records: Sequence[Answer]) -> Iterator[str]:
 
 def ask_proxies(state_dir: Path, port: int | None) -> Ask:
     """Return what has the proxies of this machine do a command, or the one at `port`."""
-
-    def ask(given: Mapping[str, Any]) -> Sequence[Answer]:
-        return trio.run(_ask, state_dir, port, given)
-
-    return ask
+    return partial(_ask, state_dir, port)
 
 
 def follow_proxies(
     state_dir: Path, port: int | None, show: Callable[[Answer], None]
-) -> Callable[[], None]:
-    """Return what shows each change of the proxies' tables, until it is interrupted."""
-
-    def follow() -> None:
-        try:
-            trio.run(_follow, state_dir, port, show)
-        except* KeyboardInterrupt:
-            pass
-
-    return follow
+) -> Callable[[], Awaitable[None]]:
+    """Return what shows each change of the proxies' tables, until it is cancelled."""
+    return partial(_follow, state_dir, port, show)
 
 
 def _proxies(state_dir: Path, port: int | None) -> list[Path]:

@@ -26,7 +26,12 @@ PACKAGES = (
 
 
 def postpone() -> None:
-    """Put those packages of libp2p in place that nobody has imported yet."""
+    """Put those packages of libp2p in place that nobody has imported yet, if it is installed.
+
+    Services in Python use definitions and names alone, and run from images without it.
+    """
+    if "libp2p" not in sys.modules and find_spec("libp2p") is None:
+        return
     for name in PACKAGES:
         if name not in sys.modules:
             module = sys.modules[name] = _postponed(name)

@@ -75,6 +75,7 @@ class Role(StrEnum):
     ALLOCATOR = "allocator"
     PROXY = "proxy"
     CLIENT = "client"
+    LOAD = "load"
 
 
 class InstanceState(StrEnum):

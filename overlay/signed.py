@@ -25,6 +25,7 @@ class Purpose(StrEnum):
     BAN = "myxo/ban/1"
     ROTATION = "myxo/rotation/1"
     DEPUTY = "myxo/deputy/1"
+    LAB = "myxo/lab/1"
 
 
 def _decode(value: object) -> object:

@@ -216,6 +216,15 @@ class View:
             if self.records.instance(owner, instance) is not None:
                 self._load.setdefault(owner, {})[instance] = (in_flight, now)
 
+    def served_there(self, instance: InstanceView, before: int, after: int) -> None:
+        """Take in that of `before` requests of this peer's own at an instance `after` are left.
+
+        If its owner has said no more than these, it has spoken of these.
+        """
+        said, at = self._load.get(instance.owner, {}).get(instance.record.id, _UNSAID)
+        if after < said <= before:
+            self._load[instance.owner][instance.record.id] = (after, at)
+
     def distance(self, peer: PeerId) -> Distance | None:
         """Return how far `peer` is: measured if that is fresh, else estimated, if possible."""
         estimate = self.membership.rtt(peer)

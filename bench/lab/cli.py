@@ -3,14 +3,19 @@
 import typer
 
 from bench.lab.parts import Parts
+from bench.lab.shell.cli import shell
 from overlay import options
 from overlay.cli import new_app
 
-_HELP = """Experiments on one machine.
+_HELP = """Experiments: load, what it is sent to, and what came of it.
+
+Without a command it is `myxo lab shell`, which commands load hosts.
 
 Examples:
 
 \b
+  myxo lab host                              make this machine a load host
+  myxo lab                                   the shell
   myxo lab net up --hosts 5 --preset wan     five hosts on slow links
   myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
@@ -19,13 +24,15 @@ Examples:
   myxo lab experiments submit load.json      a load, queued, run and recorded
 """
 
-app = new_app(_HELP, no_args_is_help=True, cls=Parts)
+app = new_app(_HELP, cls=Parts)
 
 
-@app.callback()
-def lab(version: options.Version = False) -> None:
+@app.callback(invoke_without_command=True)
+def lab(context: typer.Context, version: options.Version = False) -> None:
     """Take the flags that stand before a sub-command."""
     del version
+    if context.invoked_subcommand is None:
+        shell()
 
 
 def main() -> None:

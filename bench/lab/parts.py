@@ -10,6 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 from overlay.cli import CONTEXT
 
 PARTS = {
+    "host": "bench.lab.hosts.cli:host",
+    "shell": "bench.lab.shell.cli:shell",
+    "app": "bench.lab.hosts.cli:app_app",
     "net": "bench.netlab.cli:net_app",
     "load": "bench.lab.loading.cli:load_app",
     "trace": "bench.lab.traces.cli:trace_app",

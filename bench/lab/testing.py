@@ -1,7 +1,7 @@
 """Load hosts without machines, for tests of what commands them: same calls, same errors.
 
-Requests are answered after `latency_s` by nobody, and their traces are as those of real clients. All
-waits are trio's, so under a mock clock a minute of load takes no time.
+Requests are answered after `latency_s` by nobody, and their traces are as those of real clients.
+All waits are trio's, so under a mock clock a minute of load takes no time.
 """
 
 import random

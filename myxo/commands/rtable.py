@@ -2,13 +2,17 @@
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
+import trio
 import typer
 
-from myxo.rtable import RtableFailed, as_text, ask_proxies, command, follow_proxies, update_line
-from myxo.rtable_shell import Left, Shell
+from myxo.line_shell import Left, LineShell, interact
+from myxo.rtable import as_text, ask_proxies, command, follow_proxies, update_line
+from myxo.rtable_shell import routing_shell
 from overlay import options
 from overlay.cli import new_app, refusing
 from overlay.settings import chosen_state_dir
@@ -51,7 +55,7 @@ def rtable(context: typer.Context, proxy: Proxy = None, state_dir: options.State
         if sys.stdin.isatty():
             _interact(shell)
         else:
-            _run_all(shell, "standard input")
+            _run_to_end(shell.run_all, sys.stdin, "standard input")
 
 
 @app.command("set")
@@ -124,7 +128,7 @@ def updates(
         def show(update: Any) -> None:
             typer.echo(json.dumps(update) if as_json else update_line(update))
 
-        follow_proxies(directory, proxy, show)()
+        _until_interrupted(follow_proxies(directory, proxy, show))
     else:
         _do(context, "updates", [], as_json)
 
@@ -162,15 +166,12 @@ def source(
     \b
     Example: myxo rtable source routes.txt
     """
-    try:
-        _shell(context).run(f"source {file}")
-    except Left:
-        return
+    _run_to_end(_shell(context).run, f"source {file}")
 
 
 def _do(context: typer.Context, name: str, given: list[str], as_json: bool) -> None:
     directory, proxy = context.obj
-    answers = ask_proxies(directory, proxy)(command(name, given))
+    answers = trio.run(ask_proxies(directory, proxy), command(name, given))
     lines = list(as_text(name, answers))
     if as_json:
         typer.echo(json.dumps(answers))
@@ -179,29 +180,27 @@ def _do(context: typer.Context, name: str, given: list[str], as_json: bool) -> N
             typer.echo(line)
 
 
-def _shell(context: typer.Context) -> Shell:
+def _shell(context: typer.Context) -> LineShell:
     directory, proxy = context.obj
     follow = follow_proxies(directory, proxy, lambda update: typer.echo(update_line(update)))
-    return Shell(ask_proxies(directory, proxy), follow, typer.echo)
+    return routing_shell(ask_proxies(directory, proxy), follow, typer.echo)
 
 
-def _run_all(shell: Shell, name: str) -> None:
+def _run_to_end(run: Callable[..., Awaitable[None]], *given: Any) -> None:
+    """Do lines until one says `exit`."""
+    with suppress(Left):
+        trio.run(run, *given)
+
+
+def _until_interrupted(run: Callable[..., Awaitable[None]], *given: Any) -> None:
     try:
-        shell.run_all(sys.stdin, name)
-    except Left:
-        return
+        trio.run(run, *given)
+    except* KeyboardInterrupt:
+        pass
 
 
-def _interact(shell: Shell) -> None:
-    """Read commands from a person, who may make mistakes, until `exit` or Ctrl-D."""
+def _interact(shell: LineShell) -> None:
     with suppress(ImportError):
         import readline  # noqa: F401, PLC0415  (where there is one, it gives `input` a history)
     typer.echo("Routing table of this machine's proxy; help lists the commands.")
-    while True:
-        try:
-            shell.run(input(PROMPT))
-        except (EOFError, KeyboardInterrupt, Left):
-            typer.echo("")
-            return
-        except RtableFailed as exc:
-            typer.echo(str(exc), err=True)
+    interact(partial(_until_interrupted, shell.run), PROMPT, partial(typer.echo, err=True))

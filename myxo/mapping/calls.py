@@ -70,7 +70,8 @@ class Computing:
         read_more: Callable[[int], None] | None,
     ) -> tuple[Schedule, MapRun]:
         """Return where indices are offered, and the map that takes them from there."""
-        schedule = Schedule(chunk=settings.chunk_of(items.count or 0))
+        chunk = settings.chunk_of(items.count or 0)
+        schedule = Schedule(chunk=chunk, most_lanes=settings.max_in_flight)
         run = MapRun(
             self.function, items, schedule, self.workers, deliver, settings, read_more=read_more
         )

@@ -51,12 +51,16 @@ def pickled(function: Callable[[Any], Any]) -> PickledFunction:
     return PickledFunction(data, hashlib.sha256(data).digest())
 
 
+_seen: dict[str, ModuleType] = {}
+"""The modules that were looked at: there may be thousands, and few come between two maps."""
+
+
 def send_own_modules_by_value() -> None:
     """Have what is in modules that are not installed travel with what uses it, from now on."""
-    registered = cloudpickle.list_registry_pickle_by_value()
     for name, module in tuple(sys.modules.items()):
-        if name not in registered and _is_own(name, module):
+        if _seen.get(name) is not module and _is_own(name, module):
             cloudpickle.register_pickle_by_value(module)
+        _seen[name] = module
 
 
 def _is_own(name: str, module: ModuleType) -> bool:

@@ -9,9 +9,10 @@ class Intervals:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(stop - start for start, stop in zip(self._starts, self._stops, strict=True))
+        return self._count
 
     def __repr__(self) -> str:
         ranges = zip(self._starts, self._stops, strict=True)
@@ -36,6 +37,7 @@ class Intervals:
         gaps = self.missing(start, stop)
         if not gaps:
             return gaps
+        self._count += sum(len(gap) for gap in gaps)
         # All ranges that overlap or touch become one.
         first = bisect_left(self._stops, start)
         last = bisect_right(self._starts, stop)

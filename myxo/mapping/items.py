@@ -29,7 +29,8 @@ class SequenceItems:
 
     def take(self, indices: range) -> list[Any]:
         """Return the items of a chunk."""
-        return list(self._sequence[indices.start : indices.stop])
+        items = self._sequence[indices.start : indices.stop]
+        return items if isinstance(items, list) else list(items)
 
     def done(self, indices: range) -> None:
         """Nothing is held for the map."""

@@ -22,6 +22,7 @@ from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items
 from myxo.mapping.lane import Lane, LaneLost, Refused
 from myxo.mapping.outcomes import Outcomes
+from myxo.mapping.pace import GROWTH, LARGEST_BYTES
 from myxo.mapping.packing import pack, unpack, unpicklable
 from myxo.mapping.schedule import Chunk, LaneId, Schedule
 from myxo.mapping.settings import MapSettings
@@ -34,11 +35,16 @@ FIRST_LANES = 2
 """Before any item's time is known."""
 
 RETRY_S = 0.2
-FULL_S = 1.0
-"""Until one more worker is asked for where there was none but those that the map has."""
+
+FULL_S, LONGEST_FULL_S = 0.02, 1.0
+"""Until one more worker is asked for where there was none but those that the map has: at first
+soon, because the proxy may not have heard yet that the map before this one has ended."""
 
 MAX_LOST = 20
 """Lanes in a row that end before they have answered anything."""
+
+WEIGHED = (1, GROWTH, GROWTH**2)
+"""Items that are packed to know their size before any chunk is."""
 
 UNKNOWN_SERVICE = 404
 NO_ROOM = frozenset({429, 503, 504})
@@ -82,7 +88,7 @@ class MapRun(Flow):
         self._lanes: dict[LaneId, Lane] = {}
         self._leaving: set[LaneId] = set()
         self._opening = 0
-        self._full = False
+        self._full_s = 0.0
         self._lost = 0
         self._refusal: Refused | None = None
         self._registering = trio.Lock()
@@ -97,6 +103,7 @@ class MapRun(Flow):
         """
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._weigh)
             while not self._schedule.finished:
                 news = self._news
                 if not self._lanes and trio.current_time() - started > self._settings.patience_s:
@@ -109,6 +116,16 @@ class MapRun(Flow):
                 with trio.move_on_after(RETRY_S):
                     await news.wait()
             nursery.cancel_scope.cancel()
+
+    async def _weigh(self) -> None:
+        """Find out how large the first items are, while the first lanes are opened."""
+        for items in WEIGHED:
+            if self._settings.chunk != "auto" or items > (self._items.count or 0):
+                return
+            size = _size(_packed(self._items.take(range(items)), 0))
+            self._schedule.weighed(items, size)
+            if size * GROWTH > LARGEST_BYTES:
+                return
 
     def _no_workers(self) -> NoWorkers:
         said = "" if self._refusal is None else f": {self._refusal}"
@@ -125,7 +142,7 @@ class MapRun(Flow):
         if not self._lanes:
             return min(max(1, more), FIRST_LANES, self._settings.max_in_flight)
         # Asked for in doubling steps, so that few wait in vain where there is no room.
-        most = 1 if self._full else len(self._lanes)
+        most = 1 if self._full_s else len(self._lanes)
         return min(len(self._lanes) + min(more, most), self._settings.max_in_flight)
 
     # A lane
@@ -153,7 +170,8 @@ class MapRun(Flow):
         except Refused as exc:
             await self._refused(exc)
         except _NoOther:
-            await trio.sleep(FULL_S)
+            self._full_s = min(max(FULL_S, 2 * self._full_s), LONGEST_FULL_S)
+            await trio.sleep(self._full_s)
         except LaneLost:
             self._lost += 1
             if self._lost > MAX_LOST:
@@ -166,9 +184,9 @@ class MapRun(Flow):
 
     def _check_new(self, lane: Lane) -> None:
         """Raise `_NoOther` if a lane leads to a worker to which there is one."""
-        self._full = any(other.id == lane.id for other in self._lanes.values())
-        if self._full:
+        if any(other.id == lane.id for other in self._lanes.values()):
             raise _NoOther
+        self._full_s = 0.0
 
     async def _refused(self, refusal: Refused) -> None:
         """Wait until it may be worth to ask again.
@@ -206,20 +224,22 @@ class MapRun(Flow):
             news, now = self._news, trio.current_time()
             self._read(self._schedule.wanted)
             chunk = None if self._is_held_back() else self._schedule.next(key, now)
-            await self._tell_shortened()
             if chunk is not None:
                 chunks[chunk.id] = chunk
-                await self._send_chunk(lane, chunk)
+                frame = self._framed(chunk)
+                await self._tell_shortened()
+                await lane.send(frame)
                 continue
+            await self._tell_shortened()
             again = self._schedule.look_again_at(key, now)
             with trio.move_on_at(again if again is not None else float("inf")):
                 await news.wait()
 
-    async def _send_chunk(self, lane: Lane, chunk: Chunk) -> None:
-        indices = range(chunk.start, chunk.stop)
-        parts = _packed(self._items.take(indices), chunk.start)
-        self._schedule.sent(chunk, sum(memoryview(part).nbytes for part in parts))
-        await lane.send(Frame(Kind.CHUNK, chunk.id, chunk.start, parts))
+    def _framed(self, chunk: Chunk) -> Frame:
+        """Return a chunk as it was given out: once others have their turn, they may take of it."""
+        parts = _packed(self._items.take(range(chunk.start, chunk.stop)), chunk.start)
+        self._schedule.sent(chunk, _size(parts))
+        return Frame(Kind.CHUNK, chunk.id, chunk.start, parts)
 
     async def _tell_shortened(self) -> None:
         for told in self._schedule.shortenings():
@@ -267,7 +287,8 @@ class MapRun(Flow):
         again = [index for index in by_index if self._may_retry(index)]
         now = trio.current_time()
         for fresh in self._schedule.answered(chunk, frame.upto, busy_s, now, again):
-            its_values = values[fresh.start - first : fresh.stop - first]
+            whole = len(fresh) == len(values)
+            its_values = values if whole else values[fresh.start - first : fresh.stop - first]
             its_faults = {index: fault for index, fault in by_index.items() if index in fresh}
             self._hand_over(Outcomes(fresh, its_values, its_faults, lane.worker))
 
@@ -300,6 +321,10 @@ def _packed(items: list[Any], start: int) -> list[Any]:
             kind = type(items[at]).__qualname__
             raise Unpicklable(f"item {start + at} (a {kind}) cannot be sent: {exc}") from exc
         raise
+
+
+def _size(parts: list[Any]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
 
 
 def _other_python(lane: Lane) -> MapError:

@@ -23,15 +23,23 @@ from typing import NewType
 
 from myxo.mapping.backlog import Backlog
 from myxo.mapping.intervals import Intervals
-from myxo.mapping.pace import GROWTH, LONGEST_S, Pace, chunk_size
+from myxo.mapping.pace import GROWTH, LONGEST_S, Pace, chunk_size, first_size, kept_of
 
 LaneId = NewType("LaneId", int)
+
+MOST_LANES = 256
 
 AHEAD = 2
 """Chunks that a lane has at the most: the one that is computed, and one on its way."""
 
 AHEAD_SHARED = 6
 """The same where the worker computes for other maps too, and chunks are small."""
+
+SILENT_S = 0.02
+"""A worker says what it has computed as often as that, or at a chunk's end."""
+
+SOONEST_S = 0.001
+"""Until a lane asks anew by the clock: what is estimated may always be a little late."""
 
 PIECES = 8
 """Of what a lost lane gives back."""
@@ -116,10 +124,12 @@ class Schedule:
 
     Args:
         chunk: items of a chunk, or None to go by measured time.
+        most_lanes: that there may be at once.
     """
 
-    def __init__(self, *, chunk: int | None = None) -> None:
+    def __init__(self, *, chunk: int | None = None, most_lanes: int = MOST_LANES) -> None:
         self._fixed = chunk
+        self._most_lanes = most_lanes
         self._ids = count()
         self._lanes: dict[LaneId, _Lane] = {}
         self._backlog = Backlog()
@@ -149,7 +159,11 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every index has its outcome."""
-        return self._backlog.closed and len(self._outcomes) == self._backlog.offered
+        return self._backlog.closed and not self._unfinished
+
+    @property
+    def _unfinished(self) -> int:
+        return self._backlog.offered - len(self._outcomes)
 
     @property
     def waiting(self) -> int:
@@ -208,7 +222,7 @@ class Schedule:
         one = self._lanes[lane]
         if one.leaves or (one.chunks and not self._should_queue(one, now)):
             return None
-        size = self._size(one, len(self._backlog) if self._backlog.closed else None)
+        size = self._size(one, self._unfinished if self._backlog.closed else None)
         while size:
             while given := self._backlog.take(size):
                 if open_ones := self._outcomes.missing(given.start, given.stop):
@@ -218,6 +232,10 @@ class Schedule:
                 return None
             size = self._steal(lane, now)
         return self._copy(lane, now)
+
+    def weighed(self, items: int, size: int) -> None:
+        """Take in how many bytes some items are that were not given out."""
+        self._pace.sent(items, size)
 
     def sent(self, chunk: Chunk, size: int) -> None:
         """Take in how many bytes the items of a chunk were."""
@@ -247,6 +265,7 @@ class Schedule:
         chunk.done, chunk.moved_at = upto, now
         chunk.busy_s += busy_s
         self._settle(chunk, now)
+        self._shorten(chunk, now)
         fresh = []
         for index in sorted(again):
             fresh += self._take_in(range(first, index), now)
@@ -260,9 +279,12 @@ class Schedule:
         return told
 
     def look_again_at(self, lane: LaneId, now: float) -> float | None:
-        """Return when a lane without work should ask anew though nothing has come, or None."""
-        if self._lanes[lane].chunks or self._lanes[lane].leaves:
+        """Return when a lane should ask anew though nothing has come, or None."""
+        one = self._lanes[lane]
+        if one.leaves or one.away_since is not None:
             return None
+        if one.chunks:
+            return self._queues_at(one, now) if len(self._backlog) else None
         waits = [
             chunk.moved_at + self._patience_s(lane)
             for chunk in self._running(lane)
@@ -275,6 +297,8 @@ class Schedule:
     def _size(self, lane: _Lane, left: int | None) -> int:
         if self._fixed is not None:
             return self._fixed
+        if self._pace.item_s is None:
+            return first_size(self._pace, left, self._most_lanes)
         measured = lane.pace if lane.pace.item_s is not None else self._pace
         last = lane.last_size or (self._largest_last() if measured is self._pace else 0)
         return chunk_size(measured, last, left, max(1, len(self._lanes)), shared=lane.shared)
@@ -291,7 +315,14 @@ class Schedule:
             return len(lane.chunks) < AHEAD_SHARED and self._left_s(lane, now) < LONGEST_S / 2
         if len(lane.chunks) >= AHEAD:
             return False
-        return self._left_s(lane, now) < (lane.pace.cost_s or 0.0)
+        return self._left_s(lane, now) <= (lane.pace.cost_s or 0.0)
+
+    def _queues_at(self, lane: _Lane, now: float) -> float | None:
+        """Return when the time comes for a lane's next chunk to go out, as it looks now."""
+        if lane.pace.item_s is None or lane.shared or len(lane.chunks) >= AHEAD:
+            return None
+        early_s = self._left_s(lane, now) - (lane.pace.cost_s or 0.0)
+        return now + max(early_s, SOONEST_S)
 
     def _give(self, lane: LaneId, given: range, now: float) -> Chunk:
         one = self._lanes[lane]
@@ -317,12 +348,24 @@ class Schedule:
         items = min(even, spare)
         if items < 1:
             return 0
-        last.stop -= items
-        self._shortened.append(Shortened(last.lane, last.id, last.stop))
-        stolen = range(last.stop, last.stop + items)
-        self._settle(last, now)
-        self._backlog.give_back([stolen])
+        self._cut(last, last.stop - items, now)
         return items
+
+    def _shorten(self, chunk: Chunk, now: float) -> None:
+        """Put back what a lane would take too long for, as was not known when it got it."""
+        lane = self._lanes.get(chunk.lane)
+        if self._fixed is None and lane is not None and chunk in lane.chunks:
+            kept = kept_of(lane.pace, len(chunk))
+            if kept < len(chunk):
+                self._cut(chunk, chunk.done + kept, now)
+
+    def _cut(self, chunk: Chunk, stop: int, now: float) -> None:
+        """Have a lane stop earlier, and put back what is behind that."""
+        taken = range(stop, chunk.stop)
+        chunk.stop = stop
+        self._shortened.append(Shortened(chunk.lane, chunk.id, stop))
+        self._settle(chunk, now)
+        self._backlog.give_back([taken])
 
     def _copy(self, lane: LaneId, now: float) -> Chunk | None:
         """Compute the item a second time that has been under way for longest."""
@@ -377,7 +420,8 @@ class Schedule:
         """
         first = lane.chunks[0]
         item_s, under_way_s = self._item_s(lane), now - first.moved_at
-        current_s = item_s - under_way_s if under_way_s < item_s else under_way_s
+        is_late = under_way_s > item_s + (lane.pace.cost_s or 0.0) + SILENT_S
+        current_s = under_way_s if is_late else max(0.0, item_s - under_way_s)
         items = sum(len(chunk) for chunk in lane.chunks) - 1
         return current_s + items * max(item_s, under_way_s if self._pace.item_s is None else 0.0)
 

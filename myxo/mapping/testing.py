@@ -45,12 +45,14 @@ class Load:
         schedule: that is tried.
         begins_at: seconds after the beginning.
         cost: how many times longer its items take than the workers say.
+        whole: whether its input is a sequence; else it is read as the schedule wants.
     """
 
     items: int
     schedule: Schedule
     begins_at: float = 0.0
     cost: float = 1.0
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -180,9 +182,9 @@ class Simulation:
         one.load.schedule.join(lane.id)
 
     def _read(self, one: _Map) -> None:
-        """Read as much of the input as the schedule wants."""
-        schedule = one.load.schedule
-        more = min(schedule.wanted, one.load.items - one.offered)
+        """Read as much of the input as the schedule wants, or all of a sequence."""
+        schedule, left = one.load.schedule, one.load.items - one.offered
+        more = left if one.load.whole else min(schedule.wanted, left)
         schedule.offer(more)
         one.offered += more
         if one.offered == one.load.items:
@@ -206,9 +208,9 @@ class Simulation:
                 arrival = partial(reached.stops.update, {told.chunk: told.stop})
                 self._after(reached.seat.worker.one_way_s, arrival)
 
-    @staticmethod
-    def _look(one: _Map) -> None:
-        one.looks_at = inf
+    def _look(self, one: _Map) -> None:
+        if one.looks_at <= self._now:  # else another look was put before it since
+            one.looks_at = inf
 
     def _end(self, one: _Map) -> None:
         """Let go of the workers when each index has its outcome."""

@@ -37,7 +37,8 @@ from overlay.names import InstanceId, SandboxId
 from proxy.route.caller import Caller
 
 REPORT_PERIOD_S = 0.5
-"""How stale the allocator's idea of load and idleness may be; idle times are seconds to hours."""
+"""How stale the allocator's idea of load and idleness may be; idle times are seconds to hours. That
+nothing is in flight any more at an instance it hears at once."""
 
 ACQUIRE_TIMEOUT_S = 2.0
 RECONNECT_S = 0.5
@@ -110,6 +111,7 @@ class LeaseHolder:
         self._waiting: dict[InstanceId, trio.Event] = {}
         self._questions: dict[SandboxId, _Question] = {}
         self._retiring = False
+        self._idle = trio.Event()
         self.occupied: Callable[[SandboxId, Caller], None] = lambda _sandbox, _caller: None
 
     def get(self, instance: InstanceId) -> Lease | None:
@@ -165,6 +167,8 @@ class LeaseHolder:
         lease.in_flight -= 1
         lease.served += 1
         lease.service_time_s += service_time_s
+        if lease.in_flight == 0 and lease.reported[0]:  # others may be kept out by what was said
+            self._idle.set()
         return lease.releasing and lease.in_flight == 0 and not lease.lent
 
     async def end(self, lease: Lease, service_time_s: float) -> None:
@@ -292,7 +296,9 @@ class LeaseHolder:
 
     async def _report(self, connection: ControlConnection) -> None:
         while True:
-            await trio.sleep(REPORT_PERIOD_S)
+            with trio.move_on_after(REPORT_PERIOD_S):
+                await self._idle.wait()
+            self._idle = trio.Event()
             for lease in list(self._leases.values()):
                 now = lease.in_flight + lease.elsewhere, lease.served
                 if now != lease.reported:

@@ -69,7 +69,10 @@ class Upstreams:
     def end(self, instance: InstanceView, service_time_s: float | None, now: float) -> None:
         """Count its end; `service_time_s`, RTT included, is None where it was not answered."""
         upstream = self._upstreams.get(instance.key) or self._of(instance)
+        before = upstream.in_flight
         upstream.in_flight -= 1
+        if before >= instance.record.concurrency:  # full, until its owner says anew that it is not
+            self._view.served_there(instance, before, upstream.in_flight)
         if service_time_s is not None:
             away_s = 0.0 if instance.local else instance.rtt_s or 0.0
             upstream.latency.observe(max(service_time_s - away_s, 0.0), now)

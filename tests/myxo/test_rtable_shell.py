@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from myxo.rtable import Answer, RtableFailed
-from myxo.rtable_shell import WORDS, Left, Shell
+from myxo.line_shell import Left
+from myxo.rtable import Answer
+from myxo.rtable_shell import routing_shell
+from overlay.errors import MyxoError
 from overlay.identity import Identity
 from proxy.control.routing_desk import RoutingCommand, RoutingDesk
 from proxy.ranking.routing_table import RoutingTable
@@ -19,17 +21,17 @@ class Person:
         self.followed = 0
         identity = Identity.from_seed(b"p" * 32)
         self.desk = RoutingDesk(RoutingTable(), None, 4200, lambda _: None, identity)
-        self.shell = Shell(self.ask, self.follow, self.said.append)
+        self.shell = routing_shell(self.ask, self.follow, self.said.append)
 
-    def ask(self, given: Mapping[str, Any]) -> Sequence[Answer]:
+    async def ask(self, given: Mapping[str, Any]) -> Sequence[Answer]:
         return [{"proxy": "4200", **self.desk.answer(RoutingCommand.model_validate(given))}]
 
-    def follow(self) -> None:
+    async def follow(self) -> None:
         self.followed += 1
 
-    def types(self, line: str) -> list[str]:
+    async def types(self, line: str) -> list[str]:
         self.said.clear()
-        self.shell.run(line)
+        await self.shell.run(line)
         return list(self.said)
 
 
@@ -38,30 +40,32 @@ def person() -> Person:
     return Person()
 
 
-def test_a_record_is_set_shown_and_unset(person: Person) -> None:
-    said = person.types("set squeezenet heisenberg:8080,einstein:8080 1,2.5")
+async def test_a_record_is_set_shown_and_unset(person: Person) -> None:
+    said = await person.types("set squeezenet heisenberg:8080,einstein:8080 1,2.5")
     assert said == ["ok squeezenet: heisenberg:8080, einstein:8080 at 1, 2.5"]
-    assert person.types("list") == [
+    assert await person.types("list") == [
         "Service     Hosts                          Weights",
         "squeezenet  heisenberg:8080,einstein:8080  1,2.5",
     ]
-    assert person.types("unset squeezenet") == ["ok, 1 unset"]
-    assert len(person.types("updates")) == 2
-    assert person.types("flush") == ["ok, 2 forgotten"]
-    assert person.types("updates") == []
+    assert await person.types("unset squeezenet") == ["ok, 1 unset"]
+    assert len(await person.types("updates")) == 2
+    assert await person.types("flush") == ["ok, 2 forgotten"]
+    assert await person.types("updates") == []
 
 
-def test_weights_may_be_left_out(person: Person) -> None:
-    assert person.types("set a b:1,c:1") == ["ok a: b:1, c:1 at 1, 1"]
-    assert person.types("clear") == ["ok, 1 unset"]
+async def test_weights_may_be_left_out(person: Person) -> None:
+    assert await person.types("set a b:1,c:1") == ["ok a: b:1, c:1 at 1, 1"]
+    assert await person.types("clear") == ["ok, 1 unset"]
 
 
-def test_info_says_which_proxy_it_is(person: Person) -> None:
-    assert person.types("info") == ["proxy 4200: 0 services, 0 targets, 0 updates; kept in no file"]
+async def test_info_says_which_proxy_it_is(person: Person) -> None:
+    assert await person.types("info") == [
+        "proxy 4200: 0 services, 0 targets, 0 updates; kept in no file"
+    ]
 
 
-def test_updates_are_followed_live(person: Person) -> None:
-    person.types("updates follow")
+async def test_updates_are_followed_live(person: Person) -> None:
+    await person.types("updates follow")
     assert person.followed == 1
 
 
@@ -81,42 +85,51 @@ def test_updates_are_followed_live(person: Person) -> None:
         ("source /nowhere/at/all", "cannot be read"),
     ],
 )
-def test_a_mistake_is_named(person: Person, line: str, complaint: str) -> None:
-    with pytest.raises(RtableFailed, match=complaint):
-        person.types(line)
+async def test_a_mistake_is_named(person: Person, line: str, complaint: str) -> None:
+    with pytest.raises(MyxoError, match=complaint):
+        await person.types(line)
 
 
-def test_help_lists_all_commands_and_shows_usage_parameters_and_an_example(person: Person) -> None:
-    listed = "\n".join(person.types("help"))
-    assert all(name in listed for name in WORDS)
-    said = "\n".join(person.types("help set"))
+async def test_help_lists_all_commands_and_shows_usage_parameters_and_an_example(
+    person: Person,
+) -> None:
+    listed = "\n".join(await person.types("help"))
+    assert all(name in listed for name in person.shell.words)
+    said = "\n".join(await person.types("help set"))
     assert "Usage: set service hosts" in said
     assert "set squeezenet heisenberg:8080,einstein:8080 1,2" in said
     assert "weights: how much" in said
 
 
-def test_the_rest_of_the_seeds_list_is_there(person: Person) -> None:
-    assert person.types("echo set  up") == ["set  up"]
-    assert person.types("echo") == [""]
-    assert len(person.types("date")) == 1
-    assert person.types("sleep 0") == person.types("# a comment") == person.types("") == []
+async def test_the_rest_of_the_seeds_list_is_there(person: Person) -> None:
+    assert await person.types("echo set  up") == ["set  up"]
+    assert await person.types("echo") == [""]
+    assert len(await person.types("date")) == 1
+    assert (
+        await person.types("sleep 0")
+        == await person.types("# a comment")
+        == await person.types("")
+        == []
+    )
     with pytest.raises(Left):
-        person.types("exit")
+        await person.types("exit")
 
 
-def test_a_file_is_done_line_by_line_up_to_one_that_fails(person: Person, tmp_path: Path) -> None:
+async def test_a_file_is_done_line_by_line_up_to_one_that_fails(
+    person: Person, tmp_path: Path
+) -> None:
     file = tmp_path / "routes.txt"
     file.write_text("# two\nset a b:1\n\nset c d:1 2  # heavy\n")
-    assert len(person.types(f"source {file}")) == 2
+    assert len(await person.types(f"source {file}")) == 2
     file.write_text("clear\nset a\nset b c:1\n")
-    with pytest.raises(RtableFailed, match=r"routes.txt, line 2: argument error"):
-        person.types(f"source {file}")
-    assert person.types("list") == ["Service  Hosts  Weights"]
+    with pytest.raises(MyxoError, match=r"routes.txt, line 2: argument error"):
+        await person.types(f"source {file}")
+    assert await person.types("list") == ["Service  Hosts  Weights"]
 
 
-def test_files_that_source_each_other_end(person: Person, tmp_path: Path) -> None:
+async def test_files_that_source_each_other_end(person: Person, tmp_path: Path) -> None:
     file = tmp_path / "again.txt"
     file.write_text(f"source {file}\n")
-    with pytest.raises(RtableFailed, match="deep"):
-        person.types(f"source {file}")
-    person.types("echo still there")
+    with pytest.raises(MyxoError, match="deep"):
+        await person.types(f"source {file}")
+    await person.types("echo still there")

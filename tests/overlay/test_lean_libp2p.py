@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import overlay
+
 TWO_PEERS_MEET = """
 import sys
 from pathlib import Path
+
+import overlay
 
 import trio
 
@@ -55,3 +59,11 @@ def test_peers_meet_without_what_they_do_not_use_and_hence_without_a_name_server
 
 def test_what_a_package_of_libp2p_defines_is_there_when_it_is_asked_for() -> None:
     assert _output(ALL_OF_IT) == "new_host CircuitV2Transport TCP False\n"
+
+
+def test_where_libp2p_is_not_installed_what_needs_none_of_it_is_imported() -> None:
+    checkout = Path(overlay.__file__).parents[1]
+    program = f"import sys; sys.path.append({str(checkout)!r}); import overlay.errors"
+    bare = [sys.executable, "-I", "-S", "-c", program]  # without site-packages
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -200,6 +200,19 @@ def test_load_is_kept_for_instances_that_there_are_and_goes_with_them() -> None:
     assert view._load == {NEAR.peer_id: {}}
 
 
+def test_load_that_was_this_peers_own_goes_with_it() -> None:
+    view = view_of(NEAR)
+    take_instance(view, NEAR)
+    (instance,) = view.instances(HELLO)
+    view.served_there(instance, 1, 0)
+    assert view.in_flight(instance) == 0
+    view.set_load(NEAR.peer_id, {InstanceId("i1"): 3})
+    view.served_there(instance, 2, 1)
+    assert view.in_flight(instance) == 3
+    view.served_there(instance, 3, 2)
+    assert view.in_flight(instance) == 2
+
+
 def test_load_of_long_ago_is_no_load() -> None:
     view = view_of(NEAR)
     take_instance(view, NEAR)

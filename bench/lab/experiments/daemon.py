@@ -26,6 +26,9 @@ from bench.lab.experiments.telemetry import PERIOD_S
 from bench.lab.load_hosts import LoadHosts
 from overlay.errors import MyxoError
 
+FLUSH_TIMEOUT_S = 30.0
+"""For the traces that are on their way when an experiment is done."""
+
 MAX_TOLD = 1000
 """Events of load hosts that wait to be written down."""
 
@@ -189,7 +192,10 @@ class Daemon:
         try:
             task = await self._store.read(queries.task, exp_id)
             await carry_out(steps_of(task), self._hosts, exp_id, note)
-            await self._hosts.flush()
+            with trio.move_on_after(FLUSH_TIMEOUT_S) as flushing:
+                await self._hosts.flush()
+            if flushing.cancelled_caught:
+                await note("traces.late", f"some had not come {FLUSH_TIMEOUT_S:g} s after the end")
         except MyxoError as exc:
             return Change.FAIL, str(exc)
         return Change.FINISH, ""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from bench.lab.errors import IdTaken, NoSuchExperiment, QueueFull, WrongState
-from bench.lab.experiments import tables
+from bench.lab.experiments import tables, trace_rows
 from bench.lab.experiments.records import Experiment, NodeFact, Task, TelemetryRow
 from bench.lab.experiments.status import Change, Status, sources, target
 from bench.lab.request_trace import RequestTrace
@@ -209,11 +209,9 @@ def _change(connection: Connection, exp_id: str, change: Change, **values: Any) 
     return changed.rowcount > 0
 
 
-def add_traces(connection: Connection, traces: Iterable[RequestTrace]) -> None:
+def add_traces(connection: Connection, traces: Sequence[RequestTrace]) -> None:
     """Keep traces; those of no experiment have an empty id."""
-    rows = [trace._asdict() | {"exp_id": trace.exp_id or None} for trace in traces]
-    if rows:
-        connection.execute(insert(tables.traces), rows)
+    trace_rows.insert(connection, traces)
 
 
 def known(connection: Connection, exp_ids: Iterable[str]) -> set[str]:

@@ -30,6 +30,9 @@ class ExperimentdSettings(NodeSettings):
     telemetry_period_s: float = Field(PERIOD_S, ge=0.1, le=3600)
     """Seconds between two readings of a machine; each is some 50 rows."""
 
+    standalone: bool = False
+    """Be the only load host, without a network: for trying things out."""
+
     def database_url(self) -> URL:
         """Return where experiments are kept."""
         return database_url(self.database, os.environ, self.state_dir)

@@ -5,11 +5,12 @@ Each host runs `clients_per_host` clients, and the hosts share the rate equally.
 """
 
 import math
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.lab.durations import seconds
+from bench.lab.errors import BadInput
 from bench.lab.experiments.instructions import MAX_CLIENTS
 from bench.lab.experiments.steps import (
     CloseClients,
@@ -29,21 +30,15 @@ ALL_HOSTS = ".*"
 ARRIVALS = {"constant": "constant", "exponential": "expovariate", "expovariate": "expovariate"}
 """Patterns by the names that people know them by, as the clients call them."""
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
-_TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|min|m|h|)\s*")
+
+def _seconds(value: Any) -> float:
+    try:
+        return seconds(value)
+    except (BadInput, TypeError) as exc:
+        raise ValueError(str(exc)) from exc  # so that pydantic says in which field
 
 
-def seconds(value: Any) -> Any:
-    """Return a text such as `10s`, `2m` or `1.5h` in seconds; numbers are seconds already."""
-    if not isinstance(value, str):
-        return value
-    found = _TIME.fullmatch(value)
-    if found is None:
-        raise ValueError(f"{value!r} is no time; such as 10s, 2m or 1h")
-    return float(found[1]) * _UNITS[found[2]]
-
-
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=MAX_DURATION_S)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=MAX_DURATION_S)]
 Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
 
 

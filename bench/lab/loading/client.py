@@ -153,6 +153,11 @@ class Client:
         self.set_rate(0)
         self._stop(self._rows)
 
+    async def flush(self) -> None:
+        """Return once the traces of all requests that are over were written."""
+        if self._traces is not None:
+            await self._traces.flush()
+
     async def finish(self) -> None:
         """Have nothing more be due, and return when what is under way is over."""
         self.stop()

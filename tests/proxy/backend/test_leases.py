@@ -265,6 +265,26 @@ async def test_use_is_reported_in_the_background_once_for_each_change(
         assert await allocator.heard() == expected
 
 
+async def test_that_an_instance_has_nothing_to_do_any_more_is_reported_at_once(
+    tmp_path: Path,
+) -> None:
+    async with held(tmp_path) as (allocator, holder):
+        lease = await leased(allocator, holder)
+        holder.begin(lease)
+        with trio.fail_after(leases.REPORT_PERIOD_S * 20):
+            assert (await _report(allocator)).in_flight == 1
+        heard_at = trio.current_time()
+        await holder.end(lease, 0.0)
+        assert (await _report(allocator)).in_flight == 0
+        assert trio.current_time() - heard_at < leases.REPORT_PERIOD_S
+
+
+async def _report(allocator: PlayedAllocator) -> Report:
+    heard = await allocator.heard()
+    assert isinstance(heard, Report)
+    return heard
+
+
 async def test_the_allocators_word_on_the_bridge_reaches_the_proxy(tmp_path: Path) -> None:
     welcomes: list[Welcome] = []
     came = trio.Event()

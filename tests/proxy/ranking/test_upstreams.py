@@ -147,6 +147,26 @@ def test_an_instance_counts_what_others_have_there_for_room(view: View) -> None:
     assert group_of(upstreams).pick(0.0) is not None
 
 
+def test_an_instance_that_was_full_of_own_requests_has_room_when_one_ends(view: View) -> None:
+    upstreams = Upstreams(view, Random(1))
+    for _ in range(5):
+        upstreams.begin(only(view))
+    view.set_load(OWNER.peer_id, {InstanceId("i1"): 5})
+    upstreams.end(only(view), 0.1, 0.0)
+    assert group_of(upstreams).pick(0.0) is not None
+    assert candidate(upstreams, view).in_flight == 4
+
+
+def test_what_others_have_there_stays_when_an_own_request_ends(view: View) -> None:
+    upstreams = Upstreams(view, Random(1))
+    for _ in range(5):
+        upstreams.begin(only(view))
+    view.set_load(OWNER.peer_id, {InstanceId("i1"): 6})
+    upstreams.end(only(view), 0.1, 0.0)
+    assert group_of(upstreams).pick(0.0) is None
+    assert candidate(upstreams, view).in_flight == 6
+
+
 def test_groups_are_bounded_and_go_with_their_instances(view: View) -> None:
     upstreams = Upstreams(view, Random(1))
     for n in range(MAX_GROUPS + 10):

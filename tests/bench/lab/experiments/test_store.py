@@ -146,7 +146,7 @@ async def test_traces_come_back_as_they_went_in(store: Store) -> None:
     await add(store, "e1")
     odd = trace(1, "e1")._replace(client="h1:http://x/" + "y" * 900 + ":0", server="é,|\t'\"")
     sent = [trace(0, "e1"), odd, trace(2, "e1", FAILED)]
-    await SqlTraceSink(store).write([*sent, trace(3)])
+    await SqlTraceSink(store).write((*sent, trace(3)))
     found = await store.read(lambda c: c.execute(queries.series("traces", ["e1"])).all())
     assert [RequestTrace(**row._mapping) for row in found] == sent
     everything = await store.read(lambda c: c.execute(queries.series("traces", [])).all())

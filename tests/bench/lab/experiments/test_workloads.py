@@ -55,6 +55,7 @@ def test_a_workload_says_which_clients_and_how_requests_arrive() -> None:
     [
         ({"duration": "10 parsecs"}, "duration: '10 parsecs' is no"),
         ({"duration": "0s"}, "duration: .*greater than 0"),
+        ({"duration": ["10s"]}, "duration: "),
         ({"interval": "3s"}, "no multiple of the interval"),
         ({"workloads": []}, "workloads: .*at least 1"),
         ({"durration": "1s"}, "durration: there is no such field"),

@@ -62,6 +62,12 @@ def test_reasons_are_bounded() -> None:
     assert tally.reasons[OTHER] == 2 * MOST_REASONS
 
 
+def test_the_rate_is_that_of_the_requests_between_the_first_and_the_last() -> None:
+    tally = Tally(sent=11, first_sent=5.0, last_sent=7.0)
+    tally.merge(Tally(sent=10, first_sent=4.0, last_sent=6.0))
+    assert tally.rate == pytest.approx(20 / 3)
+
+
 def test_nothing_was_found_where_nothing_was_sent() -> None:
     assert Tally().rate == 0
     assert set(Tally().intended.figures().values()) == {0}

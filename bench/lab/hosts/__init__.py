@@ -1,0 +1,1 @@
+"""Load hosts: machines whose clients send requests, and who has them do so over the overlay."""

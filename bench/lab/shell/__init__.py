@@ -1,0 +1,1 @@
+"""The lab's shell: load hosts and routing tables, a command a line."""
