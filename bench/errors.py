@@ -7,3 +7,7 @@ class NetworkFailed(Exception):
 
 class HopMissing(Exception):
     """A program to compare with is not installed; the message says what to install."""
+
+
+class BrowserFailed(Exception):
+    """The browser did not do what was asked of it; what it said is in the message."""

@@ -22,6 +22,7 @@ Examples:
   myxo lab compare --policy rr,two_choices   policies on the same traces
   myxo lab report --policies rr,random hello policies on a service of this network
   myxo lab experiments submit load.json      a load, queued, run and recorded
+  myxo lab api                               experiments over HTTP, and a page to draw them
 """
 
 app = new_app(_HELP, cls=Parts)

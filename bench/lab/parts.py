@@ -22,7 +22,9 @@ PARTS = {
     "results": "bench.lab.queueing.queues_cli:results",
     "report": "bench.lab.reporting.cli:report",
     "experiments": "bench.lab.experiments.cli:experiments_app",
+    "experimentd": "bench.lab.experiments.daemon_cli:experimentd",
     "db": "bench.lab.experiments.cli:db_app",
+    "api": "bench.lab.api.cli:api",
 }
 """A typer application or a function that is a command, each as `MODULE:NAME`."""
 

@@ -106,11 +106,11 @@ class InMemoryLoadHosts:
         self, clients: Sequence[str], count: int | None, inter_arrival: InterArrival | None
     ) -> None:
         """See `LoadHosts`; a distribution is drawn from under its name in `random`."""
+        gone = [client for client in clients if client not in self._clients]
+        if gone:
+            raise LoadFailed(f"there is no client {gone[0]}")
         async with trio.open_nursery() as nursery:
-            for client_id in clients:
-                if client_id not in self._clients:
-                    raise LoadFailed(f"there is no client {client_id}")
-                client = self._clients[client_id]
+            for client in [self._clients[one] for one in clients]:
                 gap = _gaps(inter_arrival, client.what.seed)
                 nursery.start_soon(self._send, client, count, gap)
 

@@ -9,6 +9,7 @@ waits for those is told that it is lost.
 This holds for as long as the fleet is open; hosts go on with what they were told after that.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from bench.lab.errors import BadInput, LoadFailed
+from bench.lab.experiments.records import NodeFact, TelemetryRow
 from bench.lab.hosts.apps import Deployed, Package
 from bench.lab.hosts.choosing import matching, pack
 from bench.lab.hosts.collecting import Collector
@@ -30,6 +32,8 @@ from bench.lab.hosts.messages import (
     Done,
     Look,
     Looked,
+    Measure,
+    Measured,
     Progress,
     Route,
     Routed,
@@ -178,6 +182,16 @@ class Fleet:
         work, package = self._work(what)
         return await self._orders.give_with_app(host, AskOnce(work=work), Answered, package)
 
+    async def sample(self, now: float) -> list[TelemetryRow]:
+        """Return what the hosts' machines do; with `facts`, be `recording.Nodes`."""
+        return [row for said in await self._measured(now) for row in said.rows]
+
+    async def facts(self) -> list[NodeFact]:
+        """Return what the hosts' machines are."""
+        return [
+            fact for said in await self._measured(time.time(), facts=True) for fact in said.facts
+        ]
+
     async def route(self, command: Mapping[str, Any]) -> list[Answer]:
         """Do a command on the routing tables of all hosts' proxies; be an `rtable.Ask`."""
         order = _checked(Route, command=dict(command))
@@ -250,6 +264,11 @@ class Fleet:
 
     async def _look(self, hosts: Iterable[str]) -> dict[str, Looked]:
         return await self._orders.give_each(dict.fromkeys(hosts, Look()), Looked, but_lost=True)
+
+    async def _measured(self, now: float, *, facts: bool = False) -> list[Measured]:
+        order = Measure(now=now, facts=facts)
+        there = dict.fromkeys(self._network.hosts(), order)
+        return list((await self._orders.give_each(there, Measured, but_lost=True)).values())
 
     def _work(self, what: Spawn) -> tuple[Work, Package | None]:
         package = None if what.app is None else self._apps.get(what.app)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
+from bench.lab.experiments.records import NodeFact, TelemetryRow
 from bench.lab.request_trace import RequestTrace
 from overlay.signed import Base64, Signed
 
@@ -138,6 +139,14 @@ class FlushTraces(_Message):
     do: Literal["flush"] = "flush"
 
 
+class Measure(_Message):
+    """Say what your machine does at `now`, and with `facts` what it is."""
+
+    do: Literal["measure"] = "measure"
+    now: float
+    facts: bool = False
+
+
 class AskOnce(_Message):
     """Send one request and tell what was answered."""
 
@@ -163,7 +172,9 @@ class Route(_Message):
 Act = SpawnClients | SetRate | SendRequests | CloseClients | AskOnce | TakeApp | Route
 """What has an effect."""
 
-Order = Annotated[Look | AwaitTask | TakeTraces | FlushTraces | Act, Field(discriminator="do")]
+Order = Annotated[
+    Look | AwaitTask | TakeTraces | FlushTraces | Measure | Act, Field(discriminator="do")
+]
 
 
 class Command(_Message):
@@ -238,6 +249,13 @@ class Flushed(_Message):
     """All traces before this number are there to be taken."""
 
     end: int
+
+
+class Measured(_Message):
+    """What a machine does, and what it is."""
+
+    rows: tuple[TelemetryRow, ...] = ()
+    facts: tuple[NodeFact, ...] = ()
 
 
 class Answered(_Message):

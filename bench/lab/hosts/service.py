@@ -13,6 +13,7 @@ from bench.lab.errors import BadInput
 from bench.lab.hosts.apps import Unpacked
 from bench.lab.hosts.crew import Take, open_crew
 from bench.lab.hosts.desk import serve_station
+from bench.lab.hosts.machine import open_machine
 from bench.lab.hosts.once import Once
 from bench.lab.hosts.recorder import open_recorder
 from bench.lab.hosts.settings import HostSettings
@@ -71,6 +72,7 @@ async def open_station(settings: HostSettings, name: str) -> AsyncIterator[Stati
         yield Station(
             Once(nursery),
             crew,
+            await stack.enter_async_context(open_machine(name)),
             Unpacked(lab / "unpacked"),
             ask_proxies(settings.state_dir, port),
             local,

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bench.lab.hosts.apps import Package, Unpacked
 from bench.lab.hosts.crew import Crew, Take
+from bench.lab.hosts.machine import Machine
 from bench.lab.hosts.mailbox import Mailbox
 from bench.lab.hosts.messages import (
     MAX_WAIT_S,
@@ -24,6 +25,7 @@ from bench.lab.hosts.messages import (
     FlushTraces,
     Look,
     Looked,
+    Measure,
     Order,
     Route,
     Routed,
@@ -55,6 +57,7 @@ class Station:
     Args:
         once: does what has an effect.
         crew: this host's clients.
+        machine: this one.
         apps: the custom clients that it was given.
         route: has the proxy that the clients ask do a command on its routing table.
         local: takes all traces instead of those who command; None if nobody does.
@@ -65,6 +68,7 @@ class Station:
         self,
         once: Once,
         crew: Crew,
+        machine: Machine,
         apps: Unpacked,
         route: Ask,
         local: Take | None,
@@ -73,6 +77,7 @@ class Station:
     ) -> None:
         self._once = once
         self._crew = crew
+        self._machine = machine
         self._apps = apps
         self._route = route
         self._local = local
@@ -100,6 +105,8 @@ class Station:
             case FlushTraces():
                 await self._crew.flush()
                 return Flushed(end=self._mailbox(commander).end)
+            case Measure(now=now, facts=facts):
+                return await self._machine.measure(now, facts=facts)
             case _:
                 return await self._once.do((commander, key), partial(self._act, commander, order))
 

@@ -259,3 +259,13 @@ async def test_an_order_that_arrives_twice_is_done_once(network: Network, server
         ]
         assert answers[0] == answers[1]
         assert len(await fleet.clients()) == 1
+
+
+async def test_the_hosts_machines_are_measured(network: Network) -> None:
+    await network.host("h1")
+    async with network.fleet("h1") as fleet:
+        rows = await fleet.sample(7.0)
+        assert {row.node for row in rows} == {"h1"}
+        assert {row.timestamp for row in rows} == {7.0}
+        assert any(row.metric.startswith("memory") for row in rows)
+        assert {fact.node for fact in await fleet.facts()} == {"h1"}

@@ -1,0 +1,1 @@
+"""Experiments over HTTP, for programs and for the page in `bench/lab/page`."""
