@@ -1,7 +1,7 @@
 """A service whose instances are alike, and the load that shows how they are asked."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -60,9 +60,3 @@ def load(url: str, seconds: float) -> list[float]:
     """
     sent = open_loop(url, rate=RATE, duration_s=seconds, connections=CONNECTIONS)
     return answered(sent, url)
-
-
-def share_deviation(counts: Sequence[int]) -> float:
-    """Return how far the share that is farthest from a fair one is from it, relative to that."""
-    fair = sum(counts) / len(counts)
-    return max(abs(count - fair) for count in counts) / fair

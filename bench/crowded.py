@@ -16,12 +16,12 @@ from typing import Any
 
 import trio
 
-from bench.alike import service, share_deviation
+from bench.alike import service
 from bench.client import requests_per_second
 from bench.command import Report, run
 from bench.machine import memory_mib, open_files
 from bench.network import Network, network, open_registrar
-from bench.stats import table
+from bench.stats import share_deviation, table
 from overlay.balancing import PEAK_EWMA
 from proxy.ranking.policies import Backend, policy_named
 

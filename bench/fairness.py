@@ -26,14 +26,13 @@ from bench.alike import (
     READY_TIMEOUT_S,
     load,
     service,
-    share_deviation,
 )
 from bench.balancers import BALANCERS
 from bench.command import Report, run
 from bench.delayed import Delayed
 from bench.network import Network, network, open_registrar
 from bench.open_load import open_loop
-from bench.stats import quantile, table
+from bench.stats import quantile, share_deviation, table
 from overlay.balancing import PEAK_EWMA
 from overlay.names import ServiceName
 

@@ -1,4 +1,4 @@
-"""Quantiles, medians with their spread, and tables.
+"""Quantiles, medians with their spread, shares, and tables.
 
 A quantile is the nearest rank: a value that was really measured, never one between two. Of n
 samples the p-quantile is the ceil(p x n)-th smallest; the 0.99-quantile of 50 is the largest.
@@ -43,6 +43,12 @@ def spread(values: Sequence[float]) -> Spread:
     if not values:
         raise ValueError("no values")
     return Spread(median(values), min(values), max(values))
+
+
+def share_deviation(counts: Sequence[int]) -> float:
+    """Return how far the share that is farthest from a fair one is from it, relative to that."""
+    fair = sum(counts) / len(counts)
+    return max(abs(count - fair) for count in counts) / fair
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

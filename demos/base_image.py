@@ -11,6 +11,7 @@ Usage: base_image.py [--tag NAME] [--force]
 import argparse
 import hashlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,9 @@ USERS = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 def shared_libraries(binary: Path) -> set[Path]:
     """Return the libraries that the loader maps for `binary`, the loader among them."""
     listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=False)
-    return {Path(found) for found in re.findall(r"(/\S+) \(0x", listed.stdout)}
+    found = re.findall(r"(/\S+) \(0x", listed.stdout)
+    # Wheels lead to libraries of theirs by `..`, and no image may hold a file twice.
+    return {Path(os.path.normpath(path)) for path in found}
 
 
 def python_files() -> tuple[Path, list[Path]]:

@@ -174,6 +174,9 @@ def serve(answer: Answer) -> None:
             sys.exit(f"usage: {sys.argv[0]} PORT [ADDRESS]")
     threading.stack_size(STACK_BYTES)
     # As the first process of a container it would not be ended by this without a handler.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(0))
     handler = type("Handler", (_Handler,), {"answer": staticmethod(answer)})
-    _Server((address, int(port)), handler).serve_forever()
+    server = _Server((address, int(port)), handler)
+    print(f"listening on port {port}", flush=True)
+    server.serve_forever()

@@ -20,6 +20,7 @@ Examples:
   myxo lab load http://127.0.0.1:8080/ --profile constant:50 --duration 10s
   myxo lab trace gen -o trace.csv            a trace of requests
   myxo lab compare --policy rr,two_choices   policies on the same traces
+  myxo lab report --policies rr,random hello policies on a service of this network
   myxo lab experiments submit load.json      a load, queued, run and recorded
   myxo lab api                               experiments over HTTP, and a page to draw them
 """

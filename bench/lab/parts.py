@@ -20,6 +20,7 @@ PARTS = {
     "queues": "bench.lab.queueing.queues_cli:queues_app",
     "compare": "bench.lab.queueing.compare_cli:compare",
     "results": "bench.lab.queueing.queues_cli:results",
+    "report": "bench.lab.reporting.cli:report",
     "experiments": "bench.lab.experiments.cli:experiments_app",
     "experimentd": "bench.lab.experiments.daemon_cli:experimentd",
     "db": "bench.lab.experiments.cli:db_app",

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from bench import delayed
-from bench.alike import share_deviation
 from bench.client import OK, ask
 from bench.fairness import Found, report
+from bench.stats import share_deviation
 
 
 def test_the_share_that_is_farthest_from_a_fair_one_counts() -> None:

@@ -1,0 +1,1 @@
+"""Policies under test: one experiment over several of them, and a report."""
