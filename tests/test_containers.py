@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import docker
 import httpx
@@ -17,13 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 IMAGE = "myxo-test-daemons"
 BASE = "myxo-test-python"
-COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "coincurve")
+COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "coincurve", "psutil")
 """What they load is in every Debian; the image here holds only what was asked for."""
 
 PSK = "a passphrase for this test only"
 BOOTSTRAP = "/ip4/127.0.0.1/tcp/4001"
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]  # wheels and images take their time
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +39,13 @@ def base_image(
     """An image like python:slim, out of this machine's Python, its pip and what wheels load."""
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(_folder_of("pip"), site / "pip", ignore=shutil.ignore_patterns("__pycache__"))
-    compiled = [path for name in COMPILED for path in _folder_of(name).rglob("*.so")]
     spec = importlib.util.spec_from_file_location("base_image", ROOT / "demos" / "base_image.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    compiled = [path for name in COMPILED for path in _folder_of(name).rglob("*.so")]
+    compiled += _system_libraries(script, "numpy", "pyarrow")
     script.make_base_image(
         engine, BASE, extra=[site, *compiled], changes=[f"ENV PYTHONPATH={site}"]
     )
@@ -57,8 +64,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif source.exists():
             shutil.copy(source, copy / name)
     shutil.copy(ROOT / ".dockerignore", copy)
-    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--require-hashes", "--use-pep517"]
-    subprocess.run([*pip, "-r", "requirements.lock", "-w", "wheels"], cwd=copy, check=True)
+    _make_wheels(copy, "requirements.lock")
     return copy
 
 
@@ -125,10 +131,80 @@ def test_after_compose_up_a_service_that_runs_nowhere_answers(
     assert (reply.status_code, reply.text) == (200, "hello\n"), f"{reply.text}\n{logs}"
 
 
+# the same with the lab in it
+
+LAB_IMAGE = "myxo-test-lab"
+TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture(scope="module")
+def lab_image(engine: docker.DockerClient, checkout: Path, base_image: str) -> Iterator[str]:
+    """The image with `myxo lab` and what it needs."""
+    _make_wheels(checkout, "requirements-lab.lock")
+    arguments = {"BASE": base_image, "EXTRA": "lab"}
+    engine.images.build(path=str(checkout), tag=LAB_IMAGE, buildargs=arguments, rm=True)
+    yield LAB_IMAGE
+    engine.images.remove(LAB_IMAGE, force=True)
+
+
+def test_the_lab_in_a_container_serves_its_page_and_takes_experiments(
+    engine: docker.DockerClient, lab_image: str
+) -> None:
+    container = engine.containers.run(
+        lab_image,
+        ["myxo", "lab", "api", "--listen", ":5001"],
+        environment={"MYXO_LAB_API_TOKEN": TOKEN},
+        ports={"5001/tcp": ("127.0.0.1", None)},
+        detach=True,
+    )
+    try:
+        container.reload()
+        port = container.ports["5001/tcp"][0]["HostPort"]
+        url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {TOKEN}"}
+        assert "<title>Myxo lab" in _await_page(f"{url}/"), container.logs().decode()
+        assert httpx.get(f"{url}/main.js").status_code == 200
+        assert httpx.get(f"{url}/api/experiments").status_code == 401
+        body = {"instructions": "spawn h1 squeezenet 1"}
+        posted = httpx.post(f"{url}/api/experiments", json=body, headers=headers, timeout=60)
+        assert posted.status_code == 201, posted.text
+        code, listed = container.exec_run(["myxo", "lab", "experiments", "list"])
+        assert (code, posted.json() in listed.decode()) == (0, True), listed
+    finally:
+        container.remove(force=True, v=True)
+
+
+def _await_page(url: str) -> str:
+    """Return what is there once something is; Docker's own proxy takes connections before."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return httpx.get(url, timeout=60).text
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                return ""
+            time.sleep(0.2)
+
+
+def _make_wheels(checkout: Path, lock: str) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--require-hashes", "--use-pep517"]
+    subprocess.run([*pip, "-r", lock, "-w", "wheels"], cwd=checkout, check=True)
+
+
 def _in_image() -> list[str]:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     named = [line.removeprefix("!") for line in lines if line.startswith("!")]
     return [name for name in named if name != "wheels"] + ["Dockerfile", "compose.yaml"]
+
+
+def _system_libraries(script: ModuleType, *packages: str) -> list[Path]:
+    """Return what large packages load beside what is in their wheels."""
+    found = [
+        library
+        for package in packages
+        for binary in _folder_of(package).rglob("*.so")
+        for library in script.shared_libraries(binary)
+    ]
+    return sorted({path for path in found if not path.is_relative_to(sys.prefix)})
 
 
 def _folder_of(package: str) -> Path:

@@ -35,7 +35,17 @@ def test_both_locks_agree_on_every_version() -> None:
     assert _locked("requirements.lock").items() <= _locked("requirements-dev.lock").items()
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_the_locks_of_the_lab_and_of_its_tests_agree() -> None:
+    lab, dev = _locked("requirements-lab.lock"), _locked("requirements-dev.lock")
+    assert {name: dev.get(name) for name in lab} == lab
+    assert {_name(text) for text in PROJECT["project"]["optional-dependencies"]["lab"]} <= {
+        name.partition("[")[0] for name in lab
+    }
+
+
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-lab.lock", "requirements-dev.lock"]
+)
 def test_a_lock_names_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert "://" not in text

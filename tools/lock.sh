@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the three lock files from pyproject.toml; they hold for every supported Python.
+# Writes the four lock files from pyproject.toml; they hold for every supported Python.
 # No index is named in them: pip asks the one it is configured for, and checks the hashes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,4 +11,5 @@ compile() {
 }
 compile --group build -o requirements.lock
 compile --group build --group dev -c requirements.lock -o requirements-dev.lock
+compile --group build --extra lab -c requirements-dev.lock -o requirements-lab.lock
 compile --group build --group dev --group bench -c requirements-dev.lock -o requirements-bench.lock

@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from bench.lab.errors import LoadFailed, NoSuchHost
+from bench.lab.experiments.records import NodeFact, TelemetryRow
 from bench.lab.load_hosts import ClientStatus, InterArrival, Spawn
 from bench.lab.request_trace import RequestTrace, TraceSink
 
@@ -65,6 +66,16 @@ class InMemoryLoadHosts:
         self._clients: dict[str, _Client] = {}
         self._numbers: Counter[tuple[str, str]] = Counter()
         self._scopes: dict[str, trio.CancelScope] = {}
+
+    async def sample(self, now: float) -> Sequence[TelemetryRow]:
+        """Return one row for each host: they are no machines, and have nothing to do."""
+        await trio.lowlevel.checkpoint()
+        return [TelemetryRow(now, "cpu", "", name, 0.0) for name in sorted(self._names)]
+
+    async def facts(self) -> Sequence[NodeFact]:
+        """Return one fact for each host."""
+        await trio.lowlevel.checkpoint()
+        return [NodeFact(name, "hostname", name) for name in sorted(self._names)]
 
     async def hosts(self, pattern: str = ".*") -> Sequence[str]:
         """See `LoadHosts`."""

@@ -168,7 +168,7 @@ def test_envoy_carries_calls_without_a_deadline_by_itself(
 
     def carried() -> bool:
         assert echo(b"hello") == b"hello"
-        return network.carried_by_envoy("envoy", service) > 0
+        return bool(network.carried_by_envoy("envoy", service) > 0)
 
     within(TIMEOUT_S, carried, "Envoy carries nothing by itself")
     before = network.carried_by_envoy("envoy", service)

@@ -11,9 +11,9 @@ from overlay import options
 from overlay.cli import refusing, run_daemon
 
 if TYPE_CHECKING:  # slow to import, and `--help` needs none of it
+    from bench.lab.experiments.nodes import MeasuredHosts
     from bench.lab.experiments.service import Tell
     from bench.lab.experiments.settings import ExperimentdSettings
-    from bench.lab.load_hosts import LoadHosts
     from bench.lab.request_trace import TraceSink
 
 _EXPERIMENTS = "Experiments"
@@ -108,7 +108,7 @@ def experimentd(
 
 def open_hosts(
     settings: "ExperimentdSettings", sink: "TraceSink", tell: "Tell"
-) -> "AbstractAsyncContextManager[LoadHosts]":
+) -> "AbstractAsyncContextManager[MeasuredHosts]":
     """Open the network's load hosts, or the one that is this process."""
     from bench.lab.hosts.joining import open_fleet, open_own_host  # noqa: PLC0415
     from bench.lab.hosts.settings import HostSettings  # noqa: PLC0415

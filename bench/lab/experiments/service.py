@@ -13,11 +13,10 @@ from bench.lab.errors import LabError
 from bench.lab.experiments.daemon import Daemon, Pace
 from bench.lab.experiments.database import shown
 from bench.lab.experiments.experiments import Experiments
-from bench.lab.experiments.recording import open_this_node
+from bench.lab.experiments.nodes import MeasuredHosts, open_every_node
 from bench.lab.experiments.redis_queue import RedisQueue
 from bench.lab.experiments.settings import ExperimentdSettings
 from bench.lab.experiments.store import SqlTraceSink, open_store
-from bench.lab.load_hosts import LoadHosts
 from bench.lab.request_trace import TraceSink
 from overlay.notify import notify
 from overlay.state_dir import open_state_dir
@@ -28,7 +27,9 @@ log = structlog.get_logger()
 Tell = Callable[[str, str], None]
 """Takes what happened to a load host: a name, and words."""
 
-OpenHosts = Callable[[ExperimentdSettings, TraceSink, Tell], AbstractAsyncContextManager[LoadHosts]]
+OpenHosts = Callable[
+    [ExperimentdSettings, TraceSink, Tell], AbstractAsyncContextManager[MeasuredHosts]
+]
 """Opens the way to the load hosts, whose traces go to the sink."""
 
 
@@ -63,7 +64,7 @@ async def run(
             trio.open_nursery() as nursery,
         ):
             pace = Pace(settings.parallel, period_s=settings.telemetry_period_s)
-            open_nodes = partial(open_this_node, settings.hostname)
+            open_nodes = partial(open_every_node, settings.hostname, hosts)
             daemon = Daemon(store, hosts, open_nodes, settings.runner, pace)
             await nursery.start(daemon.run)
             if settings.redis:

@@ -1,6 +1,6 @@
 """What runs on workers found, in files of this user's state directory.
 
-A run is a folder, named as the seed's result files were: W3_round_robin_T1 is the first with three
+A run is a folder, named by workers, policy and number: W3_round_robin_T1 is the first with three
 workers and round robin. In it are `run.json`, with what was asked for, and a file for each worker.
 """
 

@@ -1,5 +1,6 @@
 """The daemon's command with real load hosts, and what they send requests to."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +82,8 @@ async def test_load_hosts_of_a_network_send_what_was_submitted(daemons: Any, tar
         assert account.summary.failed == 0
         assert account.rows["telemetry"] > 20
         traces = await store.read(lambda c: c.execute(queries.series("traces", [])).all())
+        measured = await store.read(lambda c: c.execute(queries.series("telemetry", [])).all())
+    assert {row.node for row in measured} == {socket.gethostname(), "exphost"}
     assert {(trace.host, trace.exp_id) for trace in traces} == {("exphost", submitted.exp_id)}
 
 
