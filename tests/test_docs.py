@@ -8,7 +8,8 @@ commands of that page use as `<name>`, as a reader copies an address. The comman
 what the page shows; Ctrl-C at the end of the page stops them. `console no-run` is for what needs
 another machine. In an `sh` block each line is a command.
 
-The commands of a page share one shell, at the top of the checkout, with a home of its own.
+The commands of a page share one shell, at the top of the checkout, with a home of its own. Where a
+page has several headings of the first level, each begins a part that is read by itself.
 """
 
 import os
@@ -228,22 +229,41 @@ def reader(home: Path) -> Iterator[Reader]:
         yield Reader(kept | {"HOME": str(home), "PATH": path, "TERM": "dumb"}, stack)
 
 
+def parts_of(page: str) -> list[tuple[str, list[Command]]]:
+    """Return the heading and the commands of each part of a page that has any."""
+    fence = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    unfenced = fence.sub(lambda block: "\n" * block[0].count("\n"), page)
+    headings = [
+        (number, line.removeprefix("# "))
+        for number, line in enumerate(unfenced.splitlines(), 1)
+        if line.startswith("# ")
+    ]
+    ends = [number for number, _ in headings[1:]] + [page.count("\n") + 2]
+    commands = commands_of(page)
+    parts = [
+        (title, [command for command in commands if begin <= command.line < end])
+        for (begin, title), end in zip(headings, ends, strict=True)
+    ]
+    return [(title, inside) for title, inside in parts if inside]
+
+
 def _page_cases() -> Iterator[object]:
     for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
-        commands = commands_of(path.read_text())
-        if commands:
+        parts = parts_of(path.read_text())
+        for title, commands in parts:
             marks = [pytest.mark.slow, pytest.mark.timeout(900)]
             if any(word in c.text for c in commands for word in ("docker", "myxo up", "image")):
                 marks.append(pytest.mark.docker)
             if any("etcd" in c.text for c in commands):
                 marks.append(pytest.mark.etcd)
-            yield pytest.param(path, marks=marks, id=str(path.relative_to(ROOT)))
+            name = str(path.relative_to(ROOT)) + (f"#{title}" if len(parts) > 1 else "")
+            yield pytest.param(commands, marks=marks, id=name)
 
 
-@pytest.mark.parametrize("page", list(_page_cases()))
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("commands", list(_page_cases()))
+def test_a_page_does_what_it_says(commands: list[Command], tmp_path: Path) -> None:
     with reader(tmp_path) as person:
-        for command in commands_of(page.read_text()):
+        for command in commands:
             person.follow(command)
 
 
@@ -284,6 +304,15 @@ def test_a_page_is_read_as_its_blocks_say() -> None:
     ]
     assert commands[2].text == "echo $GREETING <where>; pwd"
     assert commands[3].expected == ["1", "...", "9"]
+
+
+def test_a_page_of_several_parts_is_read_part_by_part() -> None:
+    more = "## More\n```sh\ntrue\n```\n# None\n# Two\n```sh\n# no heading\nfalse\n```\n"
+    page = f"# One\n{SAMPLE}\n{more}"
+    parts = [(title, [c.text.split()[0] for c in inside]) for title, inside in parts_of(page)]
+    assert [title for title, _ in parts] == ["One", "Two"]
+    assert parts[0][1] == [c.text.split()[0] for c in commands_of(SAMPLE)] + ["true"]
+    assert parts[1][1] == ["false"]
 
 
 def test_a_right_page_passes(tmp_path: Path) -> None:

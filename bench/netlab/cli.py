@@ -45,7 +45,7 @@ MaybeOther = Annotated[str | None, typer.Argument(metavar="[HOST]", help="Anothe
 OneWay = Annotated[bool, typer.Option("--one-way", help="Only from the first host to the second.")]
 PlanFile = Annotated[
     Path | None,
-    typer.Argument(metavar="[PLAN]", help="A TOML or JSON file; docs/lab.md shows one."),
+    typer.Argument(metavar="[PLAN]", help="A TOML or JSON file; docs/netlab.md shows one."),
 ]
 Hosts = Annotated[
     int | None, typer.Option("--hosts", metavar="N", help="How many; named h1 to hN. [default: 3]")

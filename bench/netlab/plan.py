@@ -1,6 +1,6 @@
 """What a lab consists of: its hosts, and the link between each two of them.
 
-A plan is written by a person, as TOML or JSON, or made by `make_plan`; `docs/lab.md` shows one.
+A plan is written by a person, as TOML or JSON, or made by `make_plan`; `docs/netlab.md` shows one.
 What says more about a link beats what says less, field by field: the preset, then `default`, then
 `regions`, then `links`. Milliseconds and megabits are for people; `Link` has seconds and bits.
 """

@@ -47,7 +47,7 @@ bandwidth_mbps = 10
 
 
 def test_the_plan_of_the_page_is_one(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "lab.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "netlab.md").read_text()
     written = tmp_path / "plan.toml"
     written.write_text(page.partition("```toml\n")[2].partition("```")[0])
     plan = read_plan(written)
