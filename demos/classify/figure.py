@@ -35,8 +35,8 @@ def draw(found: dict[str, pd.DataFrame], output: Path) -> None:
         over_time.plot(rows.due_s, rows.took_ms, ".", markersize=3, label=name)
         ordered = rows.took_ms.sort_values()
         shares.plot(ordered, [(n + 1) / len(ordered) for n in range(len(ordered))], label=name)
-    over_time.set(xlabel="due after, s", ylabel="took, ms", yscale="log")
-    shares.set(xlabel="took at most, ms", ylabel="share of requests", xscale="log")
+    over_time.set(xlabel="due after, s", ylabel="took, ms", ylim=(0, None))
+    shares.set(xlabel="took at most, ms", ylabel="share of requests", xlim=(0, None))
     shares.legend()
     figure.savefig(output, metadata={"Date": None} if output.suffix == ".svg" else None)
 
