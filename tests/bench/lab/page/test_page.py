@@ -36,10 +36,11 @@ def name_it(page: Page, name: str, *, duration: str = "4s", most: int = 20) -> N
 def saved(folder: Path, name: str) -> bytes:
     """Return a file that the browser saves, once it is whole."""
     deadline = time.monotonic() + WAIT_S
-    while not (folder / name).exists():
+    file = folder / name  # Chromium makes it empty first, and moves what it has loaded over it
+    while not (file.exists() and file.stat().st_size):
         assert time.monotonic() < deadline, list(folder.iterdir())
         time.sleep(0.05)
-    return (folder / name).read_bytes()
+    return file.read_bytes()
 
 
 def agree(page: Page) -> None:
