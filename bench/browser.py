@@ -34,6 +34,9 @@ KEYS = {
 }
 """Keys without a character (WebDriver, section 17.4.2)."""
 
+NOT_YET = frozenset({"element not interactable", "no such element", "stale element reference"})
+"""Refusals of what a page does not show yet (WebDriver, section 6.6); nothing has happened then."""
+
 Place = tuple[float, float]
 """Across and down, as parts of an element's width and height."""
 
@@ -50,16 +53,16 @@ class Browser:
 
     def type(self, css: str, text: str) -> None:
         """Type into the first element that is found; a file's path into a field for files."""
-        self._post(f"element/{self._element(css)}/value", {"text": text})
+        self._once_there(css, "value", {"text": text})
 
     def retype(self, css: str, text: str) -> None:
         """Type into the first field that is found, instead of what it holds."""
-        self._post(f"element/{self._element(css)}/clear", {})
+        self._once_there(css, "clear", {})
         self.type(css, text)
 
     def click(self, css: str) -> None:
         """Click on the first element that is found."""
-        self._post(f"element/{self._element(css)}/click", {})
+        self._once_there(css, "click", {})
 
     def draw(self, css: str, places: Sequence[Place]) -> None:
         """Press the mouse at the first place in an element, move it over the others, release it."""
@@ -114,6 +117,19 @@ class Browser:
         """Return what the window shows, as a PNG."""
         return base64.b64decode(self._ask("GET", "screenshot", None))
 
+    def _once_there(self, css: str, what: str, said: dict[str, Any]) -> None:
+        """Do something with the first element that is found, once a person could do it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                self._post(f"element/{self._element(css)}/{what}", said)
+            except BrowserFailed as exc:
+                if exc.error not in NOT_YET:
+                    raise
+                _wait(deadline, f"{what} of {css}: {exc}")
+            else:
+                return
+
     def _element(self, css: str) -> str:
         found: dict[str, str] = self._post("element", {"using": "css selector", "value": css})
         return found[_ELEMENT]
@@ -132,9 +148,10 @@ def _wait(deadline: float, missing: str) -> None:
 
 
 def _value(answer: httpx.Response) -> Any:
+    value = answer.json()["value"]
     if answer.status_code != httpx.codes.OK:
-        raise BrowserFailed(f"the browser refused: {answer.text}")
-    return answer.json()["value"]
+        raise BrowserFailed(value["error"], value["message"])
+    return value
 
 
 @contextmanager

@@ -10,4 +10,12 @@ class HopMissing(Exception):
 
 
 class BrowserFailed(Exception):
-    """The browser did not do what was asked of it; what it said is in the message."""
+    """The browser did not do what was asked of it.
+
+    Attributes:
+        error: WebDriver's code of the error.
+    """
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(f"the browser refused: {error}: {message}")
+        self.error = error
