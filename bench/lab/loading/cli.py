@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperGroup
 
 from bench.lab.errors import BadInput
-from bench.lab.extra import needing_extra
 from bench.lab.loading.har import read_har
 from bench.lab.loading.imported import Imported
 from bench.lab.loading.k6 import read_k6
@@ -180,9 +179,8 @@ def run(
         "requests": _requests(method, header, data),
         "seed": seed,
     }
-    with needing_extra():  # hdrhistogram
-        from bench.lab.loading.processes import Options, run_load  # noqa: PLC0415
-        from bench.lab.loading.showing import figures, text  # noqa: PLC0415
+    from bench.lab.loading.processes import Options, run_load  # noqa: PLC0415
+    from bench.lab.loading.showing import figures, text  # noqa: PLC0415
 
     plan = _plan(target, {name: value for name, value in said.items() if value is not None})
     options = Options(processes, proxy, traces, connections, timeout, verify=not insecure)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from bench.lab.errors import BadInput
-from bench.lab.extra import needing_extra
 from bench.lab.queueing import flags
 from bench.lab.queueing.comparing import compared
 from bench.lab.queueing.plotting import plot as draw
@@ -112,11 +111,9 @@ def compare(
         mean = known if load is None else load * count * rows.mean_gap(requests)
         return Serving(mean, its, customers, run)
 
-    with needing_extra():  # scipy
-        found = list(compared(traces, _counts(workers), policies_of(policy), serving))
+    found = list(compared(traces, _counts(workers), policies_of(policy), serving))
     if plot is not None:
-        with needing_extra():  # matplotlib
-            draw(found, plot)
+        draw(found, plot)
     typer.echo(json.dumps(comparison_json(found)) if as_json else comparison_text(found))
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.lab.extra import needing_extra
 from bench.lab.queueing import flags
 from bench.lab.queueing.replay import figures, served, together
 from bench.lab.queueing.results import WorkerResult
@@ -109,8 +108,7 @@ def _model(
     book: bool = False,
     as_json: bool,
 ) -> None:
-    with needing_extra():  # numpy
-        from bench.lab.queueing.models import Model, checked, simulated  # noqa: PLC0415
+    from bench.lab.queueing.models import Model, checked, simulated  # noqa: PLC0415
 
     model = Model(interarrival, service, servers, spread)
     if book:
