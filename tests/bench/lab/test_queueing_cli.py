@@ -147,8 +147,8 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "numpy is not installed here; it comes with the lab: pip install 'myxo[lab]'" in (
-        done.stderr
+    assert done.stderr == (
+        "myxo lab sim needs numpy, which is not installed: pip install 'myxo[lab]'\n"
     )
 
 

@@ -1,3 +1,4 @@
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -53,23 +54,24 @@ async def test_requests_go_out_when_they_are_due(fast_url: str) -> None:
 
 
 async def test_a_rate_is_changed_while_requests_go_out(fast_url: str) -> None:
-    async with open_client(target_of(fast_url)) as client:
-        asked, began = client.tally, time.monotonic()
-        client.set_rate(1000)
-        await trio.sleep(0.1)
-        client.set_rate(0)
-        lasted_s = time.monotonic() - began
-        first = asked.asked
-        assert first == pytest.approx(1000 * lasted_s, abs=5)
-        await trio.sleep(0.05)
-        assert asked.asked == first
-        began = time.monotonic()
-        client.set_rate(100)
-        assert client.rate == 100
-        await trio.sleep(0.1)
-        client.set_rate(0)
-        lasted_s = time.monotonic() - began
-    assert asked.asked - first == pytest.approx(100 * lasted_s, abs=1.5)
+    kept = Kept()
+    async with open_client(target_of(fast_url), sink=kept) as client:
+        tally = client.tally
+        for rate, count in ((1000, 100), (100, 10)):
+            before, began = tally.asked, time.monotonic()
+            client.set_rate(rate)
+            assert client.rate == rate
+            while tally.asked - before < count:
+                await trio.lowlevel.checkpoint()
+            client.set_rate(0)
+            assert tally.asked - before <= rate * (time.monotonic() - began) + 1
+            stopped = tally.asked
+            await trio.sleep(0.05)
+            assert tally.asked == stopped
+    created = sorted(trace.created for trace in kept.traces)
+    gaps = [later - before for before, later in itertools.pairwise(created)]
+    assert gaps[:99] == pytest.approx([0.001] * 99, abs=1e-5)
+    assert gaps[-9:] == pytest.approx([0.01] * 9, abs=1e-5)
 
 
 async def test_a_closed_loop_sends_each_when_the_one_before_is_answered(fast_url: str) -> None:
