@@ -68,7 +68,7 @@ class Servers:
     def _by_heap(self, arrivals: Floats, services: Floats, starts: Floats) -> None:
         free_at = self.free_at
         heapify(free_at)
-        found = []
+        found: list[float] = []
         append = found.append
         for start, service in zip(arrivals.tolist(), services.tolist(), strict=True):
             if free_at[0] > start:  # noqa: PLR1730  (max() takes as long as all the rest)
@@ -111,7 +111,7 @@ class _Segments:
         Returns:
             How many from the first on have.
         """
-        count = self._arrivals.shape[1]
+        count = len(self._arrivals[0])
         stale = np.arange(count)
         for _ in range(MOST_PASSES):
             changed = self._work(stale)

@@ -84,9 +84,9 @@ def test_the_hard_limit_excludes_what_is_over_it_or_not_measured_but_nothing_loc
 
 
 def test_what_was_over_the_hard_limit_is_used_as_soon_as_a_sample_is_within_it() -> None:
-    near = candidate("near again", rtt_s=0.05, least_rtt_s=0.02)
+    near = candidate("near-again", rtt_s=0.05, least_rtt_s=0.02)
     assert usable(near, candidate("over", rtt_s=0.05, least_rtt_s=0.0201), hard_rtt_s=0.02) == [
-        "near again"
+        "near-again"
     ]
 
 
