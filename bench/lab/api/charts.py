@@ -89,7 +89,7 @@ def span(start: float, now: float, end: float | None, interval: float, since: fl
 
 def requests_in(span: Span, requests: npt.ArrayLike) -> Requests:
     """Return what became of requests, given when each was due, when it ended, and its status."""
-    table = np.asarray(requests, dtype=np.float64).reshape(-1, 3)
+    table: Numbers = np.asarray(requests, dtype=np.float64).reshape(-1, 3)
     table = table[table[:, 1] >= span.since]
     created, done, status = table.T
     numbers = np.floor((done - span.start) / span.interval).astype(np.int64) - span.first

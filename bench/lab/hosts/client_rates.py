@@ -116,7 +116,7 @@ class ClientRates:
 
     def told_on(self, host: str) -> list[str]:
         """Return the clients of a host that were told a rate by their ids."""
-        return sorted(_there(set().union(*(told.clients for told in self._told)), [host]))
+        return sorted(c for told in self._told for c in told.clients if host_of(c) == host)
 
     def told(self, client: str) -> float:
         """Return the rate that a client was told by its id."""
@@ -126,8 +126,8 @@ class ClientRates:
         """Return who sends what some clients were told: those that are there, or others."""
         if able := _there(told.clients, there):
             return able
-        others = [other.clients for other in self._told if other.kind == told.kind]
-        if able := _there(set().union(*others), there):
+        others = {c for other in self._told if other.kind == told.kind for c in other.clients}
+        if able := _there(others, there):
             return able
         alike = {client for client in self._experiments if self._kind(client) == told.kind}
         return _there(alike.difference(taken), there)
