@@ -18,7 +18,7 @@ from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
 from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
-from overlay.spec import Image
+from overlay.spec import Image, ServiceSpec
 from overlay.view import InstanceView
 
 STATES = {
@@ -153,6 +153,11 @@ def kept(minimum: int, **fields: Any) -> SignedRevision:
     return revision(min_instances=minimum, **({"idle_pause_s": 10, "idle_stop_s": 20} | fields))
 
 
+def spec_of(given: SignedRevision) -> ServiceSpec:
+    assert given.revision.spec is not None
+    return given.revision.spec
+
+
 async def test_what_a_service_wants_is_started_unasked_and_never_put_away(
     autojump_clock: MockClock,
 ) -> None:
@@ -192,6 +197,37 @@ async def test_what_is_wanted_running_is_woken(autojump_clock: MockClock) -> Non
         await trio.sleep(2)
         assert net.total() == ["ready"]
         assert net.starts() == 1
+
+
+async def test_of_more_than_a_service_may_have_now_the_others_stay_as_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", "b") as (net, _):
+        net.defined.add(kept(4))
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 4
+        for machine in net.machines.values():
+            machine.instances.adjust(HELLO, 1, spec_of(kept(2, max_instances=2)))
+        net.defined.add(kept(2, number=2, takes_over=1, max_instances=2))
+        await trio.sleep(SETTLE_S - 1)
+        assert net.total() == ["ready"] * 4
+        await trio.sleep(3)
+        assert net.total() == ["ready"] * 2
+        await trio.sleep(1000)
+        assert (net.total(), net.starts()) == (["ready"] * 2, 4)
+
+
+async def test_what_many_started_at_once_comes_down_to_what_there_may_be(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", "b") as (net, _):
+        wanted = revision(max_instances=1, idle_stop_s=1000)
+        net.defined.add(wanted)
+        for machine in net.machines.values():
+            await machine.instances.allocate(wanted)
+        assert net.total() == ["ready", "ready"]
+        await trio.sleep(SETTLE_S + 2)
+        assert net.total() == ["ready"]
 
 
 async def test_when_a_keeper_goes_another_takes_over_and_when_it_comes_back_there_is_one(
