@@ -144,7 +144,9 @@ class Keeper:
 
     def status(self) -> list[dict[str, Any]]:
         """Return of which services fewer are kept than they want, as JSON-ready values."""
-        found = [(name, self.definitions.get(name), w.withheld) for name, w in self._watches.items()]
+        found = [
+            (name, self.definitions.get(name), w.withheld) for name, w in self._watches.items()
+        ]
         return [
             {
                 "service": name,

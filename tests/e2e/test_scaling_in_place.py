@@ -38,7 +38,7 @@ def test_a_process_goes_on_under_other_numbers_and_goes_when_its_program_changes
     name = network.add_echo_process(max_instances=1, idle_pause_s=0)
     (first,) = pids(network, name)
     network.add_echo_process(name=name, max_instances=3, min_instances=2, policy="round_robin")
-    becomes(lambda: len(pids(network, name)) == 2)  # noqa: PLR2004
+    becomes(lambda: len(pids(network, name)) == 2)
     assert first in pids(network, name)
     network.add_echo_process(name=name, max_instances=1, min_instances=1)
     becomes(lambda: len(pids(network, name)) == 1)

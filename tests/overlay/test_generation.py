@@ -85,8 +85,9 @@ def test_every_field_concerns_either_the_instance_or_its_use() -> None:
 def test_a_change_of_one_field_replaces_instances_if_it_concerns_them(
     before: ServiceSpec, name: str, data: st.DataObject
 ) -> None:
-    others = [value for value in VALUES[name] if value != getattr(before, name)]
-    after = before.model_copy(update={name: data.draw(st.sampled_from(others))})
+    said = {field: getattr(before, field) for field in VALUES}
+    every = [ServiceSpec.model_validate(said | {name: value}) for value in VALUES[name]]
+    after = data.draw(st.sampled_from([spec for spec in every if spec != before]))
     assert same_instances(before, after) == (name in OF_USE)
 
 

@@ -48,7 +48,8 @@ class InMemoryNetwork:
                 self._table[command["service"]] = record
                 return {"record": record}
             case "unset":
-                return {"unset": int(self._table.pop(command["service"], None) is not None)}
+                del self._table[command["service"]]
+                return {"unset": 1}
             case "clear":
                 count = len(self._table)
                 self._table.clear()

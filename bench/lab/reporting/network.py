@@ -83,7 +83,7 @@ class NetworkUnderTest:
                     await self.define(name, spec)
 
     async def settle(self, name: str, least: int) -> None:
-        """Return when a service has instances of its newest definition alone, `least` of them ready.
+        """Return when a service has instances of its definition alone, `least` of them ready.
 
         Raises:
             LoadFailed: that does not come about.
