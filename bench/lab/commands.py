@@ -106,7 +106,8 @@ def _gap(text: str) -> InterArrival | None:
     arrivals = parse_arrivals(text)
     if arrivals.name == "constant":
         return arrivals.parameters[0]
-    return arrivals.name, *arrivals.parameters
+    gap: tuple[str, *tuple[float, ...]] = (arrivals.name, *arrivals.parameters)
+    return gap
 
 
 _MAKES: Mapping[str, Callable[..., Step]] = {

@@ -48,8 +48,7 @@ class InMemoryNetwork:
                 self._table[command["service"]] = record
                 return {"record": record}
             case "unset":
-                del self._table[command["service"]]
-                return {"unset": 1}
+                return {"unset": int(self._table.pop(command["service"], None) is not None)}
             case "clear":
                 count = len(self._table)
                 self._table.clear()

@@ -18,7 +18,7 @@ from overlay.names import Digest, PeerId, ServiceName
 from overlay.records import InstanceRecord, InstanceState, PeerRecord, Role, Version
 from overlay.rendezvous import ranked
 from overlay.revision import SignedRevision
-from overlay.spec import Image, ServiceSpec
+from overlay.spec import Image
 from overlay.view import InstanceView
 
 STATES = {
@@ -153,11 +153,6 @@ def kept(minimum: int, **fields: Any) -> SignedRevision:
     return revision(min_instances=minimum, **({"idle_pause_s": 10, "idle_stop_s": 20} | fields))
 
 
-def spec_of(given: SignedRevision) -> ServiceSpec:
-    assert given.revision.spec is not None
-    return given.revision.spec
-
-
 async def test_what_a_service_wants_is_started_unasked_and_never_put_away(
     autojump_clock: MockClock,
 ) -> None:
@@ -202,15 +197,18 @@ async def test_what_is_wanted_running_is_woken(autojump_clock: MockClock) -> Non
 async def test_of_more_than_a_service_may_have_now_the_others_stay_as_they_are(
     autojump_clock: MockClock,
 ) -> None:
+    lasting = {"idle_pause_s": 1000, "idle_stop_s": 5000}
+    fewer = kept(2, number=2, takes_over=1, max_instances=2, **lasting)
+    assert fewer.revision.spec is not None
     async with network("a", "b") as (net, _):
-        net.defined.add(kept(4))
+        net.defined.add(kept(4, **lasting))
         await trio.sleep(100)
         assert net.total() == ["ready"] * 4
         for machine in net.machines.values():
-            machine.instances.adjust(HELLO, 1, spec_of(kept(2, max_instances=2)))
-        net.defined.add(kept(2, number=2, takes_over=1, max_instances=2))
+            machine.instances.adjust(HELLO, 1, fewer.revision.spec)
+        net.defined.add(fewer)
         await trio.sleep(SETTLE_S - 1)
-        assert net.total() == ["ready"] * 4
+        assert len(net.total()) == 4
         await trio.sleep(3)
         assert net.total() == ["ready"] * 2
         await trio.sleep(1000)
