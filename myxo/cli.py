@@ -1,23 +1,13 @@
 """The `myxo` command: its sub-commands, the daemons among them, and what other packages add."""
 
-import importlib
 import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from myxo.commands import forward, looking, membership, owners, part, policy, rtable, serve
+from myxo.daemons import DAEMONS, run_command
 from overlay import options
 from overlay.cli import new_app, run_app
-
-_DAEMONS = {
-    "bootstrap": ("bootstrap.cli", "app"),
-    "ping-monitor": ("bootstrap.cli", "app"),
-    "allocator": ("allocator.cli", "app"),
-    "registry-service": ("registry.cli", "service_app"),
-    "registry-cli": ("registry.cli", "cli_app"),
-    "proxy": ("proxy.cli", "app"),
-}
-"""Loaded only when asked for: each brings libraries that the others do not need."""
 
 EXTENSIONS = "myxo.commands"
 """Entry points of this group are sub-commands: a typer application each."""
@@ -31,7 +21,7 @@ Examples:
   myxo join /ip4/10.0.0.1/tcp/4001/p2p/12D3Koo... --psk ...     on the next machine
   curl 127.0.0.1:4200/hello-world-server
 
-The daemons are sub-commands too: {", ".join(_DAEMONS)}. Others come from packages that stand on
+The daemons are sub-commands too: {", ".join(DAEMONS)}. Others come from packages that stand on
 this one, such as `myxo lab`.
 """
 app = new_app(_HELP, no_args_is_help=True)
@@ -71,9 +61,8 @@ def myxo(version: options.Version = False) -> None:
 def main() -> None:
     """Run as `myxo`; a first word that names a daemon or an extension runs that."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    if name in _DAEMONS:
-        module, attribute = _DAEMONS[name]
-        run_app(getattr(importlib.import_module(module), attribute), f"myxo {name}", arguments)
+    if name in DAEMONS:
+        run_command(name, arguments)
     for extension in _extensions(name):
         run_app(extension.load(), f"myxo {name}", arguments)
     run_app(app, "myxo")

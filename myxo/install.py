@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from myxo.daemons import Daemon
 from myxo.network import Part
-from myxo.supervisor import Daemon
 from overlay.passphrases import environment_line
 from overlay.settings import write_joined_network
 

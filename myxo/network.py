@@ -12,8 +12,10 @@ from typing import Any
 
 import trio
 
+from myxo.daemons import Daemon
+from myxo.forking import Forked
 from myxo.running import held
-from myxo.supervisor import Daemon, supervised
+from myxo.supervisor import supervised
 from overlay.addresses import InvalidAddress, parse_address
 from overlay.advertising import advertised_hosts, to_multiaddr
 from overlay.errors import MyxoError, SettingsInvalid
@@ -150,38 +152,38 @@ def _check_names_its_peer(address: str) -> None:
         raise SettingsInvalid(f"{address} does not end in /p2p/PEER: who must answer there")
 
 
-async def run(part: Part, *, ready: Callable[[Part], None]) -> None:
+async def run(part: Part, *, ready: Callable[[Part], None], forked: Sequence[Forked] = ()) -> None:
     """Run a machine's part until cancelled; while it runs, commands beside it need no flags.
+
+    Args:
+        part: what to run.
+        ready: called once it runs.
+        forked: children that wait to be its daemons.
 
     Raises:
         MyxoError: this machine is in a network already, or a daemon does not start.
     """
-    async with running(part):
+    async with running(part, forked):
         ready(part)
         notify("READY=1")
         await trio.sleep_forever()
 
 
 @asynccontextmanager
-async def running(part: Part) -> AsyncIterator[None]:
+async def running(part: Part, forked: Sequence[Forked] = ()) -> AsyncIterator[None]:
     """Run a machine's part for the length of a block, which begins when its daemons are ready.
 
     Raises:
         MyxoError: this machine is in a network already, or a daemon does not start.
     """
-    if is_in_network(part.state_dir):
-        raise MyxoError(
-            f"this machine is in a network already (state in {part.state_dir}); stop that one "
-            "first (`myxo down`), or choose another --state-dir, --proxy-port and, to found, "
-            "--p2p-listen-addr"
-        )
+    refuse_second(part.state_dir)
     founds = any(daemon.name == "bootstrap" for daemon in part.daemons)
     if not founds and not _was_there_before(part):
         await _knock(part.bootstraps)
     run_dir = part.state_dir / "run"
     with held(run_dir):
         try:
-            async with supervised() as supervisor:
+            async with supervised(forked=forked) as supervisor:
                 await supervisor.start(part.daemons)
                 write_joined_network(
                     part.state_dir, bootstraps=part.bootstraps, psk=part.psk, admin=part.admin
@@ -190,6 +192,20 @@ async def running(part: Part) -> AsyncIterator[None]:
         finally:
             forget_joined_network(part.state_dir)
             shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def refuse_second(state_dir: Path) -> None:
+    """Return unless this machine is in a network.
+
+    Raises:
+        MyxoError: it is.
+    """
+    if is_in_network(state_dir):
+        raise MyxoError(
+            f"this machine is in a network already (state in {state_dir}); stop that one "
+            "first (`myxo down`), or choose another --state-dir, --proxy-port and, to found, "
+            "--p2p-listen-addr"
+        )
 
 
 def is_in_network(state_dir: Path) -> bool:

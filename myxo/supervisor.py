@@ -12,14 +12,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 import trio
 
+from myxo.daemons import Daemon
+from myxo.following import Followed
+from myxo.forking import Forked
 from overlay.cli import SUPERVISED
 from overlay.errors import MyxoError
 from overlay.notify import READY
@@ -46,30 +48,22 @@ class DaemonFailed(MyxoError):
     """A daemon ended before it was ready, or ends again and again; its own words stand above."""
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """A daemon to run.
-
-    Attributes:
-        name: the command, a sub-command of `myxo`.
-        arguments: its flags.
-        environment: added to this process's; holds what must not be seen in a process list.
-    """
-
-    name: str
-    arguments: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
 class Supervisor:
     """Keeps daemons running while its block is open; made by `supervised`."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, stop_timeout_s: float) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        folder: Path,
+        stop_timeout_s: float,
+        forked: Sequence[Forked] = (),
+    ) -> None:
         self._nursery = nursery
         self._stop_timeout_s = stop_timeout_s
         self._folder = folder
-        self._processes: dict[str, trio.Process | _Successor] = {}
-        self._replaced: list[trio.Process | _Successor] = []
+        self._forked = {child.daemon.name: child for child in forked}
+        self._processes: dict[str, trio.Process | Followed] = {}
+        self._replaced: list[trio.Process | Followed] = []
         self._stopping = False
 
     async def start(self, daemons: Sequence[Daemon]) -> None:
@@ -110,7 +104,9 @@ class Supervisor:
                 if not ends:
                     task_status.started()
                 code = await self._last_end(daemon.name, process, sock)
-            if process.stdin is not None:
+            if isinstance(process, Forked):
+                process.leave()
+            elif process.stdin is not None:
                 await process.stdin.aclose()
             now = trio.current_time()
             ends = [t for t in ends if t > now - RESTART_WINDOW_S] + [now]
@@ -121,12 +117,14 @@ class Supervisor:
                 raise DaemonFailed(f"{daemon.name} ended {len(ends)} times within a minute")
             await trio.sleep(RESTART_DELAY_S)
 
-    async def _last_end(self, name: str, process: trio.Process, sock: socket.socket) -> int | None:
+    async def _last_end(
+        self, name: str, process: trio.Process | Followed, sock: socket.socket
+    ) -> int | None:
         """Wait until a daemon has ended, and whoever took its place; return that one's exit code.
 
         The code of a process that this one did not start is not known.
         """
-        last: trio.Process | _Successor = process
+        last: trio.Process | Followed = process
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hear_of_successors, name, sock)
             await last.wait()
@@ -154,20 +152,21 @@ class Supervisor:
                     self._replaced.append(self._processes[name])
                     self._processes[name] = successor
 
-    async def _spawn(self, daemon: Daemon, ready: Path) -> trio.Process:
-        environment = {
-            **os.environ,
-            **daemon.environment,
-            "NOTIFY_SOCKET": str(ready),
-            SUPERVISED: "1",
-        }
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments],
-            env=environment,
-            stdin=subprocess.PIPE,  # held open: its end tells the daemon that this process ended
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    async def _spawn(self, daemon: Daemon, ready: Path) -> trio.Process | Forked:
+        """Start `daemon`: the first time as the child that waits for it, if there is one."""
+        own = {**daemon.environment, "NOTIFY_SOCKET": str(ready), SUPERVISED: "1"}
+        process: trio.Process | Forked
+        forked = self._forked.pop(daemon.name, None)
+        if forked is not None and forked.go(own):
+            process = forked
+        else:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments],
+                env=os.environ | own,
+                stdin=subprocess.PIPE,  # held open: its end tells the daemon that this one ended
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._processes[daemon.name] = process
         if self._stopping:  # it was started while the others were stopped
             process.kill()
@@ -175,18 +174,21 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def supervised(stop_timeout_s: float = STOP_TIMEOUT_S) -> AsyncIterator[Supervisor]:
+async def supervised(
+    stop_timeout_s: float = STOP_TIMEOUT_S, forked: Sequence[Forked] = ()
+) -> AsyncIterator[Supervisor]:
     """Yield a supervisor; at the block's end every daemon has ended.
 
     Args:
         stop_timeout_s: seconds after which a daemon that does not end is killed.
+        forked: children that wait to be daemons, by whose names they are chosen.
 
     The readiness sockets are in a folder for temporary files, as a socket's path is short, and that
     of a state directory may not be.
     """
     with tempfile.TemporaryDirectory(prefix="myxo-") as folder:
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(nursery, Path(folder), stop_timeout_s)
+            supervisor = Supervisor(nursery, Path(folder), stop_timeout_s, forked)
             try:
                 yield supervisor
             finally:
@@ -195,35 +197,10 @@ async def supervised(stop_timeout_s: float = STOP_TIMEOUT_S) -> AsyncIterator[Su
                 nursery.cancel_scope.cancel()
 
 
-class _Successor:
-    """A process that took a daemon's place; nobody here started it."""
-
-    def __init__(self, pid: int, descriptor: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self._descriptor = descriptor
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, to this process and to none that has its number later."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._descriptor, number)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.send_signal(signal.SIGKILL)
-
-    async def wait(self) -> int:
-        """Wait for its end, the code of which only its parent is told."""
-        if self.returncode is None:
-            await trio.lowlevel.wait_readable(self._descriptor)
-            self.returncode = 0
-        return self.returncode
-
-
-def _successor(pid: int) -> _Successor | None:
+def _successor(pid: int) -> Followed | None:
     try:
-        return _Successor(pid, os.pidfd_open(pid))
-    except OSError:  # it has ended already
+        return Followed(pid, is_child=False)
+    except ProcessLookupError:  # it has ended already
         return None
 
 
@@ -240,7 +217,7 @@ def _hearing_at(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-async def _said_ready(sock: socket.socket, process: trio.Process) -> bool:
+async def _said_ready(sock: socket.socket, process: trio.Process | Followed) -> bool:
     """Wait for the daemon's word, or for its end, whichever comes first."""
     said = False
     with trio.move_on_after(READY_TIMEOUT_S):

@@ -3,11 +3,11 @@
 import os
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 READY = b"READY=1"
 _MAX_MESSAGE_BYTES = 4096
@@ -26,6 +26,15 @@ def notify(state: str) -> None:
             return
 
 
+class Started(Protocol):
+    """A process, such as a subprocess.Popen."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+
+
 class ReadyListener:
     """Hears a process that is about to be started say READY=1; made by `listening`.
 
@@ -36,7 +45,7 @@ class ReadyListener:
         self._sock = sock
         self.environment = {"NOTIFY_SOCKET": str(path)}
 
-    def wait(self, process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
+    def wait(self, process: Started, timeout_s: float) -> bool:
         """Return whether `process` is ready: False once it has ended, or `timeout_s` are over."""
         deadline = time.monotonic() + timeout_s
         while process.poll() is None and (left := deadline - time.monotonic()) > 0:

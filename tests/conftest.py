@@ -12,7 +12,6 @@ import queue
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -32,6 +31,7 @@ from docker.errors import DockerException
 
 from overlay.notify import listening
 from overlay.testing_ports import free_port
+from tests.template import Completed, Forked, start, template
 
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_IMAGE = "myxo-test-busybox:latest"
@@ -44,6 +44,12 @@ APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"}
 
 OWN_PORTS = frozenset({"own_network", "process_network"})
 """Fixtures that give a test a network of processes on ports of its own."""
+
+
+def pytest_sessionfinish() -> None:
+    """End what commands were forked from."""
+    if template.cache_info().currsize:
+        template().close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -332,7 +338,7 @@ def started_postgres() -> Iterator[str]:
 class Daemon:
     """A command that has said READY=1, its process, and where its log is."""
 
-    process: subprocess.Popen[bytes]
+    process: "Forked | subprocess.Popen[bytes]"
     log: Path
 
     def printed(self) -> str:
@@ -356,19 +362,18 @@ class Daemons:
         number = len(self._running)
         log = self.folder / f"{number}-{command[0]}.log"
         with listening(self.folder / f"{number}.ready") as ready, log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(Path(sys.executable).parent / command[0]), *command[1:]],
-                env=self.environment | environment | ready.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            seen = self.environment | environment | ready.environment
+            process = start(command, seen, output)
             daemon = Daemon(process, log)
             self._running.append(daemon)
             if not ready.wait(process, START_TIMEOUT_S):
                 code, printed = process.poll(), daemon.printed()
                 pytest.fail(f"{log.name} is not ready (exit {code}):\n{printed}")
         return daemon
+
+    def run(self, *command: str, timeout_s: float, **environment: str) -> Completed:
+        """Run `command` to its end, whatever that is; `environment` is for this one alone."""
+        return template().run(command, self.environment | environment, timeout_s)
 
     @staticmethod
     def free_port() -> int:

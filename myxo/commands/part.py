@@ -1,6 +1,7 @@
 """`myxo up`, `join`, `down`, `restart` and `install`: this machine's part in a network."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -8,12 +9,14 @@ import trio
 import typer
 
 from myxo import running
+from myxo.forking import fork_daemons
 from myxo.install import enable, install
-from myxo.network import Part, founding, join_command, joining, run
+from myxo.network import Part, founding, join_command, joining, refuse_second, run
 from myxo.restarting import restart_proxies
 from overlay import options
 from overlay.cli import new_app, refusing, run_daemon
 from overlay.errors import MyxoError, SettingsInvalid
+from overlay.passphrase import network_keys
 from overlay.settings import (
     NodeSettings,
     chosen_state_dir,
@@ -104,7 +107,7 @@ def up(
         allocator_flag,
         log_level,
     )
-    run_daemon(functools.partial(run, part, ready=_print_up), log_level=log_level or "warning")
+    _run(part, _print_up, log_level)
 
 
 @refusing
@@ -129,7 +132,7 @@ def join(
     part = _joining(
         addresses, psk, admin, proxy_port, runtime, hostname, state_dir, allocator_flag, log_level
     )
-    run_daemon(functools.partial(run, part, ready=_print_joined), log_level=log_level or "warning")
+    _run(part, _print_joined, log_level)
 
 
 @refusing
@@ -278,6 +281,14 @@ def _joining(
         log_level=log_level or "warning",
         allocator_flags=["--runtime", runtime, *(allocator_flag or [])],
     )
+
+
+def _run(part: Part, ready: Callable[[Part], None], log_level: str | None) -> None:
+    refuse_second(part.state_dir)
+    network_keys(part.psk)  # slow to derive, and the forked have them
+    forked = fork_daemons(part.daemons)
+    main = functools.partial(run, part, ready=ready, forked=forked)
+    run_daemon(main, log_level=log_level or "warning")
 
 
 def _install(part: Part, root: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import structlog
 import trio
 
+from myxo.daemons import Daemon
 from myxo.network import Part
 from myxo.puma.access_log import following
 from myxo.puma.configuration import PumaConfig, read_routes
 from myxo.puma.database import routed
 from myxo.puma.errors import ConfigInvalid
-from myxo.supervisor import STOP_TIMEOUT_S, Daemon, supervised
+from myxo.supervisor import STOP_TIMEOUT_S, supervised
 from overlay.names import ServiceName
 from overlay.records import Role
 from overlay.settings import control_path

@@ -38,6 +38,10 @@ pytestmark = [
 ]
 
 
+BUSY_STOP_S = 60.0
+"""For a stop that shall leave nothing behind, however busy this machine is."""
+
+
 async def ready_at_once(*_: object) -> Outcome:
     """The host's containers cannot be dialled from here; that is not what is tested."""
     await trio.lowlevel.checkpoint()
@@ -137,8 +141,9 @@ def states(instances: Instances) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_an_engines_end_is_no_crash_of_its_instances_and_it_is_used_again_when_it_is_back(
-    number: signal.Signals, machine: Machine, image: Image
+    number: signal.Signals, machine: Machine, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("allocator.instances.life.STOP_TOTAL_S", BUSY_STOP_S)
     with trio.fail_after(150):
         async with machine.open() as (instances, runtime):
             ready = id_of(await instances.allocate(given("ready", image, 0)))

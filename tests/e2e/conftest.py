@@ -29,6 +29,8 @@ import pytest
 
 from bench.netlab.testing import MakeLab, labs
 from overlay.notify import listening
+from tests.template import COMMANDS as OURS
+from tests.template import Completed, Forked, start, template
 
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 90.0
@@ -50,7 +52,7 @@ class Host:
     address: str
     folder: Path
     link: tuple[str, str]
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: list["Forked | subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,13 +71,7 @@ class Host:
         number = len(self.running)
         log = self.folder / f"{number}.log"
         with listening(self.folder / f"{number}.ready") as ready, log.open("wb") as output:
-            process = subprocess.Popen(
-                self._inside(command),
-                env=self.environment | ready.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            process = start(command, self.environment | ready.environment, output, self.name)
             self.running.append(process)
             if ready.wait(process, READY_TIMEOUT_S):
                 return log.read_text()
@@ -89,6 +85,8 @@ class Host:
 
     def try_run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever that is."""
+        if command[0] in OURS:
+            return template().run(command, self.environment, COMMAND_TIMEOUT_S, self.name)
         return subprocess.run(
             self._inside(command),
             env=self.environment,
@@ -291,14 +289,10 @@ class Network:
         Without `found` it finds the network that `myxo up` runs.
         """
         join = ("--bootstrap", self.address, "--psk", PSK) if self.address else ()
-        done = subprocess.run(
-            [COMMANDS / "registry-cli", *join, *arguments],
-            env=self.daemons.environment | PATIENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_TIMEOUT_S,
+        done: Completed = self.daemons.run(
+            *("registry-cli", *join, *arguments),
+            timeout_s=COMMAND_TIMEOUT_S,
+            **PATIENT,
         )
         assert done.returncode == 0 or not check, f"{arguments}:\n{done.stdout}{done.stderr}"
         return done

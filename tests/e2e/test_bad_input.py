@@ -5,12 +5,9 @@ import os
 import re
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,7 +31,6 @@ from overlay.tls import open_tls
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = Path(sys.executable).parent
 TIMEOUT_S = 30.0
 PSK = "a passphrase for this test"
 LONG = b"x" * 200_000
@@ -444,15 +440,8 @@ def test_a_port_that_is_taken_is_named_in_one_line_with_its_holder(
                 *("--prom-listen-addr", f"127.0.0.1:{port}"),
             ],
         }[which]
-        refused = subprocess.run(
-            [COMMANDS / command[0], *command[1:]],
-            env=network.daemons.environment
-            | {"MYXO_STATE_DIR": str(network.daemons.folder / "other")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_S,
-        )
+        other = str(network.daemons.folder / "other")
+        refused = network.daemons.run(*command, timeout_s=TIMEOUT_S, MYXO_STATE_DIR=other)
     assert refused.returncode in {1, 2}
     errors = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, refused.stderr

@@ -19,6 +19,7 @@ import pytest
 
 from bench.netlab.testing import within
 from tests.e2e.steps import join_line
+from tests.template import Completed
 
 pytestmark = pytest.mark.slow
 
@@ -42,16 +43,9 @@ def service(network: Any) -> str:
     return name
 
 
-def myxo(network: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMANDS / "myxo", *arguments],
-        env=network.daemons.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_S,
-    )
+def myxo(network: Any, *arguments: str) -> Completed:
+    done: Completed = network.daemons.run("myxo", *arguments, timeout_s=TIMEOUT_S)
+    return done
 
 
 @contextmanager

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +13,11 @@ import httpx
 import pytest
 
 from bench.netlab.testing import within
+from tests.template import template
 
 pytestmark = pytest.mark.slow
 
 Containers = Callable[[str], list[Any]]
-COMMANDS = Path(sys.executable).parent
 TIMEOUT_S = 60.0
 CALLS = """
 import os, sys, urllib.request
@@ -42,14 +40,8 @@ def is_up(pid: int) -> bool:
 
 
 def status(environment: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [COMMANDS / "myxo", "status", "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=TIMEOUT_S,
-    )
+    done = template().run(("myxo", "status", "--json"), environment, TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

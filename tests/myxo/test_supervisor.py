@@ -5,7 +5,8 @@ import pytest
 import trio
 import trio.testing
 
-from myxo.supervisor import Daemon, DaemonFailed, Supervisor, supervised
+from myxo.daemons import Daemon
+from myxo.supervisor import DaemonFailed, Supervisor, supervised
 
 pytestmark = pytest.mark.slow
 

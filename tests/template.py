@@ -1,0 +1,263 @@
+"""This checkout's commands, forked from one process that has imported all they need.
+
+A daemon imports for longer than it does anything else in most tests, and some thousand of them are
+started. What a forked command meets is its own: arguments, environment, standard streams, network
+namespace, exit code. How a person starts them, by exec, the tests of documents, demos and
+containers show.
+"""
+
+import ctypes
+import functools
+import importlib
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import IO, Any
+
+from setproctitle import setproctitle
+
+PROGRAMS = Path(sys.executable).parent
+COMMANDS = {
+    entry.name: entry.value
+    for entry in entry_points(group="console_scripts")
+    if entry.dist is not None and entry.dist.name == "myxo"
+}
+"""Name and entry point of each."""
+
+_LOADED = ("bootstrap", "registry", "allocator", "proxy")
+_MESSAGE_BYTES = 2**17
+_NEW_NETWORK = 0x40000000
+"""CLONE_NEWNET (setns(2))."""
+
+
+@functools.cache
+def template() -> "Template":
+    """Return the template of this run, started when it is needed first."""
+    return Template()
+
+
+class Template:
+    """The process that others are forked from; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._codes: dict[int, int] = {}
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.template", str(theirs.fileno())],
+                cwd=Path(__file__).parents[1],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+
+    def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: IO[bytes],
+        error: IO[bytes] | None = None,
+        namespace: str | None = None,
+    ) -> "Forked":
+        """Start one of `COMMANDS`; its standard input is empty.
+
+        Args:
+            command: its name and arguments.
+            environment: all that it sees.
+            output: of its standard output.
+            error: of its standard error; if None, that of its output.
+            namespace: its network's, by a name of `ip netns`.
+        """
+        order = {"command": list(command), "environment": dict(environment), "netns": namespace}
+        streams = [output.fileno(), (error or output).fileno()]
+        with self._lock:
+            socket.send_fds(self._sock, [json.dumps(order).encode()], streams)
+            while (said := self._hear(None)) is not None and "started" not in said:
+                pass
+        assert said is not None, "the template has ended"
+        return Forked(self, said["started"], command)
+
+    def run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        timeout_s: float,
+        namespace: str | None = None,
+    ) -> "Completed":
+        """Run one of `COMMANDS` to its end, whatever that is."""
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
+            process = self.start(command, environment, output, error, namespace)
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            texts = [os.pread(file.fileno(), 2**24, 0).decode() for file in (output, error)]
+        return subprocess.CompletedProcess(list(command), code, *texts)
+
+    def code(self, pid: int, timeout_s: float | None) -> int | None:
+        """Return the exit code of a process, None if it does not end in this time."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if pid in self._codes:
+                    return self._codes[pid]
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self._hear(min(left, 0.05) if left else left)  # others want the lock, too
+                if pid in self._codes:
+                    return self._codes[pid]
+            if left == 0:
+                return None
+
+    def close(self) -> None:
+        """End it."""
+        self._sock.close()
+        self._process.wait()
+
+    def _hear(self, timeout_s: float | None) -> dict[str, int] | None:
+        """Take what it says next, None if that takes longer."""
+        if not select.select([self._sock], [], [], timeout_s)[0]:
+            return None
+        text = self._sock.recv(_MESSAGE_BYTES)
+        assert text, "the template has ended"
+        said: dict[str, int] = json.loads(text)
+        if "ended" in said:
+            self._codes[said["ended"]] = said["code"]
+        return said
+
+
+Completed = subprocess.CompletedProcess[str]
+
+
+def start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    namespace: str | None = None,
+) -> "Forked | subprocess.Popen[bytes]":
+    """Start a command: one of `COMMANDS` as a fork, any other by exec."""
+    if command[0] in COMMANDS:
+        return template().start(command, environment, output, namespace=namespace)
+    return subprocess.Popen(
+        ["ip", "netns", "exec", namespace, *command] if namespace else command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+
+
+class Forked:
+    """A process, with what tests use of subprocess.Popen."""
+
+    def __init__(self, template: Template, pid: int, command: Sequence[str]) -> None:
+        self._template = template
+        self.pid = pid
+        self.args = list(command)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._template.code(self.pid, 0.0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs on after so many seconds.
+        """
+        if self.returncode is None:
+            self.returncode = self._template.code(self.pid, timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def serve(sock: socket.socket) -> Callable[[], Any]:
+    """Fork what is asked for; in a child, return what it shall run."""
+    running: dict[int, int] = {}
+    while True:
+        readable, _, _ = select.select([sock.fileno(), *running], [], [])
+        for descriptor in set(readable) - {sock.fileno()}:
+            pid = running.pop(descriptor)
+            _, status = os.waitpid(pid, 0)
+            os.close(descriptor)
+            code = os.waitstatus_to_exitcode(status)
+            sock.send(json.dumps({"ended": pid, "code": code}).encode())
+        if sock.fileno() in readable:
+            text, streams, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 2)
+            if not text:
+                raise SystemExit
+            pid = os.fork()
+            if pid == 0:
+                return _become(json.loads(text), streams)
+            for stream in streams:
+                os.close(stream)
+            running[os.pidfd_open(pid)] = pid
+            sock.send(json.dumps({"started": pid}).encode())
+
+
+def _become(order: dict[str, Any], streams: Sequence[int]) -> Callable[[], Any]:
+    os.dup2(streams[0], 1)
+    os.dup2(streams[1], 2)
+    os.closerange(3, 1024)
+    if order["netns"]:
+        _enter(order["netns"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    name, *arguments = order["command"]
+    program = str(PROGRAMS / name)
+    sys.argv[:] = [program, *arguments]
+    sys.orig_argv[:] = [sys.executable, *sys.argv]
+    setproctitle(shlex.join(sys.orig_argv))
+    module, _, function = COMMANDS[name].partition(":")
+    main: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    return main
+
+
+def _enter(namespace: str) -> None:
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _NEW_NETWORK) != 0:
+        raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+    os.close(descriptor)
+
+
+def _load() -> None:
+    for package in _LOADED:
+        for part in ("cli", "service"):
+            importlib.import_module(f"{package}.{part}")
+    importlib.import_module("myxo.cli")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _load()
+    sys.exit(serve(socket.socket(fileno=int(sys.argv[1])))())
