@@ -32,7 +32,7 @@ from overlay.http.errors import HttpError
 from overlay.http.exchange import Moved, Switched
 from overlay.http.head import Field, get, serialise_request
 from overlay.http.seam import Client, Upstream
-from overlay.http.transport import Transport
+from overlay.http.transport import BULK_BYTES, SocketTransport, Transport
 from overlay.http.upstream import UpstreamConnection
 from overlay.names import PeerId
 
@@ -160,6 +160,8 @@ class SocketEnd:
     def __init__(self, transport: Transport, left: bytes = b"") -> None:
         self._transport = transport
         self._left = left
+        if isinstance(transport, SocketTransport):
+            transport.most_bytes = BULK_BYTES
 
     async def receive(self) -> bytes | None:
         """See `End`."""

@@ -11,6 +11,9 @@ connection without it is a loss, and what was computed there may be to blame.
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
+
+A lane may go through several maps of one program, one after the other, each with a BEGIN of its
+own; numbers of chunks go on from one to the next.
 """
 
 import struct

@@ -57,6 +57,8 @@ _seen: dict[str, ModuleType] = {}
 
 def send_own_modules_by_value() -> None:
     """Have what is in modules that are not installed travel with what uses it, from now on."""
+    if _seen == sys.modules:
+        return
     for name, module in tuple(sys.modules.items()):
         if _seen.get(name) is not module and _is_own(name, module):
             cloudpickle.register_pickle_by_value(module)

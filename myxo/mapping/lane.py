@@ -1,7 +1,8 @@
 """The caller's end of a lane: a connection to whichever worker the proxy chooses or starts."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from socket import socket
 from typing import Any
 
 import trio
@@ -21,11 +22,15 @@ from myxo.mapping.frames import (
     in_few,
 )
 from myxo.mapping.packing import unpack
+from myxo.mapping.spare_lanes import SPARE_LANES, Spare
 from myxo.services.proxy_address import ProxyAddress
 from overlay.names import ServiceName
 
 READ_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 1 << 16
+
+LAST_NUMBER = 1 << 31
+"""Of a chunk, behind which a lane is not kept for another map: a frame has 32 bits for it."""
 
 
 class LaneLost(Exception):
@@ -50,14 +55,64 @@ class Lane:
     Attributes:
         worker: what it said of itself.
         id: which worker it is; one that was started anew has another.
+        is_spare: its map has ended, and another may go on with it once its worker has done.
     """
 
     def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
         self._stream = stream
         self._buffer = bytearray(rest)
         self._sending = trio.Lock()
+        self._is_cut = False
         self.worker = self.id = ""
         self.python: tuple[int, ...] = ()
+        self.is_spare = False
+        self._first = self._next = 0
+        self._due: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, spare: Spare) -> "Lane":
+        """Return a lane that an earlier map has done with."""
+        lane = cls(trio.SocketStream(trio.socket.from_stdlib_socket(spare.socket)), b"")
+        lane.worker, lane.id, lane.python = spare.worker, spare.id, spare.python
+        lane._first = lane._next = spare.numbered
+        return lane
+
+    def spare(self) -> Spare | None:
+        """Return what another map may go on with, or None; this lane is not used any more then."""
+        under_way = self._due or self._buffer or self._is_cut
+        if not self.is_spare or under_way or self._next > LAST_NUMBER:
+            return None
+        connection = socket(fileno=self._stream.socket.detach())
+        return Spare(connection, self.worker, self.id, self.python, self._next)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._stream.aclose()
+
+    # Chunks: the worker counts those of all maps that a lane has had
+
+    def begin(self, chunk: int, stop: int) -> int:
+        """Return the number of a chunk that is to be sent, of items up to an index."""
+        number = self._first + chunk
+        self._next = number + 1
+        self._due[number] = stop
+        return number
+
+    def stop(self, chunk: int, stop: int) -> int:
+        """Return the number of a chunk that is to end earlier."""
+        number = self._first + chunk
+        if number in self._due:
+            self._due[number] = stop
+        return number
+
+    def answered(self, number: int, upto: int) -> None:
+        """Note how far a worker has come, which goes through its chunks in order."""
+        for earlier in [one for one in self._due if one < number]:
+            del self._due[earlier]
+        if upto >= self._due.get(number, upto + 1):
+            del self._due[number]
+
+    # Frames
 
     async def greet(self) -> None:
         """Hear what the worker is."""
@@ -77,8 +132,9 @@ class Lane:
         """
         try:
             async with self._sending:
-                for piece in in_few(encode(frame)):
-                    await self._stream.send_all(piece)
+                with self._whole():
+                    for piece in in_few(encode(frame)):
+                        await self._stream.send_all(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise LaneLost from exc
 
@@ -90,9 +146,19 @@ class Lane:
             MalformedFrame: it speaks something else.
         """
         head = decode_head(await self._exactly(HEAD.size))
-        lengths = decode_lengths(await self._exactly(head.parts * LENGTH.size))
-        parts = [await self._exactly(length) for length in lengths]
+        with self._whole():
+            lengths = decode_lengths(await self._exactly(head.parts * LENGTH.size))
+            parts = [await self._exactly(length) for length in lengths]
         return Frame(head.kind, head.chunk, head.upto, parts)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Note if a frame is broken off: nobody can go on with the connection then."""
+        try:
+            yield
+        except BaseException:
+            self._is_cut = True
+            raise
 
     async def _exactly(self, size: int) -> Bytes:
         while len(self._buffer) < size <= READ_BYTES:
@@ -132,13 +198,29 @@ class Lane:
 
 @asynccontextmanager
 async def open_lane(proxy: ProxyAddress, service: ServiceName) -> AsyncIterator[Lane]:
-    """Ask a proxy for a worker; it answers when one is there.
+    """Lead to a worker: go on with a spare lane, or ask a proxy, which answers when one is there.
+
+    At the end it is closed, or kept for another map if it is spare.
 
     Raises:
         NoWorkers: no proxy listens there.
         Refused: it gave none.
         LaneLost: the worker that it gave went away.
     """
+    where = (proxy, service)
+    spare = SPARE_LANES.take(where)
+    lane = Lane.of(spare) if spare is not None else await _new_lane(proxy, service)
+    try:
+        yield lane
+    finally:
+        left = lane.spare()
+        if left is not None:
+            SPARE_LANES.keep(where, left)
+        else:
+            await lane.aclose()
+
+
+async def _new_lane(proxy: ProxyAddress, service: ServiceName) -> Lane:
     try:
         stream = await trio.open_tcp_stream(proxy.host, proxy.port)
     except OSError as exc:
@@ -146,22 +228,29 @@ async def open_lane(proxy: ProxyAddress, service: ServiceName) -> AsyncIterator[
             f"no proxy answers at {proxy} ({exc}); start one with `myxo up` or "
             "`myxo join`, or name another with MYXO_PROXY"
         ) from exc
-    async with stream:
-        request = (
-            f"GET / HTTP/1.1\r\nHost: {service}.myxo.localhost\r\n"
-            f"Connection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
-        )
-        try:
-            await stream.send_all(request.encode())
-            head, rest = await _answer_head(stream)
-            status = int(head.split(b" ", 2)[1])
-            if status != 101:  # noqa: PLR2004  (Switching Protocols)
-                raise Refused(status, await _text(stream, rest))
-        except (trio.BrokenResourceError, ValueError, IndexError) as exc:
-            raise LaneLost from exc
-        lane = Lane(stream, rest)
-        await lane.greet()
-        yield lane
+    request = (
+        f"GET / HTTP/1.1\r\nHost: {service}.myxo.localhost\r\n"
+        f"Connection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
+    )
+    try:
+        return await _upgraded(stream, request)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+
+
+async def _upgraded(stream: trio.SocketStream, request: str) -> Lane:
+    try:
+        await stream.send_all(request.encode())
+        head, rest = await _answer_head(stream)
+        status = int(head.split(b" ", 2)[1])
+        if status != 101:  # noqa: PLR2004  (Switching Protocols)
+            raise Refused(status, await _text(stream, rest))
+    except (trio.BrokenResourceError, ValueError, IndexError) as exc:
+        raise LaneLost from exc
+    lane = Lane(stream, rest)
+    await lane.greet()
+    return lane
 
 
 async def _answer_head(stream: trio.SocketStream) -> tuple[bytes, bytes]:

@@ -7,10 +7,11 @@ input each lane takes a part of what is left, so that all end together (guided s
 Polychronopoulos and Kuck 1987; the factor of two is that of factoring, Hummel and others 1992). A
 last round, in which a chunk costs more than it computes, is not cut further.
 
-Before any item's time is known, a lane's first chunk is the part that it would have if all lanes
-that there may be were there. That is right where items cost little, and saves the round trips in
-which small chunks would find it out. Where they cost much, the first word of the worker says so,
-and what takes too long is taken back from it: nothing was computed in vain.
+Before any item's time is known, a lane gets the part that it would have if all lanes that there may
+be were there, in two chunks: the second one arrives while the first is computed, and is computed
+while the results of that are on their way. That is right where items cost little, and saves the
+round trips in which small chunks would find it out. Where they cost much, the first word of the
+worker says so, and what takes too long is taken back from it: nothing was computed in vain.
 """
 
 from dataclasses import dataclass

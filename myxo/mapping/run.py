@@ -87,6 +87,7 @@ class MapRun(Flow):
         self._ids = count()
         self._lanes: dict[LaneId, Lane] = {}
         self._leaving: set[LaneId] = set()
+        self._weighed = trio.Event()
         self._opening = 0
         self._full_s = 0.0
         self._lost = 0
@@ -121,11 +122,12 @@ class MapRun(Flow):
         """Find out how large the first items are, while the first lanes are opened."""
         for items in WEIGHED:
             if self._settings.chunk != "auto" or items > (self._items.count or 0):
-                return
+                break
             size = _size(_packed(self._items.take(range(items)), 0))
             self._schedule.weighed(items, size)
             if size * GROWTH > LARGEST_BYTES:
-                return
+                break
+        self._weighed.set()
 
     def _no_workers(self) -> NoWorkers:
         said = "" if self._refusal is None else f": {self._refusal}"
@@ -163,7 +165,9 @@ class MapRun(Flow):
                     await self._use(key, lane)
                 finally:
                     del self._lanes[key]
+                    is_leaving = key in self._leaving
                     self._leaving.discard(key)
+                    lane.is_spare = self._schedule.finished and not is_leaving
                     for index in self._schedule.lost(key, trio.current_time()):
                         self._give_up(index, lane)
                     self.look_again()
@@ -220,13 +224,15 @@ class MapRun(Flow):
         """Send a lane what it is to compute, whenever something has changed."""
         digest = (self._function.digest, self._settings.timeout_s)
         await lane.send(Frame(Kind.BEGIN, parts=pack(digest)))
+        await self._weighed.wait()
         while True:
             news, now = self._news, trio.current_time()
             self._read(self._schedule.wanted)
             chunk = None if self._is_held_back() else self._schedule.next(key, now)
             if chunk is not None:
-                chunks[chunk.id] = chunk
-                frame = self._framed(chunk)
+                number = lane.begin(chunk.id, chunk.stop)
+                chunks[number] = chunk
+                frame = self._framed(number, chunk)
                 await self._tell_shortened()
                 await lane.send(frame)
                 continue
@@ -235,18 +241,19 @@ class MapRun(Flow):
             with trio.move_on_at(again if again is not None else float("inf")):
                 await news.wait()
 
-    def _framed(self, chunk: Chunk) -> Frame:
+    def _framed(self, number: int, chunk: Chunk) -> Frame:
         """Return a chunk as it was given out: once others have their turn, they may take of it."""
         parts = _packed(self._items.take(range(chunk.start, chunk.stop)), chunk.start)
         self._schedule.sent(chunk, _size(parts))
-        return Frame(Kind.CHUNK, chunk.id, chunk.start, parts)
+        return Frame(Kind.CHUNK, number, chunk.start, parts)
 
     async def _tell_shortened(self) -> None:
         for told in self._schedule.shortenings():
             lane = self._lanes.get(told.lane)
             if lane is not None:
+                number = lane.stop(told.chunk, told.stop)
                 try:
-                    await lane.send(Frame(Kind.STOP, told.chunk, told.stop))
+                    await lane.send(Frame(Kind.STOP, number, told.stop))
                 except LaneLost:
                     continue  # its own task hears of it
 
@@ -275,6 +282,7 @@ class MapRun(Flow):
         for chunk in [number for number in chunks if number < frame.chunk]:
             del chunks[chunk]
         if frame.chunk in chunks:
+            lane.answered(frame.chunk, frame.upto)
             self._lost = 0
             self._take_in(lane, chunks[frame.chunk], frame)
             self.look_again()

@@ -310,12 +310,20 @@ class Schedule:
     def _should_queue(self, lane: _Lane, now: float) -> bool:
         """Whether a lane would stand idle if its next chunk went out only when this one is done."""
         if lane.pace.item_s is None:
-            return False
+            return self._has_half_its_part(lane)
         if lane.shared:
             return len(lane.chunks) < AHEAD_SHARED and self._left_s(lane, now) < LONGEST_S / 2
         if len(lane.chunks) >= AHEAD:
             return False
         return self._left_s(lane, now) <= (lane.pace.cost_s or 0.0)
+
+    def _has_half_its_part(self, lane: _Lane) -> bool:
+        """Whether a lane of which nothing is known yet has the first of two chunks of a sequence.
+
+        One item may be long, and is not to wait behind another.
+        """
+        whole = self._fixed is None and self._backlog.closed
+        return whole and self._pace.item_s is None and len(lane.chunks) == 1 < len(lane.chunks[0])
 
     def _queues_at(self, lane: _Lane, now: float) -> float | None:
         """Return when the time comes for a lane's next chunk to go out, as it looks now."""
@@ -354,10 +362,14 @@ class Schedule:
     def _shorten(self, chunk: Chunk, now: float) -> None:
         """Put back what a lane would take too long for, as was not known when it got it."""
         lane = self._lanes.get(chunk.lane)
-        if self._fixed is None and lane is not None and chunk in lane.chunks:
-            kept = kept_of(lane.pace, len(chunk))
-            if kept < len(chunk):
-                self._cut(chunk, chunk.done + kept, now)
+        if self._fixed is not None or lane is None:
+            return
+        kept = kept_of(lane.pace, sum(len(one) for one in lane.chunks))
+        for one in tuple(lane.chunks):
+            before = len(one)
+            if kept < before:
+                self._cut(one, one.done + kept, now)
+            kept = max(0, kept - before)
 
     def _cut(self, chunk: Chunk, stop: int, now: float) -> None:
         """Have a lane stop earlier, and put back what is behind that."""

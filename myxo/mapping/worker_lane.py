@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from math import inf
 from typing import Any, NoReturn, Protocol
 
@@ -286,6 +285,7 @@ class WorkerLane:
 
     def _begin(self, digest: bytes, timeout_s: float | None) -> None:
         functions = self._bench.functions
+        self._chunk = None  # of the map before: nobody waits for what is left of it
         self._digest, self._timeout_s = digest, timeout_s
         self._function = functions.get(digest)
         if self._function is None:
@@ -362,7 +362,7 @@ class WorkerLane:
         values = chunk.values
         try:
             with self._bench.interrupts.computing(self):
-                for item in islice(chunk.items, len(values), upto):
+                for item in chunk.items[len(values) : upto]:
                     values.append(function(item))
         except Interrupted:
             if not self.gone and len(values) < upto:

@@ -31,6 +31,9 @@ from overlay.http.outbox import outbox
 
 READ_BYTES = 64 * 1024
 """One read; with one write under way this bounds what a direction holds in memory."""
+BULK_BYTES = 4 * READ_BYTES
+"""One read of a connection that is relayed as it is, while more than `READ_BYTES` is there at once:
+the relay takes three quarters of the time for a byte then."""
 LEAST_RATE = 240.0
 """Bytes a second that the other end sends and takes at the least, beyond a grace; as in Kestrel."""
 _CALLS_IN_A_ROW = 16
@@ -145,6 +148,7 @@ class SocketTransport:
     Attributes:
         send_timeout_s: seconds in which the other end takes no byte, after which the connection
             counts as lost.
+        most_bytes: of one read, while one after the other is full.
     """
 
     __slots__ = (
@@ -163,6 +167,7 @@ class SocketTransport:
         "deadline",
         "fd",
         "half_closes",
+        "most_bytes",
         "send_timeout_s",
     )
 
@@ -173,6 +178,7 @@ class SocketTransport:
         self._more = False  # the last read was full, so that another is likely to succeed at once
         self._calls = 0
         self.send_timeout_s = send_timeout_s
+        self.most_bytes = READ_BYTES
         self._alarms = alarms()
         self._outbox = outbox()
         self._held = b""
@@ -317,7 +323,6 @@ class SocketTransport:
 
     async def _read_more(self) -> bytes | None:
         """Return what is there already, if anything is."""
-        self._calls += 1
         if self._calls >= _CALLS_IN_A_ROW:
             await self._give_way()
         try:
@@ -327,13 +332,14 @@ class SocketTransport:
 
     def _read(self) -> bytes:
         try:
-            data = os.read(self.fd, READ_BYTES)
+            data = os.read(self.fd, self.most_bytes if self._more else READ_BYTES)
         except BlockingIOError:
             self._more = False
             raise
         except OSError as exc:
             raise trio.BrokenResourceError("the connection is lost") from exc
-        self._more = len(data) == READ_BYTES
+        self._more = len(data) >= READ_BYTES
+        self._calls += len(data) // READ_BYTES
         return data
 
     def _rung(self, until: float) -> bool:
