@@ -39,23 +39,11 @@ class Distance:
 
     Attributes:
         measured: by probes of this peer; otherwise estimated from coordinates.
-        latest_s: the newest sample; None if it is old, or there is none.
     """
 
     rtt_s: float
     error_s: float
     measured: bool
-    latest_s: float | None = field(default=None, compare=False)
-
-    @property
-    def least_s(self) -> float:
-        """The RTT, or the newest sample if that is shorter.
-
-        What adds to a sample, such as a busy machine, is no part of the way, and none is shorter
-        than that. The smoothed RTT takes eight samples to come down after a spike, or to follow a
-        machine that comes nearer.
-        """
-        return self.rtt_s if self.latest_s is None else min(self.rtt_s, self.latest_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +61,6 @@ class PeerView:
         """The RTT in seconds, as well as it is known."""
         return None if self.distance is None else self.distance.rtt_s
 
-    @property
-    def least_rtt_s(self) -> float | None:
-        """What limits are compared with; see `Distance.least_s`."""
-        return None if self.distance is None else self.distance.least_s
-
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
@@ -86,7 +69,6 @@ class InstanceView:
     Attributes:
         local: it is on this machine's network stack.
         suspect: it may not answer: its machine may be dead, or it fails its health checks.
-        least_rtt_s: what limits are compared with; None is `rtt_s`.
         key: what tells this instance from every other in the network.
     """
 
@@ -95,7 +77,6 @@ class InstanceView:
     rtt_s: float | None
     local: bool
     suspect: bool
-    least_rtt_s: float | None = None
     key: tuple[PeerId, InstanceId] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -249,12 +230,7 @@ class View:
         estimate = self.membership.rtt(peer)
         age = self.membership.rtt_age(peer, self.clock())
         if estimate is not None and age is not None and age <= RTT_FRESH_S:
-            return Distance(
-                estimate.smoothed_rtt,
-                estimate.rtt_variation,
-                measured=True,
-                latest_s=estimate.latest,
-            )
+            return Distance(estimate.smoothed_rtt, estimate.rtt_variation, measured=True)
         guess = self.membership.coordinates.estimate(peer)
         if guess is not None:
             return Distance(guess.rtt_s, guess.error_s, measured=False)
@@ -372,9 +348,7 @@ class View:
                 record = self.records.instance(owner, instance)
                 if record is not None and not is_void(record, peer.record):
                     doubtful = suspect or not record.healthy
-                    yield InstanceView(
-                        owner, record, peer.rtt_s, peer.local, doubtful, peer.least_rtt_s
-                    )
+                    yield InstanceView(owner, record, peer.rtt_s, peer.local, doubtful)
 
 
 def _length(rtt_s: float | None) -> float:

@@ -20,14 +20,7 @@ from overlay.view import InstanceView, View
 from proxy.choosing.starting import Starter
 from proxy.ranking.limits import RttLimits, limits_of
 from proxy.ranking.placement import Ranking
-from proxy.ranking.selection import (
-    Candidate,
-    expected_latency_s,
-    feasible,
-    has_room,
-    least_rtt_s,
-    rtt_s,
-)
+from proxy.ranking.selection import Candidate, expected_latency_s, feasible, has_room, rtt_s
 from proxy.ranking.upstreams import Upstreams
 from proxy.telemetry.decisions import Decision, Decisions, Event, Failure, Hedge, Plan, Waited
 
@@ -233,7 +226,7 @@ def _objections(candidate: Candidate, revision: int, limits: RttLimits) -> Itera
         yield f"is {instance.record.state}"
     if candidate.failed:
         yield "failed a moment ago"
-    if limits.hard_s is not None and least_rtt_s(instance) > limits.hard_s:
+    if limits.hard_s is not None and away_s > limits.hard_s:
         yield "is over the hard RTT limit"
     if not instance.record.healthy:
         yield "fails its health checks"

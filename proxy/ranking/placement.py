@@ -219,10 +219,10 @@ def _objections(
     if spec.constraints:
         yield from unmet(spec.constraints, record.called)
     if limits.hard_s is not None and not allocator.local:
-        if allocator.least_rtt_s is None:
+        if allocator.rtt_s is None:
             yield "its RTT is not known yet"
-        elif allocator.least_rtt_s > limits.hard_s:
-            yield f"RTT {allocator.least_rtt_s * 1000:.1f} ms is over the hard limit"
+        elif allocator.rtt_s > limits.hard_s:
+            yield f"RTT {allocator.rtt_s * 1000:.1f} ms is over the hard limit"
     if record.room is not None:
         yield from _lacks(record.room, spec, resumes=resumes)
 

@@ -203,7 +203,7 @@ def may_serve(instance: InstanceView, revision: int, hard_s: float | None) -> bo
     return (
         record.state is InstanceState.READY
         and record.revision == revision
-        and (hard_s is None or least_rtt_s(instance) <= hard_s)
+        and (hard_s is None or rtt_s(instance) <= hard_s)
     )
 
 
@@ -212,12 +212,6 @@ def rtt_s(instance: InstanceView) -> float:
     if instance.local:
         return 0.0
     return UNKNOWN_RTT_S if instance.rtt_s is None else instance.rtt_s
-
-
-def least_rtt_s(instance: InstanceView) -> float:
-    """Return the RTT that limits are compared with: one spike does not put an instance over."""
-    away_s = rtt_s(instance)
-    return away_s if instance.local or instance.least_rtt_s is None else instance.least_rtt_s
 
 
 def _wait(upstream: Upstream) -> tuple[float, float]:

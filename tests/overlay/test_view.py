@@ -283,20 +283,6 @@ def test_a_member_is_found_by_its_certificate_while_it_is_one() -> None:
     assert view.by_certificate("ab") is None
 
 
-def test_the_least_rtt_is_the_newest_sample_after_a_spike() -> None:
-    view = view_of(NEAR)
-    for sample in (0.05, 0.5, 0.04):
-        measure(view, NEAR.peer_id, sample)
-    distance = view.distance(NEAR.peer_id)
-    assert distance is not None
-    assert distance.rtt_s > 0.09
-    assert distance.least_s == pytest.approx(0.04)
-    measure(view, NEAR.peer_id, 0.3)
-    spike = view.distance(NEAR.peer_id)
-    assert spike is not None
-    assert spike.least_s == spike.rtt_s < 0.3
-
-
 def test_a_fresh_measurement_beats_the_estimate_and_an_old_one_gives_way_to_it() -> None:
     view = view_of(NEAR)
     assert view.distance(NEAR.peer_id) is None

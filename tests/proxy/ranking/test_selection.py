@@ -34,7 +34,6 @@ def candidate(
     in_flight: int = 0,
     service_time_s: float = 0.0,
     failed: bool = False,
-    least_rtt_s: float | None = None,
 ) -> Candidate:
     record = InstanceRecord(
         version=Version(epoch=1.0, counter=1),
@@ -44,7 +43,7 @@ def candidate(
         state=state,
         concurrency=concurrency,
     )
-    view = InstanceView(PeerId(f"owner-of-{name}"), record, rtt_s, local, suspect, least_rtt_s)
+    view = InstanceView(PeerId(f"owner-of-{name}"), record, rtt_s, local, suspect)
     return Candidate(view, in_flight, service_time_s, failed)
 
 
@@ -81,13 +80,6 @@ def test_the_hard_limit_excludes_what_is_over_it_or_not_measured_but_nothing_loc
         hard_rtt_s=0.02,
     )
     assert found == ["at", "local"]
-
-
-def test_what_was_over_the_hard_limit_is_used_as_soon_as_a_sample_is_within_it() -> None:
-    near = candidate("near-again", rtt_s=0.05, least_rtt_s=0.02)
-    assert usable(near, candidate("over", rtt_s=0.05, least_rtt_s=0.0201), hard_rtt_s=0.02) == [
-        "near-again"
-    ]
 
 
 def test_a_suspect_is_used_only_where_there_is_no_other() -> None:
