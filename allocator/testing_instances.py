@@ -31,11 +31,17 @@ READY_S = 0.05
 
 
 def revision(
-    number: int = 1, name: str = HELLO, *, owner: Identity = OWNER, **fields: Any
+    number: int = 1,
+    name: str = HELLO,
+    *,
+    owner: Identity = OWNER,
+    takes_over: int = 0,
+    **fields: Any,
 ) -> SignedRevision:
     """Return a signed revision; its instances are never paused unless `fields` say so."""
     spec = ServiceSpec(**({"image": IMAGE, "idle_pause_s": 0} | fields))
-    return SignedRevision.sign(owner, Revision(name=ServiceName(name), number=number, spec=spec))
+    made = Revision(name=ServiceName(name), number=number, spec=spec, takes_over=takes_over)
+    return SignedRevision.sign(owner, made)
 
 
 def record_of(allocated: Allocated) -> InstanceRecord:

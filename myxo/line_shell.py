@@ -18,7 +18,7 @@ from overlay.errors import MyxoError
 MAX_DEPTH = 8
 """Files that source each other."""
 
-MAX_SLEEP_S = 86_400.0
+MAX_SLEEP_S = 7 * 86_400.0
 
 
 class LineRefused(MyxoError):
@@ -107,7 +107,7 @@ class LineShell:
             MyxoError: what it asks for could not be done.
             Left: it says `exit`.
         """
-        words = line.partition("#")[0].split()
+        words = words_of(line)
         if not words:
             return
         name, given = words[0], words[1:]
@@ -173,6 +173,11 @@ class LineShell:
         if name not in self.words:
             raise LineRefused(f"there is no command {name!r}; known: {', '.join(self.words)}")
         return self.words[name]
+
+
+def words_of(line: str) -> list[str]:
+    """Return a line's command and its arguments; # begins a remark."""
+    return line.partition("#")[0].split()
 
 
 @contextmanager

@@ -89,6 +89,11 @@ Sticky = Literal[False] | Annotated[str, StringConstraints(pattern=COOKIE_PATTER
 DEFAULT_COOKIE: Final = "myxo-instance"
 
 
+def spellings(name: str) -> list[str]:
+    """Return the other names of a policy that `canonical` knows."""
+    return [other for other, meant in _OTHER_NAMES.items() if meant == name]
+
+
 def canonical(written: str) -> str | None:
     """Return the policy that `written` names in any known spelling; None if it names none."""
     name = written.strip().lower().replace(" ", "_").replace("-", "_")

@@ -8,7 +8,7 @@ service; the next one may come from any key.
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from overlay.errors import InvalidName, MalformedMessage
 from overlay.identity import Identity
@@ -32,6 +32,8 @@ class Revision(BaseModel):
         spec: None says that the service is deleted.
         editors: further owner keys that may add revisions of this name.
         created_at: seconds since the epoch by the owner's clock, for people only.
+        takes_over: the number of an earlier revision, whose instances serve this one as they are
+            (`generation.py`); 0: it has instances of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -41,6 +43,18 @@ class Revision(BaseModel):
     spec: ServiceSpec | None
     editors: tuple[PeerId, ...] = Field((), max_length=32)
     created_at: float = Field(0.0, ge=0, le=_YEAR_9999)
+    takes_over: int = Field(0, ge=0)
+
+    @property
+    def generation(self) -> int:
+        """The number of the revision whose instances serve this one."""
+        return self.takes_over or self.number
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.takes_over >= self.number:
+            raise ValueError("a revision takes over the instances of an earlier one")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from overlay.calls import CallRefused
 from overlay.definitions import UnknownService
 from overlay.errors import MyxoError, PeerUnreachable, ProtocolRefused
+from overlay.generation import taken_over
 from overlay.identity import Identity
 from overlay.names import PeerId, ServiceName
 from overlay.node import Node, open_node
@@ -176,6 +177,8 @@ def next_revision(
     newest: SignedRevision | None,
     spec: ServiceSpec | None,
     editors: tuple[PeerId, ...] | None = None,
+    *,
+    afresh: bool = False,
 ) -> SignedRevision:
     """Return the revision that follows `newest`, signed by `owner`.
 
@@ -185,6 +188,7 @@ def next_revision(
         newest: its newest revision; None if the name was never taken.
         spec: what the service is from now on; None deletes it.
         editors: further keys that may change it; None leaves them as they are.
+        afresh: its instances are new ones, whatever is changed.
 
     Raises:
         NoSuchService: a deletion of what is not there.
@@ -200,5 +204,6 @@ def next_revision(
         spec=spec,
         editors=kept if editors is None else editors,
         created_at=time.time(),
+        takes_over=0 if afresh else taken_over(newest, spec, owner.peer_id),
     )
     return SignedRevision.verified(SignedRevision.sign(owner, revision).signed)

@@ -23,6 +23,16 @@ class RevisionConflict(RegistryError):
         )
 
 
+class WrongGeneration(RegistryError):
+    """The revision takes over instances that do not serve it."""
+
+    def __init__(self, name: ServiceName, takes_over: int) -> None:
+        super().__init__(
+            f"the instances of {name} at revision {takes_over} do not serve what is added; "
+            "add it once more with `registry-cli add`, of this or a newer version"
+        )
+
+
 class NotOwner(RegistryError):
     """The name belongs to another key.
 

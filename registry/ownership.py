@@ -8,14 +8,17 @@ An admin reassigns a name by listing its new people as editors, or by deleting i
 Numbers leave no gap: a revision is taken only where it is the newest one's number plus one. So of
 two people who change a name at once one learns that the other came first.
 
+A revision takes over the instances that it may (`overlay/generation.py`), or none.
+
 Pure: both stores decide by `admit` and differ only in how they make the decision atomic.
 """
 
 from dataclasses import dataclass
 
+from overlay.generation import taken_over
 from overlay.names import PeerId
 from overlay.revision import SignedRevision
-from registry.errors import NoSuchService, NotOwner, RevisionConflict
+from registry.errors import NoSuchService, NotOwner, RevisionConflict, WrongGeneration
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ def admit(title: Title | None, offered: SignedRevision, admin: PeerId | None) ->
         NoSuchService: a deletion of a name that is free.
         NotOwner: the signer has no say over the name.
         RevisionConflict: the number is not the next one.
+        WrongGeneration: it takes over instances that do not serve it.
     """
     revision, signer = offered.revision, offered.owner
     newest = title.newest.revision.number if title is not None else 0
@@ -61,4 +65,7 @@ def admit(title: Title | None, offered: SignedRevision, admin: PeerId | None) ->
             raise NotOwner(revision.name, owner, signer)
     if revision.number != newest + 1:
         raise RevisionConflict(revision.name, newest, revision.number)
+    may = taken_over(None if title is None else title.newest, revision.spec, signer)
+    if revision.takes_over not in {0, may}:
+        raise WrongGeneration(revision.name, revision.takes_over)
     return Title(owner, offered)

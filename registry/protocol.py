@@ -36,6 +36,7 @@ from registry.errors import (
     RevisionConflict,
     StoreFull,
     StoreUnavailable,
+    WrongGeneration,
 )
 from registry.etcd import EtcdStore
 from registry.etcd_cluster import add_member
@@ -245,6 +246,8 @@ def _code(exc: RegistryError) -> tuple[RegistryRefusal, dict[str, Any]]:
             return RegistryRefusal.NOT_OWNER, {"owner": owner}
         case NoSuchService():
             return RegistryRefusal.UNKNOWN, {}
+        case WrongGeneration():
+            return RegistryRefusal.BAD_REVISION, {}
         case StoreFull():
             return RegistryRefusal.FULL, {}
         case _:

@@ -85,13 +85,13 @@ class Arrivals:
         revision, now = given.revision, trio.current_time()
         runtime = self._runtime(spec)
         _insist(check_platform(spec, runtime.capacity()))
-        if (reason := self._crashes.refusal((revision.name, revision.number), now)) is not None:
+        if (reason := self._crashes.refusal((revision.name, revision.generation), now)) is not None:
             raise Refused(AllocationRefusal.FAILED, reason)
         self._check_max_instances(revision.name, spec)
         instance = Instance(
             id=InstanceId(secrets.token_hex(6)),
             service=revision.name,
-            revision=revision.number,
+            revision=revision.generation,
             author=given.owner,
             spec=spec,
             runtime=runtime,

@@ -57,6 +57,7 @@ from overlay.names import Digest, InstanceId, PeerId, ServiceName
 from overlay.records import Room
 from overlay.revision import SignedRevision
 from overlay.signed import Signed
+from overlay.spec import ServiceSpec
 
 UNBOUNDED = Bounds(memory_mib=2**31, instances=2**31)
 
@@ -209,7 +210,7 @@ class Instances:
         caller: PeerId | None,
     ) -> Allocated:
         spec = self._arrivals.checked(given, caller)
-        key = given.revision.name, given.revision.number
+        key = given.revision.name, given.revision.generation
         found = self._flights.ready(key, exclude)
         if found is not None and found.record is not None:
             self._metrics.allocated("found")
@@ -306,6 +307,14 @@ class Instances:
             with suppress(AllocatorError):  # tried again at the next look
                 self._wake(instance)
 
+    def let_go(self, service: ServiceName, generation: int, count: int) -> None:
+        """Drain `count` instances of a service that has more than it may; busy ones last."""
+        here = [i for i in self._all() if i.key == (service, generation) and not i.unwanted]
+        here = [i for i in here if i.state in USABLE]
+        here.sort(key=lambda i: (i.kept is not Kept.NOT, i.state is State.READY, i.load))
+        for instance in here[:count]:
+            instance.give_up(Why.TOO_MANY)
+
     # ends
 
     def drain_outdated(self, service: ServiceName, newest: int | None) -> None:
@@ -314,6 +323,14 @@ class Instances:
         for instance in self._instances.values():
             if instance.service == service and (newest is None or instance.revision < newest):
                 instance.give_up(Why.OUTDATED)
+
+    def adjust(self, service: ServiceName, generation: int, spec: ServiceSpec) -> None:
+        """Have the instances of a generation go by what a later revision says of their use."""
+        for instance in self._all():
+            if instance.key == (service, generation) and instance.spec != spec:
+                self._register.adjust(instance, spec)
+                self.use.adjust(instance)
+                instance.notify()
 
     # view
 

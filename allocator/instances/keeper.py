@@ -1,4 +1,6 @@
-"""Keeps what services want kept (`min_instances`), as far as it is this allocator's part.
+"""Keeps as many instances as services want (`min_instances`), and no more than they may have.
+
+That is, as far as it is this allocator's part.
 
 `keeping.py` decides from the view; here it is looked at now and then, and done.
 """
@@ -14,7 +16,7 @@ import trio
 
 from allocator.errors import AllocatorError
 from allocator.instances.instances import Instances
-from allocator.instances.keeping import Allowance, Holding, duty, is_short
+from allocator.instances.keeping import SETTLE_S, Allowance, Holding, duty, excess, is_short
 from allocator.instances.resting import Kept
 from overlay.labels import unmet
 from overlay.names import InstanceId, PeerId, ServiceName
@@ -58,13 +60,15 @@ class _Watch:
     Attributes:
         lacking: since when this allocator has too few of its part; None is not at all.
         short: since when the network has too few; likewise.
+        over: since when this allocator has instances to give up; likewise.
         begun: when the last start was begun, for services to take turns.
-        under_way: the revision that is being started; 0 is none.
+        under_way: the generation that is being started; 0 is none.
         withheld: how many instances are lacking because no more may be kept here.
     """
 
     lacking: float | None = None
     short: float | None = None
+    over: float | None = None
     retry_at: float = 0.0
     begun: float = 0.0
     under_way: int = 0
@@ -108,7 +112,7 @@ class Keeper:
                 begun = self.stopwatch()
                 self._ended = trio.Event()
                 for given in self.look(trio.current_time()):
-                    self._watches[given.revision.name].under_way = given.revision.number
+                    self._watches[given.revision.name].under_way = given.revision.generation
                     nursery.start_soon(self._start, given)
                 await trio.sleep(LOOK_SHARE * (self.stopwatch() - begun))
                 with trio.move_on_after(LOOK_S):
@@ -117,7 +121,12 @@ class Keeper:
     def look(self, now: float) -> list[SignedRevision]:
         """Keep what must be kept; return what to start one more of now."""
         allocators = self.allocators()
-        wanted = {name: given for name in self.definitions.names() if (given := self._given(name))}
+        here = self.instances.services()
+        wanted = {
+            name: given
+            for name in self.definitions.names()
+            if (given := self._given(name, here=name in here))
+        }
         for name in self._watches.keys() - wanted.keys():
             self.instances.keep(name, 0, 0, Kept.NOT)
             if not self._watches[name].under_way:
@@ -135,7 +144,9 @@ class Keeper:
 
     def status(self) -> list[dict[str, Any]]:
         """Return of which services fewer are kept than they want, as JSON-ready values."""
-        found = [(name, self._given(name), w.withheld) for name, w in self._watches.items()]
+        found = [
+            (name, self.definitions.get(name), w.withheld) for name, w in self._watches.items()
+        ]
         return [
             {
                 "service": name,
@@ -155,11 +166,13 @@ class Keeper:
             for name, watch in self._watches.items()
         )
 
-    def _given(self, name: ServiceName) -> SignedRevision | None:
-        """Return a service's revision if it wants instances kept."""
+    def _given(self, name: ServiceName, *, here: bool) -> SignedRevision | None:
+        """Return a service's revision if it wants instances kept, or may have only so many here."""
         given = self.definitions.get(name)
         spec = None if given is None else given.revision.spec
-        return given if spec is not None and spec.min_instances else None
+        if spec is None:
+            return None
+        return given if spec.min_instances or (here and spec.max_instances) else None
 
     def _is_due(
         self,
@@ -169,15 +182,19 @@ class Keeper:
         allowance: Allowance,
         now: float,
     ) -> bool:
-        """Keep what must be kept of a service; return whether to start one more of it."""
-        spec, number = given.revision.spec, given.revision.number
+        """Keep what must be kept of a service, and no more; return whether to start one of it."""
+        spec, generation = given.revision.spec, given.revision.generation
         watch = self._watches[name]
         if spec is None or self.me not in allocators:
             return False
-        holdings = _holdings(spec, number, allocators, self.there(name))
-        todo = duty(self.me, spec.min_instances, ranked(name, holdings), holdings)
+        holdings = _holdings(spec, generation, allocators, self.there(name))
+        order = ranked(name, holdings)
+        todo = duty(self.me, spec.min_instances, order, holdings)
         keep = allowance.take(given.owner, todo.keep)
-        self.instances.keep(name, number, keep, Kept(spec.min_state))
+        self.instances.keep(name, generation, keep, Kept(spec.min_state))
+        if spec.max_instances:
+            over = excess(self.me, spec.min_instances, spec.max_instances, order, holdings)
+            self._let_go(given, over, now)
         watch.lacking = _since(watch.lacking, bool(todo.lacks), now)
         watch.short = _since(watch.short, is_short(spec.min_instances, holdings), now)
         lacks = max(todo.lacks, bool(watch.under_way))
@@ -190,6 +207,13 @@ class Keeper:
         if not todo.is_due(lacking_s, short_s):
             return False
         return bool(may_start or (not lacks and allowance.take(given.owner, 1)))
+
+    def _let_go(self, given: SignedRevision, over: int, now: float) -> None:
+        """Give up what a service has too many of, once that is no mere moment."""
+        watch = self._watches[given.revision.name]
+        watch.over = _since(watch.over, bool(over), now)
+        if watch.over is not None and now - watch.over >= SETTLE_S:
+            self.instances.let_go(given.revision.name, given.revision.generation, over)
 
     @staticmethod
     def _withhold(name: ServiceName, watch: _Watch, count: int) -> None:
@@ -220,7 +244,7 @@ def _since(since: float | None, holds: bool, now: float) -> float | None:
 
 def _holdings(
     spec: ServiceSpec,
-    number: int,
+    generation: int,
     allocators: Mapping[PeerId, PeerRecord],
     instances: Iterable[InstanceView],
 ) -> dict[PeerId, Holding]:
@@ -228,7 +252,7 @@ def _holdings(
     starting: dict[PeerId, set[InstanceId]] = {}
     for instance in instances:
         record = instance.record
-        if record.revision != number or record.state is InstanceState.DRAINING:
+        if record.revision != generation or record.state is InstanceState.DRAINING:
             continue
         table = starting if record.state is InstanceState.STARTING else usable
         table.setdefault(instance.owner, set()).add(record.id)

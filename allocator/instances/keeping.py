@@ -17,6 +17,9 @@ Views differ for moments, so three things keep this calm:
 - Whoever should keep one and does not (its policy forbids it, its disk is full, nobody else can
   know) is stood in for after `TAKEOVER_S` by the next in order, then by the one after.
 
+By the same order it is settled who gives up instances where a service has more than it may
+(`max_instances`), because it may have fewer than it did or because several started one at once.
+
 What is kept gives no room to others, so a machine keeps only so many: of one owner, and of all who
 are not trusted there (`Allowance`). Who was there first is served first, or services would push
 each other out again and again.
@@ -130,6 +133,27 @@ def duty(
     keep = min(mine.usable, own) + _held_for_others(order, share, holdings).get(me, 0)
     lacks = max(0, own - mine.usable - mine.starting)
     return Duty(keep, lacks, _stands_in_after_s(me, able, share, holdings))
+
+
+def excess(
+    me: PeerId,
+    minimum: int,
+    most: int,
+    order: Sequence[PeerId],
+    holdings: Mapping[PeerId, Holding],
+) -> int:
+    """Return how many instances `me` gives up where the network has more than `most` of them.
+
+    Those go first whose allocator is the last in order, and none that is somebody's share.
+    """
+    share = shares([peer for peer in order if holdings[peer].able], min(minimum, most))
+    over = sum(holding.usable for holding in holdings.values()) - most
+    for peer in reversed(order):
+        gives = max(0, min(over, holdings[peer].usable - share.get(peer, 0)))
+        if peer == me:
+            return gives
+        over -= gives
+    return 0
 
 
 def _held_for_others(

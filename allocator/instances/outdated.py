@@ -1,4 +1,8 @@
-"""Instances of services that were changed or deleted go, as soon as this machine hears of it."""
+"""What a change of a service means for its instances, as soon as this machine hears of it.
+
+Those of an earlier generation go, as do all when the service was deleted. Those that the new
+revision takes over stay, and go by its numbers.
+"""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +18,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """Drains what is outdated while `run` runs.
+    """Drains what is outdated, and adjusts the rest, while `run` runs.
 
     Attributes:
         instances: what runs here.
@@ -31,8 +35,10 @@ class Outdated:
             while True:
                 for service in self.instances.services():
                     newest = self.definitions.get(service)
-                    if newest is not None:
-                        self.instances.drain_outdated(service, newest.revision.number)
+                    if newest is not None and (spec := newest.revision.spec) is not None:
+                        generation = newest.revision.generation
+                        self.instances.drain_outdated(service, generation)
+                        self.instances.adjust(service, generation, spec)
                     elif self.definitions.deleted(service):
                         self.instances.drain_outdated(service, None)
                     elif self.definitions.live and service not in self._asked:

@@ -16,6 +16,7 @@ from allocator.metrics import AllocatorMetrics
 from allocator.rules.admission import Ledger
 from overlay.names import InstanceId, ServiceName
 from overlay.records import MAX_RESUME_S, InstanceState, Room
+from overlay.spec import ServiceSpec
 
 RESUME_ALPHA = 0.2
 TYPICAL_RESUME_S = 0.02
@@ -89,6 +90,14 @@ class Register:
             resume_s=min(MAX_RESUME_S, self.resume_s) if state is InstanceState.PAUSED else 0.0,
             healthy=instance.healthy,
         )
+
+    def adjust(self, instance: Instance, spec: ServiceSpec) -> None:
+        """Enter what a service says now of the use of its instances."""
+        before, instance.spec = instance.spec, spec
+        state = published(instance.state)
+        if instance.record is not None and state and before.concurrency != spec.concurrency:
+            self.publish(instance, state)
+        log.info("instance.adjusted", service=instance.service, id=instance.id)
 
     def rests(self, instance: Instance) -> None:
         """Give back what a paused instance was promised, less the memory that it holds."""

@@ -43,6 +43,7 @@ class Why(StrEnum):
     PREEMPTED = "preempted"
     STANDBY_FULL = "standby_full"
     OUTDATED = "outdated"
+    TOO_MANY = "too_many"
     UNHEALTHY = "unhealthy"
     ALLOCATOR_STOPS = "allocator_stops"
 

@@ -139,9 +139,13 @@ class Use:
             if len(self._activities) >= MAX_SERVICES:
                 self._activities.pop(next(iter(self._activities)))
             now = trio.current_time()
-            window_s = max(LEAST_WINDOW_S, instance.spec.idle_pause_s or instance.spec.idle_stop_s)
-            found = self._activities[instance.key] = Activity(Peak(window_s, now), Habit(now))
+            peak = Peak(_window_s(instance), now)
+            found = self._activities[instance.key] = Activity(peak, Habit(now))
         return found
+
+    def adjust(self, instance: Instance) -> None:
+        """Look back as long as an instance's service says now."""
+        self.activity(instance).peak.window_s = _window_s(instance)
 
     def begin(self, instance: InstanceId) -> Instance:
         """Count a request to an instance, which `end` takes back.
@@ -206,6 +210,10 @@ class Counted:
     ) -> None:
         if self._found is not None:
             self._use.end(self._found)
+
+
+def _window_s(instance: Instance) -> float:
+    return max(LEAST_WINDOW_S, instance.spec.idle_pause_s or instance.spec.idle_stop_s)
 
 
 async def returned(instance: Instance) -> None:

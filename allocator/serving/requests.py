@@ -62,7 +62,7 @@ class Requests:
         except (MalformedMessage, SignatureInvalid) as exc:
             raise CallRefused(AllocationRefusal.BAD_REVISION, str(exc)) from exc
         log.debug("allocate", peer=peer, service=given.revision.name, id=request.request_id)
-        self._held.taken(peer, given.revision.name, given.revision.number)
+        self._held.taken(peer, given.revision.name, given.revision.generation)
         await self._learn(given.revision, peer)
         unmet = check_constraints(given.revision.spec, self.node.record.called)
         if isinstance(unmet, Refusal):

@@ -8,6 +8,13 @@ InterArrival = float | tuple[str, *tuple[float, ...]]
 """Seconds between requests: a number, or a distribution's name and its parameters."""
 
 
+MAX_CLIENTS = 256
+"""On one host: each is a process of some 40 MB."""
+
+MAX_COUNT = 10**9
+"""Requests that a client is told to send at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
     """One client, as its host told last.

@@ -138,7 +138,7 @@ class Chooser:
     def _group(self, decision: Decision) -> Group:
         revision = decision.revision.revision
         policy = decision.spec.policy
-        return self._upstreams.group(revision.name, revision.number, decision.limits, policy)
+        return self._upstreams.group(revision.name, revision.generation, decision.limits, policy)
 
     def _select(self, decision: Decision) -> Upstream | None:
         """Return the best instance with room."""

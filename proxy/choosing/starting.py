@@ -201,12 +201,12 @@ class Starter:
 
     def ranking(self, revision: SignedRevision, limits: RttLimits) -> Ranking:
         """Return which allocators would be asked now, best first, and what each would cost."""
-        name, number = revision.revision.name, revision.revision.number
+        name, generation = revision.revision.name, revision.revision.generation
         return rank(
             self._view.peers(Role.ALLOCATOR),
             _spec_of(revision),
             limits,
-            survey(self._view.instances(name), number),
+            survey(self._view.instances(name), generation),
             self._times.of(name),
         )
 

@@ -27,7 +27,7 @@ async def invite(
     """Return the offers of those `sites` that answered while it paid to wait for them."""
     request = OfferRequest(
         service=revision.revision.name,
-        revision=revision.revision.number,
+        revision=revision.revision.generation,
         cpu_millicores=spec.cpu_millicores,
         memory_mib=spec.memory_mib,
         image=None if spec.image is None else spec.image.config_digest,

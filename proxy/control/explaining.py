@@ -122,21 +122,18 @@ class Explainer:
 
     def _would(self, revision: SignedRevision) -> dict[str, Any]:
         """Return what a request for a service would meet now."""
-        name, number, spec = (
-            revision.revision.name,
-            revision.revision.number,
-            revision.revision.spec,
-        )
+        name, spec = revision.revision.name, revision.revision.spec
+        generation = revision.revision.generation
         if spec is None:
             return {"service": name, "deleted": True}
         limits = limits_of(spec)
         candidates = self._upstreams.candidates(self._view.instances(name), self._now())
-        rows = [self._row(c, number, limits) for c in candidates[:MAX_CANDIDATES]]
+        rows = [self._row(c, generation, limits) for c in candidates[:MAX_CANDIDATES]]
         return {
             "service": name,
-            "revision": number,
+            "revision": revision.revision.number,
             "limits": _limits(limits),
-            "usable": len(feasible(candidates, revision=number, limits=limits)),
+            "usable": len(feasible(candidates, revision=generation, limits=limits)),
             "candidates": rows,
             "ranking": self._ranking(self._starter.ranking(revision, limits)),
         }
@@ -144,8 +141,8 @@ class Explainer:
     def _candidates(
         self, candidates: Iterable[Candidate], decision: Decision
     ) -> list[dict[str, Any]]:
-        number = decision.revision.revision.number
-        return [self._row(c, number, decision.limits) for c in list(candidates)[:MAX_CANDIDATES]]
+        generation, limits = decision.revision.revision.generation, decision.limits
+        return [self._row(c, generation, limits) for c in list(candidates)[:MAX_CANDIDATES]]
 
     def _row(self, candidate: Candidate, revision: int, limits: RttLimits) -> dict[str, Any]:
         instance = candidate.instance

@@ -70,7 +70,7 @@ def away(
     """Return a machine whose gateway is at `gateway`, for those instances that it has."""
     (owner,) = {upstream.instance.owner for upstream in upstreams}
     weight = sum((weight_of(spec, u.weight) or 1) * nearness(spec, u.distance_s) for u in upstreams)
-    any_of = f"{revision.revision.name}/{revision.revision.number}"
+    any_of = f"{revision.revision.name}/{revision.revision.generation}"
     return Away(
         Machine(owner, gateway, any_of, weight),
         frozenset(upstream.instance.key for upstream in upstreams),

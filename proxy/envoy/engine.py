@@ -245,7 +245,9 @@ class Engine:
         self, name: ServiceName, revision: SignedRevision, spec: ServiceSpec
     ) -> list[Upstream] | None:
         """Return the instances that requests may go to; None where all are over the soft limit."""
-        group = self._upstreams.group(name, revision.revision.number, limits_of(spec), spec.policy)
+        group = self._upstreams.group(
+            name, revision.revision.generation, limits_of(spec), spec.policy
+        )
         if group.far and not group.near:
             return None
         return [u for u in group.near if weight_of(spec, u.weight)] or list(group.near)

@@ -10,7 +10,13 @@ from overlay.identity import Identity
 from overlay.names import PeerId, ServiceName
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import ServiceSpec
-from registry.errors import NoSuchService, NotOwner, RegistryError, RevisionConflict
+from registry.errors import (
+    NoSuchService,
+    NotOwner,
+    RegistryError,
+    RevisionConflict,
+    WrongGeneration,
+)
 from registry.ownership import Title, admit
 
 KEYS = [Identity.from_seed(bytes([n]) * 32) for n in range(4)]
@@ -118,3 +124,26 @@ def test_a_first_revision_begins_at_one() -> None:
     with pytest.raises(RevisionConflict) as refused:
         admit(None, Step(0, 0, False, frozenset()).sign(2), PeerId(ADMIN))
     assert refused.value.newest == 0
+
+
+def _signed(number: int, spec: ServiceSpec, takes_over: int, signer: int = 0) -> SignedRevision:
+    revision = Revision(
+        name=ServiceName("hello"),
+        number=number,
+        spec=spec,
+        editors=(KEYS[1].peer_id,),
+        takes_over=takes_over,
+    )
+    return SignedRevision.sign(KEYS[signer], revision)
+
+
+def test_instances_are_taken_over_by_what_they_serve_and_by_nothing_else() -> None:
+    small = ServiceSpec(process="true", max_instances=1)
+    large = ServiceSpec(process="true", max_instances=9)
+    other = ServiceSpec(process="false")
+    second = admit(admit(None, _signed(1, small, 0), None), _signed(2, large, 1), None)
+    assert admit(second, _signed(3, small, 1), None).newest.revision.generation == 1
+    assert admit(second, _signed(3, small, 0), None).newest.revision.generation == 3
+    for wrong in (_signed(3, small, 2), _signed(3, other, 1), _signed(3, small, 1, signer=1)):
+        with pytest.raises(WrongGeneration, match="do not serve what is added"):
+            admit(second, wrong, None)

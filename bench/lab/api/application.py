@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from bench.lab.api import apps, experiments, hosts, series
+from bench.lab.api import apps, experiments, hosts, policies, series
 from bench.lab.api.answers import explain_errors
 from bench.lab.api.context import Context
 from bench.lab.api.guard import Guard
@@ -70,7 +70,7 @@ def make_app(settings: ApiSettings, open_network: OpenNetwork) -> ASGIApp:
     )
     explain_errors(app)
     api = APIRouter(prefix="/api")
-    for part in (experiments, series, hosts, apps):
+    for part in (experiments, series, hosts, policies, apps):
         api.include_router(part.router)
     api.add_api_route(
         "", lambda: _listed(app), tags=["api"], name="routes", description=_listed.__doc__

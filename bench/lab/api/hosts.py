@@ -1,4 +1,4 @@
-"""Routes of what is in the network: load hosts, services, routing tables, policies."""
+"""Routes of what is in the network: load hosts, services, routing tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -49,10 +49,7 @@ async def routes(context: InContext) -> list[dict[str, Any]]:
 @router.get("/routes/{service}")
 async def route(context: InContext, service: str) -> dict[str, Any]:
     """Return where requests for a service are sent; 404 if the network decides."""
-    for record in await _records(context):
-        if record["service"] == service:
-            return dict(record)
-    raise NotFound(f"the routing table has no service {service!r}")
+    return await _record(context, service)
 
 
 @router.put("/routes/{service}")
@@ -67,7 +64,8 @@ async def set_route(
 
 @router.delete("/routes/{service}")
 async def remove_route(context: InContext, service: str) -> str:
-    """Let the network decide again where requests for a service go."""
+    """Let the network decide again where requests for a service go; 404 if it does already."""
+    await _record(context, service)
     await _do(context, "unset", service=service)
     return service
 
@@ -77,6 +75,13 @@ async def clear_routes(context: InContext) -> int:
     """Let the network decide everything again; return how many services that concerns."""
     answers = await _do(context, "clear")
     return int(answers[0]["unset"])
+
+
+async def _record(context: Context, service: str) -> dict[str, Any]:
+    for record in await _records(context):
+        if record["service"] == service:
+            return dict(record)
+    raise NotFound(f"the routing table has no service {service!r}")
 
 
 async def _records(context: Context) -> Sequence[Mapping[str, Any]]:

@@ -1,14 +1,17 @@
 """Does an experiment's steps with the load hosts."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import assert_never
 
 import structlog
 import trio
 
+from bench.lab.errors import BadInput
 from bench.lab.experiments.steps import (
     CloseClients,
     Say,
+    SendRequests,
     SetRate,
     Sleep,
     SpawnClients,
@@ -49,7 +52,7 @@ class _Work:
         self._hosts = hosts
         self._exp_id = exp_id
         self._note = note
-        self._open: dict[tuple[str, str], None] = {}
+        self._open: dict[tuple[str, str], list[str]] = {}
         self._began: float | None = None
 
     async def do(self, step: Step) -> None:
@@ -58,6 +61,8 @@ class _Work:
                 await self._spawn(step)
             case SetRate():
                 await self._set_rate(step)
+            case SendRequests():
+                await self._request(step)
             case CloseClients():
                 await self._close(step.pattern, step.service)
             case Sleep():
@@ -79,8 +84,9 @@ class _Work:
             seed=step.seed,
             arrival=step.arrival,
         )
-        self._open[step.pattern, step.service] = None  # before: some hosts may do it and one not
-        clients = await self._hosts.spawn(step.pattern, what)
+        mine = self._open.setdefault((step.pattern, step.service), [])
+        clients = await self._hosts.spawn(step.pattern, what)  # some hosts may do it and one not
+        mine += clients
         await self._note("spawn", " ".join(clients))
 
     async def _set_rate(self, step: SetRate) -> None:
@@ -91,10 +97,23 @@ class _Work:
         await self._hosts.rps(step.pattern, step.service, rate, self._exp_id)
         await self._note("rps", f"{step.pattern} {step.service} {step.rate:g}")
 
+    async def _request(self, step: SendRequests) -> None:
+        clients = [c for ids in self._mine(step.service) for c in ids if _is_on(step.pattern, c)]
+        if not clients:
+            raise BadInput(f"this experiment has no clients of {step.service} on {step.pattern}")
+        self._start()
+        await self._note("request", f"{step.pattern} {step.service} {step.count}")
+        await self._hosts.request(clients, step.count, step.inter_arrival)
+
     async def _close(self, pattern: str, service: str) -> None:
         await self._hosts.close(pattern, service, self._exp_id)
         await self._note("close", f"{pattern} {service}")
         self._open.pop((pattern, service), None)
+        for ids in self._mine(service):
+            ids[:] = [client for client in ids if not _is_on(pattern, client)]
+
+    def _mine(self, service: str) -> list[list[str]]:
+        return [ids for (_, asked), ids in self._open.items() if asked == service]
 
     def _start(self) -> float:
         if self._began is None:
@@ -108,3 +127,7 @@ class _Work:
                 await self._hosts.close(pattern, service, self._exp_id)
             except MyxoError as exc:
                 log.info("experiment.clients_left", exp_id=self._exp_id, error=str(exc))
+
+
+def _is_on(pattern: str, client: str) -> bool:
+    return re.fullmatch(pattern, client.partition(":")[0]) is not None

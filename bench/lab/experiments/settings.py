@@ -1,6 +1,7 @@
 """What the daemon of experiments can be told, and where they are kept."""
 
 import os
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -43,6 +44,7 @@ class ExperimentdSettings(NodeSettings):
         return f"{self.hostname or os.uname().nodename}:{self.state_dir}"
 
 
-def chosen_database(given: str | None = None) -> URL:
+def chosen_database(given: str | None = None, state_dir: Path | None = None) -> URL:
     """Return the database that is given, or else the one that the daemon's settings name."""
-    return ExperimentdSettings.load({"database": given}).database_url()
+    said = {"database": given, "state_dir": state_dir}
+    return ExperimentdSettings.load(said).database_url()

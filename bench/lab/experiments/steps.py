@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.lab.load_hosts import InterArrival
+
 
 @dataclass(frozen=True, slots=True)
 class SpawnClients:
@@ -30,6 +32,21 @@ class SetRate:
     service: str
     rate: float
     shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequests:
+    """Have each of a service's clients send `count` requests, and wait until all are answered.
+
+    Attributes:
+        inter_arrival: the times between a client's requests, as `LoadHosts` has them; None sends
+            each as soon as the one before is answered.
+    """
+
+    pattern: str
+    service: str
+    count: int
+    inter_arrival: InterArrival | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +78,4 @@ class Say:
     text: str
 
 
-Step = SpawnClients | SetRate | CloseClients | Sleep | WaitUntil | Say
+Step = SpawnClients | SetRate | SendRequests | CloseClients | Sleep | WaitUntil | Say

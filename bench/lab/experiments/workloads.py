@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from bench.lab.durations import seconds
 from bench.lab.errors import BadInput
-from bench.lab.experiments.instructions import MAX_CLIENTS
 from bench.lab.experiments.steps import (
     CloseClients,
     SetRate,
@@ -19,6 +18,7 @@ from bench.lab.experiments.steps import (
     Step,
     WaitUntil,
 )
+from bench.lab.load_hosts import MAX_CLIENTS
 
 MAX_DURATION_S = 7 * 86_400.0
 MAX_TICKS = 100_000

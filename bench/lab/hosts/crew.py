@@ -13,13 +13,13 @@ from bench.lab.errors import LoadFailed
 from bench.lab.hosts.assignments import Assignment, Assignments
 from bench.lab.hosts.child import Child, Job
 from bench.lab.hosts.messages import (
-    MAX_CLIENTS,
     Answered,
     ClientRow,
     Clients,
     SendRequests,
     Work,
 )
+from bench.lab.load_hosts import MAX_CLIENTS
 from bench.lab.loading.target import target_of
 from bench.lab.request_trace import RequestTrace
 

@@ -5,13 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
 from bench.lab.experiments.records import NodeFact, TelemetryRow
+from bench.lab.load_hosts import MAX_CLIENTS, MAX_COUNT
 from bench.lab.request_trace import RequestTrace
 from overlay.signed import Base64, Signed
 
 LAB_PROTOCOL = "/myxo/lab/1.0.0"
-
-MAX_CLIENTS = 256
-"""On one host: each is a process of some 40 MB."""
 
 MAX_RATE = 1e6
 """Requests a second; no client gets near it."""
@@ -105,7 +103,7 @@ class SendRequests(Clients):
     """
 
     do: Literal["send"] = "send"
-    count: int | None = Field(None, ge=1, le=10**9)
+    count: int | None = Field(None, ge=1, le=MAX_COUNT)
     inter_arrival: (
         Annotated[float, Field(ge=0, allow_inf_nan=False)]
         | tuple[_Name, Annotated[tuple[float, ...], Field(max_length=1_000_000)]]

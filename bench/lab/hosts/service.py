@@ -96,7 +96,8 @@ async def _open_traces(settings: HostSettings, lab: Path, name: str) -> AsyncIte
                 from bench.lab.experiments.settings import chosen_database  # noqa: PLC0415
                 from bench.lab.experiments.store import SqlTraceSink, open_store  # noqa: PLC0415
 
-                store = await stack.enter_async_context(open_store(chosen_database()))
+                url = chosen_database(state_dir=settings.state_dir)
+                store = await stack.enter_async_context(open_store(url))
                 sink = SqlTraceSink(store)
             case "stream" | "off":
                 yield None

@@ -12,6 +12,7 @@ from bench.lab.errors import BadInput
 from bench.lab.queueing import flags
 from bench.lab.queueing.replay import served
 from bench.lab.queueing.results import Results, RunResult
+from bench.lab.queueing.settings import QueueSettings
 from bench.lab.queueing.showing import run_text
 from bench.lab.traces import flags as trace_flags
 from bench.lab.traces import rows
@@ -105,6 +106,7 @@ def run_queues(
     \b
     Example: myxo lab queues run --env .env.general --workers 3 --policy rr
     """
+    keep_runs = QueueSettings.load({}).keep_runs
     said = trace_flags.told(
         env,
         samples=samples,
@@ -145,7 +147,7 @@ def run_queues(
     except BaseExceptionGroup as group:
         refuse(group)
         raise
-    store = Results()
+    store = Results(most=keep_runs)
     name = store.keep(about | {"runtime": ran}, found)
     _show(store.run(name), as_json=as_json)
 

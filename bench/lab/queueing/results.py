@@ -2,10 +2,12 @@
 
 A run is a folder, named by workers, policy and number: W3_round_robin_T1 is the first with three
 workers and round robin. In it are `run.json`, with what was asked for, and a file for each worker.
+Of more runs than are kept the oldest go.
 """
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -15,6 +17,9 @@ from typing import Any
 from bench.lab.errors import BadInput
 from bench.lab.queueing.figures import Figures
 from overlay.settings import state_dir
+
+MOST_RUNS = 200
+"""Of any size up to some 5 MB."""
 
 MOST_TRIES = 100
 """Numbers that others may take at the same moment."""
@@ -59,13 +64,15 @@ class Results:
 
     Args:
         folder: that has them; this user's, if left out.
+        most: runs that are kept.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, most: int = MOST_RUNS) -> None:
+        self._most = most
         self._folder = state_dir() / "lab" / "queues" if folder is None else folder
 
     def keep(self, about: Mapping[str, Any], workers: Sequence[WorkerResult]) -> str:
-        """Keep a run; return its name.
+        """Keep a run, and no more of the older ones than there is place for; return its name.
 
         Raises:
             BadInput: it cannot be written.
@@ -75,9 +82,14 @@ class Results:
             for one in workers:
                 _write(folder / f"worker-{one.worker}.json", asdict(one))
             _write(folder / "run.json", about)
+            self._prune()
         except OSError as exc:
             raise BadInput(f"results cannot be kept in {self._folder}: {exc.strerror}") from exc
         return folder.name
+
+    def _prune(self) -> None:
+        for name in self.runs()[: -self._most]:
+            shutil.rmtree(self._folder / name, ignore_errors=True)  # others may prune, too
 
     def _new(self, prefix: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)

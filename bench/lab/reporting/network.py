@@ -1,8 +1,8 @@
 """The network under test, as its member: definitions are changed in it, and instances watched.
 
 Whoever runs a report must own the services: a changed definition is a revision, signed by the key
-of this machine's user. A new revision replaces all instances, so that every run begins with none of
-the last one's.
+of this machine's user. A run begins with one that has instances of its own, and so with none of the
+last run's; what changes within a run is how many there are.
 """
 
 import math
@@ -27,7 +27,7 @@ from registry.client import RegistryClient, next_revision
 from registry.settings import CliSettings
 
 SETTLE_TIMEOUT_S = 120.0
-"""For the instances of an old revision to be gone, and those that are kept to be ready."""
+"""For the instances of an old definition to be gone, and those that are kept to be ready."""
 
 RESTORE_TIMEOUT_S = 30.0
 
@@ -44,10 +44,15 @@ class NetworkUnderTest:
         self._node = node
         self._owner = owner
         self._registry = RegistryClient(node)
-        self._numbers: dict[ServiceName, int] = {}
+        self._generations: dict[ServiceName, int] = {}
 
-    async def define(self, name: str, spec: ServiceSpec) -> None:
+    async def define(self, name: str, spec: ServiceSpec, *, afresh: bool = False) -> None:
         """Make a service what a definition says, if it is not.
+
+        Args:
+            name: the service.
+            spec: its definition.
+            afresh: none of the instances that are there serve it, even if it is what it was.
 
         Raises:
             LoadFailed: the registry does not take it; mostly because another key owns the name.
@@ -55,12 +60,12 @@ class NetworkUnderTest:
         service = service_name(name)
         try:
             newest = await self._registry.current(service)
-            if newest.revision.spec != spec:
-                newest = next_revision(self._owner, service, newest, spec)
+            if afresh or newest.revision.spec != spec:
+                newest = next_revision(self._owner, service, newest, spec, afresh=afresh)
                 await self._registry.add(newest)
         except MyxoError as exc:
             raise LoadFailed(f"the definition of {name} cannot be changed: {exc}") from exc
-        self._numbers[service] = newest.revision.number
+        self._generations[service] = newest.revision.generation
 
     @asynccontextmanager
     async def borrowed(self, names: Iterable[str]) -> AsyncIterator[Mapping[str, ServiceSpec]]:
@@ -78,7 +83,7 @@ class NetworkUnderTest:
                     await self.define(name, spec)
 
     async def settle(self, name: str, least: int) -> None:
-        """Return when a service has instances of its newest revision alone, `least` of them ready.
+        """Return when a service has instances of its definition alone, `least` of them ready.
 
         Raises:
             LoadFailed: that does not come about.
@@ -108,9 +113,9 @@ class NetworkUnderTest:
             await self._node.changed()
 
     def _is_settled(self, service: ServiceName, least: int) -> bool:
-        newest = self._numbers.get(service, 0)
+        generation = self._generations.get(service, 0)
         found = [i for i in self._node.view.all_instances() if i.record.service == service]
-        if any(i.record.revision < newest for i in found):
+        if any(i.record.revision < generation for i in found):
             return False
         return self.ready(service) >= least
 

@@ -74,7 +74,7 @@ class Comparison:
     ) -> list[Run]:
         specs = {name: variant.spec(original) for name, original in originals.items()}
         for name, spec in specs.items():
-            await self._network.define(name, spec)
+            await self._network.define(name, spec, afresh=True)
         for name, spec in specs.items():
             await self._network.settle(name, spec.min_instances)
         before = await self._metrics.counted()

@@ -5,23 +5,27 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from bench.lab.errors import LabError
+from bench.lab.commands import step_of
+from bench.lab.errors import LabError, LoadFailed
+from bench.lab.experiments.steps import (
+    CloseClients,
+    SendRequests,
+    SetRate,
+    SpawnClients,
+    Step,
+)
 from bench.lab.load_hosts import LoadHosts, Spawn
 from bench.lab.shell.tables import client_rows, info_rows, table
 from bench.lab.shell.words import LAB_WORDS
-from myxo.line_shell import LineRefused, LineShell
+from myxo.line_shell import LineShell
 from myxo.rtable import Ask
 from myxo.rtable_shell import route
-
-MAX_NUM = 256
 
 
 def lab_shell(
     hosts: LoadHosts,
     ask: Ask,
     echo: Callable[[str], None] = print,
-    *,
-    exp_id: str = "",
 ) -> LineShell:
     """Return a shell.
 
@@ -29,22 +33,18 @@ def lab_shell(
         hosts: does what is said of clients.
         ask: does what is said of the routing tables of the load hosts' proxies.
         echo: shows a line to the person.
-        exp_id: the experiment whose clients are meant; empty means all there are, of none.
     """
-    words = _Words(hosts, ask, echo, exp_id)
+    words = _Words(hosts, ask, echo)
     return LineShell(LAB_WORDS, words.do, echo)
 
 
 class _Words:
     """Does the shell's own commands."""
 
-    def __init__(
-        self, hosts: LoadHosts, ask: Ask, echo: Callable[[str], None], exp_id: str
-    ) -> None:
+    def __init__(self, hosts: LoadHosts, ask: Ask, echo: Callable[[str], None]) -> None:
         self._hosts = hosts
         self._ask = ask
         self._echo = echo
-        self._exp_id = exp_id
 
     async def do(self, name: str, given: Sequence[str]) -> None:
         match name:
@@ -56,20 +56,29 @@ class _Words:
                 self._show(info_rows(await self._hosts.clients()))
             case "ping":
                 await self._ping()
-            case "spawn":
-                await self._spawn(*given)
-            case "rps":
-                pattern, service, rate = given
-                await self._hosts.rps(pattern, service, _rate(rate), self._exp_id or None)
-            case "close":
-                pattern, service = given
-                await self._hosts.close(pattern, service, self._exp_id or None)
+            case _ if (step := step_of(name, given)) is not None:
+                await self._do(step)
             case _:
                 await route(self._ask, name, given, self._echo)
 
-    async def _spawn(self, pattern: str, service: str, num: str = "1", app: str = "") -> None:
-        what = Spawn(service, _num(num), app or None, exp_id=self._exp_id)
-        self._show(await self._hosts.spawn(pattern, what))
+    async def _do(self, step: Step) -> None:
+        match step:
+            case SpawnClients():
+                what = Spawn(step.service, step.num, step.app)
+                self._show(await self._hosts.spawn(step.pattern, what))
+            case SetRate():
+                await self._hosts.rps(step.pattern, step.service, step.rate)
+            case SendRequests():
+                await self._request(step)
+            case CloseClients():
+                await self._hosts.close(step.pattern, step.service)
+
+    async def _request(self, step: SendRequests) -> None:
+        there = await self._hosts.clients(step.pattern)
+        clients = [status.client for status in there if status.service == step.service]
+        if not clients:
+            raise LoadFailed(f"{step.pattern} has no clients of {step.service}: spawn some first")
+        await self._hosts.request(clients, step.count, step.inter_arrival)
 
     async def _ping(self) -> None:
         rows: list[tuple[str, str, str]] = []
@@ -92,19 +101,3 @@ class _Words:
     def _show(self, lines: Iterable[str]) -> None:
         for line in lines:
             self._echo(line)
-
-
-def _num(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_NUM:
-        raise LineRefused(f"argument error: {text!r} is no number of clients from 1 to {MAX_NUM}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < float("inf"):
-        raise LineRefused(f"argument error: {text!r} are no requests a second, such as 2.5")
-    return rate

@@ -44,6 +44,18 @@ LAB_WORDS: Mapping[str, Word] = {
             "rps": "requests a second, fractions too; 0 is a pause",
         },
     ),
+    "request": Word(
+        "request host_pattern service count [gap]",
+        "Have each of a service's clients send so many requests, and wait for the last answer.",
+        "request pico1 squeezenet 100 expovariate:2",
+        {
+            "host_pattern": _PATTERN,
+            "service": _SERVICE,
+            "count": "requests of each client",
+            "gap": "seconds between two, or a distribution with its parameters, such as "
+            "expovariate:2; without it each is sent as soon as the one before is answered",
+        },
+    ),
     "close": Word(
         "close host_pattern service",
         "End a service's clients, after what they have under way.",

@@ -394,6 +394,43 @@ async def test_the_newest_revision_and_other_services_are_not_drained(
         assert {other} == set(lab.machine.instances)
 
 
+async def test_instances_that_a_later_revision_takes_over_serve_it_and_go_by_its_numbers(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    later = revision(3, takes_over=1, idle_stop_s=10, concurrency=7)
+    assert later.revision.spec is not None
+    async with lab.open() as instances:
+        first = id_of(await instances.allocate(revision(1, concurrency=1)))
+        instances.drain_outdated(HELLO, later.revision.generation)
+        instances.adjust(HELLO, later.revision.generation, later.revision.spec)
+        found = record_of(await instances.allocate(later))
+        assert (found.id, found.revision, found.concurrency) == (first, 1, 7)
+        await trio.sleep(9)
+        assert first in lab.machine.instances
+        await trio.sleep(2)
+        assert first not in lab.machine.instances
+
+
+async def test_a_new_instance_is_of_the_generation_that_its_revision_goes_on(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.open() as instances:
+        later = revision(3, takes_over=1)
+        assert record_of(await instances.allocate(later)).revision == 1
+        assert instances.outlook(HELLO, later.revision.generation).ready
+
+
+async def test_of_too_many_the_idle_ones_are_let_go(lab: Lab, autojump_clock: MockClock) -> None:
+    async with lab.open() as instances:
+        busy = id_of(await instances.allocate(revision()))
+        idle = id_of(await instances.start_another(revision()))
+        with instances.use.request(busy):
+            instances.let_go(HELLO, 1, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(1)
+            assert (busy in lab.machine.instances, idle in lab.machine.instances) == (True, False)
+
+
 async def test_a_lease_keeps_an_instance_until_it_is_given_back(
     lab: Lab, autojump_clock: MockClock
 ) -> None:

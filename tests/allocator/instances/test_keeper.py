@@ -194,6 +194,40 @@ async def test_what_is_wanted_running_is_woken(autojump_clock: MockClock) -> Non
         assert net.starts() == 1
 
 
+async def test_of_more_than_a_service_may_have_now_the_others_stay_as_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    lasting = {"idle_pause_s": 1000, "idle_stop_s": 5000}
+    fewer = kept(2, number=2, takes_over=1, max_instances=2, **lasting)
+    assert fewer.revision.spec is not None
+    async with network("a", "b") as (net, _):
+        net.defined.add(kept(4, **lasting))
+        await trio.sleep(100)
+        assert net.total() == ["ready"] * 4
+        for machine in net.machines.values():
+            machine.instances.adjust(HELLO, 1, fewer.revision.spec)
+        net.defined.add(fewer)
+        await trio.sleep(SETTLE_S - 1)
+        assert len(net.total()) == 4
+        await trio.sleep(3)
+        assert net.total() == ["ready"] * 2
+        await trio.sleep(1000)
+        assert (net.total(), net.starts()) == (["ready"] * 2, 4)
+
+
+async def test_what_many_started_at_once_comes_down_to_what_there_may_be(
+    autojump_clock: MockClock,
+) -> None:
+    async with network("a", "b") as (net, _):
+        wanted = revision(max_instances=1, idle_stop_s=1000)
+        net.defined.add(wanted)
+        for machine in net.machines.values():
+            await machine.instances.allocate(wanted)
+        assert net.total() == ["ready", "ready"]
+        await trio.sleep(SETTLE_S + 2)
+        assert net.total() == ["ready"]
+
+
 async def test_when_a_keeper_goes_another_takes_over_and_when_it_comes_back_there_is_one(
     autojump_clock: MockClock,
 ) -> None:

@@ -10,6 +10,7 @@ from allocator.instances.keeping import (
     Duty,
     Holding,
     duty,
+    excess,
     is_short,
     shares,
 )
@@ -165,6 +166,19 @@ def test_when_an_allocator_comes_what_moves_is_never_missing(
         assert sum(network.have.values()) >= minimum
     assert network.have == shares(ranked(HELLO, network.have), minimum)
     assert network.starts - starts <= network.have[newcomer] + minimum % len(network.have)
+
+
+@given(networks, st.integers(0, 5), st.integers(1, 10))
+def test_what_is_too_much_is_given_up_at_once_and_nothing_that_is_a_share(
+    have: dict[PeerId, int], minimum: int, most: int
+) -> None:
+    order = ranked(HELLO, have)
+    holdings = {peer: Holding(usable=count) for peer, count in have.items()}
+    gives = {peer: excess(peer, minimum, most, order, holdings) for peer in have}
+    share = shares(order, min(minimum, most))
+    assert all(0 <= gives[p] <= have[p] for p in have)
+    assert all(have[p] - gives[p] >= min(have[p], share[p]) for p in have)
+    assert sum(have.values()) - sum(gives.values()) == min(sum(have.values()), most)
 
 
 def test_an_owner_may_have_so_many_kept_and_all_together_so_many() -> None:

@@ -22,12 +22,16 @@ class Running:
 
     names: set[ServiceName]
     drained: list[tuple[ServiceName, int | None]] = field(default_factory=list)
+    adjusted: list[tuple[ServiceName, int, ServiceSpec]] = field(default_factory=list)
 
     def services(self) -> set[ServiceName]:
         return self.names
 
     def drain_outdated(self, service: ServiceName, newest: int | None) -> None:
         self.drained.append((service, newest))
+
+    def adjust(self, service: ServiceName, generation: int, spec: ServiceSpec) -> None:
+        self.adjusted.append((service, generation, spec))
 
 
 @dataclass
@@ -69,9 +73,12 @@ def follow(nursery: trio.Nursery, running: Running, known: Known) -> None:
     nursery.start_soon(outdated.run)
 
 
-def revision(number: int) -> SignedRevision:
-    spec = ServiceSpec(process="true")
-    return SignedRevision.sign(ALICE, Revision(name=HELLO, number=number, spec=spec))
+SPEC = ServiceSpec(process="true", max_instances=2)
+
+
+def revision(number: int, takes_over: int = 0) -> SignedRevision:
+    made = Revision(name=HELLO, number=number, spec=SPEC, takes_over=takes_over)
+    return SignedRevision.sign(ALICE, made)
 
 
 async def test_older_revisions_go(nursery: trio.Nursery, autojump_clock: Any) -> None:
@@ -79,6 +86,17 @@ async def test_older_revisions_go(nursery: trio.Nursery, autojump_clock: Any) ->
     follow(nursery, running, known)
     await trio.testing.wait_all_tasks_blocked()
     assert running.drained == [(HELLO, 3)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_revision_takes_over_is_adjusted_and_does_not_go(
+    nursery: trio.Nursery, autojump_clock: Any
+) -> None:
+    running, known = Running({HELLO}), Known({HELLO: revision(3, takes_over=2)})
+    follow(nursery, running, known)
+    await trio.testing.wait_all_tasks_blocked()
+    assert running.drained == [(HELLO, 2)]
+    assert running.adjusted == [(HELLO, 2, SPEC)]
     nursery.cancel_scope.cancel()
 
 

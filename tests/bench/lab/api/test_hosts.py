@@ -30,6 +30,7 @@ async def test_the_routing_table_is_set_shown_and_cleared(api: httpx.AsyncClient
     assert (await api.delete("/routes/squeezenet")).status_code == HTTPStatus.OK
     gone = await api.get("/routes/squeezenet")
     assert gone.status_code == HTTPStatus.NOT_FOUND
+    assert (await api.delete("/routes/squeezenet")).status_code == HTTPStatus.NOT_FOUND
     await api.put("/routes/alexnet", json={"hosts": ["h:1"]})
     assert (await api.delete("/routes")).json() == 1
 

@@ -1,18 +1,22 @@
+from collections import Counter
+
 import pytest
 import trio
 import trio.testing
 
-from bench.lab.errors import LoadFailed, NoSuchHost
+from bench.lab.errors import BadInput, LoadFailed, NoSuchHost
 from bench.lab.experiments.carrying_out import carry_out
 from bench.lab.experiments.steps import (
     CloseClients,
     Say,
+    SendRequests,
     SetRate,
     Sleep,
     SpawnClients,
     Step,
     WaitUntil,
 )
+from bench.lab.load_hosts import Spawn
 from bench.lab.testing import InMemoryLoadHosts, KeptTraces, open_in_memory
 
 
@@ -65,6 +69,31 @@ async def test_what_is_done_is_noted(autojump_clock: trio.testing.MockClock) -> 
             ("rps", "h1 s 0.5"),
             ("close", "h1 s"),
         ]
+
+
+async def test_requests_by_number_are_sent_by_the_experiments_own_clients(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sink = KeptTraces()
+    async with open_in_memory(["h1", "h2"], sink) as hosts:
+        (other,) = await hosts.spawn("h1", Spawn("s", exp_id="other"))
+        noted = await carried_out(
+            SpawnClients("h.", "s"),
+            SendRequests("h.", "s", 5),
+            CloseClients("h1", "s"),
+            SendRequests("h.", "s", 3, 0.5),
+            hosts=hosts,
+        )
+    assert ("request", "h. s 5") in noted
+    counts = Counter(trace.client for trace in sink.traces)
+    assert counts == {"h1:s:1": 5, "h2:s:0": 8}
+    assert other not in counts
+
+
+async def test_requests_of_nobody_are_refused(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_in_memory(["h1"], KeptTraces()) as hosts:
+        with pytest.raises(BadInput, match="no clients of s on h1"):
+            await carried_out(SendRequests("h1", "s", 5), hosts=hosts)
 
 
 async def test_clients_that_are_left_are_ended_also_after_a_failure(

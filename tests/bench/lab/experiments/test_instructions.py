@@ -5,8 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.lab.errors import BadInput
-from bench.lab.experiments.instructions import from_instructions
-from bench.lab.experiments.steps import CloseClients, Say, SetRate, Sleep, SpawnClients
+from bench.lab.experiments.instructions import KNOWN, from_instructions
+from bench.lab.experiments.steps import (
+    CloseClients,
+    Say,
+    SendRequests,
+    SetRate,
+    Sleep,
+    SpawnClients,
+)
+from bench.lab.shell.words import LAB_WORDS
+from myxo.line_shell import COMMON
+from myxo.rtable_shell import ROUTING_WORDS
 
 SEED = (
     "spawn exphost squeezenet 1\nsleep 2\nrps exphost squeezenet 1\nsleep 5\n"
@@ -31,6 +41,22 @@ def test_remarks_empty_lines_and_commands_for_people_are_passed_over() -> None:
     assert from_instructions(text) == (SpawnClients("pico[0-9]", "alexnet", 1), Say("all there"))
 
 
+def test_requests_by_number_and_clients_of_ones_own_are_said_as_in_python() -> None:
+    text = "spawn h s 2 classify\nrequest h s 100 expovariate:2\nrequest h s 5 0.1\nrequest h s 7"
+    assert from_instructions(text) == (
+        SpawnClients("h", "s", 2, "classify"),
+        SendRequests("h", "s", 100, ("expovariate", 2.0)),
+        SendRequests("h", "s", 5, 0.1),
+        SendRequests("h", "s", 7),
+    )
+
+
+def test_each_command_is_one_of_the_shells_and_those_that_are_not_here_are_known() -> None:
+    shells = {**LAB_WORDS, **COMMON}.keys()
+    assert set(KNOWN) <= shells
+    assert shells - set(KNOWN) == {*ROUTING_WORDS, "source", "help"}
+
+
 def test_nothing_after_exit_is_done() -> None:
     assert from_instructions("sleep 1\nexit\nsleep 2") == (Sleep(1),)
 
@@ -40,8 +66,8 @@ def test_nothing_after_exit_is_done() -> None:
     [
         ("spwan h s", "no command 'spwan'"),
         ("spawn h", "usage: spawn host_pattern service"),
-        ("spawn h s 0", "'0' is no number of clients"),
-        ("spawn h s many", "'many' is no number of clients"),
+        ("spawn h s 0", "'0' is no number from 1 to 256"),
+        ("spawn h s many", "'many' is no number from 1 to 256"),
         ("spawn h( s", "'h\\(' is no regular expression"),
         ("rps h s fast", "'fast' are no requests a second"),
         ("rps h s nan", "'nan' are no requests a second"),
@@ -50,6 +76,12 @@ def test_nothing_after_exit_is_done() -> None:
         ("sleep", "usage: sleep seconds"),
         ("sleep 1e9", "'1e9' are no seconds up to"),
         ("close h", "usage: close host_pattern service"),
+        ("request h s", "usage: request host_pattern service count"),
+        ("request h s 0", "'0' is no number from 1 to"),
+        ("request h s 5 often:1", "no distribution 'often'"),
+        ("request h s 5 expovariate:0", "above 0"),
+        ("set s h:1", "no command 'set'"),
+        ("hosts a b", "usage: hosts"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, reason: str) -> None:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from sqlalchemy import Connection, select
 
 from bench.lab.errors import BadInput, LoadFailed, NoSuchHost
+from bench.lab.experiments import tables
+from bench.lab.experiments.experiments import Experiments
+from bench.lab.experiments.settings import chosen_database
+from bench.lab.experiments.store import open_store
 from bench.lab.hosts.apps import Deployed, pack
 from bench.lab.hosts.fleet import Fleet
 from bench.lab.hosts.messages import SpawnClients, Spawned, Work
@@ -248,6 +253,50 @@ async def test_traces_may_stay_in_a_file_on_the_host(
     assert len(lines) == 11
     assert lines[1].startswith(f"{ids[0]}:")
     assert network.kept.traces == []
+
+
+async def test_traces_may_go_into_the_database_and_each_is_there_once(
+    network: Network, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'traces.db'}"
+    monkeypatch.setenv("MYXO_EXPERIMENTD_DATABASE", url)
+    async with open_store(chosen_database()) as store:
+        experiment = await Experiments(store).submit({"instructions": "sleep 1"})
+        for host in ("h1", "h2"):
+            await network.host(host, trace_logging="sql")
+        async with network.fleet("h1", "h2") as fleet:
+            mine = await fleet.spawn(".*", Spawn(server.url, num=2, exp_id=experiment.exp_id))
+            others = await fleet.spawn("h1", Spawn(server.url))
+            await fleet.request(mine, 25, None)
+            await fleet.request(others, 10, None)
+            await fleet.flush()
+            await network.lose("h1")
+            await network.lose("h2")
+        found = await store.read(requests_by_experiment)
+    assert len(server.asked) == 4 * 25 + 10
+    assert {exp_id for exp_id, _ in found} == {experiment.exp_id, None}
+    assert [exp_id for exp_id, _ in found].count(None) == 10
+    assert len(found) == len(set(found)) == 4 * 25 + 10
+    assert {request.rpartition(":")[0] for _, request in found} == {*mine, *others}
+    assert network.kept.traces == []
+
+
+def requests_by_experiment(connection: Connection) -> list[tuple[str | None, str]]:
+    columns = tables.traces.c
+    rows = connection.execute(select(columns.exp_id, columns.request_id))
+    return [(exp_id, request_id) for exp_id, request_id in rows]
+
+
+async def test_without_another_database_it_is_that_of_the_hosts_state_directory(
+    network: Network, server: Server, tmp_path: Path
+) -> None:
+    await network.host("h1", trace_logging="sql", state_dir=tmp_path / "own")
+    async with network.fleet("h1") as fleet:
+        ids = await fleet.spawn("h1", Spawn(server.url))
+        await fleet.request(ids, 3, None)
+        await network.lose("h1")
+    async with open_store(chosen_database(state_dir=tmp_path / "own")) as store:
+        assert len(await store.read(requests_by_experiment)) == 3
 
 
 async def test_an_order_that_arrives_twice_is_done_once(network: Network, server: Server) -> None:

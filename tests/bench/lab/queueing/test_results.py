@@ -5,7 +5,9 @@ import pytest
 from bench.lab.errors import BadInput
 from bench.lab.queueing.figures import Figures
 from bench.lab.queueing.results import Results, WorkerResult
+from bench.lab.queueing.settings import QueueSettings
 from bench.lab.queueing.showing import run_text
+from overlay.errors import SettingsInvalid
 
 ABOUT = {"policy": "round_robin", "ST": 100.0}
 
@@ -57,3 +59,28 @@ def test_a_run_that_somebody_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / name / "worker-1.json").write_text("{}")
     with pytest.raises(BadInput, match=f"{name} cannot be read"):
         store.run(name)
+
+
+def test_of_more_runs_than_are_kept_the_oldest_go(tmp_path: Path) -> None:
+    store = Results(tmp_path, most=3)
+    names = [store.keep(ABOUT, [result(1)]) for _ in range(2)]
+    other = store.keep({"policy": "random"}, [result(1)])
+    names += [store.keep(ABOUT, [result(1)]) for _ in range(2)]
+    assert store.runs() == [other, *names[2:]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store.runs())
+
+
+def test_a_run_that_is_about_to_be_kept_is_not_removed(tmp_path: Path) -> None:
+    store = Results(tmp_path, most=1)
+    (tmp_path / "W1_random_T1").mkdir()
+    store.keep(ABOUT, [result(1)])
+    assert (tmp_path / "W1_random_T1").is_dir()
+
+
+def test_how_many_are_kept_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert QueueSettings.load({}).keep_runs == 200
+    monkeypatch.setenv("MYXO_LAB_QUEUES_KEEP_RUNS", "7")
+    assert QueueSettings.load({}).keep_runs == 7
+    monkeypatch.setenv("MYXO_LAB_QUEUES_KEEP_RUNS", "0")
+    with pytest.raises(SettingsInvalid, match="keep_runs"):
+        QueueSettings.load({})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from bench.lab.load_hosts import LoadHosts, Spawn
+from bench.lab.load_hosts import LoadHosts
 from bench.lab.shell.shell import lab_shell
 from bench.lab.shell.words import LAB_WORDS
 from bench.lab.testing import KeptTraces, open_in_memory
@@ -82,14 +82,17 @@ async def test_routing_commands_go_to_the_hosts_proxies(person: Person) -> None:
     ("line", "complaint"),
     [
         ("spawn h1", r"argument error: usage: spawn host_pattern service \[num\]"),
-        ("spawn h1 a 0", "no number of clients"),
-        ("spawn h1 a many", "no number of clients"),
+        ("spawn h1 a 0", "no number from 1 to 256"),
+        ("spawn h1 a many", "no number from 1 to 256"),
         ("spawn nobody a", "no load host is called 'nobody'"),
         ("rps h1 a", "argument error: usage: rps host_pattern service rps"),
         ("rps h1 a fast", "argument error: 'fast' are no requests a second"),
         ("rps h1 a -1", "no requests a second"),
         ("rps h1 a 1", "h1 has no clients of a"),
         ("close h1", "argument error: usage: close"),
+        ("request h1 a", "argument error: usage: request host_pattern service count"),
+        ("request h1 a 5", "h1 has no clients of a"),
+        ("request h1 a 5 often:1", "no distribution 'often'"),
         ("dance", "no command 'dance'"),
     ],
 )
@@ -108,11 +111,9 @@ async def test_help_shows_usage_parameters_and_an_example(person: Person) -> Non
         await person.types("exit")
 
 
-async def test_a_shell_of_one_experiment_leaves_the_clients_of_others(person: Person) -> None:
-    hosts = person.hosts
-    await hosts.spawn("h1", Spawn("a", exp_id="other"))
-    mine = lab_shell(hosts, person.ask, person.said.append, exp_id="mine")
-    await mine.run("spawn h1 a")
-    await mine.run("close h1 a")
-    [left] = await hosts.clients("h1")
-    assert left.client == "h1:a:0"
+async def test_requests_by_number_are_waited_for(person: Person) -> None:
+    await person.types("spawn h. a 2")
+    await person.types("request h1 a 10 0.5")
+    assert [trace.client for trace in person.kept.traces].count("h1:a:0") == 10
+    await person.types("request h2 a 3")
+    assert len(person.kept.traces) == 2 * 10 + 2 * 3
