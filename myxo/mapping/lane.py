@@ -124,8 +124,8 @@ class Lane:
         self.worker = f"{hello['host']}:{hello['pid']}"
         self.id = hello["id"]
 
-    async def send(self, frame: Frame) -> None:
-        """Write a frame whole.
+    async def send(self, *frames: Frame) -> None:
+        """Write frames whole, one behind the other.
 
         Raises:
             LaneLost: the worker is gone.
@@ -133,7 +133,7 @@ class Lane:
         try:
             async with self._sending:
                 with self._whole():
-                    for piece in in_few(encode(frame)):
+                    for piece in in_few([piece for one in frames for piece in encode(one)]):
                         await self._stream.send_all(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise LaneLost from exc

@@ -223,7 +223,7 @@ class MapRun(Flow):
     async def _feed(self, key: LaneId, lane: Lane, chunks: dict[int, Chunk]) -> None:
         """Send a lane what it is to compute, whenever something has changed."""
         digest = (self._function.digest, self._settings.timeout_s)
-        await lane.send(Frame(Kind.BEGIN, parts=pack(digest)))
+        begin = [Frame(Kind.BEGIN, parts=pack(digest))]
         await self._weighed.wait()
         while True:
             news, now = self._news, trio.current_time()
@@ -234,8 +234,12 @@ class MapRun(Flow):
                 chunks[number] = chunk
                 frame = self._framed(number, chunk)
                 await self._tell_shortened()
-                await lane.send(frame)
+                await lane.send(*begin, frame)  # each message of its own wakes two processes
+                begin = []
                 continue
+            if begin:
+                await lane.send(*begin)
+                begin = []
             await self._tell_shortened()
             again = self._schedule.look_again_at(key, now)
             with trio.move_on_at(again if again is not None else float("inf")):

@@ -226,7 +226,8 @@ class WorkerLane:
         data = bytearray(size)
         view, at = memoryview(data), 0
         while at < size:
-            read = self._connection.recv_into(view[at:])
+            # Waiting for all of it in the system does not take the lock from what is computed.
+            read = self._connection.recv_into(view[at:], 0, socket.MSG_WAITALL)
             if not read:
                 raise EOFError
             at += read
