@@ -8,7 +8,7 @@ other; a rate is held if 99 % of it is sent, and answered.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,17 @@ from bench.lab.experiments.store import SqlTraceSink, open_store
 from bench.lab.loading.csv_sink import open_csv
 from bench.lab.loading.plan import make_plan
 from bench.lab.loading.processes import Options, Outcome, run_load
-from bench.lab.request_trace import RequestTrace, TraceSink
+from bench.lab.request_trace import TraceSink
 from bench.load_k6 import VUS, k6
+from bench.load_killed import SINKS, Killed, killed, trace
 from bench.stats import spread, table
 
 EXACT_RATE, EXACT_S = 1000, 10
 HELD = 0.99
 """Of a rate, that is sent: k6 drops what it has no user for, ours is late."""
+
+KILLED_AT = 2000
+"""Traces that a writer has made when it is killed; each is killed at another place."""
 
 BATCH = 1000
 """Traces that are written at once, as a load host sends them."""
@@ -39,17 +43,27 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: rounds of latencies, seconds of each block, bisections, traces."""
+    """How much is measured.
+
+    Attributes:
+        rounds: of latencies, and of requests with traces and without.
+        block_s: seconds of each.
+        peak_s: seconds of a rate that may hold.
+        bisections: of the highest rate.
+        traces: that are written.
+        kills: of a writer of traces, for each sink.
+    """
 
     rounds: int
     block_s: int
     peak_s: int
     bisections: int
     traces: int
+    kills: int
 
 
-FULL = Size(rounds=5, block_s=5, peak_s=4, bisections=4, traces=1_000_000)
-QUICK = Size(rounds=1, block_s=2, peak_s=1, bisections=1, traces=100_000)
+FULL = Size(rounds=5, block_s=5, peak_s=4, bisections=4, traces=1_000_000, kills=20)
+QUICK = Size(rounds=1, block_s=2, peak_s=1, bisections=1, traces=100_000, kills=2)
 
 
 def measure(quick: bool) -> Report:
@@ -64,10 +78,11 @@ def measure(quick: bool) -> Report:
         url = f"http://127.0.0.1:{port}/"
         exact = _exact(url)
         latencies = _latencies(url, size)
-        overhead_us = _overhead_us(url, size)
+        costs = _costs(url, size)
     peaks = _peaks(size)
     written = trio.run(_written, size.traces)
-    return _report(exact, latencies, peaks, overhead_us, written)
+    kills = {sink: [killed(sink, KILLED_AT + n) for n in range(size.kills)] for sink in SINKS}
+    return _report(exact, latencies, peaks, Tracing(costs, written, kills))
 
 
 def _load(url: str, rate: int, duration_s: int, traces: Path | None = None) -> Outcome:
@@ -109,15 +124,24 @@ def _latencies(url: str, size: Size) -> list[Latency]:
     return found
 
 
-def _overhead_us(url: str, size: Size) -> float:
-    """Return the processor time that a request costs more with traces in a file, in µs."""
-    differences = []
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The processor time of a request of one round, in µs, without traces and with."""
+
+    bare_us: float
+    traced_us: float
+
+
+def _costs(url: str, size: Size) -> list[Cost]:
+    """Return what requests cost without traces and with traces in a file, taking turns."""
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(size.rounds):
-            bare = _load(url, EXACT_RATE, size.block_s)
-            traced = _load(url, EXACT_RATE, size.block_s, Path(folder) / "traces.csv")
-            differences.append(_cpu_us(traced) - _cpu_us(bare))
-    return median(differences)
+        return [
+            Cost(
+                _cpu_us(_load(url, EXACT_RATE, size.block_s)),
+                _cpu_us(_load(url, EXACT_RATE, size.block_s, Path(folder) / "traces.csv")),
+            )
+            for _ in range(size.rounds)
+        ]
 
 
 def _cpu_us(outcome: Outcome) -> float:
@@ -194,23 +218,57 @@ async def _written(count: int) -> dict[str, float]:
 async def _rows_per_s(sink: TraceSink, count: int) -> float:
     began = time.perf_counter()
     for first in range(0, count, BATCH):
-        await sink.write([_trace(number) for number in range(first, first + BATCH)])
+        await sink.write([trace(number) for number in range(first, first + BATCH)])
     return count / (time.perf_counter() - began)
 
 
-def _trace(number: int) -> RequestTrace:
-    due = 1.8e9 + number / 1000
-    return RequestTrace(
-        f"h1:answer:0:{number}", "h1:answer:0", "answer", "h1", due, due, due, 200, "i1", ""
-    )
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """What traces cost.
+
+    Attributes:
+        costs: of requests, with them and without.
+        written: a second, by sink.
+        kills: of writers, by sink.
+    """
+
+    costs: Sequence[Cost]
+    written: Mapping[str, float]
+    kills: Mapping[str, Sequence[Killed]]
+
+    def figures(self) -> dict[str, float]:
+        """Return them by their names."""
+        return {
+            "request_us": median(cost.bare_us for cost in self.costs),
+            "request_traced_us": median(cost.traced_us for cost in self.costs),
+            "trace_us": median(cost.traced_us - cost.bare_us for cost in self.costs),
+            **{f"traces_per_s_{sink}": rate for sink, rate in self.written.items()},
+            **{f"lost_{sink}": self.lost(sink) for sink in self.kills},
+        }
+
+    def lost(self, sink: str) -> int:
+        """Return the most traces that a writer had made and not written when it was killed."""
+        return max(one.lost for one in self.kills[sink])
+
+    def text(self) -> str:
+        """Return them in words."""
+        found = self.figures()
+        kills = len(self.kills["csv"])
+        return (
+            f"a request costs {found['request_us']:.1f} µs of processor time, with its trace in a "
+            f"file {found['request_traced_us']:.1f} µs: {found['trace_us']:+.1f} µs\n"
+            f"traces written: {self.written['csv']:,.0f}/s as CSV, "
+            f"{self.written['sqlite']:,.0f}/s into SQLite\n"
+            f"lost by a writer that is killed, at most of {kills}: {self.lost('csv')} of CSV, "
+            f"{self.lost('sqlite')} of SQLite, all of them the last ones"
+        )
 
 
 def _report(
     exact: Outcome,
     latencies: list[Latency],
     peaks: dict[str, int],
-    overhead_us: float,
-    written: dict[str, float],
+    tracing: Tracing,
 ) -> Report:
     ratios = [one.ours / one.k6 for one in latencies]
     figures = {
@@ -220,8 +278,7 @@ def _report(
         "p99_ratio_k6": median(ratios),
         "max_rate": peaks["myxo"],
         "max_rate_ratio_k6": peaks["myxo"] / peaks["k6"],
-        "trace_us": overhead_us,
-        **{f"traces_per_s_{sink}": rate for sink, rate in written.items()},
+        **tracing.figures(),
     }
     rows = [
         [
@@ -247,8 +304,7 @@ def _report(
     text = (
         f"{table(columns, rows)}\n\n"
         f"asked {figures['asked']:,} in {EXACT_S} s, sent {exact.tally.sent:,} "
-        f"({exact.tally.rate:,.1f}/s); a trace in a file costs {overhead_us:.1f} µs a request\n"
-        f"traces written: {written['csv']:,.0f}/s as CSV, {written['sqlite']:,.0f}/s into SQLite"
+        f"({exact.tally.rate:,.1f}/s)\n{tracing.text()}"
     )
     return Report(figures, text)
 

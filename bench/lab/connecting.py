@@ -19,7 +19,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from bench.lab.client_group import ClientGroup
 from bench.lab.errors import LabError
-from bench.lab.hosts.fleet import Fleet, Tell
+from bench.lab.hosts.fleet import Fleet
+from bench.lab.hosts.held_rates import Tell
 from bench.lab.hosts.joining import open_fleet, open_own_host
 from bench.lab.hosts.messages import Answered
 from bench.lab.hosts.settings import CommandSettings, HostSettings

@@ -4,6 +4,8 @@ Pure: readings and distances in, switches and counts out; and the same as CSV.
 """
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,6 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from demos.experiment.road import Road
+
+SHOWN_REASONS = 5
+
+_NUMBERS = re.compile(r"\b(?=[0-9a-f.]*\d)[0-9a-f]{8,}\b|\b\d+(\.\d+)?(?= ?(ms|s)\b)")
 
 
 class Reading(NamedTuple):
@@ -155,5 +161,13 @@ def summary(ride: Ride) -> Iterator[str]:
             f"{switch.at_s - switch.wanted_s:+.1f} s"
         )
     yield f"{over_limit_share(ride):.0%} of the answers came from over the soft limit"
-    for reason in sorted({reading.failure for reading in failed})[:3]:
-        yield f"failed: {reason}"
+    for reason, count in reasons(failed)[:SHOWN_REASONS]:
+        yield f"{count} failed: {reason}"
+
+
+def reasons(failed: Iterable[Reading]) -> list[tuple[str, int]]:
+    """Return why readings failed, the most frequent reason first, and how many did.
+
+    Instances and RTTs are left out: the same reason is one, whatever numbers are in it.
+    """
+    return Counter(_NUMBERS.sub("…", reading.failure) for reading in failed).most_common()

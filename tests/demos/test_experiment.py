@@ -16,6 +16,7 @@ from demos.experiment.ride import (
     Ride,
     by_second,
     over_limit_share,
+    reasons,
     summary,
     switches,
     write_csv,
@@ -87,6 +88,17 @@ def test_a_failed_reading_is_no_switch_and_is_counted_in_its_second() -> None:
     assert switches(seen) == []
     counts = by_second([r for r in seen.readings if r.failure], ROAD.length_s)
     assert (counts[0], counts[1], counts[139], sum(counts)) == (0, 2, 1, 3)
+
+
+def test_reasons_of_failures_are_counted_whatever_instances_and_times_they_name() -> None:
+    said = [f"502 aggregator (instance {name}) failed" for name in ("117276d1252c", "a07276d1252c")]
+    failed = [Reading(1, "bus-1", 0.02, "", "", why) for why in (*said, "timed out", said[0])]
+    assert reasons(failed) == [
+        ("502 aggregator (instance …) failed", 3),
+        ("timed out", 1),
+    ]
+    away = [failed[0]._replace(failure=f"503 RTT {rtt} ms is over") for rtt in ("10.1", "12")]
+    assert reasons(away) == [("503 RTT … ms is over", 2)]
 
 
 def test_answers_from_over_the_soft_limit_are_told_of_those_that_came() -> None:

@@ -22,6 +22,7 @@ from bench.lab.api.guard import Guard
 from bench.lab.api.network import LabNetwork
 from bench.lab.api.settings import ApiSettings
 from bench.lab.experiments.experiments import Experiments
+from bench.lab.experiments.seen import SeenRequests
 from bench.lab.experiments.store import open_store
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
@@ -54,8 +55,14 @@ def make_app(settings: ApiSettings, open_network: OpenNetwork) -> ASGIApp:
             open_store(settings.database_url()) as store,
             open_network(settings) as network,
         ):
+            seen = SeenRequests()
             app.state.context = Context(
-                store, Experiments(store), network, settings.state_dir, guarded=bool(token)
+                store,
+                Experiments(store, seen=seen),
+                seen,
+                network,
+                settings.state_dir,
+                guarded=bool(token),
             )
             yield
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from bench.lab.experiments.summary import PERCENTILES
+from bench.lab.experiments.summary import PERCENTILES, Numbers
 
 MOST_INTERVALS = 120
 """In a chart, unless its reader asks for others."""
@@ -23,10 +23,6 @@ MAX_INTERVALS = 5000
 _NICE_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600)
 
 _LEAST_FAILURE = 300
-
-_REQUEST = np.dtype((np.float64, 3))
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +87,10 @@ def span(start: float, now: float, end: float | None, interval: float, since: fl
     return Span(start, interval, first, min(length, most), over=length <= most)
 
 
-def requests_in(span: Span, requests: Iterable[tuple[float, float, int]]) -> Requests:
+def requests_in(span: Span, requests: npt.ArrayLike) -> Requests:
     """Return what became of requests, given when each was due, when it ended, and its status."""
-    table: Numbers = np.fromiter(requests, dtype=_REQUEST).view(np.float64).reshape(-1, 3)
+    table: Numbers = np.asarray(requests, dtype=np.float64).reshape(-1, 3)
+    table = table[table[:, 1] >= span.since]
     created, done, status = table.T
     numbers = np.floor((done - span.start) / span.interval).astype(np.int64) - span.first
     count = len(span.offsets)

@@ -1,10 +1,10 @@
 """What the page reads of experiments, beside what `queries` has; plain functions that block."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, func, select
 
 from bench.lab.experiments import queries, tables
 from bench.lab.experiments.records import Experiment
@@ -54,17 +54,6 @@ def events(connection: Connection, exp_id: str) -> list[tuple[float, str, str]]:
     c = tables.events.c
     query = select(c.timestamp, c.name, c.value).where(c.exp_id == exp_id).order_by(c.number)
     return [(row.timestamp, row.name, row.value) for row in connection.execute(query)]
-
-
-def requests(
-    connection: Connection, exp_id: str, since: float
-) -> Iterable[tuple[float, float, int]]:
-    """Yield when each request that ended since then was due, when it ended, and its status."""
-    c = tables.traces.c
-    query: Select[Any] = select(c.created, c.done, c.status)
-    query = query.where(c.exp_id == exp_id, c.done >= since)
-    for row in connection.execute(query, execution_options={"yield_per": queries.STREAMED}):
-        yield row.created, row.done, row.status
 
 
 def cpu(connection: Connection, exp_id: str, since: float) -> list[tuple[float, str, float]]:

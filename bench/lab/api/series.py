@@ -17,6 +17,7 @@ from bench.lab.api.context import InContext
 from bench.lab.experiments import queries
 from bench.lab.experiments.export import Format, export
 from bench.lab.experiments.records import Experiment, Task
+from bench.lab.experiments.seen import SeenRequests
 
 PIECE_BYTES = 256 * 1024
 
@@ -43,7 +44,7 @@ async def chart(
 
     Of one that runs the intervals that are complete; ask again with `since` for what comes next.
     """
-    return await context.store.read(_chart, exp_id, since, interval, time.time())
+    return await context.store.read(_chart, exp_id, since, interval, time.time(), context.seen)
 
 
 @router.get("/experiments/{exp_id}/export")
@@ -74,14 +75,19 @@ async def rows(
 
 
 def _chart(
-    connection: Connection, exp_id: str, since: float, interval: float | None, now: float
+    connection: Connection,
+    exp_id: str,
+    since: float,
+    interval: float | None,
+    now: float,
+    seen: SeenRequests,
 ) -> dict[str, Any]:
     experiment = queries.get(connection, exp_id)
     task = queries.task(connection, exp_id)
     start = experiment.start if experiment.start is not None else now
     interval = interval or charts.nice_interval(_length(experiment, task, now))
     span = charts.span(start, now, experiment.end, interval, since)
-    requests = charts.requests_in(span, reading.requests(connection, exp_id, span.since))
+    requests = charts.requests_in(span, seen.look(connection, experiment).rows)
     changes = asked.steps(reading.events(connection, exp_id), shared=task.configuration is not None)
     return {
         "status": experiment.status,

@@ -19,10 +19,11 @@ from sqlalchemy import Connection
 from bench.lab.experiments import export, queries
 from bench.lab.experiments.export import Format
 from bench.lab.experiments.records import Experiment, Task
+from bench.lab.experiments.seen import SeenRequests
 from bench.lab.experiments.status import Status
 from bench.lab.experiments.store import Store
 from bench.lab.experiments.submission import Submission, read_submission
-from bench.lab.experiments.summary import Summary, summarised
+from bench.lab.experiments.summary import Summary
 from bench.lab.experiments.tables import MAX_NAME
 
 MAX_REJECTED = 4096
@@ -53,6 +54,7 @@ class Experiments:
         store: the database.
         clock: seconds since 1970.
         rng: of the ids that are made.
+        seen: the requests of experiments that were looked at, if others look at them, too.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Experiments:
         store: Store,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        seen: SeenRequests | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._rng = rng or secrets.SystemRandom()
+        self._seen = seen or SeenRequests()
 
     async def submit(self, body: str | bytes | Mapping[str, Any]) -> Experiment:
         """Queue what a body says (see `submission`), and return it as it is queued.
@@ -129,7 +133,7 @@ class Experiments:
 
     async def show(self, exp_id: str) -> Account:
         """Return all that is said of one; raises NoSuchExperiment."""
-        return await self._store.read(_account, exp_id)
+        return await self._store.read(_account, exp_id, self._seen)
 
     async def compare(self, exp_ids: Sequence[str]) -> Sequence[Account]:
         """Return all that is said of several, in that order; raises NoSuchExperiment."""
@@ -156,13 +160,12 @@ class Experiments:
         return await self._store.read(export.export, exp_id, form, folder)
 
 
-def _account(connection: Connection, exp_id: str) -> Account:
+def _account(connection: Connection, exp_id: str, seen: SeenRequests) -> Account:
     experiment = queries.get(connection, exp_id)
-    requests = queries.requests(connection, exp_id)
     return Account(
         experiment,
         queries.task(connection, exp_id),
-        summarised(requests),
+        seen.look(connection, experiment).summary,
         queries.counts(connection, exp_id),
     )
 

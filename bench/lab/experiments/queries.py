@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -16,6 +17,7 @@ from bench.lab.errors import IdTaken, NoSuchExperiment, QueueFull, WrongState
 from bench.lab.experiments import tables, trace_rows
 from bench.lab.experiments.records import Experiment, NodeFact, Task, TelemetryRow
 from bench.lab.experiments.status import Change, Status, sources, target
+from bench.lab.experiments.summary import Numbers
 from bench.lab.request_trace import RequestTrace
 
 MAX_QUEUED = 10_000
@@ -258,12 +260,27 @@ def series(name: str, exp_ids: Sequence[str]) -> Select[Any]:
     return query.where(table.c.exp_id.in_(exp_ids)) if exp_ids else query
 
 
-def requests(connection: Connection, exp_id: str) -> Iterable[tuple[float, float, int]]:
-    """Yield when each request of an experiment was due, when it ended, and its status."""
+def requests_after(connection: Connection, exp_id: str, number: int) -> tuple[int, Numbers]:
+    """Return the requests of an experiment that were kept after the one of that number.
+
+    Returns:
+        The last one's number, and of each when it was due, when it ended, and its status.
+    """
     c = tables.traces.c
-    query = select(c.created, c.done, c.status).where(c.exp_id == exp_id)
-    for row in connection.execute(query, execution_options={"yield_per": STREAMED}):
-        yield row.created, row.done, row.status
+    query = select(c.number, c.created, c.done, c.status)
+    query = query.where(c.exp_id == exp_id, c.number > number).order_by(c.number)
+    found = connection.execute(query, execution_options={"yield_per": STREAMED})
+    parts = [np.array([tuple(row) for row in part]) for part in found.partitions()]
+    if not parts:
+        return number, np.empty((0, 3))
+    return int(parts[-1][-1, 0]), np.concatenate([part[:, 1:] for part in parts])
+
+
+def requests_until(connection: Connection, exp_id: str, number: int) -> int:
+    """Return how many requests of an experiment there are up to that number."""
+    c = tables.traces.c
+    query = select(func.count()).where(c.exp_id == exp_id, c.number <= number)
+    return connection.execute(query).scalar_one()
 
 
 def counts(connection: Connection, exp_id: str) -> Mapping[str, int]:

@@ -1,13 +1,15 @@
 """What came of an experiment's requests, in the figures that experiments are compared by. Pure."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 PERCENTILES = (50, 95, 99)
 
 _LEAST_FAILURE = 300
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,9 @@ class Summary:
     longest: float | None = None
 
 
-def summarised(requests: Iterable[tuple[float, float, int]]) -> Summary:
+def summarised(requests: npt.ArrayLike) -> Summary:
     """Return the figures of requests, given when each was due, when it ended, and its status."""
-    table = np.array(list(requests), dtype=np.float64).reshape(-1, 3)
+    table = np.asarray(requests, dtype=np.float64).reshape(-1, 3)
     if not len(table):
         return Summary(0, 0, 0.0)
     created, done, status = table.T

@@ -1,19 +1,17 @@
 """All load hosts of a network, commanded together.
 
 Which hosts are there is what the overlay's membership says, which finds a dead one in three
-seconds. What they were told is kept here: where a host is lost, the hosts that were told a rate
-together with it send its part too (`rates.py`), and give it back when it returns. Requests by
-number are another matter, because how many of them a lost host has sent can never be known: whoever
-waits for those is told that it is lost.
+seconds. What they were told is kept: where a host is lost, others send its part (`held_rates.py`).
+Requests by number are another matter, because how many of them a lost host has sent can never be
+known: whoever waits for those is told that it is lost.
 
 This holds for as long as the fleet is open; hosts go on with what they were told after that.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import structlog
 import trio
 from pydantic import BaseModel, ValidationError
 
@@ -22,6 +20,7 @@ from bench.lab.experiments.records import NodeFact, TelemetryRow
 from bench.lab.hosts.apps import Deployed, Package
 from bench.lab.hosts.choosing import matching, pack
 from bench.lab.hosts.collecting import Collector
+from bench.lab.hosts.held_rates import HeldRates, Tell
 from bench.lab.hosts.messages import (
     Answered,
     App,
@@ -45,16 +44,10 @@ from bench.lab.hosts.messages import (
 )
 from bench.lab.hosts.network import HostNetwork, Run
 from bench.lab.hosts.orders import Orders, OrdersFailed
-from bench.lab.hosts.rates import Rates, Target
 from bench.lab.load_hosts import ClientStatus, InterArrival, Spawn
 from myxo.rtable import Answer
 
 M = TypeVar("M", bound=BaseModel)
-
-Tell = Callable[[str, str], None]
-"""Takes an event: its name, and what happened, in words."""
-
-log = structlog.get_logger()
 
 
 class Fleet:
@@ -73,11 +66,8 @@ class Fleet:
         self._network = network
         self._orders = Orders(network)
         self._apps = apps
-        self._tell = tell
         self._collector = collector
-        self._rates = Rates()
-        self._setting = trio.Lock()
-        self._lost: dict[str, tuple[Run, list[Target]]] = {}
+        self._held = HeldRates(network, self._orders, tell)
 
     async def hosts(self, pattern: str = ".*") -> list[str]:
         """See `LoadHosts`."""
@@ -111,22 +101,28 @@ class Fleet:
         """See `LoadHosts`; `LoadFailed` too where a host has no clients of the service."""
         chosen = self._matching(pattern)
         order = _checked(SetRate, service=service, exp_id=exp_id, rate=rate)
-        async with self._setting:
-            self._rates.forget(self._meant(pattern), service, exp_id)
-            self._rates.tell(chosen, service, exp_id, rate)
+        async with self._held.setting:
+            self._held.forget(self._meant(pattern), service, exp_id)
+            self._held.rates.tell(chosen, service, exp_id, rate)
             try:
                 await self._orders.give_each(dict.fromkeys(chosen, order), Done, but_lost=True)
             except OrdersFailed as exc:
-                self._rates.forget(exc.hosts, service, exp_id)  # they refuse, and send nothing
+                self._held.rates.forget(exc.hosts, service, exp_id)  # they refuse, and send nothing
                 raise
+            await self._held.settle()
 
     async def rps_of(self, clients: Sequence[str], rate: float) -> None:
-        """Have each of these clients send `rate` requests a second; lost ones are not replaced."""
-        orders = {
-            host: _checked(SetRate, clients=tuple(ids), rate=rate * len(ids))
-            for host, ids in by_host(clients).items()
-        }
-        await self._orders.give_each(orders, Done)
+        """Have each of these clients send `rate` requests a second.
+
+        Raises:
+            LoadFailed: some do not; the others do.
+        """
+        for ids in by_host(clients).values():
+            _checked(SetRate, clients=tuple(ids), rate=rate * len(ids))
+        async with self._held.setting:
+            refused = await self._held.tell_clients(clients, rate)
+        if refused:
+            raise LoadFailed("; ".join(dict.fromkeys(refused.values())))
 
     async def request(
         self, clients: Sequence[str], count: int | None, inter_arrival: InterArrival | None
@@ -158,8 +154,9 @@ class Fleet:
     async def close(self, pattern: str, service: str, exp_id: str | None = None) -> None:
         """See `LoadHosts`; `LoadFailed` too where a host has no clients of the service."""
         order = _checked(CloseClients, service=service, exp_id=exp_id)
-        async with self._setting:
-            self._rates.forget(self._meant(pattern), service, exp_id)
+        async with self._held.setting:
+            self._held.forget(self._meant(pattern), service, exp_id, closed=True)
+            await self._held.settle()
             chosen = dict.fromkeys(self._matching(pattern), order)
             await self._orders.give_each(chosen, Done, but_lost=True)
 
@@ -174,7 +171,10 @@ class Fleet:
             host: _checked(CloseClients, clients=tuple(ids))
             for host, ids in by_host(clients).items()
         }
-        await self._orders.give_each(orders, Done)
+        async with self._held.setting:
+            self._held.by_id.closed(clients)
+            await self._held.settle()
+            await self._orders.give_each(orders, Done)
 
     async def ask(self, pattern: str, what: Spawn) -> Answered:
         """Have the first host that matches send one request; return what was answered."""
@@ -204,47 +204,7 @@ class Fleet:
 
     async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See to it that rates hold while hosts come and go, until cancelled."""
-        there = dict(self._network.hosts())
-        task_status.started()
-        while True:
-            now = dict(self._network.hosts())
-            if now == there:
-                await self._network.changed()
-                continue
-            async with self._setting:
-                await self._adjust(there, now)
-            there = now
-
-    async def _adjust(self, before: Mapping[str, Run], now: Mapping[str, Run]) -> None:
-        """Bring the hosts that are there in step with what is due from them now."""
-        was_due = self._rates.due(before)
-        changed: dict[Target, float] = {}
-        for host, run in before.items():
-            if host not in now:
-                self._lost[host] = run, [target for target in was_due if target[0] == host]
-        for host, run in now.items():
-            lost_run, targets = self._lost.pop(host, (run, []))
-            if before.get(host, lost_run) != run:
-                self._rates.restarted(host)
-                self._say("load_host.restarted", f"{host} has started anew and has no clients")
-            elif host not in before and targets:
-                changed |= dict.fromkeys(targets, 0.0)
-                self._say("load_host.back", f"{host} is back")
-        due = self._rates.due(now)
-        changed = {t: 0.0 for t in changed if t not in due} | {
-            t: rate for t, rate in due.items() if t in changed or was_due.get(t) != rate
-        }
-        for host in before.keys() - now.keys():
-            self._say("load_host.lost", _lost(host, self._lost[host][1], was_due, changed))
-        await self._set(changed)
-
-    async def _set(self, rates: Mapping[Target, float]) -> None:
-        for (host, service, exp_id), rate in rates.items():
-            order = SetRate(service=service, exp_id=exp_id, rate=rate)
-            try:
-                await self._orders.give(host, order, Done)
-            except LoadFailed as exc:  # if it is lost too, there is another change to see to
-                self._say("load_host.failed", f"{host} does not send {rate:g}/s: {exc}")
+        await self._held.watch(task_status=task_status)
 
     async def _spawn(self, numbers: Mapping[str, int], what: Spawn) -> list[str]:
         work, package = self._work(what)
@@ -253,7 +213,9 @@ class Fleet:
             for host, num in numbers.items()
         }
         spawned = await self._orders.give_each(orders, Spawned, package)
-        return [client for answer in spawned.values() for client in answer.clients]
+        ids = [client for answer in spawned.values() for client in answer.clients]
+        self._held.by_id.rates.spawned(ids, what.exp_id)
+        return ids
 
     async def _wait(self, host: str, run: Run | None, task: int) -> str:
         """Wait until a host's clients have done their part; return what went wrong."""
@@ -288,11 +250,7 @@ class Fleet:
 
     def _meant(self, pattern: str) -> list[str]:
         """Return also the hosts that a pattern would mean if they were there."""
-        return matching(pattern, self._network.hosts().keys() | self._lost.keys())
-
-    def _say(self, event: str, text: str) -> None:
-        log.warning(event, what=text)
-        self._tell(event, text)
+        return matching(pattern, self._network.hosts().keys() | self._held.lost)
 
 
 def by_host(clients: Iterable[str]) -> dict[str, list[str]]:
@@ -308,22 +266,6 @@ def by_host(clients: Iterable[str]) -> dict[str, list[str]]:
             raise BadInput(f"{client!r} is no client's id, such as h1:squeezenet:0")
         found.setdefault(host, []).append(client)
     return found
-
-
-def _lost(
-    host: str,
-    targets: Sequence[Target],
-    was_due: Mapping[Target, float],
-    changed: Mapping[Target, float],
-) -> str:
-    """Return in words what is lost with a host, and who does it now."""
-    parts = [f"{host} is lost"]
-    for target in targets:
-        _, service, exp_id = target
-        others = [h for h, s, e in changed if (s, e) == (service, exp_id) and h != host]
-        heirs = f"now sent by {', '.join(others)}" if others else "sent by nobody"
-        parts.append(f"its {was_due[target]:g} requests/s to {service} are {heirs}")
-    return "; ".join(parts)
 
 
 def _checked(kind: type[M], **fields: Any) -> M:

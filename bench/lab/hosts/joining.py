@@ -9,7 +9,8 @@ import trio
 
 from bench.lab.hosts.apps import Deployed
 from bench.lab.hosts.collecting import Collector
-from bench.lab.hosts.fleet import Fleet, Tell
+from bench.lab.hosts.fleet import Fleet
+from bench.lab.hosts.held_rates import Tell
 from bench.lab.hosts.network import HostNetwork, OverlayNetwork, OwnNetwork
 from bench.lab.hosts.service import open_station
 from bench.lab.hosts.settings import JOIN_TIMEOUT_S, HostSettings

@@ -2,7 +2,7 @@
 
 One server is Lindley's recursion, W' = max(0, W + S - A), which over a block of customers is a
 running sum less its own running minimum: numpy does a block in six passes, within the processor's
-cache. Several servers take a heap of the times at which they are free, a customer at a time.
+cache. Several servers are in `servers.py`.
 
 Arrivals and services have a stream each, spawned from one seed. numpy may change what it draws for
 a seed from one of its versions to the next; the figures hold in distribution.
@@ -10,7 +10,6 @@ a seed from one of its versions to the next; the figures hold in distribution.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from heapq import heapreplace
 from math import ceil
 from typing import Literal
 
@@ -21,9 +20,13 @@ from bench.lab.errors import BadInput
 from bench.lab.queueing import closed_forms
 from bench.lab.queueing.closed_forms import Expected
 from bench.lab.queueing.figures import Figures
+from bench.lab.queueing.servers import Servers
 
 BLOCK = 1 << 15
 """Customers at a time: their arrays stay in the cache."""
+
+CHUNK = 60 * BLOCK
+"""Customers at a time where there are several servers: 100 MB of arrays."""
 
 MOST_CUSTOMERS = 50_000_000
 """Delays are held until their quantiles are taken, 8 bytes each."""
@@ -146,26 +149,29 @@ def one_server(gaps: Fill, services: Fill, customers: int) -> Figures:
 def many_servers(gaps: Fill, services: Fill, customers: int, servers: int) -> Figures:
     """Return the figures of several servers on one queue."""
     delays = np.empty(customers)
-    free_at = [0.0] * servers
-    arrived = start = served = 0.0
-    for delay, gap, service in _blocks(delays, gaps, services):
-        times = np.cumsum(gap)
-        times += arrived
-        found = []
-        for arrival, taken in zip(times.tolist(), service.tolist(), strict=True):
-            start = max(arrival, free_at[0])
-            found.append(start)
-            heapreplace(free_at, start + taken)
-        np.subtract(found, times, out=delay)
-        arrived = float(times[-1])
-        served += float(service.sum())
+    queue = Servers(servers)
+    arrived = served = 0.0
+    for at in range(0, customers, CHUNK):
+        starts = delays[at : at + CHUNK]
+        times, taken = np.empty_like(starts), np.empty_like(starts)
+        done = 0
+        for time, gap, service in _blocks(times, gaps, services):
+            np.cumsum(gap, out=time)
+            np.add(time, arrived, out=time)
+            arrived = float(time[-1])
+            taken[done : done + len(service)] = service
+            served += float(service.sum())
+            done += len(service)
+        queue.serve(times, taken, starts)
+        np.subtract(starts, times, out=starts)  # which makes them delays
     # Of what was served, the last customer's and what of the others' lies beyond the end.
-    beyond = sum(max(0.0, time - start) for time in free_at)
+    end = arrived + float(delays[-1])
+    beyond = sum(max(0.0, time - end) for time in queue.free_at)
     return _figures(delays, gaps, arrived, served - beyond, servers)
 
 
 def _blocks(delays: Floats, gaps: Fill, services: Fill) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Yield the delays of a block, which are to be filled in, and what was drawn for it."""
+    """Yield the part of `delays` that a block is to fill in, and what was drawn for it."""
     gap, service = np.empty(min(BLOCK, len(delays))), np.empty(min(BLOCK, len(delays)))
     for at in range(0, len(delays), BLOCK):
         delay = delays[at : at + BLOCK]

@@ -120,6 +120,42 @@ async def test_a_lost_hosts_rate_is_sent_by_the_others_and_an_event_says_so(
         assert [(s.host, s.rps) for s in await fleet.clients()] == [("h1", 10)]
 
 
+async def test_a_rate_told_to_clients_by_their_ids_is_sent_by_those_that_are_left(
+    network: Network, server: Server
+) -> None:
+    await network.host("h1")
+    await network.host("h2")
+    async with network.fleet("h1", "h2") as fleet:
+        here, there = await fleet.spawn(".*", Spawn(server.url))
+        [alone] = await fleet.spawn("h2", Spawn(f"{server.url}/other"))
+        await fleet.rps_of([here, there], 4)
+        await fleet.rps_of([alone], 7)
+        await network.lose("h2")
+        _, text = await network.told(1)
+        assert f"4 requests/s to {server.url}, told to {there}, are now sent by {here}" in text
+        assert f"7 requests/s to {server.url}/other, told to {alone}, are sent by nobody" in text
+        await until_rate(fleet, 8)
+        with pytest.raises(LoadFailed, match="h2: the host is gone"):
+            await fleet.rps_of([here, there], 3)
+        await until_rate(fleet, 3)
+
+
+async def test_an_idle_client_sends_what_was_told_to_one_that_is_lost(
+    network: Network, server: Server
+) -> None:
+    await network.host("h1")
+    await network.host("h2")
+    async with network.fleet("h1", "h2") as fleet:
+        here, there = await fleet.spawn(".*", Spawn(server.url))
+        await fleet.rps_of([there], 6)
+        await network.lose("h2")
+        await until_rate(fleet, 6)
+        assert [s.client for s in await fleet.clients()] == [here]
+        with pytest.raises(LoadFailed, match="h2: the host is gone"):
+            await fleet.rps_of([there], 0)
+        await until_rate(fleet, 0)
+
+
 async def test_who_waits_for_requests_of_a_host_that_is_lost_is_told(
     network: Network, server: Server
 ) -> None:
