@@ -85,7 +85,7 @@ class ClientOrders:
         due = self.rates.due(there, taken)
         idle = {c: 0.0 for c, sent in self._sent.items() if sent and c not in due}
         changed: dict[tuple[str, float], list[str]] = {}
-        for client, rate in (idle | due).items():
+        for client, rate in {**idle, **due}.items():
             if host_of(client) in there and self._sent.get(client) != rate:
                 changed.setdefault((host_of(client), rate), []).append(client)
         return changed

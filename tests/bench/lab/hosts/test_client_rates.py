@@ -124,6 +124,6 @@ def test_the_load_as_a_whole_is_kept_while_any_client_of_the_service_is_there(
             alike = [client for client in CLIENTS if service_of(client) == service]
             kept = total(told, alike) if there else 0
             assert total(due, alike) == pytest.approx(kept)
-        for client, rate in due.items():
-            assert rate >= told.get(client, 0) - 1e-9
+        for client, new in due.items():
+            assert new >= told.get(client, 0) - 1e-9
     assert due == pytest.approx({client: rate for client, rate in told.items() if rate})
