@@ -330,6 +330,7 @@ async def test_without_another_database_it_is_that_of_the_hosts_state_directory(
     async with network.fleet("h1") as fleet:
         ids = await fleet.spawn("h1", Spawn(server.url))
         await fleet.request(ids, 3, None)
+        await fleet.flush()
         await network.lose("h1")
     async with open_store(chosen_database(state_dir=tmp_path / "own")) as store:
         assert len(await store.read(requests_by_experiment)) == 3
