@@ -48,8 +48,8 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     result = run("submit", "-", stdin='{"instructions": "jump"}', fails=True)
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: instructions, line 1: there is no command 'jump'; known: clients, close, date, "
-        "echo, exit, hosts, info, ping, rps, sleep, spawn\n"
+        "error: instructions, line 1: there is no command 'jump'; known: spawn, rps, request, "
+        "close, sleep, echo, clients, date, hosts, info, ping, exit\n"
     )
     assert "e9.json cannot be read" in run("submit", "e9.json", fails=True).stderr
     assert "no experiment 'e9'" in run("show", "e9", fails=True).stderr
