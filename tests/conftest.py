@@ -57,8 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
         choices=["machine", "labs", "ports"],
-        help="only the tests that need this machine, or only those on networks in namespaces, "
-        "or only those on ports of their own",
+        help="only the tests that need this machine, or only those on networks in namespaces and "
+        "of the lab, or only those on ports of their own",
     )
 
 
@@ -72,9 +72,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _part(item: pytest.Item) -> str:
-    """Return the part that a test is in: whom it could meet decides."""
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    """Return the part that a test is in: whom it could meet decides, then which has time."""
+    if "lab_image" in getattr(item, "fixturenames", ()):
+        return "labs"
+    folder, within, *_ = (*item.path.relative_to(Path(__file__).parent).parts, "")
     if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
+        return "labs"
+    if (folder, within) == ("bench", "lab") and item.get_closest_marker("docker") is None:
         return "labs"
     apart = folder in APART or not OWN_PORTS.isdisjoint(getattr(item, "fixturenames", ()))
     return "ports" if apart and item.get_closest_marker("docker") is None else "machine"

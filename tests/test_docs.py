@@ -152,6 +152,7 @@ class Reader:
         pytest.fail(f"`{text}` did not end in {COMMAND_TIMEOUT_S:g} s:\n{printed}")
 
     def _in_own_terminal(self, command: Command, text: str) -> None:
+        assert command.expected, f"line {command.line}: what does `{text}` say once it is ready?"
         exported, _ = self._type("env -0")
         folder, _ = self._type("pwd")
         process = subprocess.Popen(
