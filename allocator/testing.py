@@ -28,6 +28,9 @@ from overlay.signed import Signed
 
 _LOOPBACK = "127.0.0.1"
 
+BUSY_STOP_S = 60.0
+"""For a stop that shall leave nothing behind, however busy this machine is."""
+
 
 @dataclass(slots=True)
 class FakeInstance:

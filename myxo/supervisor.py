@@ -200,7 +200,7 @@ async def supervised(
 def _successor(pid: int) -> Followed | None:
     try:
         return Followed(pid, is_child=False)
-    except ProcessLookupError:  # it has ended already
+    except OSError:  # it has ended already
         return None
 
 

@@ -22,10 +22,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
+from math import inf
 from pathlib import Path
 from typing import IO, Any
 
 from setproctitle import setproctitle
+
+from myxo.daemons import load
 
 PROGRAMS = Path(sys.executable).parent
 COMMANDS = {
@@ -35,7 +38,6 @@ COMMANDS = {
 }
 """Name and entry point of each."""
 
-_LOADED = ("bootstrap", "registry", "allocator", "proxy")
 _MESSAGE_BYTES = 2**17
 _NEW_NETWORK = 0x40000000
 """CLONE_NEWNET (setns(2))."""
@@ -111,11 +113,10 @@ class Template:
         """Return the exit code of a process, None if it does not end in this time."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            left = inf if deadline is None else max(0.0, deadline - time.monotonic())
             with self._lock:
-                if pid in self._codes:
-                    return self._codes[pid]
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._hear(min(left, 0.05) if left else left)  # others want the lock, too
+                if pid not in self._codes:
+                    self._hear(min(left, 0.05))  # others want the lock, too
                 if pid in self._codes:
                     return self._codes[pid]
             if left == 0:
@@ -250,14 +251,8 @@ def _enter(namespace: str) -> None:
     os.close(descriptor)
 
 
-def _load() -> None:
-    for package in _LOADED:
-        for part in ("cli", "service"):
-            importlib.import_module(f"{package}.{part}")
-    importlib.import_module("myxo.cli")
-
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _load()
+    load(("bootstrap", "registry-service", "allocator", "proxy"))
+    importlib.import_module("myxo.cli")
     sys.exit(serve(socket.socket(fileno=int(sys.argv[1])))())

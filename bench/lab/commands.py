@@ -118,3 +118,6 @@ _MAKES: Mapping[str, Callable[..., Step]] = {
     "sleep": _sleep,
     "echo": _echo,
 }
+
+STEPS = tuple(_MAKES)
+"""The commands that load hosts have something to do by, in the order in which they are listed."""

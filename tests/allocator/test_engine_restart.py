@@ -22,7 +22,7 @@ from allocator.instances.instances import Instances
 from allocator.instances.readiness import Outcome
 from allocator.metrics import AllocatorMetrics
 from allocator.rules.admission import Ledger, Limits, Policy
-from allocator.testing import FakePublisher
+from allocator.testing import BUSY_STOP_S, FakePublisher
 from allocator.testing_instances import OWNER, id_of
 from bench.netlab.engine import Engine
 from bench.netlab.hosts import Host
@@ -36,10 +36,6 @@ pytestmark = [
     # The SDK leaves the socket open that it could not connect to an engine that is gone.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
-
-
-BUSY_STOP_S = 60.0
-"""For a stop that shall leave nothing behind, however busy this machine is."""
 
 
 async def ready_at_once(*_: object) -> Outcome:

@@ -23,7 +23,13 @@ from allocator.instances.starts import ReadyWait
 from allocator.metrics import AllocatorMetrics
 from allocator.processes.runtime import ProcessRuntime
 from allocator.rules.admission import Ledger, Limits, Policy
-from allocator.testing import FakeMachine, FakePublisher, FakeRuntime, open_fake_machine
+from allocator.testing import (
+    BUSY_STOP_S,
+    FakeMachine,
+    FakePublisher,
+    FakeRuntime,
+    open_fake_machine,
+)
 from allocator.testing_instances import OWNER, Lab, revision
 from overlay.names import InstanceId, PeerId, ServiceName
 from overlay.revision import Revision, SignedRevision
@@ -36,9 +42,6 @@ STOP_S = 5.0
 
 TWICE_STOP_S = 2 * STOP_S
 """For a real engine beside whatever else this machine does."""
-
-BUSY_STOP_S = 60.0
-"""For a stop that shall leave nothing behind, however busy this machine is."""
 
 
 class Slow(FakeRuntime):

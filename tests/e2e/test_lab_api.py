@@ -2,47 +2,26 @@
 
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
+
+from bench.netlab.testing import within
+from tests.e2e.targets import Target, two_targets
 
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60.0
 
 
-class Target(BaseHTTPRequestHandler):
-    """Answers with the port that it listens at."""
-
-    def do_GET(self) -> None:
-        body = str(cast("ThreadingHTTPServer", self.server).server_port).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def targets() -> Iterator[list[str]]:
     """Two servers that have nothing to do with Myxo, as `host:port`."""
-    with ExitStack() as stack:
-        found: list[str] = []
-        for _ in range(2):
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Target))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.shutdown)
-            found.append(f"127.0.0.1:{server.server_port}")
+    with two_targets(Target) as found:
         yield found
 
 
@@ -70,15 +49,8 @@ def api(network: Any) -> Iterator[httpx.Client]:
         **{name: joined[name] for name in ("P2P_BOOTSTRAPS", "P2P_PSK")},
     )
     with httpx.Client(base_url=f"http://{address}/api", timeout=PATIENCE_S) as client:
-        becomes(lambda: client.get("/hosts").json() == ["h1"])
+        within(PATIENCE_S, lambda: client.get("/hosts").json() == ["h1"], "there is no host h1")
         yield client
-
-
-def becomes(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def answers(network: Any, service: str, count: int = 1) -> Counter[str]:
@@ -168,6 +140,10 @@ def test_a_proxy_that_is_gone_is_said_and_what_was_set_outlives_it(
     network.restart("proxy")
     assert refused.status_code == HTTPStatus.BAD_GATEWAY
     assert "no proxy" in refused.json()["detail"]
-    becomes(lambda: api.get("/routes/lasting").status_code == HTTPStatus.OK)
+    within(
+        PATIENCE_S,
+        lambda: api.get("/routes/lasting").status_code == HTTPStatus.OK,
+        "there is no route",
+    )
     assert answers(network, "lasting") == {targets[0].partition(":")[2]: 1}
     assert api.delete("/routes/lasting").status_code == HTTPStatus.OK

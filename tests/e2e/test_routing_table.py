@@ -3,46 +3,31 @@
 import json
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.targets import Target, two_targets
+
 pytestmark = pytest.mark.slow
 
 
-class Target(BaseHTTPRequestHandler):
-    """Answers with the port that it listens at, and the Host that it was called by."""
+class NamedTarget(Target):
+    """Answers with the Host that it was called by, too."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        server = cast("ThreadingHTTPServer", self.server)
-        body = f"{server.server_port} {self.headers['Host']}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def text(self) -> str:
+        return f"{self.port} {self.headers['Host']}"
 
 
 @pytest.fixture
 def targets() -> Iterator[list[str]]:
     """Two servers that have nothing to do with Myxo, as `host:port`."""
-    with ExitStack() as stack:
-        found: list[str] = []
-        for _ in range(2):
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Target))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.shutdown)
-            found.append(f"127.0.0.1:{server.server_port}")
+    with two_targets(NamedTarget) as found:
         yield found
 
 

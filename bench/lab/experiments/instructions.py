@@ -4,14 +4,14 @@ They are those of the lab's shell (`commands.py`). What only shows something to 
 nothing here; `echo` becomes an event.
 """
 
-from bench.lab.commands import step_of
+from bench.lab.commands import STEPS, step_of
 from bench.lab.errors import BadInput
 from bench.lab.experiments.steps import Step
 from myxo.line_shell import words_of
 
 SHOWS = frozenset({"hosts", "clients", "info", "ping", "date"})
 
-KNOWN = ("spawn", "rps", "request", "close", "sleep", "echo", *sorted(SHOWS), "exit")
+KNOWN = (*STEPS, *sorted(SHOWS), "exit")
 """A shell's other commands change what experiments beside this one see, or read files."""
 
 

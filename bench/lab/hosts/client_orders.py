@@ -103,6 +103,11 @@ class ClientOrders:
             moved.setdefault(key, []).append(client)
         return [
             f"{rate * len(clients):g} requests/s to {service}, told to {', '.join(clients)}, are "
-            + (f"now sent by {', '.join(heirs)}" if heirs else "sent by nobody")
+            + sent_by(heirs)
             for (service, rate, heirs), clients in moved.items()
         ]
+
+
+def sent_by(heirs: Sequence[str]) -> str:
+    """Return in words who sends what a lost host did."""
+    return f"now sent by {', '.join(heirs)}" if heirs else "sent by nobody"

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from bench.lab.errors import LoadFailed
-from bench.lab.hosts.client_orders import ClientOrders
+from bench.lab.hosts.client_orders import ClientOrders, sent_by
 from bench.lab.hosts.client_rates import host_of
 from bench.lab.hosts.messages import Done, SetRate
 from bench.lab.hosts.network import HostNetwork, Run
@@ -160,6 +160,5 @@ def _lost(
     for target in targets:
         _, service, exp_id = target
         others = [h for h, s, e in changed if (s, e) == (service, exp_id) and h != host]
-        heirs = f"now sent by {', '.join(others)}" if others else "sent by nobody"
-        parts.append(f"its {was_due[target]:g} requests/s to {service} are {heirs}")
+        parts.append(f"its {was_due[target]:g} requests/s to {service} are {sent_by(others)}")
     return "; ".join(parts)
