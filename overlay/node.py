@@ -63,7 +63,7 @@ from overlay.tls import PeerTls, open_tls
 from overlay.trust import Trust
 from overlay.udp import bound_port
 from overlay.view import View
-from overlay.watching import Watcher
+from overlay.watching import follow
 from overlay.wiring import (
     mesh_of,
     open_host_and_udp,
@@ -461,10 +461,7 @@ def _addresses(view: View, peer: PeerId) -> Sequence[str]:
 
 async def _watch(node: Node, connection: ControlConnection) -> None:
     """Send each change of the view as a line until the other end closes."""
-    watcher = Watcher(node.view)
-    while True:
-        await connection.send(*watcher.changes())
-        await node.changed()
+    await follow(node.view, node.changed, connection.send)
 
 
 def check_settings(settings: NodeSettings, role: Role, name: str = "") -> None:

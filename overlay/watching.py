@@ -5,7 +5,7 @@ peers on one machine can be compared.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from overlay.names import InstanceId, PeerId
@@ -55,3 +55,21 @@ class Watcher:
             "host": self._view.host_of(owner),
             "state": state,
         }
+
+
+async def follow(
+    view: View, changed: Callable[[], Awaitable[object]], tell: Callable[..., Awaitable[object]]
+) -> None:
+    """Tell what changes in a view until cancelled: everything there is, then changes together.
+
+    Args:
+        view: the view to watch.
+        changed: returns at the next change of the view.
+        tell: is given changes; what changes while it takes them is told right after.
+    """
+    watcher = Watcher(view)
+    while True:
+        if changes := list(watcher.changes()):
+            await tell(*changes)
+        else:
+            await changed()

@@ -13,7 +13,9 @@ from bench.netlab.testing import MakeLab, within
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 COMMANDER = Path(__file__).with_name("commander.py")
-SECONDS = 25.0
+BUSY_S = 60
+"""A lost host's load moves within seconds; the rest is for a busy machine's tests."""
+
 SERVER = "import http.server; http.server.test(port=80)"
 PSK = ("--psk", "words")
 
@@ -21,6 +23,11 @@ PSK = ("--psk", "words")
 def told(path: Path, what: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["what"] == what]
+
+
+def rates(path: Path) -> Any:
+    """Return the rates that were told last."""
+    return next((line["value"] for line in reversed(told(path, "rates"))), None)
 
 
 def test_the_load_of_a_host_whose_cable_is_pulled_moves_and_comes_back(
@@ -44,24 +51,19 @@ def test_the_load_of_a_host_whose_cable_is_pulled_moves_and_comes_back(
     said, traces = tmp_path / "said", tmp_path / "traces.csv"
     with said.open("wb") as output:
         environment = {"P2P_BOOTSTRAPS": address, "P2P_PSK": "words"}
-        command = [
-            sys.executable,
-            str(COMMANDER),
-            f"http://{h1.address}",
-            str(SECONDS),
-            str(traces),
-        ]
-        commander = h1.popen(command, environment=environment, stdout=output, stderr=output)
-        within(40, lambda: bool(told(said, "sending")), said.read_text)
-        net.cut_host(h2)
-        within(8, lambda: bool(told(said, "load_host.lost")), said.read_text)
-        within(4, lambda: told(said, "rates")[-1]["value"] == {"h1": 8.0}, said.read_text)
-        net.heal(h2)
-        within(12, lambda: bool(told(said, "load_host.back")), said.read_text)
-        within(
-            4, lambda: told(said, "rates")[-1]["value"] == {"h1": 4.0, "h2": 4.0}, said.read_text
+        command = [sys.executable, str(COMMANDER), f"http://{h1.address}", str(traces)]
+        commander = h1.popen(
+            command, environment=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
         )
-        assert commander.wait(SECONDS + 20) == 0, said.read_text()
+        within(BUSY_S, lambda: bool(told(said, "sending")), said.read_text)
+        net.cut_host(h2)
+        within(BUSY_S, lambda: bool(told(said, "load_host.lost")), said.read_text)
+        within(BUSY_S, lambda: rates(said) == {"h1": 8.0}, said.read_text)
+        net.heal(h2)
+        within(BUSY_S, lambda: bool(told(said, "load_host.back")), said.read_text)
+        within(BUSY_S, lambda: rates(said) == {"h1": 4.0, "h2": 4.0}, said.read_text)
+        commander.communicate(timeout=BUSY_S)
+        assert commander.returncode == 0, said.read_text()
     [lost] = told(said, "load_host.lost")
     assert "its 4 requests/s" in lost["value"]
     assert lost["value"].endswith("now sent by h1")
