@@ -8,6 +8,7 @@ containers show.
 
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ from typing import IO, Any
 
 from setproctitle import setproctitle
 
+from bench.lab.parts import PARTS, loaded
 from bench.netlab.errors import LabFailed
 from bench.netlab.hosts import execute
 from bench.netlab.namespaces import Namespaces
@@ -43,6 +45,16 @@ COMMANDS = {
 """Name and entry point of each."""
 
 _MESSAGE_BYTES = 2**17
+_LATE = (
+    "myxo.cli",
+    "bench.lab.api.application",
+    "bench.lab.api.serving",
+    "bench.lab.experiments.recording",
+    "bench.lab.experiments.store",
+    "bench.lab.hosts.service",
+)
+"""What commands import only once they know that they need it."""
+
 _AS_MODULE = [sys.executable, "-m", "myxo"]
 _HELD = ("uts", "ipc", "net", "mnt")
 """What a host of the lab has of its own, beside the numbers of its processes."""
@@ -320,5 +332,9 @@ def _enter(namespace: int) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load(("bootstrap", "registry-service", "allocator", "proxy"))
-    importlib.import_module("myxo.cli")
+    for part in PARTS:
+        loaded(part)
+    for module in _LATE:
+        importlib.import_module(module)
+    gc.freeze()  # a collection that writes to what is shared would copy it
     sys.exit(serve(socket.socket(fileno=int(sys.argv[1])))())
