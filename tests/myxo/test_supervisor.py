@@ -18,9 +18,7 @@ def bootstrap(state: Path, *flags: str) -> Daemon:
 
 
 def refused(why: str) -> "pytest.RaisesGroup[DaemonFailed]":
-    return pytest.RaisesGroup(
-        pytest.RaisesExc(DaemonFailed, match=why), flatten_subgroups=True, allow_unwrapped=False
-    )
+    return pytest.RaisesGroup(pytest.RaisesExc(DaemonFailed, match=why), flatten_subgroups=True)
 
 
 def process_of(supervisor: Supervisor) -> trio.Process:

@@ -32,8 +32,8 @@ def balanced_in(settings: NodeSettings) -> Balanced:
     """Return what changes policies in the network that a daemon's settings name."""
     if not settings.bootstraps:
         return without_network
-    network = {name: getattr(settings, name) for name in ("bootstraps", "psk", "state_dir")}
-    chosen = CliSettings.load(network)
+    joined = {name: getattr(settings, name) for name in ("bootstraps", "psk", "state_dir")}
+    chosen = CliSettings.load(joined)
 
     @asynccontextmanager
     async def balanced(services: Sequence[str], policy: str) -> AsyncIterator[None]:

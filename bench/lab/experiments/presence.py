@@ -13,6 +13,9 @@ LOCK = "experimentd.lock"
 
 _MOST_BYTES = 4096
 
+_DRIFT_S = 5.0
+"""Of when a process began: it is told from the clock's time of the boot, which is adjusted."""
+
 
 def leave_word(fd: int, host: str) -> None:
     """Write down that this process is a load host of this name; none if it is empty."""
@@ -26,7 +29,8 @@ def standalone_host(state_dir: Path) -> str | None:
     try:
         with (state_dir / LOCK).open("rb") as file:
             word = json.loads(file.read(_MOST_BYTES))
-        runs = psutil.Process(word["pid"]).create_time() == word["began"]
+        began = psutil.Process(word["pid"]).create_time()
+        runs = abs(began - word["began"]) < _DRIFT_S
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):  # no word, or of nobody
         return None
     return str(word["host"]) if runs else None

@@ -133,7 +133,7 @@ def report(
     if not made:
         raise typer.Exit(FAILED)
     made[0].write(output)
-    print(as_text(made[0], as_json=as_json))
+    print(as_text(made[0], as_json=as_json), flush=True)  # before the line on stderr
     print(f"see {output / 'report.html'}", file=sys.stderr)
 
 
