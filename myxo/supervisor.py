@@ -234,9 +234,9 @@ class _Start:
         return f": {self.status}" if self.status else ""
 
     def hear(self, sock: socket.socket) -> None:
-        """Take in all that has come by now."""
+        """Take in what has come by now, up to its being ready: the rest is for who listens then."""
         with suppress(BlockingIOError):
-            while True:
+            while not self.ready:
                 for line in sock.recv(_MAX_MESSAGE_BYTES).splitlines():
                     self._take(line)
 
