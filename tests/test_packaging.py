@@ -100,7 +100,8 @@ def test_the_wheel_installs_into_an_empty_environment_with_every_command(
 
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
         command,
         cwd=cwd,

@@ -125,13 +125,11 @@ fi
   "$python" -m venv --clear .venv
 echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
-# Of what is installed a small part is ever loaded; that is compiled when it is, the rest never.
 $pip install --no-compile --require-hashes --use-pep517 -r "$lock"
 $pip install --no-deps --no-build-isolation -e .  # compiles allocator/sandbox.c, too
+# pip compiles on one processor; this, too, passes over what is for another Python.
+.venv/bin/python -W ignore -m compileall -qq -j 0 .venv/lib/python3*/site-packages || true
 # trio-typing, which libp2p requires, brings stubs of trio 0.20 that shadow trio's own types.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs
-# The daemons are started many at a time: each would compile the same.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
-  'import myxo.cli, myxo.daemons; myxo.daemons.load(("bootstrap", "registry-service", "allocator", "proxy"))'
 echo "$wanted" > $stamp
 echo "setup: done"
