@@ -7,7 +7,8 @@ one way (CHUNK), outcomes the other (OUTCOMES), as they are computed; a chunk ma
 earlier (STOP). A worker that serves others too says when it turns to them and leaves what came for
 later (AWAY), and when it is back (BACK). A caller says that it sends no more (BYE), and so does a
 worker that is to end: it takes nothing new, and what it still answers counts. An end of the
-connection without it is a loss, and what was computed there may be to blame.
+connection without it is a loss, and what was computed there may be to blame. Where frames go past
+the proxy (`shortcuts.py`), the worker says there from time to time that it is used (STILL).
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
@@ -54,6 +55,7 @@ class Kind(IntEnum):
     BYE = 9
     AWAY = 10
     BACK = 11
+    STILL = 12
 
 
 @dataclass(frozen=True, slots=True)
