@@ -32,8 +32,9 @@ LENGTH = struct.Struct("!Q")
 MAX_PARTS = 1024
 """Of one payload; what has more buffers is pickled with them in line."""
 
-SMALL_BYTES = 1 << 16
-"""Up to this size pieces are joined before they are written; larger ones are not copied."""
+SMALL_BYTES = 1 << 18
+"""Up to this size pieces are joined before they are written, as each write wakes who reads; larger
+ones are not copied."""
 
 MAX_PART_BYTES = 8 << 30
 """Of one part; larger is refused before any of it is read."""

@@ -25,6 +25,9 @@ MOST = 64
 THROWN_BYTES = 1 << 12
 
 
+Connection = socket.socket
+
+
 @dataclass(frozen=True, slots=True)
 class Spare:
     """What the next map has to know of a lane on which nothing is under way.
@@ -36,12 +39,12 @@ class Spare:
         holding: the proxy's connection, if `socket` leads past it.
     """
 
-    socket: socket.socket
+    socket: Connection
     worker: str
     id: str
     python: tuple[int, ...]
     numbered: int
-    holding: socket.socket | None = None
+    holding: Connection | None = None
 
     def close(self) -> None:
         """Let go of the worker."""

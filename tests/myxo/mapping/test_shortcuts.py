@@ -182,9 +182,12 @@ def test_the_proxy_hears_that_a_worker_is_used(relay: Relay) -> None:
 def test_what_was_computed_when_the_proxy_went_is_computed_again(relay: Relay) -> None:
     cut = threading.Timer(0.3, relay.cut)
     cut.start()
-    results = myxo.map_sync(
-        lambda x: time.sleep(0.05) or x, range(20), chunk=20, proxy=relay.address, max_in_flight=1
-    )
+
+    def paused(item: int) -> int:
+        time.sleep(0.05)
+        return item
+
+    results = myxo.map_sync(paused, range(20), chunk=20, proxy=relay.address, max_in_flight=1)
     cut.join()
     assert results == [*range(20)]
     assert len(relay.said) > 1
