@@ -2,12 +2,13 @@
 
 A daemon imports for longer than it does anything else in most tests, and some thousand of them are
 started. What a forked command meets is its own: arguments, environment, standard streams, network
-namespace, exit code. How a person starts them, by exec, the tests of documents, demos and
+namespaces, exit code. How a person starts them, by exec, the tests of documents, demos and
 containers show.
 """
 
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,11 @@ from typing import IO, Any
 
 from setproctitle import setproctitle
 
+from bench.lab.parts import PARTS, loaded
+from bench.netlab.errors import LabFailed
+from bench.netlab.hosts import execute
+from bench.netlab.namespaces import Namespaces
+from bench.netlab.processes import Process
 from myxo.daemons import load
 
 PROGRAMS = Path(sys.executable).parent
@@ -39,8 +45,21 @@ COMMANDS = {
 """Name and entry point of each."""
 
 _MESSAGE_BYTES = 2**17
-_NEW_NETWORK = 0x40000000
-"""CLONE_NEWNET (setns(2))."""
+_LATE = (
+    "myxo.cli",
+    "bench.lab.api.application",
+    "bench.lab.api.serving",
+    "bench.lab.experiments.recording",
+    "bench.lab.experiments.store",
+    "bench.lab.hosts.service",
+)
+"""What commands import only once they know that they need it."""
+
+_AS_MODULE = [sys.executable, "-m", "myxo"]
+_HELD = ("uts", "ipc", "net", "mnt")
+"""What a host of the lab has of its own, beside the numbers of its processes."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @functools.cache
@@ -71,6 +90,7 @@ class Template:
         output: IO[bytes],
         error: IO[bytes] | None = None,
         namespace: str | None = None,
+        holder: int | None = None,
     ) -> "Forked":
         """Start one of `COMMANDS`; its standard input is empty.
 
@@ -80,14 +100,25 @@ class Template:
             output: of its standard output.
             error: of its standard error; if None, that of its output.
             namespace: its network's, by a name of `ip netns`.
+            holder: the process that holds its namespaces, those of a host of the lab.
+
+        Raises:
+            LabFailed: the host is off.
         """
-        order = {"command": list(command), "environment": dict(environment), "netns": namespace}
+        order = {
+            "command": list(command),
+            "environment": dict(environment),
+            "netns": namespace,
+            "holder": holder,
+        }
         streams = [output.fileno(), (error or output).fileno()]
         with self._lock:
             socket.send_fds(self._sock, [json.dumps(order).encode()], streams)
-            while (said := self._hear(None)) is not None and "started" not in said:
+            while (said := self._hear(None)) is not None and "ended" in said:
                 pass
         assert said is not None, "the template has ended"
+        if "failed" in said:
+            raise LabFailed(f"the host of process {holder} is off")
         return Forked(self, said["started"], command)
 
     def run(
@@ -160,6 +191,21 @@ def start(
     )
 
 
+def start_inside(
+    inside: Namespaces,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    error: IO[bytes],
+) -> Process:
+    """Start a command on a host of the lab: one of `COMMANDS` as a fork, any other by exec."""
+    if list(command[:3]) == _AS_MODULE:
+        command = ["myxo", *command[3:]]
+    if command[0] in COMMANDS:
+        return template().start(command, environment, output, error, holder=inside.pid)
+    return execute(inside, command, environment, output, error)
+
+
 class Forked:
     """A process, with what tests use of subprocess.Popen."""
 
@@ -216,21 +262,51 @@ def serve(sock: socket.socket) -> Callable[[], Any]:
             text, streams, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 2)
             if not text:
                 raise SystemExit
-            pid = os.fork()
-            if pid == 0:
-                return _become(json.loads(text), streams)
+            order = json.loads(text)
+            try:
+                pid = _fork(order["holder"])
+            except OSError:
+                said = {"failed": order["holder"]}
+            else:
+                if pid == 0:
+                    return _become(order, streams)
+                running[os.pidfd_open(pid)] = pid
+                said = {"started": pid}
             for stream in streams:
                 os.close(stream)
-            running[os.pidfd_open(pid)] = pid
-            sock.send(json.dumps({"started": pid}).encode())
+            sock.send(json.dumps(said).encode())
+
+
+def _fork(holder: int | None) -> int:
+    """Fork; the child is numbered among the processes that `holder` has a namespace for."""
+    if holder is None:
+        return os.fork()
+    own, theirs = _open("self", "pid"), _open(str(holder), "pid_for_children")
+    pid = -1
+    try:
+        _enter(theirs)
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                _enter(own)
+        return pid
+    finally:
+        os.close(theirs)
+        os.close(own)
 
 
 def _become(order: dict[str, Any], streams: Sequence[int]) -> Callable[[], Any]:
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
     os.closerange(3, 1024)
+    directory = Path.cwd()
     if order["netns"]:
-        _enter(order["netns"])
+        _enter(os.open(f"/run/netns/{order['netns']}", os.O_RDONLY | os.O_CLOEXEC))
+    if order["holder"]:
+        for namespace in [_open(str(order["holder"]), name) for name in _HELD]:
+            _enter(namespace)
+        os.chdir(directory)
     os.environ.clear()
     os.environ.update(order["environment"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -244,15 +320,21 @@ def _become(order: dict[str, Any], streams: Sequence[int]) -> Callable[[], Any]:
     return main
 
 
-def _enter(namespace: str) -> None:
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _NEW_NETWORK) != 0:
-        raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
-    os.close(descriptor)
+def _open(process: str, namespace: str) -> int:
+    return os.open(f"/proc/{process}/ns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _enter(namespace: int) -> None:
+    if _libc.setns(namespace, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot enter a namespace")
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load(("bootstrap", "registry-service", "allocator", "proxy"))
-    importlib.import_module("myxo.cli")
+    for part in PARTS:
+        loaded(part)
+    for module in _LATE:
+        importlib.import_module(module)
+    gc.freeze()  # a collection that writes to what is shared would copy it
     sys.exit(serve(socket.socket(fileno=int(sys.argv[1])))())

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from bench.netlab.errors import CommandFailed, LabFailed
 from bench.netlab.messages import RouterClient
 from bench.netlab.namespaces import Namespaces, hold
 from bench.netlab.plan import HostPlan, Nat, Plan
+from bench.netlab.processes import Process
 from overlay.notify import listening
 
 T = TypeVar("T")
@@ -24,6 +26,9 @@ READY_TIMEOUT_S = 90.0
 
 COMMANDS = Path(sys.executable).parent
 """Where the commands of this installation are; first on the path of every host."""
+
+Launch = Callable[[Namespaces, Sequence[str], Mapping[str, str], IO[bytes], IO[bytes]], Process]
+"""Starts a command inside, with all of its environment, standard output and standard error."""
 
 _HIDDEN = ("MYXO_", "P2P_", "NOTIFY_", "DOCKER_")
 
@@ -36,12 +41,23 @@ class Daemon:
         log: the file that has what it printed, stdout and stderr as they came.
     """
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log: Path
 
     def printed(self) -> str:
         """Return what it has printed so far."""
         return self.log.read_text()
+
+
+def execute(
+    inside: Namespaces,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    error: IO[bytes],
+) -> Process:
+    """Start a command inside, as a `Launch`; it is a child of this process."""
+    return inside.popen(command, environment=environment, stdout=output, stderr=error)
 
 
 class Host:
@@ -54,6 +70,9 @@ class Host:
         router: what it is plugged into.
         held: its namespaces, then those of its home router; none while it is off.
         changed: called when it was switched on or off.
+
+    Attributes:
+        execute: what starts the commands of `launch`, `run` and `start`.
     """
 
     def __init__(
@@ -72,7 +91,8 @@ class Host:
         self._router = router
         self._changed = changed
         self._engine = Engine(folder / "engine") if plan.engine else None
-        self._started: list[subprocess.Popen[bytes]] = []
+        self.execute: Launch = execute
+        self._started: list[Process] = []
         self._holders: list[subprocess.Popen[bytes]] = []
         self._logs = 0
 
@@ -139,7 +159,32 @@ class Host:
             stdout=stdout,
             stderr=stderr,
         )
-        self._started = [p for p in self._started if p.poll() is None] + [process]
+        self._note(process)
+        return process
+
+    def launch(
+        self,
+        command: Sequence[str],
+        output: IO[bytes],
+        error: IO[bytes] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a command that writes to files and reads nothing; it ends with the host.
+
+        Args:
+            command: program and arguments.
+            output: of its standard output.
+            error: of its standard error; if None, that of its output.
+            environment: on top of the host's own.
+
+        Raises:
+            LabFailed: the host is off.
+            OSError: there is no such command.
+        """
+        seen = self.environment | dict(environment or {})
+        process = self.execute(self._inside(), command, seen, output, error or output)
+        self._note(process)
         return process
 
     def inside(self, act: Callable[[], T]) -> T:
@@ -173,18 +218,19 @@ class Host:
         Raises:
             CommandFailed: it took longer than `timeout_s`, or its code is not 0 and `check` is set.
         """
-        pipe = subprocess.PIPE
-        with self.popen(command, environment=environment, stdout=pipe, stderr=pipe) as process:
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
+            process = self.launch(command, output, error, environment=environment)
             try:
-                out, err = process.communicate(timeout=timeout_s)
+                code = process.wait(timeout_s)
             except BaseException as exc:
                 process.kill()
+                process.wait()
                 if isinstance(exc, subprocess.TimeoutExpired):
                     raise CommandFailed(
                         self._said(command, f"has no end in {timeout_s:g} s")
                     ) from None
                 raise
-        code, printed, said = process.returncode, out.decode(), err.decode()
+            printed, said = _text_of(output), _text_of(error)
         if check and code:
             raise CommandFailed(self._said(command, f"ended with {code}:\n{printed}{said}"))
         return subprocess.CompletedProcess(command, code, printed, said)
@@ -204,12 +250,8 @@ class Host:
         self._logs += 1
         log = self.folder / f"{self._logs}-{Path(command[0]).name}.log"
         with listening(self.folder / f"{self._logs}.ready") as ready, log.open("wb") as output:
-            process = self.popen(
-                command,
-                environment=dict(environment or {}) | ready.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            seen = dict(environment or {}) | ready.environment
+            process = self.launch(command, output, environment=seen)
             if ready.wait(process, timeout_s):
                 return Daemon(process, log)
         process.kill()
@@ -283,6 +325,9 @@ class Host:
         time.sleep(away_s)
         self.power_on()
 
+    def _note(self, process: Process) -> None:
+        self._started = [p for p in self._started if p.poll() is None] + [process]
+
     def _inside(self) -> Namespaces:
         if not self.is_on:
             raise LabFailed(f"{self.name} is off; `power_on` or `reboot` starts it")
@@ -295,3 +340,8 @@ class Host:
 
     def _said(self, command: Sequence[str], what: str) -> str:
         return f"{' '.join(command)} on {self.name} {what}"
+
+
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()

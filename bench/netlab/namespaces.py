@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from bench.netlab.errors import LabFailed
-from bench.netlab.processes import ProcessId, children
+from bench.netlab.processes import Process, ProcessId, children
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Namespaces:
 
     def end(
         self,
-        started: Sequence["subprocess.Popen[bytes]"] = (),
+        started: Sequence[Process] = (),
         *,
         killed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -158,7 +158,7 @@ class Namespaces:
         `popen`, are reaped here.
 
         Args:
-            started: children of this process that are inside.
+            started: children of this process, and others that it can wait for, that are inside.
             killed: called when all were sent the signal, before they are waited for.
 
         Raises:

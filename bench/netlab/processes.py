@@ -2,9 +2,32 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _STATE, _START_TIME = 0, 19
 """Positions in /proc/PID/stat behind the name, proc(5)."""
+
+
+class Process(Protocol):
+    """One that was started here, such as a subprocess.Popen."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; subprocess.TimeoutExpired if that takes more seconds than these."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal, unless it has ended."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True, slots=True)

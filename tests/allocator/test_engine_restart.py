@@ -30,6 +30,7 @@ from bench.netlab.testing import labs
 from overlay.names import PeerId, ServiceName
 from overlay.revision import Revision, SignedRevision
 from overlay.spec import Image, ServiceSpec
+from tests.template import start_inside
 
 pytestmark = [
     *(pytest.mark.docker, pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)),
@@ -108,7 +109,7 @@ class Machine:
 def machine(
     engine: docker.APIClient, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Machine]:
-    with labs() as lab:
+    with labs(start_inside) as lab:
         (host,) = lab(hosts=[{"name": "a", "engine": True}]).hosts
         url = host.environment["DOCKER_HOST"]
         with closing(docker.APIClient(base_url=url, version="auto")) as client:

@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,9 +11,11 @@ import pytest
 
 import bench.lab.cli
 import myxo.cli
+from tests.template import Completed, template
 
 ROOT = Path(__file__).resolve().parents[2]
-Net = Callable[..., "subprocess.CompletedProcess[str]"]
+TIMEOUT_S = 60.0
+Net = Callable[..., Completed]
 
 
 @pytest.fixture
@@ -22,30 +23,14 @@ def net(tmp_path: Path) -> Iterator[Net]:
     """Runs `myxo lab net …` with a state of its own; what is up at the end is taken down."""
     environment = os.environ | {"MYXO_STATE_DIR": str(tmp_path / "state")}
 
-    def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.lab", "net", *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+    def run(*arguments: str, code: int = 0) -> Completed:
+        done = template().run(("myxo", "lab", "net", *arguments), environment, TIMEOUT_S)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done
 
     yield run
-    subprocess.run(
-        [sys.executable, "-m", "bench.lab", "net", "down"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    template().run(("myxo", "lab", "net", "down"), environment, TIMEOUT_S)
 
 
 def links(net: Net) -> dict[tuple[str, str], dict[str, Any]]:

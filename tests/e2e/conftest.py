@@ -30,7 +30,7 @@ import pytest
 from bench.netlab.testing import MakeLab, labs
 from overlay.notify import listening
 from tests.template import COMMANDS as OURS
-from tests.template import Completed, Forked, start, template
+from tests.template import Completed, Forked, start, start_inside, template
 
 COMMANDS = Path(sys.executable).parent
 READY_TIMEOUT_S = 90.0
@@ -155,7 +155,7 @@ def lab() -> Iterator[MakeLab]:
 
     What a plan of bench/netlab/plan.py says goes. They end with the test.
     """
-    with labs() as make:
+    with labs(start_inside) as make:
         yield make
 
 

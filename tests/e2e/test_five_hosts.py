@@ -23,6 +23,7 @@ import pytest
 from bench.netlab.hosts import Host
 from bench.netlab.lab import Lab
 from bench.netlab.testing import labs, within
+from tests.template import start_inside
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -133,7 +134,7 @@ class Machine:
         self.boots += 1
         self.watching = self.host.folder / f"watch-{self.boots}"
         with self.watching.open("wb") as output:
-            self.host.popen(["myxo", "watch", "--json"], stdout=output)
+            self.host.launch(["myxo", "watch", "--json"], output)
 
     def changes(self) -> list[dict[str, Any]]:
         """Return the changes of peers' states that were seen here since it started."""
@@ -217,7 +218,7 @@ def own(machine: Machine) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def founded() -> Iterator[Five]:
     """Five hosts, the first by `myxo up`, two by `myxo join`, two by `myxo install join`."""
-    with labs() as make:
+    with labs(start_inside) as make:
         lab = make(
             hosts=5,
             links=[{"between": pair, "delay_ms": ms} for pair, ms in DELAYS_MS.items()],
@@ -267,10 +268,10 @@ def asking(machine: Machine) -> Iterator[Counter[str]]:
     log, stop = machine.host.folder / "asked", machine.host.folder / "asked-enough"
     stop.unlink(missing_ok=True)
     ask = f"curl -sS -m {ASKING_TIMEOUT_S} -o /dev/null -w '%{{http_code}}\\n' {URL}"
-    loop = f"until [ -e {stop} ]; do {ask} || :; sleep 0.05; done; {ask} || :"
+    loop = f"until [ -e {stop} ]; do {ask} || :; sleep 0.2; done; {ask} || :"
     seen: Counter[str] = Counter()
     with log.open("wb") as output:
-        asks = machine.host.popen(["sh", "-c", loop], stdout=output, stderr=output)
+        asks = machine.host.launch(["sh", "-c", loop], output)
         try:
             within(SEEN_TIMEOUT_S, lambda: log.stat().st_size > 0, "the first is not answered")
             yield seen
@@ -432,7 +433,7 @@ def _await_refused(machine: Machine) -> None:
     units = machine.units()
     with log.open("wb") as output:
         for command, environment in units:
-            machine.host.popen(command, environment=environment, stdout=output, stderr=output)
+            machine.host.launch(command, output, environment=environment)
     within(SEEN_TIMEOUT_S, lambda: log.read_text().count(REFUSED) >= len(units), log.read_text)
     answered = machine.host.run(["curl", "-sS", "-m", "5", URL], check=False)
     assert answered.stdout.strip() in {"", machine.name}, "nobody else's answer gets there"

@@ -25,6 +25,7 @@ from bench.netlab.hosts import Host
 from bench.netlab.lab import Lab
 from bench.netlab.testing import labs, within
 from myxo.status import read_status
+from tests.template import start_inside
 
 pytestmark = [pytest.mark.netns, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -110,7 +111,7 @@ class Three:
 
 @pytest.fixture(scope="module")
 def founded(busybox_tar: bytes) -> Iterator[Three]:
-    with labs() as make:
+    with labs(start_inside) as make:
         lab = make(
             hosts=[{"name": name, "engine": True} for name in ("h1", "h2", "h3")],
             links=[{"between": pair, "delay_ms": ms} for pair, ms in DELAYS_MS.items()],

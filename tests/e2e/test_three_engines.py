@@ -25,6 +25,7 @@ from bench.netlab.hosts import Host
 from bench.netlab.lab import Lab
 from bench.netlab.testing import labs, within
 from myxo.status import read_status
+from tests.template import start_inside
 
 pytestmark = [pytest.mark.netns, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -222,7 +223,7 @@ class Three:
 @pytest.fixture(scope="module")
 def founded(busybox_root: Callable[[Mapping[str, str]], bytes]) -> Iterator[Three]:
     """Three hosts with engines, the network on them, and the tests' image on the first."""
-    with labs() as make:
+    with labs(start_inside) as make:
         lab = make(
             hosts=[{"name": name, "engine": True} for name in DAEMONS],
             links=[{"between": pair, "delay_ms": ms} for pair, ms in DELAYS_MS.items()],

@@ -15,6 +15,7 @@ import pytest
 from bench.lab.api.experiments import EXAMPLE
 from overlay.notify import listening
 from overlay.testing_ports import free_port
+from tests.template import Forked, template
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -31,15 +32,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(
-    command: Sequence[str], environment: dict[str, str], folder: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[Forked]:
     """Run what says READY=1, and see it end well when it is told to."""
     log = folder / "log"
     with listening(folder / "ready") as ready, log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment | ready.environment, stdout=output, stderr=output
-        )
+        process = template().start(command, environment | ready.environment, output)
         try:
             assert ready.wait(process, START_S), log.read_text()
             yield process
@@ -53,18 +50,12 @@ def running(
 
 def test_the_command_serves_page_and_api(environment: dict[str, str], tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    command = [str(BIN / "myxo"), "lab", "api", "--listen", url.removeprefix("http://")]
+    command = ["myxo", "lab", "api", "--listen", url.removeprefix("http://")]
     with running(command, environment, tmp_path):
         assert "<title>Myxo lab" in httpx.get(f"{url}/").text
         exp_id = httpx.post(f"{url}/api/experiments", json=EXAMPLE).json()
-    listed = subprocess.run(
-        [str(BIN / "myxo"), "lab", "experiments", "list"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert exp_id in listed.stdout
+    listed = template().run(["myxo", "lab", "experiments", "list"], environment, START_S)
+    assert exp_id in listed.stdout, listed.stderr
 
 
 @pytest.mark.parametrize(
@@ -79,14 +70,7 @@ def test_the_command_serves_page_and_api(environment: dict[str, str], tmp_path: 
 def test_the_command_says_what_is_wrong_with_its_flags(
     environment: dict[str, str], flags: list[str], code: int, reason: str
 ) -> None:
-    done = subprocess.run(
-        [str(BIN / "myxo"), "lab", "api", *flags],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-        check=False,
-    )
+    done = template().run(["myxo", "lab", "api", *flags], environment, START_S)
     assert done.returncode == code, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
@@ -94,11 +78,9 @@ def test_the_command_says_what_is_wrong_with_its_flags(
 
 def test_a_port_that_is_taken_is_said(environment: dict[str, str], tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    command = [str(BIN / "myxo"), "lab", "api", "--listen", address]
+    command = ["myxo", "lab", "api", "--listen", address]
     with running(command, environment, tmp_path):
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=START_S, check=False
-        )
+        done = template().run(command, environment, START_S)
     assert done.returncode == 1
     assert f"error: {address} cannot be listened at" in done.stderr
 

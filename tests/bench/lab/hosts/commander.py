@@ -20,14 +20,21 @@ def say(what: str, value: Any) -> None:
     sys.stdout.flush()
 
 
+enough = threading.Event()
+
+
+def wait_for_end() -> None:
+    sys.stdin.read()
+    enough.set()
+
+
 with connect(tell=say, traces=TRACES) as g:
     while len(g.hosts()) < 2:
         time.sleep(0.1)
     g.call(g.fleet.spawn, ".*", Spawn(SERVICE))
     g.call(g.fleet.rps, ".*", SERVICE, 4.0)
     say("sending", g.hosts())
-    enough = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), enough.set()), daemon=True).start()
+    threading.Thread(target=wait_for_end, daemon=True).start()
     rates: dict[str, float] = {}
     while not enough.wait(0.2):
         if rates != (rates := {s.host: s.rps for s in g.info()}):
