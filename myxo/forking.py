@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from setproctitle import setproctitle
+from setproctitle import setproctitle, setthreadtitle
 
 from myxo.daemons import Daemon, load, run_command
 from myxo.following import Followed
@@ -76,6 +76,7 @@ def _become(daemon: Daemon, line: socket.socket) -> None:
     os.setsid()  # Ctrl-C in the terminal is for who forked this one
     command = [sys.executable, "-m", "myxo", daemon.name, *daemon.arguments]
     setproctitle(shlex.join(command))
+    setthreadtitle(daemon.name)  # which is cut after 15 signs: not in the middle of a path
     order = line.recv(_ORDER_BYTES)
     if not order:
         raise SystemExit(0)

@@ -118,7 +118,9 @@ def _proxies(state_dir: Path, port: int | None) -> list[Path]:
     found = [path for path in control_sockets(state_dir) if path.match(pattern)]
     if not found:
         where = "" if port is None else f" at port {port}"
-        raise NothingRuns(f"no proxy runs here{where} (looked in {state_dir / 'run'})")
+        raise NothingRuns(
+            f"no proxy runs here{where} (looked in {state_dir / 'run'}); start with `myxo up`"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -24,7 +25,7 @@ from myxo.following import Followed
 from myxo.forking import Forked
 from overlay.cli import SUPERVISED
 from overlay.errors import MyxoError
-from overlay.notify import READY
+from overlay.notify import READY, STATUS
 
 READY_TIMEOUT_S = 60.0
 """A first start compiles byte code and creates networks in the engine."""
@@ -38,6 +39,8 @@ RESTART_WINDOW_S = 60.0
 
 RESTART_DELAY_S = 0.5
 
+_MAX_MESSAGE_BYTES = 4096
+
 _MAIN_PID = re.compile(rb"^MAINPID=(\d{1,9})$", re.MULTILINE)
 """What a daemon says when another process has taken its place (sd_notify(3))."""
 
@@ -45,7 +48,7 @@ log = structlog.get_logger()
 
 
 class DaemonFailed(MyxoError):
-    """A daemon ended before it was ready, or ends again and again; its own words stand above."""
+    """A daemon ended before it was ready, with its last words, or ends again and again."""
 
 
 class Supervisor:
@@ -99,8 +102,9 @@ class Supervisor:
         while not self._stopping:
             with _hearing_at(path) as sock:
                 process = await self._spawn(daemon, path)
-                if not await _said_ready(sock, process) and not ends:
-                    raise DaemonFailed(f"{daemon.name} did not start")
+                start = await _heard_start(sock, process)
+                if not start.ready and not ends:
+                    raise DaemonFailed(f"{daemon.name} did not start{start.reason}")
                 if not ends:
                     task_status.started()
                 code = await self._last_end(daemon.name, process, sock)
@@ -145,7 +149,7 @@ class Supervisor:
         """Take note of the process that a daemon says is in its place, if it has said so."""
         with suppress(BlockingIOError):
             while True:
-                said = _MAIN_PID.search(sock.recv(4096))
+                said = _MAIN_PID.search(sock.recv(_MAX_MESSAGE_BYTES))
                 successor = None if said is None else _successor(int(said[1]))
                 if successor is not None:
                     log.info("daemon.replaced", daemon=name, by=successor.pid)
@@ -217,19 +221,48 @@ def _hearing_at(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-async def _said_ready(sock: socket.socket, process: trio.Process | Followed) -> bool:
-    """Wait for the daemon's word, or for its end, whichever comes first."""
-    said = False
-    with trio.move_on_after(READY_TIMEOUT_S):
+@dataclass(slots=True)
+class _Start:
+    """What a daemon has said since it was started."""
+
+    ready: bool = False
+    status: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Return its last words behind a colon; empty if it had none."""
+        return f": {self.status}" if self.status else ""
+
+    def hear(self, sock: socket.socket) -> None:
+        """Take in what has come by now, up to its being ready: the rest is for who listens then."""
+        with suppress(BlockingIOError):
+            while not self.ready:
+                for line in sock.recv(_MAX_MESSAGE_BYTES).splitlines():
+                    self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if line == READY:
+            self.ready = True
+        elif line.startswith(STATUS):
+            self.status = line.removeprefix(STATUS).decode(errors="replace")
+
+
+async def _heard_start(sock: socket.socket, process: trio.Process | Followed) -> _Start:
+    """Wait until a daemon is ready or has ended, whichever comes first, and at most so long."""
+    start = _Start()
+    with trio.move_on_after(READY_TIMEOUT_S) as waiting:
         async with trio.open_nursery() as nursery:
 
             async def watch_end() -> None:
                 await process.wait()
+                start.hear(sock)  # what it said just before
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch_end)
-            while not said:
+            while not start.ready:
                 await trio.lowlevel.wait_readable(sock)
-                said = READY in sock.recv(4096)
+                start.hear(sock)
             nursery.cancel_scope.cancel()
-    return said
+    if waiting.cancelled_caught:
+        start.status = f"it was not ready within {READY_TIMEOUT_S:g} s"
+    return start

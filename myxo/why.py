@@ -42,7 +42,9 @@ async def read_why(state_dir: Path, about: str) -> list[dict[str, Any]]:
         if answer is not None and "decisions" in answer:
             answers.append(answer)
     if not answers:
-        raise NothingRuns(f"no proxy runs here (looked in {state_dir / 'run'})")
+        raise NothingRuns(
+            f"no proxy runs here (looked in {state_dir / 'run'}); start with `myxo up`"
+        )
     if about and not any(a["decisions"] or a["now"] for a in answers):
         raise NothingKnown(
             f"no request {about!r} is remembered and no such service is known here; the last "

@@ -18,6 +18,7 @@ import typer
 
 from overlay.errors import MyxoError, SettingsInvalid
 from overlay.logs import configure_logs
+from overlay.notify import notify_status
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -125,8 +126,10 @@ def refuse(exc: BaseException) -> None:
         raise typer.Exit(OK) from None
     if not all(isinstance(leaf, MyxoError) for leaf in leaves):
         raise exc
-    for text in dict.fromkeys(str(leaf) for leaf in leaves):
+    texts = list(dict.fromkeys(str(leaf) for leaf in leaves))
+    for text in texts:
         typer.echo(f"error: {text}", err=True)
+    notify_status("; ".join(texts))  # for whoever supervises this process: `myxo up`, or systemd
     usage = all(isinstance(leaf, SettingsInvalid) for leaf in leaves)
     raise typer.Exit(USAGE if usage else FAILED) from None
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 READY = b"READY=1"
+STATUS = b"STATUS="
 _MAX_MESSAGE_BYTES = 4096
+_MAX_STATUS = 1000
 
 
 def notify(state: str) -> None:
@@ -24,6 +26,11 @@ def notify(state: str) -> None:
             sock.send(state.encode())
         except OSError:
             return
+
+
+def notify_status(text: str) -> None:
+    """Send how this process is, in words, which are made one line of at most 1000 characters."""
+    notify(STATUS.decode() + " ".join(text.split())[:_MAX_STATUS])
 
 
 class Started(Protocol):

@@ -340,7 +340,10 @@ async def _agree_on_noise(agreement: Awaitable[object]) -> None:
     try:
         await _agreed(agreement)
     except multistream.NotMultistream as exc:
-        raise PassphraseRefused("it answers but does not share this network's passphrase") from exc
+        raise PassphraseRefused(
+            "it answers but does not share this network's passphrase: --psk, or P2P_PSK, must be "
+            "as in the line that `myxo up` prints on the founder's machine"
+        ) from exc
 
 
 async def _turn_away(channel: _Clear, refusal: Refusal) -> None:

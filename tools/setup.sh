@@ -107,8 +107,8 @@ install_packages() {
   fi
 }
 
-stamp=.venv/$purpose.stamp
-wanted=$(cat "$lock" pyproject.toml hatch_build.py allocator/sandbox.c tools/setup.sh | sha256sum)
+fingerprint() { cat "$1" pyproject.toml hatch_build.py allocator/sandbox.c tools/setup.sh | sha256sum; }
+is_done() { [ "$(cat ".venv/$1.stamp" 2>/dev/null)" = "$(fingerprint "$2")" ]; }
 
 python=$(find_python)
 missing=$(missing_packages "$python" | tr '\n' ' ')
@@ -117,17 +117,19 @@ missing=$(missing_packages "$python" | tr '\n' ' ')
 # Debian 13 has the engine without its command, which before came with it.
 [ "$purpose" = demo ] || have docker || install_packages docker-cli
 
-if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && [ -x "allocator/sandbox-$(uname -m)" ] && .venv/bin/python -c '' 2>/dev/null; then
+# What is set up for tests has all that a demo needs, in the same versions.
+if { is_done "$purpose" "$lock" || { [ "$purpose" = demo ] && is_done test requirements-dev.lock; }; } &&
+  [ -x "allocator/sandbox-$(uname -m)" ] && .venv/bin/python -c '' 2>/dev/null; then
   exit 0
 fi
 
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
   "$python" -m venv --clear .venv
-echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv"
+echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv; some minutes, most of them downloads"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
 $pip install --require-hashes --use-pep517 -r "$lock"
 $pip install --no-deps --no-build-isolation -e .  # compiles allocator/sandbox.c, too
 # trio-typing, which libp2p requires, brings stubs of trio 0.20 that shadow trio's own types.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs
-echo "$wanted" > $stamp
+fingerprint "$lock" > ".venv/$purpose.stamp"
 echo "setup: done"

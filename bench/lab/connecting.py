@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from bench.lab.client_group import ClientGroup
-from bench.lab.errors import LabError
+from bench.lab.errors import LabError, alone
 from bench.lab.hosts.fleet import Fleet
 from bench.lab.hosts.held_rates import Tell
 from bench.lab.hosts.joining import open_fleet, open_own_host
@@ -190,6 +190,10 @@ def connect(
             chosen = CommandSettings.load(given, config)
             opened = open_fleet(chosen, sink, tell, timeout_s=chosen.timeout_s)
         return Lab(opened, stack)
+    except BaseExceptionGroup as group:
+        stack.close()
+        error = alone(group)
+        raise error from error.__cause__
     except BaseException:
         stack.close()
         raise

@@ -106,6 +106,7 @@ def _read(name: str, kept: Path) -> list[Layer]:
 
 
 def main() -> None:
+    print(f"training {' and '.join(MADE)}, which takes up to a minute", flush=True)
     images, labels = labelled(HELD_OUT, HELD_OUT_SEED)
     for name in MADE:
         began = time.process_time()

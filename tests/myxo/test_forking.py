@@ -32,6 +32,7 @@ async def main():
         command = Path(f"/proc/{first.pid}/cmdline").read_text().rstrip("\\0")
         assert command.startswith(f"{sys.executable} -m myxo bootstrap --state-dir "), command
         assert "secret" not in command
+        assert Path(f"/proc/{first.pid}/comm").read_text() == "bootstrap\\n"
         assert os.getsid(first.pid) == first.pid
         first.kill()
         while supervisor._processes["bootstrap"] is first:

@@ -17,6 +17,10 @@ def bootstrap(state: Path, *flags: str) -> Daemon:
     return Daemon("bootstrap", [*own, *listen, *flags], {"P2P_PSK": "secret"})
 
 
+def refused(why: str) -> "pytest.RaisesGroup[DaemonFailed]":
+    return pytest.RaisesGroup(pytest.RaisesExc(DaemonFailed, match=why), flatten_subgroups=True)
+
+
 def process_of(supervisor: Supervisor) -> trio.Process:
     process = supervisor._processes["bootstrap"]
     assert isinstance(process, trio.Process)
@@ -47,9 +51,15 @@ async def test_a_daemon_that_ends_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_a_daemon_that_does_not_start_is_an_error(tmp_path: Path) -> None:
-    with trio.fail_after(60), pytest.RaisesGroup(DaemonFailed, flatten_subgroups=True):
+    with trio.fail_after(60), refused("^bootstrap did not start$"):
         async with supervised() as supervisor:
             await supervisor.start([bootstrap(tmp_path, "--no-such-flag")])
+
+
+async def test_the_error_of_a_daemon_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with trio.fail_after(60), refused("^bootstrap did not start: .*nonsense.* is not an address"):
+        async with supervised() as supervisor:
+            await supervisor.start([bootstrap(tmp_path, "--bootstrap", "nonsense")])
 
 
 async def test_a_daemon_outlives_the_thread_that_started_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Who starts a daemon hears that it is ready, or that it has ended."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.notify import ReadyListener, listening, notify
+from overlay.notify import ReadyListener, listening, notify, notify_status
 
 READY = "from overlay.notify import notify; notify('STATUS=soon'); notify('READY=1'); input()"
 
@@ -59,3 +60,15 @@ def test_the_socket_is_gone_afterwards(tmp_path: Path) -> None:
     with listening(tmp_path / "ready"):
         assert (tmp_path / "ready").is_socket()
     assert not (tmp_path / "ready").exists()
+
+
+def test_a_status_is_one_line_that_is_not_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "status"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "status"))
+        notify_status("one\n  two")
+        notify_status("long" * 5000)
+        assert heard.recv(100) == b"STATUS=one two"
+        assert heard.recv(10_000) == b"STATUS=" + b"long" * 250

@@ -114,5 +114,8 @@ async def _check_hosts(context: Context) -> None:
         NoSuchHost: the network has no load host.
         NotJoined: the network does not answer.
     """
-    if context.network.named and not await context.network.hosts():
-        raise NoSuchHost("there is no load host to run experiments; start one: myxo lab host")
+    if context.network.named and not await context.hosts():
+        raise NoSuchHost(
+            "there is no load host to run experiments; start one: `myxo lab host`, or "
+            "`myxo lab experimentd --standalone`, which sends the load itself"
+        )

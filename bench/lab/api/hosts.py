@@ -31,7 +31,7 @@ class Route(BaseModel):
 @router.get("/worker")
 async def hosts(context: InContext) -> Sequence[str]:
     """List the load hosts that are there now."""
-    return await context.network.hosts()
+    return await context.hosts()
 
 
 @router.get("/services")

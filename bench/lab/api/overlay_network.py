@@ -57,11 +57,16 @@ class Member:
                     self._node = node
                     await trio.sleep_forever()
             except* MyxoError as group:
-                self._why_not = _first(group)
-                log.warning("api.not_joined", error=self._why_not)
+                self._note(_first(group))
             finally:
                 self._node = None
             await trio.sleep(RETRY_S)
+
+    def _note(self, why_not: str) -> None:
+        """Say why it could not join: once, and not each time it tries again."""
+        if why_not != self._why_not:
+            log.warning("api.not_joined", error=why_not, retry_s=RETRY_S)
+        self._why_not = why_not
 
     async def hosts(self) -> Sequence[str]:
         """Return the names of the load hosts."""

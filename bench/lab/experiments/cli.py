@@ -39,6 +39,10 @@ Examples:
 """
 
 LOOK_S = 0.5
+PATIENCE_S = 5.0
+"""A daemon that has nothing else to do begins an experiment in half a second."""
+
+WAITS_FOR = "for those before it, or for `myxo lab experimentd` to run; Ctrl-C leaves it queued"
 
 experiments_app = new_app(_HELP, no_args_is_help=True)
 db_app = new_app(_DB_HELP, no_args_is_help=True)
@@ -262,13 +266,20 @@ def _run(database: str | None, command: Callable[["Experiments"], Awaitable[None
 
 
 async def _wait(experiments: "Experiments", exp_id: str) -> None:
-    """Return when an experiment has finished.
+    """Return when an experiment has finished; say on stderr when it begins, or does not.
 
     Raises:
         LabError: it ended otherwise.
     """
-    while (experiment := await experiments.get(exp_id)).status not in ENDED:  # noqa: ASYNC110
+    last, waited_s = Status.QUEUED, 0.0
+    while (experiment := await experiments.get(exp_id)).status not in ENDED:
+        if experiment.status is not last:
+            typer.echo(f"{exp_id} runs", err=True)
+        elif last is Status.QUEUED and waited_s == PATIENCE_S:
+            typer.echo(f"{exp_id} still waits {WAITS_FOR}", err=True)
+        last = experiment.status
         await trio.sleep(LOOK_S)
+        waited_s += LOOK_S
     if experiment.status is not Status.FINISHED:
         raise LabError(f"experiment {exp_id} is {experiment.status} {experiment.error}".rstrip())
 

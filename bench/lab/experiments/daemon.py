@@ -7,7 +7,8 @@ submits or cancels only writes there; the daemon looks twice a second.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,12 +17,13 @@ import trio
 
 from bench.lab.errors import StoreFailed
 from bench.lab.experiments import queries
-from bench.lab.experiments.carrying_out import carry_out
+from bench.lab.experiments.balancing import Balanced, without_network
+from bench.lab.experiments.carrying_out import Note, carry_out
 from bench.lab.experiments.recording import OpenNodes, record
-from bench.lab.experiments.records import Experiment
+from bench.lab.experiments.records import Experiment, Task
 from bench.lab.experiments.status import Change
 from bench.lab.experiments.store import Store
-from bench.lab.experiments.submission import steps_of
+from bench.lab.experiments.submission import policy_of, steps_of
 from bench.lab.experiments.telemetry import PERIOD_S
 from bench.lab.load_hosts import LoadHosts
 from overlay.errors import MyxoError
@@ -83,6 +85,7 @@ class Daemon:
         hosts: which send the load; their traces go to the store.
         open_nodes: opens what measures the machines, for one experiment.
         runner: this daemon's name among those that share the database, the same at each start.
+        balanced: has services spread by the policy that an experiment names.
     """
 
     def __init__(
@@ -93,7 +96,10 @@ class Daemon:
         runner: str,
         pace: Pace,
         clock: Callable[[], float] = time.time,
+        balanced: Balanced = without_network,
     ) -> None:
+        self._balanced = balanced
+        self._one_policy = trio.Lock()
         self._store = store
         self._hosts = hosts
         self._open_nodes = open_nodes
@@ -191,7 +197,8 @@ class Daemon:
 
         try:
             task = await self._store.read(queries.task, exp_id)
-            await carry_out(steps_of(task), self._hosts, exp_id, note)
+            async with self._spread(task, note):
+                await carry_out(steps_of(task), self._hosts, exp_id, note)
             with trio.move_on_after(FLUSH_TIMEOUT_S) as flushing:
                 await self._hosts.flush()
             if flushing.cancelled_caught:
@@ -199,6 +206,22 @@ class Daemon:
         except MyxoError as exc:
             return Change.FAIL, str(exc)
         return Change.FINISH, ""
+
+    @asynccontextmanager
+    async def _spread(self, task: Task, note: Note) -> AsyncIterator[None]:
+        """Have the services spread as the task says; of several tasks that say so, one at a time.
+
+        Raises:
+            MyxoError: that cannot be.
+        """
+        said = policy_of(task)
+        if said is None:
+            yield
+            return
+        services, policy = said
+        async with self._one_policy, self._balanced(services, policy):
+            await note("policy", f"{policy} {' '.join(services)}")
+            yield
 
     async def _tell_ends(self) -> None:
         """Write down what has ended; what the database does not take is kept for the next look."""

@@ -10,14 +10,17 @@ import structlog
 import trio
 
 from bench.lab.errors import LabError
+from bench.lab.experiments.balancing import balanced_in
 from bench.lab.experiments.daemon import Daemon, Pace
 from bench.lab.experiments.database import shown
 from bench.lab.experiments.experiments import Experiments
 from bench.lab.experiments.nodes import MeasuredHosts, open_every_node
+from bench.lab.experiments.presence import LOCK, leave_word
 from bench.lab.experiments.redis_queue import RedisQueue
 from bench.lab.experiments.settings import ExperimentdSettings
 from bench.lab.experiments.store import SqlTraceSink, open_store
 from bench.lab.request_trace import TraceSink
+from overlay.advertising import system_hostname
 from overlay.notify import notify
 from overlay.state_dir import open_state_dir
 
@@ -65,7 +68,9 @@ async def run(
         ):
             pace = Pace(settings.parallel, period_s=settings.telemetry_period_s)
             open_nodes = partial(open_every_node, settings.hostname, hosts)
-            daemon = Daemon(store, hosts, open_nodes, settings.runner, pace)
+            daemon = Daemon(
+                *(store, hosts, open_nodes, settings.runner, pace), balanced=balanced_in(settings)
+            )
             await nursery.start(daemon.run)
             if settings.redis:
                 nursery.start_soon(RedisQueue(settings.redis, Experiments(store)).run)
@@ -78,7 +83,7 @@ async def run(
 @contextmanager
 def _alone(settings: ExperimentdSettings) -> Iterator[None]:
     """See that no other daemon of this name runs: each would take the other's runs for lost."""
-    path = settings.state_dir / "experimentd.lock"
+    path = settings.state_dir / LOCK
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -88,6 +93,7 @@ def _alone(settings: ExperimentdSettings) -> Iterator[None]:
                 f"another experimentd runs with the state directory {settings.state_dir}; stop it, "
                 "or give this one another --state-dir"
             ) from exc
+        leave_word(fd, (settings.hostname or system_hostname()) if settings.standalone else "")
         yield
     finally:
         os.close(fd)

@@ -97,3 +97,13 @@ def steps_of(task: Task) -> tuple[Step, ...]:
     if task.configuration is not None:
         return from_configuration(validated(Configuration, task.configuration))
     return from_instructions(task.instructions or "")
+
+
+def policy_of(task: Task) -> tuple[list[str], str] | None:
+    """Return which services a task has spread by which policy; None if it leaves them alone."""
+    if task.configuration is None:
+        return None
+    configuration = validated(Configuration, task.configuration)
+    if configuration.policy is None:
+        return None
+    return configuration.services, configuration.policy

@@ -7,7 +7,7 @@ Each host runs `clients_per_host` clients, and the hosts share the rate equally.
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bench.lab.durations import seconds
 from bench.lab.errors import BadInput
@@ -19,6 +19,7 @@ from bench.lab.experiments.steps import (
     WaitUntil,
 )
 from bench.lab.load_hosts import MAX_CLIENTS
+from overlay.balancing import POLICIES, canonical
 
 MAX_DURATION_S = 7 * 86_400.0
 MAX_TICKS = 100_000
@@ -36,6 +37,13 @@ def _seconds(value: Any) -> float:
         return seconds(value)
     except (BadInput, TypeError) as exc:
         raise ValueError(str(exc)) from exc  # so that pydantic says in which field
+
+
+def _policy(written: str) -> str:
+    name = canonical(written)
+    if name is None:
+        raise ValueError(f"{written!r} is none; there are {', '.join(POLICIES)}")
+    return name
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=MAX_DURATION_S)]
@@ -60,7 +68,13 @@ class Workload(BaseModel):
 
 
 class Configuration(BaseModel):
-    """Loads beside each other; `seed` is of everything that is drawn."""
+    """Loads beside each other.
+
+    Attributes:
+        seed: of everything that is drawn.
+        policy: by which the proxies spread the services' requests meanwhile; None leaves what
+            their definitions say.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,6 +82,22 @@ class Configuration(BaseModel):
     interval: Seconds
     workloads: tuple[Workload, ...] = Field(min_length=1, max_length=MAX_WORKLOADS)
     seed: int | None = None
+    policy: Annotated[str, AfterValidator(_policy)] | None = None
+
+    @property
+    def services(self) -> list[str]:
+        """Return what is asked for."""
+        return [workload.service for workload in self.workloads]
+
+    @model_validator(mode="after")
+    def _a_policy_of_services(self) -> Self:
+        for number, service in enumerate(self.services if self.policy else ()):
+            if "://" in service:
+                raise ValueError(
+                    f"workloads[{number}].service: {service} is a URL, and a policy is for "
+                    "services of the network, by their names"
+                )
+        return self
 
     @model_validator(mode="after")
     def _as_many_ticks_as_intervals(self) -> Self:
@@ -83,9 +113,8 @@ class Configuration(BaseModel):
                     f"workloads[{number}].ticks: there are {len(workload.ticks)}, and duration / "
                     f"interval is {round(wanted)}"
                 )
-        services = [workload.service for workload in self.workloads]
-        for number, service in enumerate(services):
-            if service in services[:number]:
+        for number, service in enumerate(self.services):
+            if service in self.services[:number]:
                 raise ValueError(f"workloads[{number}].service: {service!r} has a workload already")
         return self
 

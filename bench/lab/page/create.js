@@ -2,8 +2,10 @@
 
 import { get, post, save } from "./api.js";
 import { CurveEditor } from "./curve-editor.js";
+import { addressOf } from "./compare.js";
 import { attempt, byId, el, notice } from "./dom.js";
-import { fromSubmission, intervals, newWorkload, problemsOf, ratesOf, seconds, toSubmission } from "./submission.js";
+import * as policies from "./policies.js";
+import { fromSubmission, intervals, newWorkload, problemsOf, ratesOf, seconds, toSubmissions } from "./submission.js";
 
 const MOST_SHOWN = 2000; // rates in the text field; more would make the page slow
 
@@ -18,6 +20,7 @@ export function prepare() {
   form.addEventListener("submit", submit);
   for (const name of ["duration", "interval"]) form.elements[name].addEventListener("input", redraw);
   add(newWorkload());
+  policies.prepare();
 }
 
 /** Shows it; the services and clients that can be named are asked for anew. */
@@ -107,32 +110,40 @@ function formSaid() {
     creator: creator.value,
     duration: duration.value,
     interval: interval.value,
+    policies: policies.chosen(),
     workloads: workloads.map((entry) => entry.workload),
   };
 }
 
-/** What the form says as JSON, or null with what is wrong shown. */
-function submission() {
+/** What the form says as JSON, an experiment for each policy, or null with what is wrong shown. */
+function submissions() {
   const said = formSaid();
   const problems = problemsOf(said);
   byId("problems").replaceChildren(...problems.map((problem) => el("li", {}, problem)));
-  return problems.length ? null : toSubmission(said);
+  return problems.length ? null : toSubmissions(said);
 }
 
 async function submit(event) {
   event.preventDefault();
-  const body = submission();
-  if (!body) return;
+  const bodies = submissions();
+  if (!bodies) return;
   await attempt(async () => {
-    const id = await post("experiments", body);
-    location.hash = `#/watch/${encodeURIComponent(id)}`;
-    notice(`${id} is queued.`);
+    const ids = [];
+    for (const body of bodies) ids.push(await post("experiments", body));
+    const [first] = ids.map(encodeURIComponent);
+    location.hash = ids.length === 1 ? `#/watch/${first}` : addressOf(ids);
+    notice(ids.length === 1 ? `${ids[0]} is queued.` : `${ids.length} experiments are queued.`);
   });
 }
 
 function exportIt() {
-  const body = submission();
-  if (!body) return;
+  const bodies = submissions();
+  if (!bodies) return;
+  if (bodies.length > 1) {
+    notice("A file has one experiment: choose one balancing policy to export it.", true);
+    return;
+  }
+  const [body] = bodies;
   const text = JSON.stringify(body, null, 2);
   save(new Blob([text], { type: "application/json" }), `${body.experiment?.name ?? "experiment"}.json`);
 }
@@ -151,6 +162,7 @@ async function importIt(event) {
 /** Has the form say this. */
 export function put(said) {
   for (const name of ["name", "creator", "duration", "interval"]) form.elements[name].value = said[name];
+  policies.choose(said.policies);
   for (const entry of [...workloads]) removeEntry(entry);
   said.workloads.forEach(add);
   byId("problems").replaceChildren();

@@ -1,10 +1,11 @@
 // The figures of experiments as tables.
 
 import { el } from "./dom.js";
-import { length, ms, number, took } from "./words.js";
+import { length, ms, number, policyOf, took } from "./words.js";
 
 const ROWS = [
   ["State", (e) => e.status.toLowerCase()],
+  ["Balancing", (e) => policyOf(e)],
   ["Length", (e) => length(took(e))],
   ["Requests", (e) => String(e.summary.requests)],
   ["Failed", (e) => String(e.summary.failed)],

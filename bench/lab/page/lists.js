@@ -1,6 +1,7 @@
 // The experiments: what waits, what runs, what has ended; some on a page, always fresh.
 
 import { call, get, remove } from "./api.js";
+import { MOST, addressOf } from "./compare.js";
 import { attempt, byId, confirmed, el, notice, repeated } from "./dom.js";
 import { length, moment, took } from "./words.js";
 
@@ -21,7 +22,7 @@ const lists = [...document.querySelectorAll("[data-list]")].map((place) => ({
 export function prepare() {
   for (const list of lists) list.place.append(list.body);
   byId("compare").addEventListener("click", () => {
-    location.hash = `#/compare?${[...chosen].map((id) => `id=${encodeURIComponent(id)}`).join("&")}`;
+    location.hash = addressOf([...chosen]);
   });
 }
 
@@ -96,10 +97,14 @@ function choice(experiment) {
     change: () => {
       if (box.checked) chosen.add(experiment.id);
       else chosen.delete(experiment.id);
-      byId("compare").disabled = chosen.size !== 2;
+      allowComparing();
     },
   });
   return el("label", {}, box, " compare");
+}
+
+function allowComparing() {
+  byId("compare").disabled = chosen.size < 2 || chosen.size > MOST;
 }
 
 async function cancel(list, experiment) {
@@ -116,7 +121,7 @@ async function erase(list, experiment) {
   await attempt(async () => {
     await remove(`experiments/${encodeURIComponent(experiment.id)}`);
     chosen.delete(experiment.id);
-    byId("compare").disabled = chosen.size !== 2;
+    allowComparing();
     notice(`${experiment.name} is deleted.`);
     await refresh(list);
   });
@@ -139,7 +144,7 @@ function pages(list, count) {
 export async function showNetwork() {
   try {
     const hosts = await get("hosts");
-    byId("network").textContent = hosts.length ? `Load hosts: ${hosts.join(", ")}` : "There is no load host.";
+    byId("network").textContent = hosts.length ? `Load hosts: ${hosts.join(", ")}` : "There is no load host: start myxo lab host";
   } catch (error) {
     byId("network").textContent = error.message.split(";")[0];
   }

@@ -1,10 +1,12 @@
 // What the form says as the JSON that the API takes, and back. Pure.
 
 import { ticksOf } from "./curve.js";
+import { AS_DEFINED } from "./words.js";
 
 export const CLIENTS = 3;
 export const MOST = 1000;
 export const MOST_TICKS = 100000;
+export const MOST_POLICIES = 8; // experiments can be shown side by side
 
 const UNITS = { ms: 0.001, s: 1, m: 60, min: 60, h: 3600, "": 1 };
 
@@ -49,6 +51,8 @@ export function problemsOf(form) {
   const count = intervals(form.duration, form.interval);
   if (problems.length === 0 && Number.isNaN(count)) problems.push("The duration is no multiple of the interval.");
   if (count > MOST_TICKS) problems.push(`There are ${count} intervals; ${MOST_TICKS} are the most. Make the interval longer.`);
+  if (form.policies.length === 0) problems.push("No balancing policy is chosen: choose one, or “as defined”.");
+  if (form.policies.length > MOST_POLICIES) problems.push(`${form.policies.length} balancing policies are chosen; ${MOST_POLICIES} are the most.`);
   if (form.workloads.length === 0) problems.push("There is no workload: add one.");
   form.workloads.forEach((workload, i) => {
     for (const problem of problemsOfWorkload(workload, count)) problems.push(`Workload ${i + 1}: ${problem}`);
@@ -56,6 +60,7 @@ export function problemsOf(form) {
   const services = form.workloads.map((w) => w.service.trim());
   services.forEach((service, i) => {
     if (service && services.indexOf(service) < i) problems.push(`Workload ${i + 1}: ${service} has a workload already.`);
+    if (service.includes("://") && form.policies.some(Boolean)) problems.push(`Workload ${i + 1}: a balancing policy is for services of the network, and ${service} is a URL.`);
   });
   return problems;
 }
@@ -82,8 +87,16 @@ function parametersOf(workload) {
   }
 }
 
-/** The form as JSON for the API; it has no problems. */
-export function toSubmission(form) {
+/** The form, which has no problems, as JSON for the API: an experiment for each policy, named for it if there are several. */
+export function toSubmissions(form) {
+  if (form.policies.length === 1) return [toSubmission(form, form.policies[0])];
+  return form.policies.map((policy) => {
+    const name = [form.name.trim(), policy || AS_DEFINED].filter(Boolean).join(", ");
+    return toSubmission({ ...form, name }, policy);
+  });
+}
+
+function toSubmission(form, policy) {
   const count = intervals(form.duration, form.interval);
   const experiment = {};
   if (form.name.trim()) experiment.name = form.name.trim();
@@ -101,6 +114,7 @@ export function toSubmission(form) {
     return made;
   });
   const configuration = { duration: form.duration.trim(), interval: form.interval.trim(), workloads };
+  if (policy) configuration.policy = policy;
   return Object.keys(experiment).length ? { experiment, configuration } : { configuration };
 }
 
@@ -114,6 +128,7 @@ export function fromSubmission(value) {
     creator: text(described.creator),
     duration: time(configuration.duration),
     interval: time(configuration.interval),
+    policies: [text(configuration.policy)], // "" is as defined
     workloads: configuration.workloads.map(fromWorkload),
   };
 }

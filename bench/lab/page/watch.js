@@ -4,11 +4,10 @@ import { download, get, remove } from "./api.js";
 import { Course } from "./course.js";
 import { attempt, byId, confirmed, el, notice, repeated } from "./dom.js";
 import { fillFiguresOf } from "./figures.js";
-import { length, moment, took } from "./words.js";
+import { isOver, length, moment, took } from "./words.js";
 
 const REFRESH_MS = 1000;
 const EVENTS = 200;
-const OVER = new Set(["FINISHED", "FAILED", "CANCELLED"]);
 
 /** Shows an experiment and follows it until it is over; returns what ends that. */
 export function show(id) {
@@ -29,7 +28,7 @@ export function show(id) {
     fillFiguresOf(byId("watch-figures"), experiment);
     byId("watch-charts").replaceChildren(...course.charts());
     drawEvents(rows, experiment.start);
-    over = OVER.has(experiment.status);
+    over = isOver(experiment);
   }
 
   return repeated(refresh, REFRESH_MS);
@@ -50,7 +49,7 @@ function drawActions(experiment, path) {
     click: () => attempt(() => download(`${path}/export?format=${format}`, `${experiment.id}-${format}.zip`)),
   }, `Export ${format === "csv" ? "CSV" : "Parquet"}`);
   const stop = el("button", { type: "button", id: "watch-cancel", click: () => cancel(experiment, path) }, "Cancel");
-  byId("watch-actions").replaceChildren(...(OVER.has(experiment.status) ? [] : [stop]), save("csv"), save("parquet"));
+  byId("watch-actions").replaceChildren(...(isOver(experiment) ? [] : [stop]), save("csv"), save("parquet"));
 }
 
 async function cancel(experiment, path) {

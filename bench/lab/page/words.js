@@ -1,5 +1,8 @@
 // Figures as a person reads them. Pure.
 
+/** How requests are spread where an experiment says nothing of it. */
+export const AS_DEFINED = "as defined";
+
 /** Seconds as a length: 9.5 s, 3:20 min, 2:05 h. */
 export function length(s) {
   if (s == null) return "–";
@@ -29,3 +32,13 @@ export function number(value) {
 export function took(experiment) {
   return experiment.start == null || experiment.end == null ? null : experiment.end - experiment.start;
 }
+
+/** The policy by which an experiment's requests were spread. */
+export function policyOf(experiment) {
+  return experiment.configuration?.policy ?? AS_DEFINED;
+}
+
+const OVER = new Set(["FINISHED", "FAILED", "CANCELLED"]);
+
+/** Whether an experiment has ended, in whichever way. */
+export const isOver = (experiment) => OVER.has(experiment.status);

@@ -51,6 +51,17 @@ Duration = Annotated[
 Runs = Annotated[
     int | None, typer.Option("--runs", metavar="N", help="Of each variant. [default: 3]")
 ]
+Below = Annotated[
+    str | None, typer.Option("--path", metavar="PATH", help="What is asked for, below a service.")
+]
+Client = Annotated[
+    Path | None,
+    typer.Option(
+        "--client",
+        metavar="DIR",
+        help="A client of your own (manifest.yml, generator.py) that makes the requests.",
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Of all schedules. [default: 1]")
 ]
@@ -77,6 +88,8 @@ def report(
     arrival: Arrival = None,
     duration: Duration = None,
     runs: Runs = None,
+    path: Below = None,
+    client: Client = None,
     seed: Seed = None,
     output: Output = Path("report"),
     proxy: Proxy = None,
@@ -103,6 +116,8 @@ def report(
         "arrival": arrival,
         "duration": duration,
         "runs": runs,
+        "path": path,
+        "client": client,
         "seed": seed,
     }
     plan = _plan(targets or [], {name: value for name, value in said.items() if value is not None})
@@ -118,7 +133,7 @@ def report(
     if not made:
         raise typer.Exit(FAILED)
     made[0].write(output)
-    print(as_text(made[0], as_json=as_json))
+    print(as_text(made[0], as_json=as_json), flush=True)  # before the line on stderr
     print(f"see {output / 'report.html'}", file=sys.stderr)
 
 

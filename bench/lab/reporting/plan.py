@@ -109,6 +109,7 @@ class ReportPlan(_Said):
         scaling: ways to scale, each with every policy.
         profile, interval, arrival, duration: of the load, as for `myxo lab load`.
         path: below each service.
+        client: the folder or file of a custom client, which makes requests instead.
         runs: of each variant.
         seed: of all schedules.
         processes: that share the load of a service.
@@ -122,6 +123,7 @@ class ReportPlan(_Said):
     arrival: str = "expovariate"
     duration: float | str = 30.0
     path: str = ""
+    client: Path | None = None
     runs: Annotated[int, Field(ge=1, le=MOST_RUNS)] = 3
     seed: int = 1
     processes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -175,6 +177,7 @@ class ReportPlan(_Said):
             "arrival": self.arrival,
             "duration": self.duration,
             "seed": self.seed + run,
+            "client": self.client,
         }
 
 

@@ -1,6 +1,7 @@
 """Runs a comparison: each variant in turn, again and again, under the same schedule."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -13,6 +14,7 @@ from bench.lab.loading.csv_sink import read_csv
 from bench.lab.loading.plan import Plan
 from bench.lab.loading.plan import make_plan as make_load
 from bench.lab.loading.processes import Options, Outcome, run_load
+from bench.lab.loading.tally import FIRST_FAILURE, Tally
 from bench.lab.reporting.figures import Run, spread
 from bench.lab.reporting.network import NetworkUnderTest
 from bench.lab.reporting.plan import ReportPlan, Variant, changed, exactly
@@ -66,11 +68,11 @@ class Comparison:
                     variant.spec(original)
             for number, variant in self._plan.rounds():
                 tell(f"run {number + 1} of {self._plan.runs}: {variant.name}")
-                found += await self._run(number, variant, originals)
+                found += await self._run(number, variant, originals, tell)
         return found
 
     async def _run(
-        self, number: int, variant: Variant, originals: Mapping[str, ServiceSpec]
+        self, number: int, variant: Variant, originals: Mapping[str, ServiceSpec], tell: Tell
     ) -> list[Run]:
         specs = {name: variant.spec(original) for name, original in originals.items()}
         for name, spec in specs.items():
@@ -80,6 +82,9 @@ class Comparison:
         before = await self._metrics.counted()
         outcomes = await self._loaded(number, variant, specs)
         after = await self._metrics.counted()
+        for name, outcome in outcomes.items():
+            if lacking := not_served(outcome.tally):
+                tell(f"  {name}: {lacking}")
         waits = {name: _waited(after, name) - _waited(before, name) for name in specs}
         return [
             self._figures(number, variant, name, outcome, waits[name])
@@ -179,3 +184,14 @@ def _waited(counted: Mapping[str, Counted], name: str) -> int:
 def due(plan: Plan) -> int:
     """Return how many requests a load's schedule has."""
     return sum(1 for _ in plan.times(Random(plan.seed)))  # noqa: S311  (load is no secret)
+
+
+def not_served(tally: Tally) -> str:
+    """Return how many requests failed or were not sent, and mostly why; empty if none."""
+    count = tally.failed + tally.unsent
+    if not count:
+        return ""
+    failures = {s: n for s, n in tally.statuses.items() if s >= FIRST_FAILURE}
+    statuses = {f"status {status}": n for status, n in failures.items()}
+    why = "".join(f": {reason}" for reason, _ in Counter(statuses | tally.reasons).most_common(1))
+    return f"{count} of {tally.asked} requests were not served{why}"

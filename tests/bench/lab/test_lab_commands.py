@@ -30,10 +30,10 @@ def lives(pid: int) -> bool:
 
 
 def shell(
-    daemons: Any, address: str, lines: str, *flags: str
+    daemons: Any, address: str, lines: str, *flags: str, psk: str = "words"
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [MYXO, "lab", "shell", "--bootstrap", address, "--psk", "words", *flags],
+        [MYXO, "lab", "shell", "--bootstrap", address, "--psk", psk, *flags],
         input=lines,
         env=daemons.environment,
         capture_output=True,
@@ -77,6 +77,12 @@ def test_a_shell_commands_hosts_which_outlive_it_and_whose_clients_do_not_outliv
     done = shell(daemons, address, "hosts\n")
     assert done.returncode == 1
     assert "no load host" in done.stderr
+
+    done = shell(daemons, address, "hosts\n", psk="swords")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {address}: it answers but does not share this network's")
+    assert "--psk" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "an error and no traceback"
 
 
 def test_clients_of_ones_own_are_deployed_listed_and_removed(daemons: Any, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Experiments over HTTP."""
 
 import json
+import os
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from bench.lab.api.experiments import EXAMPLE
 from bench.lab.api.guard import MAX_BODY_BYTES
 from bench.lab.api.testing import InMemoryNetwork
 from bench.lab.experiments import queries
+from bench.lab.experiments.presence import LOCK, leave_word
 from bench.lab.experiments.status import Change
 from bench.lab.experiments.store import Store
 from bench.lab.experiments.submission import read_submission
@@ -122,6 +125,20 @@ async def test_without_a_load_host_nothing_is_taken(
     assert "no load host" in detail(answer)
     assert "retry-after" in answer.headers
     assert (await api.get("/experiments")).json() == []
+
+
+async def test_a_daemon_beside_the_api_that_sends_the_load_itself_is_a_load_host(
+    api: httpx.AsyncClient, network: InMemoryNetwork, tmp_path: Path
+) -> None:
+    network.there.clear()
+    fd = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        leave_word(fd, "here")
+    finally:
+        os.close(fd)
+    assert (await api.get("/hosts")).json() == ["here"]
+    answer = await api.post("/experiments", json=SEEDS_EXAMPLE)
+    assert answer.status_code == HTTPStatus.CREATED
 
 
 async def test_an_id_is_taken_once(api: httpx.AsyncClient) -> None:

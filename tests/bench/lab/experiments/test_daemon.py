@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import trio
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from bench.lab.errors import StoreFailed
-from bench.lab.experiments import queries
+from bench.lab.experiments import queries, tables
 from bench.lab.experiments.daemon import DIED, STOPPED, Daemon, Pace
 from bench.lab.experiments.experiments import Experiments
 from bench.lab.experiments.records import Experiment, NodeFact, TelemetryRow
@@ -19,6 +19,7 @@ from bench.lab.testing import InMemoryLoadHosts, eventually, open_in_memory
 
 FAST = Pace(look_s=0.01, period_s=0.02, retry_s=0.01)
 SHORT = "spawn h1 s 1\nrps h1 s 100\nsleep 0.1\nclose h1 s"
+EVENTS = select(tables.events).where(tables.events.c.name == "policy")
 LONG = "spawn h1 s 1\nrps h1 s 100\nsleep 600"
 
 
@@ -273,3 +274,51 @@ async def test_what_happens_to_a_host_is_noted_for_whoever_runs(
 
         await eventually(events)
         assert (await experiments.show(waiting.exp_id)).rows["events"] == 0
+
+
+class Spread:
+    """Which policy services are spread by, and all that they were."""
+
+    def __init__(self) -> None:
+        self.now = "as defined"
+        self.seen: list[str] = []
+
+    @asynccontextmanager
+    async def balanced(self, services: Sequence[str], policy: str) -> AsyncIterator[None]:
+        assert self.now == "as defined", "two at once"
+        self.now = f"{policy} {','.join(services)}"
+        self.seen.append(self.now)
+        yield
+        self.now = "as defined"
+
+
+def by_policy(policy: str, service: str = "s") -> dict[str, object]:
+    workload = {"service": service, "ticks": [100]}
+    configuration = {"duration": 0.1, "interval": 0.1, "workloads": [workload], "policy": policy}
+    return {"name": policy, "configuration": configuration}
+
+
+async def test_a_policy_is_in_force_while_its_experiment_runs_one_at_a_time(
+    sqlite_store: Store, hosts: LoadHosts, experiments: Experiments
+) -> None:
+    spread = Spread()
+    pace = replace(FAST, parallel=2)
+    daemon = Daemon(sqlite_store, hosts, one_node, "d1", pace, balanced=spread.balanced)
+    names = ["random", "rr"]
+    ids = [(await experiments.submit(by_policy(policy))).exp_id for policy in names]
+    async with running(daemon):
+        for exp_id in ids:
+            assert (await settled(experiments, exp_id)).status is Status.FINISHED
+    assert (sorted(spread.seen), spread.now) == (["random s", "round_robin s"], "as defined")
+    rows = await sqlite_store.read(lambda connection: list(connection.execute(EVENTS)))
+    assert sorted(row.value for row in rows) == ["random s", "round_robin s"]
+
+
+async def test_a_policy_without_a_network_fails_its_experiment_and_says_what_to_do(
+    sqlite_store: Store, hosts: LoadHosts, experiments: Experiments
+) -> None:
+    exp_id = (await experiments.submit(by_policy("random"))).exp_id
+    async with running(a_daemon(sqlite_store, hosts)):
+        found = await settled(experiments, exp_id)
+    assert found.status is Status.FAILED
+    assert "`myxo up`" in found.error

@@ -102,3 +102,14 @@ def test_the_rate_at_each_moment_is_that_of_its_tick(ticks: list[int], interval:
                 rate = step.rate
     assert rates[1:] == ticks
     assert rate == 0
+
+
+def test_a_policy_is_known_by_all_its_names_and_is_for_services_alone() -> None:
+    said = validated(Configuration, GOOD | {"policy": "Round Robin"})
+    assert said.policy == "round_robin"
+    assert validated(Configuration, GOOD).policy is None
+    with pytest.raises(BadInput, match="policy: 'rund_robin' is none; there are peak_ewma"):
+        validated(Configuration, GOOD | {"policy": "rund_robin"})
+    elsewhere = {"service": "http://h:1/", "ticks": [1, 5, 5, 2, 0]}
+    with pytest.raises(BadInput, match="http://h:1/ is a URL, and a policy is for services"):
+        validated(Configuration, GOOD | {"policy": "random", "workloads": [elsewhere]})

@@ -1,6 +1,6 @@
 """A real Chromium before a real API; experiments are run by a daemon with load hosts in memory."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,13 @@ class Page:
 
 
 @asynccontextmanager
+async def balanced(services: Sequence[str], policy: str) -> AsyncIterator[None]:
+    """Spread nothing: hosts in memory ask no instances."""
+    del services, policy
+    yield
+
+
+@asynccontextmanager
 async def open_lab(settings: ApiSettings) -> AsyncIterator[str]:
     """Serve the API, and run what is submitted."""
     async with (
@@ -67,7 +74,8 @@ async def open_lab(settings: ApiSettings) -> AsyncIterator[str]:
         trio.open_nursery() as nursery,
     ):
         pace = Pace(look_s=0.1, period_s=0.2)
-        daemon = Daemon(store, hosts, partial(open_this_node, "h1"), "tests", pace)
+        nodes = partial(open_this_node, "h1")
+        daemon = Daemon(store, hosts, nodes, "tests", pace, balanced=balanced)
         await nursery.start(daemon.run)
         yield url
         nursery.cancel_scope.cancel()

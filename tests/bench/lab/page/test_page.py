@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.browser import KEYS
+from overlay.balancing import POLICIES
 
 if TYPE_CHECKING:
     from tests.bench.lab.page.conftest import Page
@@ -93,7 +94,10 @@ def test_what_is_lacking_is_said_and_nothing_is_queued(page: Page) -> None:
         "Workload 1: its curve is empty: draw one.",
     ]
     page.browser.click(".remove")
+    page.browser.click("#balancing summary")
+    page.browser.click("#policies input[value='']")
     page.browser.click("form#create button:not([type])")
+    assert "No balancing policy is chosen" in page.browser.texts("#problems")[0]
     assert "There is no workload" in page.browser.texts("#problems")[0]
     assert page.api.get("/experiments").json() == []
 
@@ -172,6 +176,28 @@ def test_two_are_compared_side_by_side(page: Page) -> None:
     assert float(rates.split("\t")[3].removesuffix(" ×")) > 2
 
 
+def test_policies_are_queued_one_after_the_other_and_shown_side_by_side(page: Page) -> None:
+    page.go("new")
+    name_it(page, "spread", duration="2s")
+    page.browser.draw("canvas", CURVE)
+    page.browser.click("#balancing summary")
+    page.browser.await_texts("#policies label", 1 + len(POLICIES))
+    for name in ("", "round_robin", "random"):  # the first is chosen at first
+        page.browser.click(f"#policies input[value='{name}']")
+    assert page.browser.texts("#policies-chosen") == ["round_robin, random"]
+    page.browser.click("#save")
+    page.browser.await_text("#notice", "choose one balancing policy")
+    page.browser.click("form#create button:not([type])")
+    page.browser.await_text("#compare-figures", "finished\tfinished")
+    assert len(page.browser.await_texts("#compare-charts figure", 6)) == 6
+    heads, *rows = page.browser.texts("#compare-figures")[0].splitlines()[1:]
+    assert heads.split("\t")[1:3] == ["spread, round_robin", "spread, random"]
+    assert "Balancing\tround_robin\trandom\t" in rows
+    found = [page.shown(one["id"])["configuration"] for one in page.api.get("/experiments").json()]
+    assert [configuration.pop("policy") for configuration in found] == ["round_robin", "random"]
+    assert found[0] == found[1], "the same load"
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_an_experiment_is_taken_away(page: Page, form: str) -> None:
     exp_id = page.queue("away")
@@ -191,6 +217,10 @@ def test_a_form_is_exported_and_imported_as_it_was(page: Page) -> None:
     name_it(page, "kept")
     page.browser.draw("canvas", CURVE)
     page.browser.type("input[name=parameters]", '{"path": "/predict"}')
+    page.browser.click("#balancing summary")
+    page.browser.await_texts("#policies label", 1 + len(POLICIES))
+    for name in ("", "maglev"):
+        page.browser.click(f"#policies input[value='{name}']")
     page.browser.click("#save")
     body = json.loads(saved(page.folder, "kept.json"))
     assert body["configuration"]["workloads"][0]["client_parameters"] == {"path": "/predict"}
@@ -202,6 +232,7 @@ def test_a_form_is_exported_and_imported_as_it_was(page: Page) -> None:
     (found,) = page.api.get("/experiments").json()
     ticks = page.shown(found["id"])["configuration"]["workloads"][0]["ticks"]
     assert ticks == body["configuration"]["workloads"][0]["ticks"]
+    assert page.shown(found["id"])["configuration"]["policy"] == "maglev"
 
 
 def test_what_is_no_experiment_is_not_imported(page: Page, tmp_path: Path) -> None:

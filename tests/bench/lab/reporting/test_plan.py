@@ -8,8 +8,9 @@ import pytest
 
 from bench.lab.errors import BadInput
 from bench.lab.loading.plan import make_plan as make_load
+from bench.lab.loading.tally import Tally
 from bench.lab.reporting.plan import AS_DEFINED, make_plan, read_plan
-from bench.lab.reporting.running import due
+from bench.lab.reporting.running import due, not_served
 from overlay.balancing import Balancing
 from overlay.spec import ServiceSpec
 
@@ -99,3 +100,11 @@ def test_a_scaling_that_no_definition_can_have_is_refused() -> None:
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no\.toml cannot be read"):
         read_plan(tmp_path / "no.toml", {})
+
+
+def test_what_was_not_served_is_said_with_its_most_frequent_reason() -> None:
+    tally = Tally(asked=12, sent=11, unsent=1, answered=10, failed=4)
+    tally.statuses.update({200: 7, 404: 3})
+    tally.reasons.update({"no connection": 2})
+    assert not_served(tally) == "5 of 12 requests were not served: status 404"
+    assert not_served(Tally(asked=1, sent=1, answered=1)) == ""
