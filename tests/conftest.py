@@ -31,6 +31,7 @@ from docker.errors import DockerException
 
 from overlay.notify import listening
 from overlay.testing_ports import free_port
+from tests import parts
 from tests.template import Completed, Forked, start, template
 
 BUSYBOX = Path("/bin/busybox")
@@ -49,6 +50,10 @@ OWN_PORTS = frozenset({"own_network", "process_network"})
 """Fixtures that give a test a network of processes on ports of its own."""
 
 
+PARTS = ("machine", "labs", "ports")
+"""What is run beside each other; see tools/test.sh."""
+
+
 def pytest_sessionfinish() -> None:
     """End what commands were forked from."""
     if template.cache_info().currsize:
@@ -56,18 +61,21 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
+    """Add `--part`, by which three runs beside each other do all tests."""
     parser.addoption(
         "--part",
-        choices=["machine", "labs", "ports"],
+        choices=[*PARTS, "each"],
         help="only the tests that need this machine, or only those on networks in namespaces and "
-        "of benchmarks and the lab, or only those on ports of their own",
+        "of benchmarks and the lab, or only those on ports of their own; or each of these at once, "
+        "in processes of their own",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the other parts."""
     part = config.getoption("--part")
+    if part == "each":
+        part = parts.fork(config, PARTS)
     if part is not None:
         chosen = [item for item in items if _part(item) == part]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
