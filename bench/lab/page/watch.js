@@ -36,7 +36,7 @@ export function show(id) {
 
 function drawHead(experiment) {
   byId("watch-title").textContent = experiment.name;
-  const said = { QUEUED: "It waits.", RUNNING: `It runs since ${moment(experiment.start)}.` }[experiment.status]
+  const said = { QUEUED: "It waits for those before it, or for myxo lab experimentd to run.", RUNNING: `It runs since ${moment(experiment.start)}.` }[experiment.status]
     ?? `It ${{ FINISHED: "has finished", FAILED: "has failed", CANCELLED: "was cancelled" }[experiment.status]}` +
        ` after ${length(took(experiment))}.`;
   const text = `${experiment.id}, by ${experiment.creator}. ${said} ${experiment.error}`;

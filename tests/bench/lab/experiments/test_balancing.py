@@ -15,6 +15,7 @@ from bench import backend
 from bench.lab.experiments.database import database_url
 from bench.lab.experiments.store import open_store
 from bench.lab.experiments.tables import traces
+from bench.netlab.testing import within
 from bench.network import Network, environment, network
 from bench.starting import started
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SERVICE = "spread"
 RATE = 40
+PATIENCE_S = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +45,34 @@ def experimentd(made: Network) -> Iterator[None]:
         yield
 
 
-def submitted(made: Network, policy: str, service: str = SERVICE) -> dict[str, Any]:
-    """Run an experiment to its end; return what is said of it."""
-    workload = {"service": service, "ticks": [RATE, RATE], "clients_per_host": 1}
-    configuration = {"duration": 2, "interval": 1, "policy": policy, "workloads": [workload]}
-    lab = [sys.executable, "-m", "bench.lab", "experiments"]
+def lab(made: Network, *words: str, body: object = None) -> str:
+    """Do a command of `myxo lab experiments`; return what it printed, whether it failed or not."""
     done = subprocess.run(
-        [*lab, "submit", "--wait", "-"],
-        input=json.dumps({"configuration": configuration}),
+        [sys.executable, "-m", "bench.lab", "experiments", *words],
+        input=json.dumps(body),
         env=environment(made.folder),
         capture_output=True,
         text=True,
         check=False,
     )
-    exp_id = done.stdout.strip()
-    shown = subprocess.run(
-        [*lab, "show", "--json", exp_id],
-        env=environment(made.folder),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    account: dict[str, Any] = json.loads(shown.stdout)
+    return done.stdout.strip()
+
+
+def experiment(policy: str, service: str = SERVICE, seconds: int = 2) -> dict[str, Any]:
+    workload = {"service": service, "ticks": [RATE] * seconds, "clients_per_host": 1}
+    load = {"duration": seconds, "interval": 1, "workloads": [workload]}
+    return {"configuration": load | {"policy": policy}}
+
+
+def shown(made: Network, exp_id: str) -> dict[str, Any]:
+    account: dict[str, Any] = json.loads(lab(made, "show", "--json", exp_id))
     return account
+
+
+def submitted(made: Network, policy: str, service: str = SERVICE) -> dict[str, Any]:
+    """Run an experiment to its end; return what is said of it."""
+    body = experiment(policy, service)
+    return shown(made, lab(made, "submit", "--wait", "-", body=body))
 
 
 def definition(made: Network) -> dict[str, Any]:
@@ -85,19 +92,33 @@ async def test_requests_are_spread_by_the_policy_and_the_definition_is_as_before
     running: Network,
 ) -> None:
     before = definition(running)
-    shown = submitted(running, "round_robin")
-    assert (shown["status"], shown["error"]) == ("FINISHED", "")
-    assert shown["configuration"]["policy"] == "round_robin"
-    assert shown["summary"]["failed"] == 0
-    shares = (await servers(running, shown["exp_id"])).values()
+    found = submitted(running, "round_robin")
+    assert (found["status"], found["error"]) == ("FINISHED", "")
+    assert found["configuration"]["policy"] == "round_robin"
+    assert found["summary"]["failed"] == 0
+    shares = (await servers(running, found["exp_id"])).values()
     assert len(shares) == 2
     assert max(shares) - min(shares) <= 1, "each in turn"
     assert definition(running) == before
 
 
 def test_a_service_that_is_not_there_fails_its_experiment_alone(running: Network) -> None:
-    shown = submitted(running, "random", "nowhere")
-    assert shown["status"] == "FAILED"
-    assert "nowhere" in shown["error"]
-    assert "registry-cli list" in shown["error"]
+    found = submitted(running, "random", "nowhere")
+    assert found["status"] == "FAILED"
+    assert "nowhere" in found["error"]
+    assert "registry-cli list" in found["error"]
     assert submitted(running, "random")["status"] == "FINISHED"
+
+
+def test_one_that_is_cancelled_leaves_the_definition_as_before(running: Network) -> None:
+    before = definition(running)
+    exp_id = lab(running, "submit", "-", body=experiment("maglev", seconds=600))
+
+    def policy() -> str:
+        name: str = definition(running)["spec"]["policy"]["name"]
+        return name
+
+    within(PATIENCE_S, lambda: policy() == "maglev", policy)
+    lab(running, "cancel", exp_id)
+    within(PATIENCE_S, lambda: shown(running, exp_id)["status"] == "CANCELLED", policy)
+    assert definition(running) == before
