@@ -9,5 +9,7 @@ cd "$(dirname "$0")/.."
 
 # Daemons are started some hundred times; without bytecode each start would compile them anew.
 unset PYTHONDONTWRITEBYTECODE
+# The threads of numpy's products would spin on the processors that the other parts need.
+export OPENBLAS_NUM_THREADS=1
 
 exec .venv/bin/python -m pytest --part=each "$@"
