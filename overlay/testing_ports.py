@@ -40,7 +40,8 @@ def free_port() -> int:
 def free_ports(count: int) -> list[int]:
     """Return so many different ones; see `free_port`."""
     found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+    start = random.SystemRandom().randrange(len(PORTS))
+    for port in (*PORTS[start:], *PORTS[:start]):
         if (claim := claimed(port)) is None:
             continue
         if not _is_free(port):

@@ -31,6 +31,7 @@ from docker.errors import DockerException
 
 from overlay.notify import listening
 from overlay.testing_ports import free_port
+from tests import parts
 from tests.template import Completed, Forked, start, template
 
 BUSYBOX = Path("/bin/busybox")
@@ -42,8 +43,15 @@ START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"})
 """Folders whose tests do not meet others at this machine's well-known ports."""
 
+BESIDE_LABS = frozenset({"bench", "demos/test_classify.py", "demos/test_dialog.py"})
+"""Folders and files whose tests are done beside those on networks in namespaces."""
+
 OWN_PORTS = frozenset({"own_network", "process_network"})
 """Fixtures that give a test a network of processes on ports of its own."""
+
+
+PARTS = ("machine", "labs", "ports")
+"""What is run beside each other; see tools/test.sh."""
 
 
 def pytest_sessionfinish() -> None:
@@ -53,18 +61,21 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--part`, by which three runs beside each other do all tests; see tools/test.sh."""
+    """Add `--part`, by which three runs beside each other do all tests."""
     parser.addoption(
         "--part",
-        choices=["machine", "labs", "ports"],
+        choices=[*PARTS, "each"],
         help="only the tests that need this machine, or only those on networks in namespaces and "
-        "of the lab, or only those on ports of their own",
+        "of benchmarks and the lab, or only those on ports of their own; or each of these at once, "
+        "in processes of their own",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the other parts."""
     part = config.getoption("--part")
+    if part == "each":
+        part = parts.fork(config, PARTS)
     if part is not None:
         chosen = [item for item in items if _part(item) == part]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
@@ -73,15 +84,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _part(item: pytest.Item) -> str:
     """Return the part that a test is in: whom it could meet decides, then which has time."""
+    docker = item.get_closest_marker("docker") is not None
+    folder, within, *_ = (*item.path.relative_to(Path(__file__).parent).parts, "")
     if "lab_image" in getattr(item, "fixturenames", ()):
         return "labs"
-    folder, within, *_ = (*item.path.relative_to(Path(__file__).parent).parts, "")
-    if folder in APART | {"e2e"} and item.get_closest_marker("netns") is not None:
+    if item.get_closest_marker("netns") is not None and (not docker or folder in APART | {"e2e"}):
         return "labs"
-    if (folder, within) == ("bench", "lab") and item.get_closest_marker("docker") is None:
+    if not docker and not BESIDE_LABS.isdisjoint({folder, f"{folder}/{within}"}):
         return "labs"
     apart = folder in APART or not OWN_PORTS.isdisjoint(getattr(item, "fixturenames", ()))
-    return "ports" if apart and item.get_closest_marker("docker") is None else "machine"
+    return "ports" if apart and not docker else "machine"
 
 
 def pytest_configure() -> None:

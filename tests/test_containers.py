@@ -18,7 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 IMAGE = "myxo-test-daemons"
-BASE = "myxo-test-python"
+BASE = f"myxo-test-python-{os.getpid()}"
+"""Two runs beside each other make and remove their own."""
+
 COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "coincurve", "psutil")
 """What they load is in every Debian; the image here holds only what was asked for."""
 
@@ -55,7 +57,7 @@ def base_image(
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout with the wheels that its image is built from."""
+    """A copy of what of the checkout an image is built from."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in _in_image():
         source = ROOT / name
@@ -64,7 +66,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif source.exists():
             shutil.copy(source, copy / name)
     shutil.copy(ROOT / ".dockerignore", copy)
-    _make_wheels(copy, "requirements.lock")
     return copy
 
 
@@ -73,6 +74,7 @@ def compose(
     engine: docker.DockerClient, checkout: Path, base_image: str
 ) -> Iterator[tuple[list[str], dict[str, str]]]:
     """The compose command with its environment; whatever it started is removed afterwards."""
+    _make_wheels(checkout, "requirements.lock")
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     program = ["docker", "compose"] if plugin.returncode == 0 else ["docker-compose"]
     command = [*program, "--project-name", "myxo-test"]

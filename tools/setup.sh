@@ -127,8 +127,10 @@ fi
   "$python" -m venv --clear .venv
 echo "setup: $(.venv/bin/python --version), the libraries of $lock into .venv; some minutes, most of them downloads"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -qq"
-$pip install --require-hashes --use-pep517 -r "$lock"
+$pip install --no-compile --require-hashes --use-pep517 -r "$lock"
 $pip install --no-deps --no-build-isolation -e .  # compiles allocator/sandbox.c, too
+# pip compiles on one processor; this, too, passes over what is for another Python.
+.venv/bin/python -W ignore -m compileall -qq -j 0 .venv/lib/python3*/site-packages || true
 # trio-typing, which libp2p requires, brings stubs of trio 0.20 that shadow trio's own types.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs
 fingerprint "$lock" > ".venv/$purpose.stamp"

@@ -28,8 +28,12 @@ class Layer(Protocol):
         """Return the same, and remember the batch."""
         ...
 
+    def learn(self, gradient: Array) -> None:
+        """Set the weights' gradients by that of what came out."""
+        ...
+
     def backward(self, gradient: Array) -> Array:
-        """Set the weights' gradients by that of what came out; return that of what went in."""
+        """Do so, and return the gradient of what went in, which costs as much again."""
         ...
 
 
@@ -48,8 +52,11 @@ class Dense:
         self._batch = batch
         return self.apply(batch)
 
-    def backward(self, gradient: Array) -> Array:
+    def learn(self, gradient: Array) -> None:
         self.gradients = [self._batch.T @ gradient, gradient.sum(axis=0)]
+
+    def backward(self, gradient: Array) -> Array:
+        self.learn(gradient)
         return gradient @ self.weights[0].T
 
 
@@ -71,6 +78,10 @@ class Convolution:
         self._places = patches.shape[:-1]
         flat = patches.reshape(-1, patches.shape[-1])
         return self._dense.forward(flat).reshape(*self._places, -1)
+
+    def learn(self, gradient: Array) -> None:
+        self._dense.learn(gradient.reshape(-1, gradient.shape[-1]))
+        self.gradients = self._dense.gradients
 
     def backward(self, gradient: Array) -> Array:
         flat = self._dense.backward(gradient.reshape(-1, gradient.shape[-1]))
@@ -104,6 +115,9 @@ class Positive:
         self._kept = batch > 0
         return self.apply(batch)
 
+    def learn(self, gradient: Array) -> None:
+        """Do nothing: it has no weights."""
+
     def backward(self, gradient: Array) -> Array:
         passed: Array = gradient * self._kept
         return passed
@@ -125,6 +139,9 @@ class Largest:
         largest = self.apply(batch)
         self._chosen = self._squares(batch) == largest[:, :, None, :, None]
         return largest
+
+    def learn(self, gradient: Array) -> None:
+        """Do nothing: it has no weights."""
 
     def backward(self, gradient: Array) -> Array:
         spread: Array = self._chosen * gradient[:, :, None, :, None]
@@ -151,6 +168,9 @@ class Flat:
     def forward(self, batch: Array) -> Array:
         self._shape = batch.shape
         return self.apply(batch)
+
+    def learn(self, gradient: Array) -> None:
+        """Do nothing: it has no weights."""
 
     def backward(self, gradient: Array) -> Array:
         return gradient.reshape(self._shape)

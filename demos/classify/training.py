@@ -63,8 +63,10 @@ def _gradients(layers: Sequence[Layer], images: Array, labels: NDArray[np.int64]
     gradient = probabilities(batch)
     gradient[np.arange(len(labels)), labels] -= 1
     gradient /= np.float32(len(labels))
-    for layer in reversed(layers):
+    first, *others = layers
+    for layer in reversed(others):
         gradient = layer.backward(gradient)
+    first.learn(gradient)
     return [gradient for layer in layers for gradient in layer.gradients]
 
 

@@ -69,6 +69,7 @@ class Engine:
     def __init__(self, work: Work, items: Items, mailbox: Mailbox, settings: MapSettings) -> None:
         self._items = items
         self._mailbox = mailbox
+        self._bounded = settings.untaken is not None
         read_more = mailbox.want if items.count is None else None
         self._supply, self._run = work.begin(items, mailbox.put, settings, read_more)
         if items.count is not None:
@@ -97,8 +98,9 @@ class Engine:
         self._soon(take)
 
     def took(self, items: int) -> None:
-        """Note that the caller has taken so many outcomes."""
-        self._soon(lambda: self._run.taken(items))
+        """Note that the caller has taken so many outcomes, if it matters how many it has not."""
+        if self._bounded:
+            self._soon(lambda: self._run.taken(items))
 
     def cancel(self) -> None:
         """Have the map end: its workers stop what they compute for it."""

@@ -7,7 +7,8 @@ one way (CHUNK), outcomes the other (OUTCOMES), as they are computed; a chunk ma
 earlier (STOP). A worker that serves others too says when it turns to them and leaves what came for
 later (AWAY), and when it is back (BACK). A caller says that it sends no more (BYE), and so does a
 worker that is to end: it takes nothing new, and what it still answers counts. An end of the
-connection without it is a loss, and what was computed there may be to blame.
+connection without it is a loss, and what was computed there may be to blame. Where frames go past
+the proxy (`shortcuts.py`), the worker says there from time to time that it is used (STILL).
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
@@ -31,8 +32,9 @@ LENGTH = struct.Struct("!Q")
 MAX_PARTS = 1024
 """Of one payload; what has more buffers is pickled with them in line."""
 
-SMALL_BYTES = 1 << 16
-"""Up to this size pieces are joined before they are written; larger ones are not copied."""
+SMALL_BYTES = 1 << 18
+"""Up to this size pieces are joined before they are written, as each write wakes who reads; larger
+ones are not copied."""
 
 MAX_PART_BYTES = 8 << 30
 """Of one part; larger is refused before any of it is read."""
@@ -54,6 +56,7 @@ class Kind(IntEnum):
     BYE = 9
     AWAY = 10
     BACK = 11
+    STILL = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from myxo.mapping.frames import (
     in_few,
 )
 from myxo.mapping.packing import unpack
+from myxo.mapping.shortcuts import take
 from myxo.mapping.spare_lanes import SPARE_LANES, Spare
 from myxo.services.proxy_address import ProxyAddress
 from overlay.names import ServiceName
@@ -60,6 +61,7 @@ class Lane:
 
     def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
         self._stream = stream
+        self._holding: trio.SocketStream | None = None
         self._buffer = bytearray(rest)
         self._sending = trio.Lock()
         self._is_cut = False
@@ -72,7 +74,8 @@ class Lane:
     @classmethod
     def of(cls, spare: Spare) -> "Lane":
         """Return a lane that an earlier map has done with."""
-        lane = cls(trio.SocketStream(trio.socket.from_stdlib_socket(spare.socket)), b"")
+        lane = cls(_stream(spare.socket), b"")
+        lane._holding = None if spare.holding is None else _stream(spare.holding)
         lane.worker, lane.id, lane.python = spare.worker, spare.id, spare.python
         lane._first = lane._next = spare.numbered
         return lane
@@ -83,11 +86,16 @@ class Lane:
         if not self.is_spare or under_way or self._next > LAST_NUMBER:
             return None
         connection = socket(fileno=self._stream.socket.detach())
-        return Spare(connection, self.worker, self.id, self.python, self._next)
+        holding = self._holding and socket(fileno=self._holding.socket.detach())
+        return Spare(connection, self.worker, self.id, self.python, self._next, holding)
 
     async def aclose(self) -> None:
         """Close the connection."""
-        await self._stream.aclose()
+        try:
+            if self._holding is not None:
+                await self._holding.aclose()
+        finally:
+            await self._stream.aclose()
 
     # Chunks: the worker counts those of all maps that a lane has had
 
@@ -115,7 +123,7 @@ class Lane:
     # Frames
 
     async def greet(self) -> None:
-        """Hear what the worker is."""
+        """Hear what the worker is, and go on past the proxy if it can be reached so."""
         frame = await self.receive()
         if frame.kind is not Kind.HELLO:
             raise MalformedFrame(f"{frame.kind.name} came first")
@@ -123,6 +131,17 @@ class Lane:
         self.python = tuple(hello["python"])
         self.worker = f"{hello['host']}:{hello['pid']}"
         self.id = hello["id"]
+        if not self._buffer and (past_the_proxy := take(hello.get("shortcut"))) is not None:
+            self._holding, self._stream = self._stream, _stream(past_the_proxy)
+
+    async def held(self) -> None:
+        """Return at once where frames go through the proxy; else go on while it holds the worker.
+
+        Raises:
+            LaneLost: it does not any more.
+        """
+        while self._holding is not None:
+            await _some(self._holding)
 
     async def send(self, *frames: Frame) -> None:
         """Write frames whole, one behind the other.
@@ -162,21 +181,12 @@ class Lane:
 
     async def _exactly(self, size: int) -> Bytes:
         while len(self._buffer) < size <= READ_BYTES:
-            self._buffer += await self._read_some()
+            self._buffer += await _some(self._stream)
         if size <= len(self._buffer):
             data = bytes(self._buffer[:size])
             del self._buffer[:size]
             return data
         return await self._large(size)
-
-    async def _read_some(self) -> bytes:
-        try:
-            data = await self._stream.receive_some(READ_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise LaneLost from exc
-        if not data:
-            raise LaneLost
-        return bytes(data)
 
     async def _large(self, size: int) -> bytearray:
         """Read a large part to where it stays."""
@@ -194,6 +204,20 @@ class Lane:
                 raise LaneLost
             at += read
         return data
+
+
+async def _some(stream: trio.SocketStream) -> bytes:
+    try:
+        data = await stream.receive_some(READ_BYTES)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise LaneLost from exc
+    if not data:
+        raise LaneLost
+    return bytes(data)
+
+
+def _stream(connection: socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
 
 
 @asynccontextmanager

@@ -1,5 +1,8 @@
 """Whose maps they are: the key of this machine's user."""
 
+from functools import lru_cache
+from pathlib import Path
+
 from overlay.identity import Identity, load_or_create
 from overlay.settings import owner_key_path
 
@@ -10,4 +13,15 @@ def owner() -> Identity:
     Raises:
         SettingsInvalid: it cannot be read or made.
     """
-    return load_or_create(owner_key_path())
+    path = owner_key_path()
+    try:
+        found = path.stat()
+    except OSError:
+        return load_or_create(path)
+    return _kept(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=1)
+def _kept(path: Path, _version: tuple[int, ...]) -> Identity:
+    """Return the key of a file that is there: each map asks, and reading it takes 0.2 ms."""
+    return load_or_create(path)

@@ -214,6 +214,7 @@ class MapRun(Flow):
         chunks: dict[int, Chunk] = {}
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(lane.held)
                 nursery.start_soon(self._feed, key, lane, chunks)
                 await self._hear(key, lane, chunks)
         except* LaneLost as group:

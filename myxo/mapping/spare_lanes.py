@@ -22,6 +22,11 @@ KEEP_S = 1.0
 MOST = 64
 """Of one program; the oldest goes first."""
 
+THROWN_BYTES = 1 << 12
+
+
+Connection = socket.socket
+
 
 @dataclass(frozen=True, slots=True)
 class Spare:
@@ -31,13 +36,26 @@ class Spare:
         socket: of which nothing was read ahead.
         worker, id, python: as the worker has said.
         numbered: chunks that were sent on it: those of the next map have numbers behind theirs.
+        holding: the proxy's connection, if `socket` leads past it.
     """
 
-    socket: socket.socket
+    socket: Connection
     worker: str
     id: str
     python: tuple[int, ...]
     numbered: int
+    holding: Connection | None = None
+
+    def close(self) -> None:
+        """Let go of the worker."""
+        self.socket.close()
+        if self.holding is not None:
+            self.holding.close()
+
+    @property
+    def stands(self) -> bool:
+        """Whether the worker has neither said anything nor closed, and is held."""
+        return _is_quiet(self.socket) and (self.holding is None or _is_open(self.holding))
 
 
 class SpareLanes:
@@ -63,7 +81,7 @@ class SpareLanes:
         with self._lock:
             self._kept.append((time.monotonic() + self._keep_s, where, spare))
             if len(self._kept) > MOST:
-                self._kept.popleft()[2].socket.close()
+                self._kept.popleft()[2].close()
             begins, self._sweeping = not self._sweeping, True
         if begins:
             threading.Thread(target=self._sweep, name="myxo.map.spare", daemon=True).start()
@@ -71,16 +89,16 @@ class SpareLanes:
     def take(self, where: Hashable) -> Spare | None:
         """Return a lane that leads there and is the caller's to close, or None."""
         while (spare := self._take_newest(where)) is not None:
-            if _is_quiet(spare.socket):
+            if spare.stands:
                 return spare
-            spare.socket.close()  # its worker has gone, or is about to
+            spare.close()  # its worker has gone, or is about to
         return None
 
     def close(self) -> None:
         """Close all that are kept."""
         with self._lock:
             while self._kept:
-                self._kept.pop()[2].socket.close()
+                self._kept.pop()[2].close()
 
     def after_fork(self) -> None:
         """In a child: leave the lanes to the parent, whose they are."""
@@ -101,7 +119,7 @@ class SpareLanes:
             with self._lock:
                 now = time.monotonic()
                 while self._kept and self._kept[0][0] <= now:
-                    self._kept.popleft()[2].socket.close()
+                    self._kept.popleft()[2].close()
                 if not self._kept:
                     self._sweeping = False
                     return
@@ -114,6 +132,17 @@ def _is_quiet(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return not poll.poll(0)
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the other end has not closed; what it has said is thrown away."""
+    try:
+        while not _is_quiet(connection):
+            if not connection.recv(THROWN_BYTES):
+                return False
+    except OSError:
+        return False
+    return True
 
 
 SPARE_LANES = SpareLanes()

@@ -37,6 +37,7 @@ from myxo.mapping.frames import (
 )
 from myxo.mapping.interrupts import Interrupted, Interrupts
 from myxo.mapping.packing import pack, unpack, unpicklable
+from myxo.mapping.shortcuts import Offer, offered
 
 GRACE_S = 2.0
 """For a function to let itself be interrupted; then its process ends."""
@@ -48,6 +49,9 @@ MAX_HEAD_BYTES = 64 << 10
 HEAD_S = 10.0
 STALLED_S = 10.0
 """A caller that takes nothing for so long is given up: others wait for this worker."""
+
+STILL_S = 1.0
+"""Between two words on a connection that only holds the worker: proxies end what is silent."""
 
 FUNCTIONS = 32
 """Functions that stay loaded between callers."""
@@ -114,6 +118,8 @@ class WorkerLane:
 
     def __init__(self, connection: socket.socket, bench: Bench) -> None:
         self._connection = connection
+        self._holding: socket.socket | None = None
+        self._still_at = 0.0
         self._bench = bench
         self._setup: deque[Frame] = deque()
         self._chunks: deque[Frame] = deque()
@@ -147,13 +153,17 @@ class WorkerLane:
         try:
             with self._connection:
                 if self._welcome():
-                    try:
-                        self._read()
-                    finally:
-                        self.gone = True
-                        self._bench.left(self)
+                    self._serve()
         except (OSError, EOFError, MalformedFrame):
             return  # the caller's trouble, or its end
+
+    def _serve(self) -> None:
+        with self._connection:  # it may be another one by now
+            try:
+                self._read()
+            finally:
+                self.gone = True
+                self._bench.left(self)
 
     def _welcome(self) -> bool:
         """Answer the HTTP request; return whether a lane follows."""
@@ -177,14 +187,27 @@ class WorkerLane:
             b"Upgrade: %s\r\n\r\n" % PROTOCOL.encode()
         )
         self._connection.settimeout(None)
-        bound = struct.pack("ll", int(STALLED_S), 0)
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.send(Frame(Kind.HELLO, parts=pack(self._what_this_is())))
+        _bound(self._connection)
+        shortcut = offered()
+        hello = self._what_this_is(None if shortcut is None else shortcut.offer)
+        self.send(Frame(Kind.HELLO, parts=pack(hello)))
+        if shortcut is not None:
+            self._go_on_at(shortcut.taken(self._connection))
         return True
 
-    def _what_this_is(self) -> dict[str, Any]:
+    def _go_on_at(self, past_the_proxy: socket.socket | None) -> None:
+        if past_the_proxy is None:
+            return
+        _bound(past_the_proxy)
+        with self._sending:
+            self._holding, self._connection = self._connection, past_the_proxy
+            if self._said_bye:
+                self.send(Frame(Kind.BYE))
+
+    def _what_this_is(self, shortcut: Offer | None) -> dict[str, Any]:
         return {
+            "shortcut": shortcut,
             "id": self._bench.id,
             "python": sys.version_info[:3],
             "pid": os.getpid(),
@@ -259,10 +282,23 @@ class WorkerLane:
 
     def watch(self) -> None:
         """Report what was computed, and see that no item takes too long."""
+        self._say_still()
         chunk = self._chunk
         if chunk is not None:
             self._report(chunk, computing=True)
             self._watch_time(chunk)
+
+    def _say_still(self) -> None:
+        """Have something move on a connection that the frames go past."""
+        now = time.monotonic()
+        if self._holding is None or now - self._still_at < STILL_S:
+            return
+        self._still_at = now
+        try:
+            with self._sending:
+                self._holding.sendall(b"".join(encode(Frame(Kind.STILL))))
+        except OSError:
+            self.hang_up()
 
     # The main thread: what the caller asks for
 
@@ -413,6 +449,12 @@ class WorkerLane:
         self._add_overdue(chunk)
         self._report(chunk)
         os._exit(1)
+
+
+def _bound(connection: socket.socket) -> None:
+    """Have it fail when the other end takes nothing for `STALLED_S`."""
+    seconds = struct.pack("ll", int(STALLED_S), 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
 
 
 def _end_half_imported() -> NoReturn:

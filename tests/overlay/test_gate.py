@@ -26,7 +26,7 @@ from overlay.signed import Purpose, sign
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 ECHO = "/test/echo/1.0.0"
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
-FAST_S = 5.0
+FAST_S = 30.0
 ADMIN = Identity.generate()
 BAN = Refusal(reason=Reason.BANNED, statement=sign(ADMIN, Purpose.BAN, b"{}"))
 
@@ -63,7 +63,7 @@ class Door:
 
 @asynccontextmanager
 async def hosts(*doors: Door) -> AsyncIterator[list[Host]]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with AsyncExitStack() as stack:
             opened = []
             for door in doors:

@@ -34,8 +34,8 @@ from overlay.relay import Relay
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 NOWHERE = "/ip4/127.0.0.1/tcp/1"
-TIMEOUT_S = 20.0
-FAST_S = 5.0
+TIMEOUT_S = 60.0
+FAST_S = 30.0
 
 
 @asynccontextmanager

@@ -62,8 +62,8 @@ from overlay.reservations import Reservations
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 ECHO = "/test/echo/1.0.0"
 PSK = b"k" * 32
-TIMEOUT_S = 20.0
-FAST_S = 5.0
+TIMEOUT_S = 60.0
+FAST_S = 30.0
 
 IDS = [Identity.from_seed(bytes([n]) * 32).peer_id for n in range(1, 8)]
 

@@ -37,7 +37,7 @@ from overlay.testing_nodes import PASSPHRASE, NodeLab, sees, until
 
 ADMIN, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
 OLD, NEW = PASSPHRASE, "new passphrase"
-FAST_S = 5.0
+FAST_S = 30.0
 TIME = 1_700_000_000.0
 
 

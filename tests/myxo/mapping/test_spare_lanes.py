@@ -115,7 +115,7 @@ def test_the_next_map_goes_on_with_the_lane_of_the_one_before(
     assert again is not None
     assert again.id == spare.id
     assert again.numbered > spare.numbered
-    again.socket.close()
+    again.close()
 
 
 def test_maps_at_a_lane_one_after_the_other_each_have_their_results(

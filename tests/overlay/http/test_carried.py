@@ -21,14 +21,14 @@ from overlay.relay import Relay
 from overlay.reservations import Reservations
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-FAST_S = 5.0
+FAST_S = 30.0
 
 Serve = Callable[[CarriedStream], Awaitable[None]]
 
 
 @asynccontextmanager
 async def hosts(count: int) -> AsyncIterator[list[Host]]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(

@@ -1,0 +1,59 @@
+"""What wakes the thread of a map."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from myxo.mapping.engine import Engine
+from myxo.mapping.items import Items, SequenceItems
+from myxo.mapping.mailbox import Mailbox
+from myxo.mapping.outcomes import Outcomes
+from myxo.mapping.settings import MapSettings
+
+
+class Resting:
+    """Work, its map and where that takes its indices from: it only notes what was taken."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+
+    def begin(
+        self,
+        items: Items,
+        deliver: Callable[[Outcomes], None],
+        settings: MapSettings,
+        read_more: Callable[[int], None] | None,
+    ) -> tuple["Resting", "Resting"]:
+        del items, deliver, settings, read_more
+        return self, self
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+    def taken(self, outcomes: int) -> None:
+        self.noted.append(outcomes)
+
+    def look_again(self) -> None:
+        raise AssertionError
+
+    def offer(self, items: int) -> None:
+        del items
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("untaken", "noted"), [(None, []), (10, [3, 4])])
+def test_a_map_is_woken_by_what_is_taken_only_where_that_holds_it_back(
+    untaken: int | None, noted: list[int]
+) -> None:
+    work = Resting()
+    settings = MapSettings(untaken=untaken)
+    engine = Engine(work, SequenceItems([]), Mailbox(lambda: None), settings)
+    engine.start()
+    engine.took(3)
+    engine.took(4)
+    engine.cancel()
+    engine.join()
+    assert work.noted == noted
