@@ -20,8 +20,12 @@ from bench import backend
 from bench.client import AnswerFailed
 from bench.command import Report, run
 from bench.errors import HopMissing
+from bench.lab.experiments import queries
 from bench.lab.experiments.database import database_url
-from bench.lab.experiments.store import SqlTraceSink, open_store
+from bench.lab.experiments.records import Experiment, Task
+from bench.lab.experiments.seen import SeenRequests
+from bench.lab.experiments.status import Status
+from bench.lab.experiments.store import SqlTraceSink, Store, open_store
 from bench.lab.loading.csv_sink import open_csv
 from bench.lab.loading.plan import make_plan
 from bench.lab.loading.processes import Options, Outcome, run_load
@@ -36,6 +40,9 @@ HELD = 0.99
 
 KILLED_AT = 2000
 """Traces that a writer has made when it is killed; each is killed at another place."""
+
+WATCHED = Experiment("written", "written", "bench.load", created=0.0, status=Status.FINISHED)
+"""What they are of."""
 
 BATCH = 1000
 """Traces that are written at once, as a load host sends them."""
@@ -80,9 +87,8 @@ def measure(quick: bool) -> Report:
         latencies = _latencies(url, size)
         costs = _costs(url, size)
     peaks = _peaks(size)
-    written = trio.run(_written, size.traces)
     kills = {sink: [killed(sink, KILLED_AT + n) for n in range(size.kills)] for sink in SINKS}
-    return _report(exact, latencies, peaks, Tracing(costs, written, kills))
+    return _report(exact, latencies, peaks, Tracing(costs, trio.run(written, size.traces), kills))
 
 
 def _load(url: str, rate: int, duration_s: int, traces: Path | None = None) -> Outcome:
@@ -204,21 +210,51 @@ def _pinned(processor: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-async def _written(count: int) -> dict[str, float]:
-    """Return the traces a second that each sink takes."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Traces that were written, and looked at as a person does who watches an experiment.
+
+    Attributes:
+        per_s: that each sink takes in a second.
+        looks_s: what the first look at all of them took, and the next one.
+    """
+
+    per_s: Mapping[str, float]
+    looks_s: tuple[float, float]
+
+
+async def written(count: int) -> Written:
+    """Write so many traces into each sink, and look at those in the database."""
     with tempfile.TemporaryDirectory() as folder:
         with open_csv(Path(folder) / "traces.csv") as file:
-            found = {"csv": await _rows_per_s(file, count)}
+            per_s = {"csv": await _rows_per_s(file, count)}
         url = database_url(f"sqlite:///{folder}/traces.sqlite3", {}, Path(folder))
         async with open_store(url) as store:
-            found["sqlite"] = await _rows_per_s(SqlTraceSink(store), count)
-    return found
+            await store.write(queries.add, WATCHED, Task(None, None))
+            per_s["sqlite"] = await _rows_per_s(SqlTraceSink(store), count)
+            seen = SeenRequests()
+            looks_s = await _look_s(store, seen, count), await _look_s(store, seen, count)
+    return Written(per_s, looks_s)
+
+
+async def _look_s(store: Store, seen: SeenRequests, count: int) -> float:
+    began = time.perf_counter()
+    summary = (await store.read(seen.look, WATCHED)).summary
+    took_s = time.perf_counter() - began
+    if summary.requests != count:
+        raise AnswerFailed(f"{summary.requests:,} of {count:,} traces were found")
+    return took_s
 
 
 async def _rows_per_s(sink: TraceSink, count: int) -> float:
     began = time.perf_counter()
     for first in range(0, count, BATCH):
-        await sink.write([trace(number) for number in range(first, first + BATCH)])
+        await sink.write(
+            [
+                trace(number)._replace(exp_id=WATCHED.exp_id)
+                for number in range(first, first + BATCH)
+            ]
+        )
     return count / (time.perf_counter() - began)
 
 
@@ -228,12 +264,12 @@ class Tracing:
 
     Attributes:
         costs: of requests, with them and without.
-        written: a second, by sink.
+        written: by a writer that does nothing else.
         kills: of writers, by sink.
     """
 
     costs: Sequence[Cost]
-    written: Mapping[str, float]
+    written: Written
     kills: Mapping[str, Sequence[Killed]]
 
     def figures(self) -> dict[str, float]:
@@ -242,7 +278,9 @@ class Tracing:
             "request_us": median(cost.bare_us for cost in self.costs),
             "request_traced_us": median(cost.traced_us for cost in self.costs),
             "trace_us": median(cost.traced_us - cost.bare_us for cost in self.costs),
-            **{f"traces_per_s_{sink}": rate for sink, rate in self.written.items()},
+            **{f"traces_per_s_{sink}": rate for sink, rate in self.written.per_s.items()},
+            "look_first_s": self.written.looks_s[0],
+            "look_next_s": self.written.looks_s[1],
             **{f"lost_{sink}": self.lost(sink) for sink in self.kills},
         }
 
@@ -257,8 +295,9 @@ class Tracing:
         return (
             f"a request costs {found['request_us']:.1f} µs of processor time, with its trace in a "
             f"file {found['request_traced_us']:.1f} µs: {found['trace_us']:+.1f} µs\n"
-            f"traces written: {self.written['csv']:,.0f}/s as CSV, "
-            f"{self.written['sqlite']:,.0f}/s into SQLite\n"
+            f"traces written: {self.written.per_s['csv']:,.0f}/s as CSV, "
+            f"{self.written.per_s['sqlite']:,.0f}/s into SQLite; the first look at all of these "
+            f"took {found['look_first_s']:.1f} s, the next {found['look_next_s'] * 1000:.0f} ms\n"
             f"lost by a writer that is killed, at most of {kills}: {self.lost('csv')} of CSV, "
             f"{self.lost('sqlite')} of SQLite, all of them the last ones"
         )

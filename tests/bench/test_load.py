@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.client import AnswerFailed
-from bench.load import highest
+from bench.load import BATCH, highest, written
 
 
 @given(st.integers(1, 100_000), st.integers(1, 50_000))
@@ -26,3 +26,9 @@ def test_what_is_found_was_seen_to_hold(limit: int, first: int, bisections: int)
 def test_where_nothing_holds_it_is_said() -> None:
     with pytest.raises(AnswerFailed, match="not even one"):
         highest(lambda _: False, 1000, 3)
+
+
+async def test_what_is_written_is_what_the_first_look_and_the_next_one_find() -> None:
+    done = await written(2 * BATCH)
+    assert done.per_s.keys() == {"csv", "sqlite"}
+    assert min(*done.per_s.values(), *done.looks_s) > 0
