@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from overlay.testing_ports import free_port
 
 LOOK_S = 0.05
 TIMEOUT_S = 120.0
+CHANGED = "ERR_NETWORK_CHANGED"
+
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """What a reference to an element is called (WebDriver, section 12.3)."""
 
@@ -46,10 +48,39 @@ class Browser:
     """One window; made by `open_browser`."""
 
     session: httpx.Client
+    _logged: list[str] = field(default_factory=list)
 
     def open(self, url: str) -> None:
-        """Open a page and return when it is loaded."""
-        self._post("url", {"url": url})
+        """Open a page and return when it is loaded, with all that it loads at first.
+
+        Whenever a network interface comes or goes, as they do where containers start, Chromium
+        gives up what it loads, also from this machine itself; then the page is loaded again.
+        """
+        deadline = time.monotonic() + TIMEOUT_S
+        path, said = "url", {"url": url}
+        while not self._loads(path, said):
+            _wait(deadline, f"{url} is given up again and again: {CHANGED}")
+            path, said = "refresh", {}
+
+    def logged(self) -> list[str]:
+        """Return what pages have logged, and Chromium of them, since it was asked last."""
+        found = [*self._logged, *self._new_log()]
+        self._logged.clear()
+        return found
+
+    def _loads(self, path: str, said: dict[str, Any]) -> bool:
+        try:
+            self._post(path, said)
+        except BrowserFailed as exc:
+            if CHANGED not in str(exc):
+                raise
+            return False
+        log = self._new_log()
+        self._logged.extend(line for line in log if CHANGED not in line)
+        return not any(CHANGED in line for line in log)
+
+    def _new_log(self) -> list[str]:
+        return [entry["message"] for entry in self._post("se/log", {"type": "browser"})]
 
     def type(self, css: str, text: str) -> None:
         """Type into the first element that is found; a file's path into a field for files."""

@@ -87,7 +87,7 @@ def _part(item: pytest.Item) -> str:
     docker = item.get_closest_marker("docker") is not None
     folder, within, *_ = (*item.path.relative_to(Path(__file__).parent).parts, "")
     if "lab_image" in getattr(item, "fixturenames", ()):
-        return "labs"
+        return "ports"
     if item.get_closest_marker("netns") is not None and (not docker or folder in APART | {"e2e"}):
         return "labs"
     if not docker and not BESIDE_LABS.isdisjoint({folder, f"{folder}/{within}"}):

@@ -73,6 +73,7 @@ class Template:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._begun = 0
         self._codes: dict[int, int] = {}
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -105,7 +106,7 @@ class Template:
         Raises:
             LabFailed: the host is off.
         """
-        order = {
+        order: dict[str, Any] = {
             "command": list(command),
             "environment": dict(environment),
             "netns": namespace,
@@ -113,13 +114,15 @@ class Template:
         }
         streams = [output.fileno(), (error or output).fileno()]
         with self._lock:
+            self._begun += 1  # by this its end is told: numbers of processes are used again
+            order["number"] = number = self._begun
             socket.send_fds(self._sock, [json.dumps(order).encode()], streams)
             while (said := self._hear(None)) is not None and "ended" in said:
                 pass
         assert said is not None, "the template has ended"
         if "failed" in said:
             raise LabFailed(f"the host of process {holder} is off")
-        return Forked(self, said["started"], command)
+        return Forked(self, said["started"], number, command)
 
     def run(
         self,
@@ -140,16 +143,16 @@ class Template:
             texts = [os.pread(file.fileno(), 2**24, 0).decode() for file in (output, error)]
         return subprocess.CompletedProcess(list(command), code, *texts)
 
-    def code(self, pid: int, timeout_s: float | None) -> int | None:
-        """Return the exit code of a process, None if it does not end in this time."""
+    def code(self, number: int, timeout_s: float | None) -> int | None:
+        """Return the exit code of what was started as this one, None if it goes on so long."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = inf if deadline is None else max(0.0, deadline - time.monotonic())
             with self._lock:
-                if pid not in self._codes:
+                if number not in self._codes:
                     self._hear(min(left, 0.05))  # others want the lock, too
-                if pid in self._codes:
-                    return self._codes[pid]
+                if number in self._codes:
+                    return self._codes[number]
             if left == 0:
                 return None
 
@@ -209,8 +212,9 @@ def start_inside(
 class Forked:
     """A process, with what tests use of subprocess.Popen."""
 
-    def __init__(self, template: Template, pid: int, command: Sequence[str]) -> None:
+    def __init__(self, template: Template, pid: int, number: int, command: Sequence[str]) -> None:
         self._template = template
+        self._number = number
         self.pid = pid
         self.args = list(command)
         self.returncode: int | None = None
@@ -218,7 +222,7 @@ class Forked:
     def poll(self) -> int | None:
         """Return its exit code, None while it runs."""
         if self.returncode is None:
-            self.returncode = self._template.code(self.pid, 0.0)
+            self.returncode = self._template.code(self._number, 0.0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -228,7 +232,7 @@ class Forked:
             subprocess.TimeoutExpired: it runs on after so many seconds.
         """
         if self.returncode is None:
-            self.returncode = self._template.code(self.pid, timeout)
+            self.returncode = self._template.code(self._number, timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self.returncode
@@ -249,15 +253,15 @@ class Forked:
 
 def serve(sock: socket.socket) -> Callable[[], Any]:
     """Fork what is asked for; in a child, return what it shall run."""
-    running: dict[int, int] = {}
+    running: dict[int, tuple[int, int]] = {}
     while True:
         readable, _, _ = select.select([sock.fileno(), *running], [], [])
         for descriptor in set(readable) - {sock.fileno()}:
-            pid = running.pop(descriptor)
+            pid, number = running.pop(descriptor)
             _, status = os.waitpid(pid, 0)
             os.close(descriptor)
             code = os.waitstatus_to_exitcode(status)
-            sock.send(json.dumps({"ended": pid, "code": code}).encode())
+            sock.send(json.dumps({"ended": number, "code": code}).encode())
         if sock.fileno() in readable:
             text, streams, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 2)
             if not text:
@@ -270,7 +274,7 @@ def serve(sock: socket.socket) -> Callable[[], Any]:
             else:
                 if pid == 0:
                     return _become(order, streams)
-                running[os.pidfd_open(pid)] = pid
+                running[os.pidfd_open(pid)] = pid, order["number"]
                 said = {"started": pid}
             for stream in streams:
                 os.close(stream)

@@ -257,7 +257,7 @@ def test_the_page_asks_for_the_token_and_goes_on_with_it(guarded: Page) -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere_and_nothing_is_refused(page: Page) -> None:
-    page.browser.session.post("se/log", json={"type": "browser"})  # what was before is read
+    page.browser.logged()  # what was before is read
     page.queue("all")
     for view in ("experiments", "new"):
         page.go(view)
@@ -266,8 +266,7 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_is_refused(page: Page) ->
             "return performance.getEntriesByType('resource').map(e => new URL(e.name).origin)"
         )
         assert set(hosts) == {page.url}
-    logged = page.browser.session.post("se/log", json={"type": "browser"}).json()["value"]
-    assert [entry["message"] for entry in logged] == []
+    assert page.browser.logged() == []
 
 
 def test_every_field_has_a_name_for_who_does_not_see_it(page: Page) -> None:
