@@ -7,6 +7,7 @@ statement itself, so that two processes never both make one.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -270,10 +271,12 @@ def requests_after(connection: Connection, exp_id: str, number: int) -> tuple[in
     query = select(c.number, c.created, c.done, c.status)
     query = query.where(c.exp_id == exp_id, c.number > number).order_by(c.number)
     found = connection.execute(query, execution_options={"yield_per": STREAMED})
-    parts = [np.array([tuple(row) for row in part]) for part in found.partitions()]
-    if not parts:
-        return number, np.empty((0, 3))
-    return int(parts[-1][-1, 0]), np.concatenate([part[:, 1:] for part in parts])
+    parts = [np.empty((0, 4))]
+    for rows in found.partitions():
+        flat = np.fromiter(chain.from_iterable(rows), float, 4 * len(rows))
+        parts.append(flat.reshape(-1, 4))
+    fresh = np.concatenate(parts)
+    return int(fresh[-1, 0]) if len(fresh) else number, fresh[:, 1:]
 
 
 def requests_until(connection: Connection, exp_id: str, number: int) -> int:
