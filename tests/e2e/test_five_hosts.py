@@ -285,9 +285,23 @@ def test_every_host_sees_five_and_knows_how_far_they_are_from_each_other(five: F
     for status in five.on_each(Machine.status).values():
         hosts = {p["host"] for p in [*status["peers"], *status["daemons"]]}
         assert hosts == set(five.machines)
-    found = json.loads(five["h3"].myxo("rtt", "h2", "h4", "--json"))
-    assert 0.100 <= found["measured_s"] < 0.200
-    assert abs(found["estimated_s"] - 0.100) < max(0.050, 3 * found["error_s"])
+    # What a busy machine takes to answer is part of an RTT, until it is less busy.
+    within(SEEN_TIMEOUT_S, lambda: _is_right(_rtt(five)), lambda: _rtt(five))
+
+
+def _rtt(five: Five) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(five["h3"].myxo("rtt", "h2", "h4", "--json"))
+    return found
+
+
+def _is_right(found: dict[str, Any]) -> bool:
+    measured_s, estimated_s, error_s = (
+        found[name] for name in ("measured_s", "estimated_s", "error_s")
+    )
+    if measured_s is None or estimated_s is None:
+        return False
+    assert measured_s >= 0.100, "none is quicker than the link"
+    return bool(measured_s < 0.200 and abs(estimated_s - 0.100) < max(0.050, 3 * error_s))
 
 
 def test_a_service_added_on_the_third_host_answers_everywhere_from_the_nearest(five: Five) -> None:
