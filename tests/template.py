@@ -6,7 +6,6 @@ namespaces, exit code. How a person starts them, by exec, the tests of documents
 containers show.
 """
 
-import ctypes
 import functools
 import gc
 import importlib
@@ -18,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +30,8 @@ from setproctitle import setproctitle
 from bench.lab.parts import PARTS, loaded
 from bench.netlab.errors import LabFailed
 from bench.netlab.hosts import execute
-from bench.netlab.namespaces import Namespaces
-from bench.netlab.processes import Process
+from bench.netlab.namespaces import Namespaces, setns
+from bench.netlab.processes import Process, ProcessId, run_to_end
 from myxo.daemons import load
 
 PROGRAMS = Path(sys.executable).parent
@@ -56,10 +54,6 @@ _LATE = (
 """What commands import only once they know that they need it."""
 
 _AS_MODULE = [sys.executable, "-m", "myxo"]
-_HELD = ("uts", "ipc", "net", "mnt")
-"""What a host of the lab has of its own, beside the numbers of its processes."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @functools.cache
@@ -132,16 +126,11 @@ class Template:
         namespace: str | None = None,
     ) -> "Completed":
         """Run one of `COMMANDS` to its end, whatever that is."""
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
-            process = self.start(command, environment, output, error, namespace)
-            try:
-                code = process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-            texts = [os.pread(file.fileno(), 2**24, 0).decode() for file in (output, error)]
-        return subprocess.CompletedProcess(list(command), code, *texts)
+        ended = run_to_end(
+            lambda output, error: self.start(command, environment, output, error, namespace),
+            timeout_s,
+        )
+        return subprocess.CompletedProcess(list(command), *ended)
 
     def code(self, number: int, timeout_s: float | None) -> int | None:
         """Return the exit code of what was started as this one, None if it goes on so long."""
@@ -267,13 +256,14 @@ def serve(sock: socket.socket) -> Callable[[], Any]:
             if not text:
                 raise SystemExit
             order = json.loads(text)
+            inside = None if order["holder"] is None else Namespaces(ProcessId.of(order["holder"]))
             try:
-                pid = _fork(order["holder"])
-            except OSError:
+                pid = os.fork() if inside is None else inside.fork()
+            except LabFailed:
                 said = {"failed": order["holder"]}
             else:
                 if pid == 0:
-                    return _become(order, streams)
+                    return _become(order, streams, inside)
                 running[os.pidfd_open(pid)] = pid, order["number"]
                 said = {"started": pid}
             for stream in streams:
@@ -281,35 +271,17 @@ def serve(sock: socket.socket) -> Callable[[], Any]:
             sock.send(json.dumps(said).encode())
 
 
-def _fork(holder: int | None) -> int:
-    """Fork; the child is numbered among the processes that `holder` has a namespace for."""
-    if holder is None:
-        return os.fork()
-    own, theirs = _open("self", "pid"), _open(str(holder), "pid_for_children")
-    pid = -1
-    try:
-        _enter(theirs)
-        try:
-            pid = os.fork()
-        finally:
-            if pid != 0:
-                _enter(own)
-        return pid
-    finally:
-        os.close(theirs)
-        os.close(own)
-
-
-def _become(order: dict[str, Any], streams: Sequence[int]) -> Callable[[], Any]:
+def _become(
+    order: dict[str, Any], streams: Sequence[int], inside: Namespaces | None
+) -> Callable[[], Any]:
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
     os.closerange(3, 1024)
     directory = Path.cwd()
     if order["netns"]:
-        _enter(os.open(f"/run/netns/{order['netns']}", os.O_RDONLY | os.O_CLOEXEC))
-    if order["holder"]:
-        for namespace in [_open(str(order["holder"]), name) for name in _HELD]:
-            _enter(namespace)
+        setns(os.open(f"/run/netns/{order['netns']}", os.O_RDONLY | os.O_CLOEXEC))
+    if inside is not None:
+        inside.enter()
         os.chdir(directory)
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -322,15 +294,6 @@ def _become(order: dict[str, Any], streams: Sequence[int]) -> Callable[[], Any]:
     module, _, function = COMMANDS[name].partition(":")
     main: Callable[[], Any] = getattr(importlib.import_module(module), function)
     return main
-
-
-def _open(process: str, namespace: str) -> int:
-    return os.open(f"/proc/{process}/ns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _enter(namespace: int) -> None:
-    if _libc.setns(namespace, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot enter a namespace")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -16,7 +16,7 @@ from bench.netlab.errors import CommandFailed, LabFailed
 from bench.netlab.messages import RouterClient
 from bench.netlab.namespaces import Namespaces, hold
 from bench.netlab.plan import HostPlan, Nat, Plan
-from bench.netlab.processes import Process
+from bench.netlab.processes import Process, run_to_end
 from overlay.notify import listening
 
 T = TypeVar("T")
@@ -218,19 +218,12 @@ class Host:
         Raises:
             CommandFailed: it took longer than `timeout_s`, or its code is not 0 and `check` is set.
         """
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
-            process = self.launch(command, output, error, environment=environment)
-            try:
-                code = process.wait(timeout_s)
-            except BaseException as exc:
-                process.kill()
-                process.wait()
-                if isinstance(exc, subprocess.TimeoutExpired):
-                    raise CommandFailed(
-                        self._said(command, f"has no end in {timeout_s:g} s")
-                    ) from None
-                raise
-            printed, said = _text_of(output), _text_of(error)
+        try:
+            code, printed, said = run_to_end(
+                partial(self.launch, command, environment=environment), timeout_s
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandFailed(self._said(command, f"has no end in {timeout_s:g} s")) from None
         if check and code:
             raise CommandFailed(self._said(command, f"ended with {code}:\n{printed}{said}"))
         return subprocess.CompletedProcess(command, code, printed, said)
@@ -340,8 +333,3 @@ class Host:
 
     def _said(self, command: Sequence[str], what: str) -> str:
         return f"{' '.join(command)} on {self.name} {what}"
-
-
-def _text_of(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode()

@@ -34,6 +34,8 @@ T = TypeVar("T")
 _HELD = ("uts", "ipc", "net", "pid_for_children", "mnt")
 """In the order of entering: the mount namespace last, because /proc is another one there."""
 
+_OFF = "the host is off; `power_on` or `reboot` starts it"
+
 _CLONE_FS = 0x200
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
@@ -119,7 +121,7 @@ class Namespaces:
 
         def enter_and_act() -> None:
             try:
-                self._enter()
+                self.enter()
                 results.append(act())
             except BaseException as exc:  # noqa: BLE001  (raised in the thread that asked)
                 errors.append(exc)
@@ -130,6 +132,40 @@ class Namespaces:
         if errors:
             raise errors[0]
         return results[0]
+
+    def fork(self) -> int:
+        """Fork this process; the child is numbered among those inside, and may `enter` the rest.
+
+        Raises:
+            LabFailed: they are gone.
+        """
+        theirs, own, pid = self._open("pid_for_children"), _open("self", "pid"), -1
+        try:
+            setns(theirs)
+            pid = os.fork()
+        except OSError as exc:
+            raise LabFailed(_OFF) from exc
+        finally:
+            if pid != 0:
+                setns(own)
+            os.close(theirs)
+            os.close(own)
+        return pid
+
+    def enter(self) -> None:
+        """Have the calling thread be inside, in the root of their file systems; it stays there.
+
+        Raises:
+            LabFailed: they are gone.
+        """
+        fds = [self._open(name) for name in _HELD]
+        try:
+            _check(_libc.unshare(_CLONE_FS))  # a mount namespace is entered by one thread alone
+            for fd in fds:
+                setns(fd)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def open_tun(self, name: str) -> int:
         """Return the descriptor of a new TUN device inside, named `name`; the caller closes it."""
@@ -182,18 +218,16 @@ class Namespaces:
         finally:
             os.close(holder)
 
-    def _enter(self) -> None:
+    def _open(self, name: str) -> int:
         try:
-            fds = [os.open(f"/proc/{self.pid}/ns/{n}", os.O_RDONLY | os.O_CLOEXEC) for n in _HELD]
+            return _open(str(self.pid), name)
         except OSError as exc:
-            raise LabFailed("the host is off; `power_on` or `reboot` starts it") from exc
-        try:
-            _check(_libc.unshare(_CLONE_FS))  # a mount namespace is entered by one thread alone
-            for fd in fds:
-                _check(_libc.setns(fd, 0))
-        finally:
-            for fd in fds:
-                os.close(fd)
+            raise LabFailed(_OFF) from exc
+
+
+def setns(namespace: int) -> None:
+    """Have the calling thread, or what it starts, be in the namespace of a descriptor."""
+    _check(_libc.setns(namespace, 0))
 
 
 def hold(hostname: str) -> tuple[Namespaces, int, "subprocess.Popen[bytes]"]:
@@ -238,6 +272,10 @@ def _await_echo(lifeline: socket.socket, holder: "subprocess.Popen[bytes]") -> N
         holder.kill()
         holder.wait()
     raise LabFailed(f"no namespaces could be made: {why}")
+
+
+def _open(process: str, namespace: str) -> int:
+    return os.open(f"/proc/{process}/ns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _check(result: int) -> None:

@@ -1,8 +1,10 @@
 """Processes that are known by number and start time, because numbers are used again."""
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 _STATE, _START_TIME = 0, 19
 """Positions in /proc/PID/stat behind the name, proc(5)."""
@@ -28,6 +30,34 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """End it."""
+
+
+def run_to_end(
+    start: Callable[[IO[bytes], IO[bytes]], Process], timeout_s: float
+) -> tuple[int, str, str]:
+    """Return a process's exit code, and what it wrote on standard output and standard error.
+
+    Args:
+        start: starts it, with these as the two.
+        timeout_s: after which it is killed.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
+        process = start(output, error)
+        try:
+            code = process.wait(timeout_s)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return code, _text_of(output), _text_of(error)
+
+
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 @dataclass(frozen=True, slots=True)
