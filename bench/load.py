@@ -249,12 +249,8 @@ async def _look_s(store: Store, seen: SeenRequests, count: int) -> float:
 async def _rows_per_s(sink: TraceSink, count: int) -> float:
     began = time.perf_counter()
     for first in range(0, count, BATCH):
-        await sink.write(
-            [
-                trace(number)._replace(exp_id=WATCHED.exp_id)
-                for number in range(first, first + BATCH)
-            ]
-        )
+        numbers = range(first, first + BATCH)
+        await sink.write([trace(number, WATCHED.exp_id) for number in numbers])
     return count / (time.perf_counter() - began)
 
 

@@ -111,11 +111,11 @@ def _url(folder: Path) -> str:
     return f"sqlite:///{folder}/traces.sqlite3"
 
 
-def trace(number: int) -> RequestTrace:
-    """Return a trace as a client of a load has them."""
+def trace(number: int, exp_id: str = "") -> RequestTrace:
+    """Return a trace as a client of a load, or of an experiment, has them."""
     due = 1.8e9 + number / 1000
     return RequestTrace(
-        f"h1:answer:0:{number}", "h1:answer:0", "answer", "h1", due, due, due, 200, "i1", ""
+        f"h1:answer:0:{number}", "h1:answer:0", "answer", "h1", due, due, due, 200, "i1", exp_id
     )
 
 

@@ -18,7 +18,7 @@ from overlay.names import InstanceId, ServiceName
 from overlay.node import Node, open_node
 from overlay.records import InstanceState, Role
 from overlay.settings import NodeSettings
-from overlay.watching import Watcher
+from overlay.watching import changes_of
 
 SERVICE = ServiceName("bench")
 
@@ -91,11 +91,9 @@ def _estimates(node: Node) -> dict[str, float]:
 
 
 async def _watch(node: Node) -> None:
-    watcher = Watcher(node.view)
-    while True:
-        for change in watcher.changes():
+    async for changes in changes_of(node.view, node.changed):
+        for change in changes:
             _say(change)
-        await node.changed()
 
 
 def _say(what: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 from pydantic import ValidationError
 
-from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets
+from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets, no_proxy
 from overlay.control import ControlConnection, open_control
 from overlay.errors import MyxoError, PeerUnreachable, SettingsInvalid
 from proxy.layer4.forward_orders import WANT, Answer, Forwarded, Open, Order, Remove, Show
@@ -123,8 +123,5 @@ def _proxies(state_dir: Path) -> list[Path]:
     """Return the control sockets of this machine's proxies, one at least."""
     paths = [p for p in control_sockets(state_dir) if p.stem.startswith("proxy")]
     if not paths:
-        raise NothingRuns(
-            f"no proxy runs here (looked in {state_dir / 'run'}); start with `myxo up` or "
-            "`myxo join ADDR`"
-        )
+        raise no_proxy(state_dir)
     return paths

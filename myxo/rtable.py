@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets
+from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets, no_proxy
 from overlay.control import open_control
 from overlay.errors import MyxoError, PeerUnreachable
 
@@ -118,9 +118,7 @@ def _proxies(state_dir: Path, port: int | None) -> list[Path]:
     found = [path for path in control_sockets(state_dir) if path.match(pattern)]
     if not found:
         where = "" if port is None else f" at port {port}"
-        raise NothingRuns(
-            f"no proxy runs here{where} (looked in {state_dir / 'run'}); start with `myxo up`"
-        )
+        raise no_proxy(state_dir, where)
     return found
 
 

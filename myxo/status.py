@@ -25,6 +25,12 @@ class NothingRuns(MyxoError):
     """No daemon of this state directory answers."""
 
 
+def no_proxy(state_dir: Path, which: str = "") -> NothingRuns:
+    """Return the error that no proxy runs here; `which` says what was looked for, if not any."""
+    looked = f"no proxy runs here{which} (looked in {state_dir / 'run'})"
+    return NothingRuns(f"{looked}; start with `myxo up` or `myxo join ADDR`")
+
+
 async def read_status(state_dir: Path) -> list[dict[str, Any]]:
     """Return what each daemon of this machine says of itself, those that systemd runs included.
 

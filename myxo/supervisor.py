@@ -25,7 +25,7 @@ from myxo.following import Followed
 from myxo.forking import Forked
 from overlay.cli import SUPERVISED
 from overlay.errors import MyxoError
-from overlay.notify import READY, STATUS
+from overlay.notify import MAX_MESSAGE_BYTES, READY, STATUS
 
 READY_TIMEOUT_S = 60.0
 """A first start compiles byte code and creates networks in the engine."""
@@ -38,8 +38,6 @@ RESTART_WINDOW_S = 60.0
 """A daemon that ends more often than RESTARTS in this time will not get better by itself."""
 
 RESTART_DELAY_S = 0.5
-
-_MAX_MESSAGE_BYTES = 4096
 
 _MAIN_PID = re.compile(rb"^MAINPID=(\d{1,9})$", re.MULTILINE)
 """What a daemon says when another process has taken its place (sd_notify(3))."""
@@ -149,7 +147,7 @@ class Supervisor:
         """Take note of the process that a daemon says is in its place, if it has said so."""
         with suppress(BlockingIOError):
             while True:
-                said = _MAIN_PID.search(sock.recv(_MAX_MESSAGE_BYTES))
+                said = _MAIN_PID.search(sock.recv(MAX_MESSAGE_BYTES))
                 successor = None if said is None else _successor(int(said[1]))
                 if successor is not None:
                     log.info("daemon.replaced", daemon=name, by=successor.pid)
@@ -237,7 +235,7 @@ class _Start:
         """Take in what has come by now, up to its being ready: the rest is for who listens then."""
         with suppress(BlockingIOError):
             while not self.ready:
-                for line in sock.recv(_MAX_MESSAGE_BYTES).splitlines():
+                for line in sock.recv(MAX_MESSAGE_BYTES).splitlines():
                     self._take(line)
 
     def _take(self, line: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from myxo.status import ANSWER_TIMEOUT_S, NothingRuns, control_sockets
+from myxo.status import ANSWER_TIMEOUT_S, control_sockets, no_proxy
 from overlay.control import open_control
 from overlay.errors import MyxoError, PeerUnreachable
 
@@ -42,9 +42,7 @@ async def read_why(state_dir: Path, about: str) -> list[dict[str, Any]]:
         if answer is not None and "decisions" in answer:
             answers.append(answer)
     if not answers:
-        raise NothingRuns(
-            f"no proxy runs here (looked in {state_dir / 'run'}); start with `myxo up`"
-        )
+        raise no_proxy(state_dir)
     if about and not any(a["decisions"] or a["now"] for a in answers):
         raise NothingKnown(
             f"no request {about!r} is remembered and no such service is known here; the last "

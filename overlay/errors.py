@@ -66,3 +66,10 @@ class SettingsInvalid(MyxoError):
 
 class AddressTaken(MyxoError):
     """The address to listen on is in use by another process."""
+
+
+def alone(exc: BaseException) -> BaseException:
+    """Return the one error in groups that have no other, as nurseries put around it."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc

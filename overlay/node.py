@@ -63,7 +63,7 @@ from overlay.tls import PeerTls, open_tls
 from overlay.trust import Trust
 from overlay.udp import bound_port
 from overlay.view import View
-from overlay.watching import follow
+from overlay.watching import changes_of
 from overlay.wiring import (
     mesh_of,
     open_host_and_udp,
@@ -461,7 +461,8 @@ def _addresses(view: View, peer: PeerId) -> Sequence[str]:
 
 async def _watch(node: Node, connection: ControlConnection) -> None:
     """Send each change of the view as a line until the other end closes."""
-    await follow(node.view, node.changed, connection.send)
+    async for changes in changes_of(node.view, node.changed):
+        await connection.send(*changes)
 
 
 def check_settings(settings: NodeSettings, role: Role, name: str = "") -> None:

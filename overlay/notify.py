@@ -11,7 +11,7 @@ from typing import Protocol
 
 READY = b"READY=1"
 STATUS = b"STATUS="
-_MAX_MESSAGE_BYTES = 4096
+MAX_MESSAGE_BYTES = 4096
 _MAX_STATUS = 1000
 
 
@@ -61,7 +61,7 @@ class ReadyListener:
                 heard, _, _ = select.select([self._sock.fileno(), end], [], [], left)
             finally:
                 os.close(end)
-            if self._sock.fileno() in heard and READY in self._sock.recv(_MAX_MESSAGE_BYTES):
+            if self._sock.fileno() in heard and READY in self._sock.recv(MAX_MESSAGE_BYTES):
                 return True
         return False
 

@@ -5,7 +5,7 @@ peers on one machine can be compared.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 from overlay.names import InstanceId, PeerId
@@ -57,19 +57,20 @@ class Watcher:
         }
 
 
-async def follow(
-    view: View, changed: Callable[[], Awaitable[object]], tell: Callable[..., Awaitable[object]]
-) -> None:
-    """Tell what changes in a view until cancelled: everything there is, then changes together.
+async def changes_of(
+    view: View, changed: Callable[[], Awaitable[object]]
+) -> AsyncGenerator[list[dict[str, Any]], None]:
+    """Yield what changes in a view: everything there is at first, then changes together.
+
+    What changes while a list is dealt with is in the next one.
 
     Args:
         view: the view to watch.
         changed: returns at the next change of the view.
-        tell: is given changes; what changes while it takes them is told right after.
     """
     watcher = Watcher(view)
     while True:
         if changes := list(watcher.changes()):
-            await tell(*changes)
+            yield changes
         else:
             await changed()

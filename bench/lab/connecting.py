@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from bench.lab.client_group import ClientGroup
-from bench.lab.errors import LabError, alone
+from bench.lab.errors import LabError
 from bench.lab.hosts.fleet import Fleet
 from bench.lab.hosts.held_rates import Tell
 from bench.lab.hosts.joining import open_fleet, open_own_host
@@ -29,6 +29,7 @@ from bench.lab.loading.csv_sink import open_csv
 from bench.lab.request_trace import TraceSink
 from bench.lab.routing import RoutingTable
 from bench.lab.shell.tables import client_rows, info_rows
+from overlay.errors import alone
 
 T = TypeVar("T")
 

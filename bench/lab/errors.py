@@ -37,10 +37,3 @@ class IdTaken(BadInput):
 
 class QueueFull(LabError):
     """So many experiments wait that no more are taken."""
-
-
-def alone(exc: BaseException) -> BaseException:
-    """Return the one error in groups that have no other, as nurseries put around it."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from overlay.cli import until_signal
+from overlay.errors import alone
 from overlay.logs import configure_logs
 
 
@@ -18,10 +19,4 @@ def run_until_interrupted(main: Callable[[], Awaitable[None]]) -> None:
     try:
         trio.run(until_signal, main, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
-        raise _alone(group) from None
-
-
-def _alone(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise alone(group) from None

@@ -6,7 +6,7 @@ import trio
 from overlay.identity import Identity
 from overlay.records import PeerRecord, Role, Version, sign_record
 from overlay.testing import bury, empty_view, meet
-from overlay.watching import follow
+from overlay.watching import changes_of
 
 ME, OTHER = (Identity.from_seed(bytes([n]) * 32) for n in range(2))
 
@@ -20,14 +20,11 @@ async def test_what_changes_while_changes_are_told_is_told_right_after() -> None
     meet(view, OTHER.peer_id)
     told: list[Mapping[str, Any]] = []
 
-    async def tell(*changes: Mapping[str, Any]) -> None:
-        if not told:
-            bury(view, OTHER.peer_id)
-        told.extend(changes)
-        await trio.lowlevel.checkpoint()
-
     with trio.move_on_after(1):  # nothing changes after it
-        await follow(view, trio.sleep_forever, tell)
+        async for changes in changes_of(view, trio.sleep_forever):
+            if not told:
+                bury(view, OTHER.peer_id)
+            told.extend(changes)
     assert [(change["host"], change["state"]) for change in told] == [
         ("other", "alive"),
         ("other", "dead"),

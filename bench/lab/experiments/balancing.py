@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
 
-from bench.lab.errors import BadInput, alone
+from bench.lab.errors import BadInput
 from bench.lab.reporting.network import open_tested
 from bench.lab.reporting.plan import Scaling, Variant
+from overlay.errors import alone
 from overlay.settings import NodeSettings
 from registry.settings import CliSettings
 

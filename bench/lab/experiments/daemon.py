@@ -20,10 +20,10 @@ from bench.lab.experiments import queries
 from bench.lab.experiments.balancing import Balanced, without_network
 from bench.lab.experiments.carrying_out import Note, carry_out
 from bench.lab.experiments.recording import OpenNodes, record
-from bench.lab.experiments.records import Experiment, Task
+from bench.lab.experiments.records import Experiment
 from bench.lab.experiments.status import Change
 from bench.lab.experiments.store import Store
-from bench.lab.experiments.submission import policy_of, steps_of
+from bench.lab.experiments.submission import Work, work_of
 from bench.lab.experiments.telemetry import PERIOD_S
 from bench.lab.load_hosts import LoadHosts
 from overlay.errors import MyxoError
@@ -196,9 +196,9 @@ class Daemon:
             await self._store.write(queries.add_event, exp_id, self._clock(), name, value)
 
         try:
-            task = await self._store.read(queries.task, exp_id)
-            async with self._spread(task, note):
-                await carry_out(steps_of(task), self._hosts, exp_id, note)
+            work = work_of(await self._store.read(queries.task, exp_id))
+            async with self._spread(work, note):
+                await carry_out(work.steps, self._hosts, exp_id, note)
             with trio.move_on_after(FLUSH_TIMEOUT_S) as flushing:
                 await self._hosts.flush()
             if flushing.cancelled_caught:
@@ -208,19 +208,17 @@ class Daemon:
         return Change.FINISH, ""
 
     @asynccontextmanager
-    async def _spread(self, task: Task, note: Note) -> AsyncIterator[None]:
-        """Have the services spread as the task says; of several tasks that say so, one at a time.
+    async def _spread(self, work: Work, note: Note) -> AsyncIterator[None]:
+        """Have services spread as is said; of several experiments that say so, one at a time.
 
         Raises:
             MyxoError: that cannot be.
         """
-        said = policy_of(task)
-        if said is None:
+        if work.policy is None:
             yield
             return
-        services, policy = said
-        async with self._one_policy, self._balanced(services, policy):
-            await note("policy", f"{policy} {' '.join(services)}")
+        async with self._one_policy, self._balanced(work.services, work.policy):
+            await note("policy", f"{work.policy} {' '.join(work.services)}")
             yield
 
     async def _tell_ends(self) -> None:

@@ -10,8 +10,8 @@ REST API has it, in `experiment` with the id called `id`. A field that is not kn
 is a slip of somebody who would wonder later why it had no effect.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import (
     AliasChoices,
@@ -84,26 +84,30 @@ def read_submission(body: str | bytes | Mapping[str, Any]) -> Submission:
         body = json_object(body, most_bytes=MAX_BODY_BYTES)
     storable(body)
     submission = validated(Submission, body)
-    steps_of(submission.task())
+    work_of(submission.task())
     return submission
 
 
-def steps_of(task: Task) -> tuple[Step, ...]:
-    """Return what is to be done for a task, step by step.
+class Work(NamedTuple):
+    """What is to be done for a task.
+
+    Attributes:
+        steps: one after the other.
+        services, policy: which are spread by which policy meanwhile; None leaves all as they are.
+    """
+
+    steps: tuple[Step, ...]
+    services: Sequence[str] = ()
+    policy: str | None = None
+
+
+def work_of(task: Task) -> Work:
+    """Return what is to be done for a task.
 
     Raises:
         BadInput: it cannot be done as it is written.
     """
     if task.configuration is not None:
-        return from_configuration(validated(Configuration, task.configuration))
-    return from_instructions(task.instructions or "")
-
-
-def policy_of(task: Task) -> tuple[list[str], str] | None:
-    """Return which services a task has spread by which policy; None if it leaves them alone."""
-    if task.configuration is None:
-        return None
-    configuration = validated(Configuration, task.configuration)
-    if configuration.policy is None:
-        return None
-    return configuration.services, configuration.policy
+        said = validated(Configuration, task.configuration)
+        return Work(from_configuration(said), said.services, said.policy)
+    return Work(from_instructions(task.instructions or ""))

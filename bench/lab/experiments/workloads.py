@@ -113,8 +113,9 @@ class Configuration(BaseModel):
                     f"workloads[{number}].ticks: there are {len(workload.ticks)}, and duration / "
                     f"interval is {round(wanted)}"
                 )
-        for number, service in enumerate(self.services):
-            if service in self.services[:number]:
+        services = self.services
+        for number, service in enumerate(services):
+            if service in services[:number]:
                 raise ValueError(f"workloads[{number}].service: {service!r} has a workload already")
         return self
 

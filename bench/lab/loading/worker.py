@@ -31,7 +31,7 @@ from bench.lab.loading.sender import Limits
 from bench.lab.loading.target import Target, target_of
 from bench.machine import open_many_files
 from overlay.cli import FAILED, YOUNG_OBJECTS
-from overlay.errors import MyxoError
+from overlay.errors import MyxoError, alone
 
 TELL_S = 1.0
 """Between two tellings of what was done so far."""
@@ -102,11 +102,10 @@ def main() -> None:
 
 
 def _refuse(exc: BaseException) -> None:
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    if not isinstance(exc, MyxoError):
-        raise exc
-    _say({"error": str(exc)})
+    error = alone(exc)
+    if not isinstance(error, MyxoError):
+        raise error
+    _say({"error": str(error)})
     sys.exit(FAILED)
 
 

@@ -6,7 +6,6 @@ import { byId, el, repeated } from "./dom.js";
 import { fillFigures } from "./figures.js";
 import { isOver } from "./words.js";
 
-export const MOST = 8; // that the API compares
 const REFRESH_MS = 2000;
 
 const query = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");

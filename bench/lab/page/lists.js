@@ -1,8 +1,9 @@
 // The experiments: what waits, what runs, what has ended; some on a page, always fresh.
 
 import { call, get, remove } from "./api.js";
-import { MOST, addressOf } from "./compare.js";
+import { addressOf } from "./compare.js";
 import { attempt, byId, confirmed, el, notice, repeated } from "./dom.js";
+import { MOST_COMPARED } from "./submission.js";
 import { length, moment, took } from "./words.js";
 
 const PAGE = 8;
@@ -104,7 +105,7 @@ function choice(experiment) {
 }
 
 function allowComparing() {
-  byId("compare").disabled = chosen.size < 2 || chosen.size > MOST;
+  byId("compare").disabled = chosen.size < 2 || chosen.size > MOST_COMPARED;
 }
 
 async function cancel(list, experiment) {

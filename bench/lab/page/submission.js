@@ -6,7 +6,7 @@ import { AS_DEFINED } from "./words.js";
 export const CLIENTS = 3;
 export const MOST = 1000;
 export const MOST_TICKS = 100000;
-export const MOST_POLICIES = 8; // experiments can be shown side by side
+export const MOST_COMPARED = 8; // experiments that the API shows side by side, one for each policy
 
 const UNITS = { ms: 0.001, s: 1, m: 60, min: 60, h: 3600, "": 1 };
 
@@ -52,7 +52,7 @@ export function problemsOf(form) {
   if (problems.length === 0 && Number.isNaN(count)) problems.push("The duration is no multiple of the interval.");
   if (count > MOST_TICKS) problems.push(`There are ${count} intervals; ${MOST_TICKS} are the most. Make the interval longer.`);
   if (form.policies.length === 0) problems.push("No balancing policy is chosen: choose one, or “as defined”.");
-  if (form.policies.length > MOST_POLICIES) problems.push(`${form.policies.length} balancing policies are chosen; ${MOST_POLICIES} are the most.`);
+  if (form.policies.length > MOST_COMPARED) problems.push(`${form.policies.length} balancing policies are chosen; ${MOST_COMPARED} are the most.`);
   if (form.workloads.length === 0) problems.push("There is no workload: add one.");
   form.workloads.forEach((workload, i) => {
     for (const problem of problemsOfWorkload(workload, count)) problems.push(`Workload ${i + 1}: ${problem}`);

@@ -22,7 +22,7 @@ from overlay.names import ServiceName, service_name
 from overlay.node import Node, open_node
 from overlay.records import InstanceState, Role
 from overlay.spec import ServiceSpec
-from overlay.watching import Watcher
+from overlay.watching import changes_of
 from registry.client import RegistryClient, next_revision
 from registry.settings import CliSettings
 
@@ -104,13 +104,11 @@ class NetworkUnderTest:
 
     async def watch(self) -> None:
         """Note what becomes of instances, until cancelled."""
-        watcher = Watcher(self._node.view)
         services: dict[tuple[str, str], str] = {}
-        while True:
-            for seen in watcher.changes():
+        async for changes in changes_of(self._node.view, self._node.changed):
+            for seen in changes:
                 if "instance" in seen:
                     self.lives.take(_change(seen, services))
-            await self._node.changed()
 
     def _is_settled(self, service: ServiceName, least: int) -> bool:
         generation = self._generations.get(service, 0)

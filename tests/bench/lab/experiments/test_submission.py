@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from bench.lab.errors import BadInput
-from bench.lab.experiments.submission import MAX_BODY_BYTES, read_submission, steps_of
+from bench.lab.experiments.submission import MAX_BODY_BYTES, read_submission, work_of
 
 TICKS = {"duration": "4s", "interval": "2s", "workloads": [{"service": "s", "ticks": [1, 2]}]}
 
@@ -29,7 +29,7 @@ def test_they_may_stand_where_the_rest_api_has_them() -> None:
 
 def test_what_is_kept_means_the_same_when_it_is_read_again() -> None:
     task = read_submission({"configuration": TICKS}).task()
-    assert steps_of(task) == steps_of(read_submission({"configuration": task.configuration}).task())
+    assert work_of(task) == work_of(read_submission({"configuration": task.configuration}).task())
 
 
 @pytest.mark.parametrize(
