@@ -9,6 +9,7 @@ never touched.
 tests hold them all to it.
 """
 
+import signal
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -23,6 +24,9 @@ LOG_TAIL_BYTES = 16 * 1024
 
 STOP_GRACE_S = 3.0
 """Seconds between the polite signal and the hard one; no request is in flight any more."""
+
+_KILLED = 128 + signal.SIGKILL
+"""What ended for its memory ends so, and an engine does not always hear that it was for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ class PostMortem:
             return "it was killed for using more memory than its MemoryReq"
         if self.exit_code is None:
             return "it ended"
-        return f"it ended with exit code {self.exit_code}"
+        why = " (killed, perhaps for its memory)" if self.exit_code == _KILLED else ""
+        return f"it ended with exit code {self.exit_code}{why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,23 @@ async def test_the_command_replaces_the_images_and_is_run_by_a_shell(
 
 
 async def test_memory_over_the_limit_ends_the_container_and_is_said(
-    runtime: DockerRuntime, image: Image
+    runtime: DockerRuntime, engine: docker.APIClient, image: Image
 ) -> None:
-    hog = "busybox dd if=/dev/zero of=/dev/null bs=200M count=1; busybox sleep 0.5; exit 137"
-    launch = await created(runtime, ServiceSpec(image=image, memory_mib=16, command=hog))
+    """The engine hears of the kernel's deed some time after it, and of none before it watches."""
+    hog = "busybox dd if=/dev/zero of=/dev/null bs=200M count=1"
+    waits = f"trap '{hog}' USR1; echo up; while :; do busybox sleep 0.1; done"
+    launch = await created(runtime, ServiceSpec(image=image, memory_mib=16, command=waits))
     await runtime.start(launch.id)
+    name = container_name(launch.service, launch.id)
+    log = engine.logs(name, stream=True)
+    assert await trio.to_thread.run_sync(next, log) == b"up\n"
+    close_stream(log)
+    told = engine.events(decode=True, filters={"event": "oom", "container": name})
+    engine.kill(name, signal="SIGUSR1")
+    with trio.fail_after(30):
+        await trio.to_thread.run_sync(next, told)
+    close_stream(told)
+    engine.kill(name)
     await runtime.exited(launch.id)
     end = await runtime.post_mortem(launch.id)
     assert end.oom_killed
