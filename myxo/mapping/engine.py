@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import trio
 
 from myxo.mapping.items import Items, WindowItems
+from myxo.mapping.loops import LOOPS, LoopThread
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
@@ -57,7 +58,7 @@ class Work(Protocol):
 
 
 class Engine:
-    """Runs a map in a thread of its own, from `start` to the mailbox's end.
+    """Runs a map in a thread that only it has, from `start` to the mailbox's end.
 
     Args:
         work: what is done with each item.
@@ -75,15 +76,13 @@ class Engine:
         if items.count is not None:
             self._supply.offer(items.count)
             self._supply.close()
-        self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
-        self._running = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="myxo.map", daemon=True)
+        self._over = threading.Event()
+        self._loop: LoopThread | None = None
 
     def start(self) -> None:
-        """Begin; return when `give`, `took` and `cancel` may be called."""
-        self._thread.start()
-        self._running.wait()
+        """Begin; `give`, `took` and `cancel` may be called then."""
+        self._loop = LOOPS.begin(self._within, self._end)
 
     def give(self, items: list[Any], *, ended: bool) -> None:
         """Hand over more of the input; from any thread."""
@@ -107,28 +106,17 @@ class Engine:
         self._soon(self._scope.cancel)
 
     def join(self) -> None:
-        """Wait for the thread's end; it is near once the map has ended or was cancelled."""
-        self._thread.join()
+        """Wait for the map's end; it is near once that was cancelled."""
+        self._over.wait()
 
     def _soon(self, call: Callable[[], None]) -> None:
-        try:
-            if self._token is not None:
-                self._token.run_sync_soon(call)
-        except trio.RunFinishedError:
-            return
-
-    def _main(self) -> None:
-        error: BaseException | None = None
-        try:
-            trio.run(self._within)
-        except BaseException as exc:  # noqa: BLE001  (it is raised where the caller waits)
-            error = exc
-        finally:
-            self._running.set()
-            self._mailbox.end(error)
+        if self._loop is not None and not self._over.is_set():
+            self._loop.call_soon(call)
 
     async def _within(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._running.set()
         with self._scope:
             await self._run.run()
+
+    def _end(self, error: BaseException | None) -> None:
+        self._mailbox.end(error)
+        self._over.set()

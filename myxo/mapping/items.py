@@ -1,5 +1,6 @@
 """A map's input as chunks: a sequence as it lies, or a window of what was read from an iterable."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -13,11 +14,20 @@ class Items(Protocol):
 
     count: int | None
 
-    def take(self, indices: range) -> list[Any]:
+    def take(self, indices: range) -> Sequence[Any]:
         """Return the items of a chunk; they may be asked for again until they are done."""
 
     def done(self, indices: range) -> None:
         """Let go of items whose outcomes are there."""
+
+
+def _travels(part: object) -> bool:
+    """Whether a part of a sequence is as good as its items in a list, and no larger.
+
+    Of an array one is a single buffer. What others are, and how they are pickled, is not known.
+    """
+    numpy = sys.modules.get("numpy")
+    return type(part) in {list, tuple, range} or (numpy is not None and type(part) is numpy.ndarray)
 
 
 class SequenceItems:
@@ -27,10 +37,10 @@ class SequenceItems:
         self.count: int | None = len(sequence)
         self._sequence = sequence
 
-    def take(self, indices: range) -> list[Any]:
-        """Return the items of a chunk."""
-        items = self._sequence[indices.start : indices.stop]
-        return items if isinstance(items, list) else list(items)
+    def take(self, indices: range) -> Sequence[Any]:
+        """Return the items of a chunk, as a part of the sequence where that travels well."""
+        part = self._sequence[indices.start : indices.stop]
+        return part if _travels(part) else list(part)
 
     def done(self, indices: range) -> None:
         """Nothing is held for the map."""
@@ -53,7 +63,7 @@ class WindowItems:
             self._read += 1
         return self._read - before
 
-    def take(self, indices: range) -> list[Any]:
+    def take(self, indices: range) -> Sequence[Any]:
         """Return the items of a chunk."""
         return [self._held[index] for index in indices]
 

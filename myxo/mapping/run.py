@@ -7,7 +7,7 @@ has started, or the word that there is no room.
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from math import ceil
 from typing import Any
@@ -321,7 +321,7 @@ class MapRun(Flow):
         self._hand_over(Outcomes(range(index, index + 1), [None], {index: fault}, lane.worker))
 
 
-def _packed(items: list[Any], start: int) -> list[Any]:
+def _packed(items: Sequence[Any], start: int) -> list[Any]:
     """Return items as parts.
 
     Raises:

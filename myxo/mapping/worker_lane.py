@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -96,7 +96,7 @@ class Chunk:
 
     id: int
     start: int
-    items: list[Any]
+    items: Sequence[Any]
     since: float
     began: float
     values: list[Any] = field(default_factory=list)
