@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.machine import memory_mib
+from bench.map.copies import copies_of_an_array
 from bench.map.engines import Engine, Loop, Myxo
 from bench.map.tasks import factorial, mean, noop, paced
 
@@ -96,6 +97,13 @@ def arrays(engine: Engine, count: int, mebibytes: int) -> float:
     took_s = time.perf_counter() - began
     _check(results == [float(n) for n in range(count)])
     return took_s
+
+
+def copies(engine: Engine, mebibytes: int) -> dict[str, float]:
+    """Return the copies of one array on its way `there` and `back`, each ÷ its size."""
+    if not isinstance(engine, Myxo):
+        raise TypeError("others' memory is not all Python's")
+    return copies_of_an_array(mebibytes << 20)
 
 
 def pauses(
@@ -190,6 +198,7 @@ JOBS: Mapping[str, Callable[..., Any]] = {
     "noops": noops,
     "noops_each": noops_each,
     "arrays": arrays,
+    "copies": copies,
     "pauses": pauses,
     "flow": flow,
     "flow_until": flow_until,

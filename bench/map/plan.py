@@ -78,6 +78,7 @@ class Found:
         speed: `speed_items` factorials of 1000.
         sizes, values: the sweeps; over a lab the contenders are the loop and each link.
         arrays: all of them.
+        copies: of one array on its way, see `copies.py`.
         paced: with four workers: `undisturbed`, `slow`, `killed`.
         paced_workers: how many took part in each of these.
         memory: of the caller, see `jobs.flow`.
@@ -91,6 +92,7 @@ class Found:
     sizes: Sweep = field(default_factory=dict)
     values: Sweep = field(default_factory=dict)
     arrays: dict[str, list[float]] = field(default_factory=dict)
+    copies: dict[str, float] = field(default_factory=dict)
     paced: dict[str, list[float]] = field(default_factory=dict)
     paced_workers: list[int] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)

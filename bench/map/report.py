@@ -177,6 +177,7 @@ def _measure_arrays(found: Found, those: Contenders, plan: Plan) -> None:
         plan.runs,
         lambda name: float(those[name].ask("arrays", count=plan.arrays, mebibytes=ARRAY_MIB)),
     )
+    found.copies = those["myxo"].ask("copies", mebibytes=ARRAY_MIB)
 
 
 def _measure_trouble(found: Found, one: Contender, plan: Plan) -> None:

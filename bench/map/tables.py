@@ -27,6 +27,7 @@ def figures_of(found: Found, plan: Plan) -> dict[str, Any]:
         said |= _link_figures(found, plan)
     if found.arrays:
         said["arrays_ratio_ray"] = f.ratio(found.arrays, "myxo", "ray")
+        said["array_copies"] = found.copies
     if found.memory:
         said["flow_items"] = plan.flow_items
         said["flow_growth_mib"] = found.memory["most_mib"] - found.memory["settled_mib"]
@@ -228,6 +229,8 @@ def _trouble_table(found: Found, plan: Plan) -> str:
         what = f"{plan.arrays} arrays of {ARRAY_MIB} MiB, s"
         share = f"{said['arrays_ratio_ray']:.2f} of Ray's"
         rows.append([what, spread(found.arrays["myxo"]).text(2), share])
+        ways = ", ".join(f"{times:.2f} {way}" for way, times in found.copies.items())
+        rows.append(["copies of such an array beyond the kernel's", ways, ""])
     what = f"{plan.paced_items:,} items of {plan.pause_s * 1000:g} ms"
     least = said.get("paced_workers_least", TROUBLED_WORKERS)
     fewer = "" if least >= TROUBLED_WORKERS else f"\n\nin one of these only {least} took part"

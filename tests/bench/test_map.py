@@ -63,6 +63,7 @@ def found() -> Found:
         sizes={100: {"loop": [1.0], "myxo": [2.0]}, 10_000: {"loop": [2.0], "myxo": [1.0]}},
         values={100: {"loop": [1.0], "myxo": [2.0]}},
         arrays={"myxo": [1.0], "ray": [4.0]},
+        copies={"there": 0.01, "back": 1.0},
         paced=paced,
         paced_workers=[4, 4, 5],
         memory={"settled_mib": 50.0, "most_mib": 51.5},
@@ -90,6 +91,7 @@ def test_ratios_are_what_the_page_says() -> None:
     assert said["killed_ratio"] == pytest.approx(1.2)
     assert said["flow_growth_mib"] == pytest.approx(1.5)
     assert said["arrays_ratio_ray"] == pytest.approx(0.25)
+    assert said["array_copies"] == {"there": 0.01, "back": 1.0}
     assert said["cold_alone_ms"] == pytest.approx(60)
     assert said["cold_beside_map_ms"] == pytest.approx(200)
     assert said["cold_beside_map_max_ms"] == pytest.approx(300)

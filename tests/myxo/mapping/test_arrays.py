@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import myxo
+from bench.map.copies import copies_of_an_array
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -79,3 +80,9 @@ def test_exceptions_of_these_libraries_come_back(worker: str) -> None:
         myxo.map_sync(np.linalg.inv, [np.zeros((2, 2))], proxy=worker)
     with pytest.raises(KeyError, match="nothing"):
         myxo.map_sync(lambda f: f["nothing"], [pd.DataFrame({"a": [1]})], proxy=worker)
+
+
+def test_neither_end_copies_an_array(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYXO_PROXY", worker)
+    copies = copies_of_an_array(8 << 20)
+    assert all(0 <= copies[way] < 0.1 for way in ("there", "back"))
