@@ -40,17 +40,19 @@ class Person:
 
 
 @pytest.fixture
-async def person(autojump_clock: MockClock) -> AsyncIterator[Person]:
+async def person() -> AsyncIterator[Person]:
     kept = KeptTraces()
     async with open_in_memory(["h1", "h2", "pico"], kept) as hosts:
         yield Person(hosts, kept)
 
 
-async def test_the_seeds_session_runs_as_it_is_written(person: Person) -> None:
+async def test_the_seeds_session_runs_as_it_is_written(
+    person: Person, autojump_clock: MockClock
+) -> None:
     assert await person.types("hosts h.*") == ["h1", "h2"]
     assert await person.types("spawn h1 squeezenet 2") == ["h1:squeezenet:0", "h1:squeezenet:1"]
     await person.types("rps h1 squeezenet 2.5")
-    await person.types("sleep 4")
+    await person.types("sleep 3.6")  # each of the two clients sends at 0, 0.8, 1.6, 2.4 and 3.2 s
     await person.types("rps h1 squeezenet 0")
     assert len(person.kept.traces) >= 10
     assert await person.types("info") == [
@@ -111,7 +113,7 @@ async def test_help_shows_usage_parameters_and_an_example(person: Person) -> Non
         await person.types("exit")
 
 
-async def test_requests_by_number_are_waited_for(person: Person) -> None:
+async def test_requests_by_number_are_waited_for(person: Person, autojump_clock: MockClock) -> None:
     await person.types("spawn h. a 2")
     await person.types("request h1 a 10 0.5")
     assert [trace.client for trace in person.kept.traces].count("h1:a:0") == 10
