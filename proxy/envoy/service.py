@@ -115,17 +115,37 @@ async def run_envoy(
             hold = partial(
                 trio.serve_listeners, serve, [listener], handler_nursery=grace.connections
             )
-            scopes = trio.CancelScope(), trio.CancelScope()
-            grace.connections.start_soon(_within, scopes[0], hold)
-            grace.lasting.start_soon(_within, scopes[1], engine.run)
-            try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(process.run)
-                    log.info("envoy.ready", pid=process.pid, admin=str(files.admin))
-                    task_status.started(engine)
-            finally:
-                for scope in scopes:
-                    scope.cancel()
+            async with (
+                going_on(grace.connections, hold),
+                going_on(grace.lasting, engine.run),  # it writes into the folder
+                trio.open_nursery() as nursery,
+            ):
+                await nursery.start(process.run)
+                log.info("envoy.ready", pid=process.pid, admin=str(files.admin))
+                task_status.started(engine)
+
+
+@asynccontextmanager
+async def going_on(
+    nursery: trio.Nursery, run: Callable[[], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """Have something run in a nursery that outlasts the block; it has ended behind that."""
+    scope, over = trio.CancelScope(), trio.Event()
+
+    async def run_within() -> None:
+        try:
+            with scope:
+                await run()
+        finally:
+            over.set()
+
+    nursery.start_soon(run_within)
+    try:
+        yield
+    finally:
+        scope.cancel()
+        with trio.CancelScope(shield=True):
+            await over.wait()
 
 
 @contextmanager
@@ -137,11 +157,6 @@ def in_memory(key: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-async def _within(scope: trio.CancelScope, run: Callable[[], Awaitable[object]]) -> None:
-    with scope:
-        await run()
 
 
 async def _listen_at(path: Path) -> trio.SocketListener:
