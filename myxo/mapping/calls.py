@@ -165,7 +165,6 @@ class _Passage:
         notify: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._mailbox = Mailbox(notify)
         self._held: dict[int, Outcomes] = {}
         self._next = 0
         self._input: Iterator[Any] = iter(())
@@ -178,6 +177,9 @@ class _Passage:
         else:
             self._input = iter(items)
         self._bar = _bar(settings, source.count)
+        # Who waits for all is not woken by each: its thread would wait for workers' processors.
+        each = self._bar is not None or settings.untaken is not None
+        self._mailbox = Mailbox(notify, each=each)
         self._engine = Engine(work, source, self._mailbox, settings)
         self._engine.start()
 

@@ -30,10 +30,12 @@ class Mailbox:
 
     Args:
         notify: called, in the filling thread, when there is something to take.
+        each: have that be called for all outcomes, and not only for those with a fault.
     """
 
-    def __init__(self, notify: Callable[[], None]) -> None:
+    def __init__(self, notify: Callable[[], None], *, each: bool = True) -> None:
         self._notify = notify
+        self._each = each
         self._lock = threading.Lock()
         self._outcomes: deque[Outcomes] = deque()
         self._wanted = 0
@@ -44,7 +46,8 @@ class Mailbox:
         """Hand over outcomes."""
         with self._lock:
             self._outcomes.append(outcomes)
-        self._notify()
+        if self._each or outcomes.faults:
+            self._notify()
 
     def want(self, items: int) -> None:
         """Ask for so many items of the input."""

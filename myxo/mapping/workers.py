@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 
 import trio
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from myxo.mapping.lane import Lane, open_lane
 from myxo.mapping.owner import owner
 from myxo.services.proxy_address import ProxyAddress
 from overlay.identity import Identity
-from overlay.names import ServiceName, service_name
+from overlay.names import PeerId, ServiceName, service_name
 from overlay.spec import ServiceSpec
 
 COMMAND = 'exec "$SERVICE_PYTHON" -m myxo.mapping.worker'
@@ -35,6 +36,9 @@ CORE_MILLICORES = 1000
 
 CONTAINER_MIB = 1024
 """What a container may have; it is killed at more."""
+
+KEPT = 16
+"""Of what was found out for an earlier map: it takes as long as some thousand small items do."""
 
 RESOURCES = ("cpu_millicores", "memory_mib")
 """What a map may say that a worker needs, as in a definition."""
@@ -130,6 +134,11 @@ def _needing(workers: Workers, resources: Mapping[str, int]) -> Workers:
 
 def process_workers(proxy: ProxyAddress) -> Workers:
     """Return workers that are processes of the machines' users, a core each."""
+    return _process_workers(proxy, owner().peer_id)
+
+
+@lru_cache(maxsize=KEPT)
+def _process_workers(proxy: ProxyAddress, _owner: PeerId) -> Workers:
     spec = ServiceSpec(
         process=COMMAND,
         concurrency=1,
