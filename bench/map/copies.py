@@ -17,8 +17,6 @@ Array = Any
 def start_tracing(_: object = None) -> None:
     """Count memory from now on, from nothing."""
     tracemalloc.start()
-    tracemalloc.clear_traces()
-    tracemalloc.reset_peak()
 
 
 def most_traced(_: object = None) -> int:

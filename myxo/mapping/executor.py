@@ -8,7 +8,7 @@ been none for a while it ends, and frees its workers, until the next call begins
 import concurrent.futures
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
@@ -97,7 +97,7 @@ class _Calls(WindowItems):
         super().__init__()
         self._futures = futures
 
-    def take(self, indices: range) -> Sequence[Any]:
+    def take(self, indices: range) -> list[Any]:
         """Return the calls of a chunk, None for one that was cancelled."""
         return [
             item if _has_begun(self._futures.get(index)) else None

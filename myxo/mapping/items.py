@@ -63,7 +63,7 @@ class WindowItems:
             self._read += 1
         return self._read - before
 
-    def take(self, indices: range) -> Sequence[Any]:
+    def take(self, indices: range) -> list[Any]:
         """Return the items of a chunk."""
         return [self._held[index] for index in indices]
 

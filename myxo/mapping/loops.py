@@ -11,8 +11,7 @@ from contextlib import suppress
 
 import trio
 
-KEEP_S = 1.0
-"""As long as the lanes of a map that has ended."""
+from myxo.mapping.spare_lanes import KEEP_S
 
 Task = Callable[[], Awaitable[None]]
 Ended = Callable[[BaseException | None], None]
