@@ -1,14 +1,16 @@
 """What goes over a lane: frames of a kind, a chunk's number and a payload.
 
-A lane is an HTTP/1.1 connection to a worker that was upgraded to `myxo-map/2`. The worker says what
+A lane is an HTTP/1.1 connection to a worker that was upgraded to `myxo-map/3`. The worker says what
 it is (HELLO). For each function the caller sends its digest (BEGIN), and the function itself where
 the worker asks for it (NEED, FUNCTION); one that cannot be used there is REFUSED. Then chunks go
 one way (CHUNK), outcomes the other (OUTCOMES), as they are computed; a chunk may be told to end
-earlier (STOP). A worker that serves others too says when it turns to them and leaves what came for
-later (AWAY), and when it is back (BACK). A caller says that it sends no more (BYE), and so does a
-worker that is to end: it takes nothing new, and what it still answers counts. An end of the
-connection without it is a loss, and what was computed there may be to blame. Where frames go past
-the proxy (`shortcuts.py`), the worker says there from time to time that it is used (STILL).
+earlier (STOP). An item that may be to blame for the loss of a worker is sent as one that is RISKED,
+and the next worker says when it has BEGUN with it. A worker that serves others too says when it
+turns to them and leaves what came for later (AWAY), and when it is back (BACK). A caller says that
+it sends no more (BYE), and so does a worker that is to end: it takes nothing new, and what it still
+answers counts. An end of the connection without it is a loss, and what was computed there may be to
+blame. Where frames go past the proxy (`shortcuts.py`), the worker says there from time to time that
+it is used (STILL).
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-PROTOCOL = "myxo-map/2"
+PROTOCOL = "myxo-map/3"
 
 HEAD = struct.Struct("!BIQH")
 """Kind, chunk, the index behind the payload's last item or 0, and the number of parts."""
@@ -57,6 +59,8 @@ class Kind(IntEnum):
     AWAY = 10
     BACK = 11
     STILL = 12
+    RISKED = 13
+    BEGUN = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Frame:
     Attributes:
         kind: what it is for.
         chunk: the number of the chunk that it is about, or 0.
-        upto: of STOP and OUTCOMES, the index behind the last; of CHUNK, its first index.
+        upto: of STOP and OUTCOMES, the index behind the last; of CHUNK and RISKED, its first index.
         parts: the payload.
     """
 

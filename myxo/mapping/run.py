@@ -250,7 +250,8 @@ class MapRun(Flow):
         """Return a chunk as it was given out: once others have their turn, they may take of it."""
         parts = _packed(self._items.take(range(chunk.start, chunk.stop)), chunk.start)
         self._schedule.sent(chunk, _size(parts))
-        return Frame(Kind.CHUNK, number, chunk.start, parts)
+        kind = Kind.RISKED if chunk.is_risked else Kind.CHUNK
+        return Frame(kind, number, chunk.start, parts)
 
     async def _tell_shortened(self) -> None:
         for told in self._schedule.shortenings():
@@ -268,6 +269,8 @@ class MapRun(Flow):
             match frame.kind:
                 case Kind.OUTCOMES:
                     await self._heard_outcomes(lane, chunks, frame)
+                case Kind.BEGUN:
+                    self._heard_begun(chunks, frame)
                 case Kind.NEED:
                     await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
                 case Kind.REFUSED:
@@ -281,6 +284,10 @@ class MapRun(Flow):
                     self._schedule.leaves(key)
                 case _:
                     raise MalformedFrame(f"{frame.kind.name} is not for a caller")
+
+    def _heard_begun(self, chunks: dict[int, Chunk], frame: Frame) -> None:
+        if frame.chunk in chunks:
+            self._schedule.begun(chunks[frame.chunk])
 
     async def _heard_outcomes(self, lane: Lane, chunks: dict[int, Chunk], frame: Frame) -> None:
         # A worker goes through its chunks in order: nothing more comes of the ones before.

@@ -12,7 +12,8 @@ counts (backup tasks, Dean and Ghemawat 2004). Each index has exactly one outcom
 
 A lane that is lost gives its items back in pieces, so that an item that kills its worker is soon
 alone in its chunk; one that was alone and lost its worker too often is abandoned with that error.
-Where the worker was to end, or was at another map's items, what it had of this one is not to blame.
+Where the worker was to end, or was at another map's items, what it had of this one is not to blame;
+nor is an item under suspicion that the worker had not begun.
 """
 
 from collections import Counter, deque
@@ -66,6 +67,9 @@ class Chunk:
         done: the first index that the lane has not answered.
         sent_at, moved_at: when it was given out, and when `done` last moved or its turn came.
         began_idle: whether the lane had nothing else to do then.
+        is_risked: whether it is an item that was alone once when its worker was lost: the worker
+            says when it begins it.
+        has_begun: whether it has said so.
         busy_s, away_s: that the worker computed of it, and others' items meanwhile, in seconds.
     """
 
@@ -77,6 +81,8 @@ class Chunk:
     sent_at: float
     moved_at: float
     began_idle: bool
+    is_risked: bool = False
+    has_begun: bool = False
     busy_s: float = 0.0
     away_s: float = 0.0
 
@@ -206,10 +212,11 @@ class Schedule:
         abandoned = []
         for chunk in gone.chunks:
             alone = chunk.stop - chunk.start == 1 and not blameless
-            if alone:
+            to_blame = alone and (chunk.has_begun or not chunk.is_risked)
+            if to_blame:
                 self._lost_alone[chunk.start] += 1
             for missing in self._uncovered(chunk):
-                if alone and self._lost_alone[chunk.start] > LOSSES:
+                if to_blame and self._lost_alone[chunk.start] > LOSSES:
                     abandoned += [index for one in self._take_in(missing, now) for index in one]
                 else:
                     self._backlog.give_back(_pieces(missing))
@@ -241,6 +248,10 @@ class Schedule:
         """Take in how many bytes the items of a chunk were."""
         for pace in self._paces(chunk.lane):
             pace.sent(chunk.stop - chunk.start, size)
+
+    def begun(self, chunk: Chunk) -> None:
+        """Take in that a worker begins an item that is risked."""
+        chunk.has_begun = True
 
     def answered(
         self, chunk: Chunk, upto: int, busy_s: float, now: float, again: Collection[int] = ()
@@ -335,7 +346,15 @@ class Schedule:
     def _give(self, lane: LaneId, given: range, now: float) -> Chunk:
         one = self._lanes[lane]
         chunk = Chunk(
-            next(self._ids), lane, given.start, given.stop, given.start, now, now, not one.chunks
+            next(self._ids),
+            lane,
+            given.start,
+            given.stop,
+            given.start,
+            now,
+            now,
+            not one.chunks,
+            is_risked=len(given) == 1 and self._lost_alone[given.start] > 0,
         )
         one.chunks.append(chunk)
         one.last_size = len(given)

@@ -46,6 +46,7 @@ class Load:
         begins_at: seconds after the beginning.
         cost: how many times longer its items take than the workers say.
         whole: whether its input is a sequence; else it is read as the schedule wants.
+        kills: items that end a worker in the moment that it begins them.
     """
 
     items: int
@@ -53,6 +54,7 @@ class Load:
     begins_at: float = 0.0
     cost: float = 1.0
     whole: bool = False
+    kills: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -262,14 +264,17 @@ class Simulation:
         seat.gone = True
         self._seats.remove(seat)
         for lane in seat.lanes:
-            one = lane.of
-            del one.lanes[lane.id]
-            for index in one.load.schedule.lost(lane.id, self._now):
-                one.outcome.abandoned.append(index)
-                self._count(one, [range(index, index + 1)])
+            self._hear(lane, partial(self._lose, lane))
         if seat.worker.returns_after_s is not None:
             again = replace(seat.worker, dies_at=None, told_at=None)
             self._after(seat.worker.returns_after_s, partial(self._join, again))
+
+    def _lose(self, lane: _Lane) -> None:
+        one = lane.of
+        del one.lanes[lane.id]
+        for index in one.load.schedule.lost(lane.id, self._now):
+            one.outcome.abandoned.append(index)
+            self._count(one, [range(index, index + 1)])
 
     def _arrive(self, lane: _Lane, chunk: Chunk, stop: int) -> None:
         seat = lane.seat
@@ -314,10 +319,12 @@ class Simulation:
         chunk, seat = lane.chunks[0], lane.seat
         if lane.index is None:
             lane.index = lane.said = chunk.start
+            if chunk.is_risked:
+                self._hear(lane, partial(lane.of.load.schedule.begun, chunk))
         if lane.index >= lane.stops[chunk.id]:
             self._end_turn(lane, done=True)
             return
-        if lane.index in seat.worker.killed_by:
+        if lane.index in seat.worker.killed_by | lane.of.load.kills:
             self._die(seat)
             return
         took_s = seat.worker.item_s(lane.index) * lane.of.load.cost

@@ -223,7 +223,7 @@ class WorkerLane:
                     self._note_stop(frame)
                 case Kind.BEGIN | Kind.FUNCTION:
                     self._setup.append(frame)
-                case Kind.CHUNK:
+                case Kind.CHUNK | Kind.RISKED:
                     self._chunks.append(frame)
                 case Kind.BYE:
                     return
@@ -367,6 +367,8 @@ class WorkerLane:
 
     def _next_chunk(self) -> Chunk | None:
         frame = self._chunks.popleft()
+        if frame.kind is Kind.RISKED:  # before it is unpickled, which may be what ends the process
+            self.send(Frame(Kind.BEGUN, frame.chunk))
         now = time.monotonic()
         try:
             return Chunk(frame.chunk, frame.upto, unpack(frame.parts), now, now)

@@ -297,6 +297,30 @@ def test_an_item_is_not_abandoned_for_workers_that_ended_for_other_reasons(
     assert schedule.waiting == 1
 
 
+@given(
+    kills=st.frozensets(st.integers(0, 30), min_size=1, max_size=3),
+    one_way_s=st.sampled_from([0.0, 0.0005, 0.05]),
+    workers=st.integers(1, 3),
+    others_first=st.booleans(),
+    chunk=st.sampled_from([None, 1]),
+)
+def test_of_several_maps_only_the_items_that_end_workers_are_abandoned(
+    *,
+    kills: frozenset[int],
+    one_way_s: float,
+    workers: int,
+    others_first: bool,
+    chunk: int | None,
+) -> None:
+    killing = Load(40, Schedule(), kills=kills)
+    other = Load(60, Schedule(chunk=chunk))
+    loads = [other, killing] if others_first else [killing, other]
+    fragile = Worker(constant(1e-3), one_way_s, returns_after_s=0.05)
+    outcomes = dict(zip(loads, Simulation([fragile] * workers, loads).run(), strict=True))
+    assert set(outcomes[killing].abandoned) == kills
+    assert outcomes[other].abandoned == []
+
+
 def test_a_worker_that_is_to_end_gets_nothing_more() -> None:
     schedule = Schedule()
     schedule.offer(10)
