@@ -19,6 +19,8 @@ class Plan:
         sizes: items of PUMA's first sweep, each the factorial of 1000.
         values: whose factorials its second sweep takes, over `values_items` items.
         noop_items: items that cost nothing.
+        noop_runs, speed_runs: of these and of the speed-up, which are short, and whose ratios
+            move by a fifth from run to run.
         each_s: seconds for items that are submitted one by one.
         speed_items: factorials of the speed-up.
         paced_items, pause_s: of the runs with a slow or a killed worker.
@@ -35,6 +37,8 @@ class Plan:
     values: Sequence[int] = (100, 500, 1000, 1500)
     values_items: int = VALUES_ITEMS
     noop_items: int = 100_000
+    noop_runs: int = 25
+    speed_runs: int = 10
     each_s: float = 5.0
     speed_items: int = 10_000
     paced_items: int = 2_000
@@ -61,6 +65,8 @@ QUICK = Plan(
     arrays=8,
     colds=5,
     runs=2,
+    noop_runs=5,
+    speed_runs=2,
 )
 
 Sweep = dict[int, dict[str, list[float]]]

@@ -127,7 +127,7 @@ def _measure_noops(found: Found, those: Contenders, plan: Plan) -> None:
     def each(name: str) -> float:
         return float(those[name].ask("noops_each", seconds=plan.each_s, most=items))
 
-    found.noop = _in_turns(("myxo", "pool", *f.PEERS), plan.runs, noops)
+    found.noop = _in_turns(("myxo", "pool", *f.PEERS), plan.noop_runs, noops)
     found.each = _in_turns(("ray", "dask"), plan.runs, each)
 
 
@@ -137,7 +137,7 @@ def _measure_sweeps(found: Found, those: Contenders, plan: Plan) -> None:
         return float(those[name].ask("factorials", items=items, value=value, chunk=chunk))
 
     one = partial(run, items=plan.speed_items, value=SPEED_VALUE)
-    found.speed = _in_turns(SWEPT, plan.runs, one)
+    found.speed = _in_turns(SWEPT, plan.speed_runs, one)
     _sweep(found, plan, ("loop", "myxo"), run)
 
 
