@@ -50,7 +50,9 @@ HELD = "/cgi-bin/held"
 ASKS = "/cgi-bin/asks"
 GO = "/www/go"
 SCRIPTS = {
-    "where": "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'; hostname\n",
+    # With its length: what was broken off behind the last byte of a body without is no answer.
+    "where": "#!/bin/sh\nsaid=$(hostname)\nprintf 'Content-Type: text/plain\\r\\n"
+    "Content-Length: %d\\r\\n\\r\\n%s' ${#said} $said\n",
     "asks": "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'; "
     f"wget -qO- http://$PROXY_IP:$PROXY_PORT/$QUERY_STRING{WHERE}\n",
     "held": f"#!/bin/sh\nuntil [ -e {GO} ]; do sleep 0.1; done; exec /www/cgi-bin/where\n",
