@@ -9,7 +9,8 @@ what the page shows; Ctrl-C at the end of the page stops them. `console no-run` 
 another machine. In an `sh` block each line is a command.
 
 The commands of a page share one shell, at the top of the checkout, with a home of its own. Where a
-page has several headings of the first level, each begins a part that is read by itself.
+page has several headings of the first level, each begins a part that is read by itself. For root
+all this is on a host of a lab: pages use well-known ports and the engine, and so do other tests.
 """
 
 import os
@@ -21,13 +22,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import pytest
+
+from bench.netlab.testing import labs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/*.md", "demos/*/README.md"]
@@ -109,21 +112,62 @@ def _trimmed(lines: list[str]) -> list[str]:
     return kept
 
 
+Act = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where pages are read.
+
+    Attributes:
+        environment: of its commands.
+        inside: calls what starts a process, so that this is born there.
+    """
+
+    environment: Mapping[str, str]
+    inside: Callable[[Act], "subprocess.Popen[bytes]"]
+
+    def start(
+        self, command: list[str], environment: Mapping[str, str], folder: str, stdin: int
+    ) -> "subprocess.Popen[bytes]":
+        """Start a command in a terminal of its own."""
+        return self.inside(
+            lambda: subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+
+
+THIS = Machine(os.environ, lambda act: act())
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    """A machine for all pages, whose ports and engine nobody else uses if that can be made."""
+    if os.geteuid() != 0:
+        yield THIS
+        return
+    with labs() as lab:
+        (host,) = lab(hosts=[{"name": "reader", "engine": True}]).hosts
+        engine = {"DOCKER_HOST": host.environment["DOCKER_HOST"]}
+        yield Machine({**os.environ, **engine}, host.inside)
+
+
 class Reader:
     """The person in front of the terminals: types a page's commands and looks at what comes."""
 
-    def __init__(self, environment: dict[str, str], stack: ExitStack) -> None:
+    def __init__(self, machine: Machine, environment: Mapping[str, str], stack: ExitStack) -> None:
         self._words: dict[str, str] = {}
+        self._machine = machine
         self._stack = stack
-        self._shell = subprocess.Popen(
-            ["bash", "--noprofile", "--norc"],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        shell = ["bash", "--noprofile", "--norc"]
+        self._shell = machine.start(shell, environment, str(ROOT), subprocess.PIPE)
         stack.callback(_end_shell, self._shell)
 
     def follow(self, command: Command) -> None:
@@ -155,14 +199,9 @@ class Reader:
         assert command.expected, f"line {command.line}: what does `{text}` say once it is ready?"
         exported, _ = self._type("env -0")
         folder, _ = self._type("pwd")
-        process = subprocess.Popen(
-            ["bash", "-c", text],
-            cwd=folder.strip(),
-            env=dict(pair.split("=", 1) for pair in exported.split("\0") if "=" in pair),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        environment = dict(pair.split("=", 1) for pair in exported.split("\0") if "=" in pair)
+        process = self._machine.start(
+            ["bash", "-c", text], environment, folder.strip(), subprocess.DEVNULL
         )
         assert process.stdout is not None
         self._stack.callback(_interrupt, process, text)
@@ -216,18 +255,18 @@ def _end_shell(shell: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def reader(home: Path) -> Iterator[Reader]:
+def reader(home: Path, machine: Machine = THIS) -> Iterator[Reader]:
     """Run a shell whose home is `home`, which finds the commands of this checkout first."""
     commands = home / "bin"
     commands.mkdir()
     if shutil.which("sudo") is None:
         (commands / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
         (commands / "sudo").chmod(0o755)
-    path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
+    path = f"{commands}:{Path(sys.executable).parent}:{machine.environment['PATH']}:/usr/sbin"
     hidden = ("MYXO_", "P2P_", "XDG_", "NOTIFY_", "COLUMNS", "BASH_ENV")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    kept = {k: v for k, v in machine.environment.items() if not k.startswith(hidden)}
     with ExitStack() as stack:
-        yield Reader(kept | {"HOME": str(home), "PATH": path, "TERM": "dumb"}, stack)
+        yield Reader(machine, kept | {"HOME": str(home), "PATH": path, "TERM": "dumb"}, stack)
 
 
 def parts_of(page: str) -> list[tuple[str, list[Command]]]:
@@ -253,6 +292,8 @@ def _page_cases() -> Iterator[object]:
         parts = parts_of(path.read_text())
         for title, commands in parts:
             marks = [pytest.mark.slow, pytest.mark.timeout(900)]
+            if os.geteuid() == 0:
+                marks.append(pytest.mark.netns)
             if any(word in c.text for c in commands for word in ("docker", "myxo up", "image")):
                 marks.append(pytest.mark.docker)
             if any("etcd" in c.text for c in commands):
@@ -262,8 +303,10 @@ def _page_cases() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("commands", list(_page_cases()))
-def test_a_page_does_what_it_says(commands: list[Command], tmp_path: Path) -> None:
-    with reader(tmp_path) as person:
+def test_a_page_does_what_it_says(
+    commands: list[Command], machine: Machine, tmp_path: Path
+) -> None:
+    with reader(tmp_path, machine) as person:
         for command in commands:
             person.follow(command)
 

@@ -150,12 +150,24 @@ class Lane:
             LaneLost: the worker is gone.
         """
         try:
-            async with self._sending:
+            async with self._turn_to_send():
                 with self._whole():
                     for piece in in_few([piece for one in frames for piece in encode(one)]):
                         await self._stream.send_all(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise LaneLost from exc
+
+    @asynccontextmanager
+    async def _turn_to_send(self) -> AsyncIterator[None]:
+        # To acquire what is free would have others pack chunks of theirs before this one is sent.
+        try:
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            yield
+        finally:
+            self._sending.release()
 
     async def receive(self) -> Frame:
         """Return the next frame.
