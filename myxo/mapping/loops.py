@@ -44,7 +44,10 @@ class LoopThread:
         """
         self._coming = (task, ended)
         if self._token is not None:  # else it looks before it waits
-            self.call_soon(self._wake)
+            try:
+                self._token.run_sync_soon(self._wake)
+            except trio.RunFinishedError as exc:  # it has broken in this moment
+                ended(exc)
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Have something called in this thread; from another one."""
@@ -60,6 +63,7 @@ class LoopThread:
         try:
             trio.run(self._serve)
         except BaseException as exc:  # noqa: BLE001  (whoever waits for a task hears of it)
+            self._loops.let_end(self)
             for ended in filter(None, (self._ended, self._coming and self._coming[1])):
                 ended(exc)
         finally:
@@ -82,6 +86,8 @@ class LoopThread:
         error: BaseException | None = None
         try:
             await task()
+        except trio.Cancelled:
+            raise  # by nobody but a loop that breaks, which `_main` tells of
         except BaseException as exc:  # noqa: BLE001  (it is raised where the caller waits)
             error = exc
         self._ended = None

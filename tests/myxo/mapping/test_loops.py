@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from myxo.mapping.loops import Loops
+from myxo.mapping.loops import Loops, LoopThread
 
 TIMEOUT_S = 60.0
 
@@ -25,13 +25,13 @@ class Tasks:
         self._ends: queue.Queue[BaseException | None] = queue.Queue()
         self.threads: list[threading.Thread] = []
 
-    def begin(self, work: Callable[[], object] = lambda: None) -> None:
+    def begin(self, work: Callable[[], object] = lambda: None) -> LoopThread:
         async def task() -> None:
             await trio.lowlevel.checkpoint()
             self.threads.append(threading.current_thread())
             work()
 
-        self._loops.begin(task, self._ends.put)
+        return self._loops.begin(task, self._ends.put)
 
     def end(self) -> BaseException | None:
         return self._ends.get(timeout=TIMEOUT_S)
@@ -94,6 +94,36 @@ def test_a_child_does_not_count_on_its_parents_threads() -> None:
         tasks.begin()
         os._exit(tasks.end() is not None)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def fail() -> None:
+    raise ValueError("no")
+
+
+def test_a_loop_that_breaks_tells_of_it_and_others_come_after_it() -> None:
+    loops = Loops(TIMEOUT_S)
+    ends: queue.Queue[BaseException | None] = queue.Queue()
+    loops.begin(trio.sleep_forever, ends.put).call_soon(fail)
+    assert isinstance(ends.get(timeout=TIMEOUT_S), trio.TrioInternalError)
+    tasks = Tasks(loops)
+    tasks.begin()
+    assert tasks.end() is None
+
+
+def test_a_loop_that_breaks_while_it_waits_for_a_task_is_given_none() -> None:
+    loops = Loops(TIMEOUT_S)
+    tasks = Tasks(loops)
+    loop = tasks.begin()
+    assert tasks.end() is None
+    (thread,) = tasks.threads
+    loop.call_soon(fail)
+    thread.join(TIMEOUT_S)
+    tasks.begin()
+    assert tasks.end() is None
+    assert tasks.threads[1] is not thread
+    ends: queue.Queue[BaseException | None] = queue.Queue()
+    loop.begin(trio.lowlevel.checkpoint, ends.put)  # by who took it before it broke
+    assert isinstance(ends.get(timeout=TIMEOUT_S), trio.RunFinishedError)
 
 
 async def _call(loops: Loops) -> list[str]:
