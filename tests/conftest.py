@@ -43,9 +43,6 @@ START_TIMEOUT_S = STOP_TIMEOUT_S = 60.0
 APART = frozenset({"bench", "bootstrap", "myxo", "overlay", "proxy", "registry"})
 """Folders whose tests do not meet others at this machine's well-known ports."""
 
-OWN_ENGINES = frozenset({"e2e", "test_docs.py"})
-"""A folder and a file whose hosts in namespaces have engines of their own."""
-
 BESIDE_LABS = frozenset({"bench", "demos/test_classify.py", "demos/test_dialog.py"})
 """Folders and files whose tests are done beside those on networks in namespaces."""
 
@@ -68,9 +65,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
         choices=[*PARTS, "each"],
-        help="only the tests that need this machine, or only those on hosts in namespaces (the "
-        "pages too) and of benchmarks and the lab, or only those on ports of their own; or each of "
-        "these at once, in processes of their own",
+        help="only the tests that need this machine, or only those on networks in namespaces and "
+        "of benchmarks and the lab, or only those on ports of their own; or each of these at once, "
+        "in processes of their own",
     )
 
 
@@ -91,9 +88,7 @@ def _part(item: pytest.Item) -> str:
     folder, within, *_ = (*item.path.relative_to(Path(__file__).parent).parts, "")
     if "lab_image" in getattr(item, "fixturenames", ()):
         return "ports"
-    if item.get_closest_marker("netns") is not None and (
-        not docker or folder in APART | OWN_ENGINES
-    ):
+    if item.get_closest_marker("netns") is not None and (not docker or folder in APART | {"e2e"}):
         return "labs"
     if not docker and not BESIDE_LABS.isdisjoint({folder, f"{folder}/{within}"}):
         return "labs"

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, in three parts at once, which wait more than they compute: those that use this
-# machine's engine and well-known ports, whose output is shown as it comes, those on hosts in network
-# namespaces, as the pages' commands are, and of the experiment lab, and those on ports of their own,
-# whose output follows.
+# machine's engine and well-known ports, whose output is shown as it comes, those on networks in
+# namespaces and of the experiment lab, and those on ports of their own, whose output follows.
 #
 #   tools/test.sh [PYTEST FLAG…]
 set -euo pipefail
