@@ -52,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--values", type=_numbers, help="whose factorials the second one takes")
     parser.add_argument("--chunk", type=_number, help="items of a message; else by measured time")
     parser.add_argument("--workers", type=_number, help=f"of each engine; else {FULL.workers}")
-    parser.add_argument("--runs", type=_number, help=f"else {FULL.runs}, quickly {QUICK.runs}")
+    parser.add_argument(
+        "--runs",
+        type=_number,
+        help=f"of what is not short (items that cost nothing, the speed-up); else {FULL.runs}, "
+        f"quickly {QUICK.runs}",
+    )
     parser.add_argument(
         "--bootstrap",
         metavar="ADDR",
