@@ -18,9 +18,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 IMAGE = "myxo-test-daemons"
-BASE = f"myxo-test-python-{os.getpid()}"
-"""Two runs beside each other make and remove their own."""
-
 COMPILED = ("fastecdsa", "pydantic_core", "cryptography", "grpc", "coincurve", "psutil")
 """What they load is in every Debian; the image here holds only what was asked for."""
 
@@ -48,11 +45,12 @@ def base_image(
     spec.loader.exec_module(script)
     compiled = [path for name in COMPILED for path in _folder_of(name).rglob("*.so")]
     compiled += _system_libraries(script, "numpy", "pyarrow")
+    name = f"myxo-test-python-{os.getpid()}"  # runs beside each other have one each
     script.make_base_image(
-        engine, BASE, extra=[site, *compiled], changes=[f"ENV PYTHONPATH={site}"]
+        engine, name, extra=[site, *compiled], changes=[f"ENV PYTHONPATH={site}"]
     )
-    yield BASE
-    engine.images.remove(BASE, force=True)
+    yield name
+    engine.images.remove(name, force=True)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_a_private_engine_starts_where_none_answers_and_goes_with_the_command() 
         # a container on the host's network has the engine mount that network under its folder
         "tools/with-engine.sh sh -c 'echo $DOCKER_HOST; tar -C / -c bin/busybox | "
         "docker import - box >/dev/null; docker run --network=host box /bin/busybox echo up'; "
-        "ip link show docker0 || echo no bridge"
+        "ip link show docker0 || echo no bridge; tools/with-engine.sh false || echo failed"
     )
     done = subprocess.run(
         ["unshare", "--net", "--mount", "bash", "-c", script],
@@ -53,5 +53,10 @@ def test_a_private_engine_starts_where_none_answers_and_goes_with_the_command() 
         check=True,
     )
     host, *rest = done.stdout.splitlines()
-    assert rest == ["up", "no bridge"], done.stderr
+    assert rest == ["up", "no bridge", "failed"], done.stderr
+    log = Path(done.stderr.rpartition("the engine's log is in ")[2].rstrip())
+    said = log.read_text()
+    log.unlink()
+    assert "API listen on" in said
+    assert "goroutine 1 [" in said, "what it was at"
     assert not Path(host.removeprefix("unix://")).parent.exists()

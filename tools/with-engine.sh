@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a Docker engine: the one that answers, or else, as root, a private one that
-# lives as long as the command; its containers, images and bridge go with it. With neither, the
+# lives as long as the command; its containers, images and bridge go with it. Of a command that fails
+# the engine's log stays, with what the engine was at when it was asked to end. With neither, the
 # command runs without.
 #
 #   tools/with-engine.sh make test
@@ -34,6 +35,13 @@ dockerd --data-root "$home/data" --exec-root "$home/exec" --pidfile "$home/docke
 engine=$!
 
 stop_engine() {
+  local status=$?
+  if [ "$status" != 0 ]; then
+    kill -USR1 "$engine" 2>/dev/null && sleep 1
+    kept=$(mktemp /tmp/myxo-engine-log.XXXXXX)
+    cat "$home/log" "$home"/exec/goroutine-stacks-* >"$kept" 2>/dev/null || true
+    echo "with-engine: the engine's log is in $kept" >&2
+  fi
   kill "$engine" 2>/dev/null || true
   wait "$engine" 2>/dev/null || true
   [ -n "$had_bridge" ] || ip link delete docker0 2>/dev/null || true

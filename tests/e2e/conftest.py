@@ -37,8 +37,8 @@ READY_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 60.0
 PATIENT = {"MYXO_REGISTRY_CLI_TIMEOUT_S": str(COMMAND_TIMEOUT_S / 2)}
 """For `registry-cli`, which a busy machine may keep longer than a person waits."""
-_names = (f"mx{os.getpid()}-{n}" for n in itertools.count())
-"""Of namespaces, which all runs on this machine share."""
+_numbers = itertools.count()
+"""Of namespaces, whose names all runs on this machine share."""
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Host:
 def lan() -> Iterator["Lan"]:
     """Hosts on one Ethernet; `lan.host()` plugs in the next one."""
     with tempfile.TemporaryDirectory(prefix="myxo-lan-") as folder:
-        network = Lan(next(_names), Path(folder))
+        network = Lan(f"mx{os.getpid()}-{next(_numbers)}", Path(folder))
         try:
             network.create()
             yield network
