@@ -3,8 +3,12 @@
 The SDK blocks, so every call runs in a thread with a bounded number of them; nobody outside of this
 module sees one. Exits are learnt from the engine's event stream; when that breaks (the engine was
 restarted) the engine is down until it stands again, and what ended meanwhile is found by a look at
-the list. `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` choose the engine as they do for
-the `docker` command; the API version is negotiated.
+the list. An engine that leaves a call unanswered is down likewise until it has answered all that a
+new conversation begins with, its networks among it: that is where Docker 20.10 can lock up for good
+(moby#46661).
+
+`DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` choose the engine as they do for the
+`docker` command; the API version is negotiated.
 """
 
 import platform
@@ -12,11 +16,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import docker
+import requests.exceptions
 import structlog
 import trio
 from docker.errors import APIError
 
-from allocator.engine.client import CUT, accepts_calls, open_client, opened, say
+from allocator.engine.client import (
+    CALL_TIMEOUT_S,
+    CUT,
+    accepts_calls,
+    open_client,
+    opened,
+    say,
+)
 from allocator.engine.containers import MIB, unenforced_of
 from allocator.engine.exits import Take, follow_exits
 from allocator.engine.images import follow_images
@@ -29,6 +41,9 @@ from overlay.spec import Network
 
 CALLS_AT_ONCE = 16
 """Threads in the SDK at once; the engine itself starts about as many containers in parallel."""
+
+FIRST_ANSWER_S = 30.0
+"""How long an allocator that begins waits for the engine; it is used whenever it answers."""
 
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MOST_S = 5.0
@@ -65,6 +80,7 @@ class EngineSession:
         self._capacity: Capacity | None = None
         self._change = trio.Event()
         self._limiter = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._conversation = trio.CancelScope()
 
     @property
     def bridges(self) -> dict[str, str]:
@@ -104,7 +120,8 @@ class EngineSession:
     ) -> T:
         """Run `function` with the client in a thread; it runs to its end unless `abandon`.
 
-        While the engine is lost nothing is tried, except in `settling` it when it is back.
+        While the engine is lost nothing is tried, except in `settling` it when it is back. One that
+        leaves a call unanswered is lost.
 
         Raises:
             APIError: the engine said no.
@@ -120,7 +137,11 @@ class EngineSession:
         except APIError:
             raise  # it is a RequestException too
         except CUT as exc:
-            raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
+            problem = _why_cut(exc)
+            if isinstance(exc, requests.exceptions.ReadTimeout) and client is self._client:
+                self._set_problem(problem)
+                self._conversation.cancel()
+            raise RuntimeDown(problem) from exc
 
     async def run(
         self,
@@ -129,7 +150,7 @@ class EngineSession:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Watch the engine until cancelled; `started` once it answered, or is known not to.
+        """Watch the engine until cancelled; `started` once it answered, or is known not to in time.
 
         Args:
             settle: awaited each time that the event stream stands, before the engine is up.
@@ -140,7 +161,13 @@ class EngineSession:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, settle, take_exit, ready)
             nursery.start_soon(follow_images, self._take_images)
-            await ready.wait()
+            with trio.move_on_after(FIRST_ANSWER_S) as waiting:
+                await ready.wait()
+            if waiting.cancelled_caught:
+                self._set_problem(
+                    f"the Docker engine has not answered for {FIRST_ANSWER_S:g} s; if `docker "
+                    "network ls` hangs too, restart the engine"
+                )
             task_status.started()
 
     def close(self) -> None:
@@ -152,18 +179,20 @@ class EngineSession:
         delay = RECONNECT_FIRST_S
 
         async def up() -> None:
+            nonlocal delay
             done = await settle()
+            delay = RECONNECT_FIRST_S
             self._set_problem("")
             done()
             ready.set()
 
         while True:
-            try:
-                await self._connect()
-                await follow_exits(self._client, self._labels, up, take_exit)
-                delay = RECONNECT_FIRST_S
-            except RuntimeDown as exc:
-                self._set_problem(str(exc))
+            with trio.CancelScope() as self._conversation:
+                try:
+                    await self._connect()
+                    await follow_exits(self._client, self._labels, up, take_exit)
+                except RuntimeDown as exc:
+                    self._set_problem(str(exc))
             ready.set()
             await trio.sleep(delay)
             delay = min(delay * 2, RECONNECT_MOST_S)
@@ -181,7 +210,7 @@ class EngineSession:
                 _survey, client, limiter=self._limiter, abandon_on_cancel=True
             )
         except (APIError, *CUT) as exc:
-            raise RuntimeDown(f"the Docker engine does not answer: {say(exc)}") from exc
+            raise RuntimeDown(_why_cut(exc)) from exc
         self._capacity, self.unenforced, self.addresses = about
 
     def _set_problem(self, problem: str) -> None:
@@ -202,6 +231,15 @@ class EngineSession:
     def _tell(self) -> None:
         self._change.set()
         self._change = trio.Event()
+
+
+def _why_cut(exc: Exception) -> str:
+    if isinstance(exc, requests.exceptions.ReadTimeout):
+        return (
+            f"the Docker engine left a call unanswered for {CALL_TIMEOUT_S} s; if `docker network "
+            "ls` hangs too, restart the engine"
+        )
+    return f"the Docker engine does not answer: {say(exc)}"
 
 
 def _survey(client: docker.APIClient) -> tuple[Capacity, tuple[str, ...], dict[Network, str]]:

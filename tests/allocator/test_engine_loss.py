@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import docker
 import pytest
 import trio
 
+from allocator.engine import client, session
 from allocator.engine.client import why_unreachable
 from allocator.engine.containers import Ownership, container_name
 from allocator.engine.docker import DockerRuntime
@@ -24,11 +25,16 @@ ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removepref
 
 
 class Relay:
-    """Passes connections on to the engine, until it is cut."""
+    """Passes connections on to the engine, until it is cut.
+
+    Attributes:
+        swallowed: parts of paths that the engine leaves unanswered, as one does that is locked up.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scope = trio.CancelScope()
+        self.swallowed: tuple[bytes, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self.path.unlink(missing_ok=True)
@@ -47,15 +53,24 @@ class Relay:
     async def _relay(self, client: trio.SocketStream) -> None:
         engine = await trio.open_unix_socket(ENGINE)
         async with client, engine, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, engine, client)
-            await _copy(client, engine)
+            nursery.start_soon(_copy, engine, client, lambda _: False)
+            await _copy(client, engine, self._swallows)
             nursery.cancel_scope.cancel()
 
+    def _swallows(self, asked: bytes | bytearray) -> bool:
+        line = asked.partition(b"\r\n")[0]
+        return any(part in line for part in self.swallowed)
 
-async def _copy(source: trio.SocketStream, target: trio.SocketStream) -> None:
+
+async def _copy(
+    source: trio.SocketStream,
+    target: trio.SocketStream,
+    swallows: Callable[[bytes | bytearray], bool],
+) -> None:
     try:
         async for chunk in source:
-            await target.send_all(chunk)
+            if not swallows(chunk):
+                await target.send_all(chunk)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
 
@@ -126,6 +141,57 @@ async def test_an_engine_that_was_never_there_is_used_once_it_is(
             await until_usable(runtime, wanted=True)
             assert await runtime.adopt() == []
             relay.cut()
+
+
+@pytest.fixture
+def relayed(monkeypatch: pytest.MonkeyPatch) -> Relay:
+    """In front of the engine that the environment names now; who waits for it waits for 1 s."""
+    path = Path("/tmp") / f"myxo-relay-{secrets.token_hex(6)}.sock"  # noqa: S108
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    monkeypatch.setattr(client, "CALL_TIMEOUT_S", 1)
+    return Relay(path)
+
+
+async def test_an_engine_that_locked_up_before_it_is_used_holds_up_no_start(
+    relayed: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FIRST_ANSWER_S", 0.2)
+    relayed.swallowed = (b"/networks",)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(relayed.run)
+            async with behind(relayed.path) as (runtime, _):
+                assert "restart the engine" in runtime.health().problem
+                with pytest.raises(RuntimeDown):
+                    await runtime.adopt()
+                relayed.swallowed = ()
+                await until_usable(runtime, wanted=True)
+                assert await runtime.adopt() == []
+            relayed.cut()
+
+
+async def test_an_engine_that_leaves_a_call_unanswered_is_down_until_it_answers(
+    relayed: Relay, image: Image
+) -> None:
+    spec = ServiceSpec(image=image)
+    launch = Launch(InstanceId(secrets.token_hex(5)), ServiceName("x"), 1, PeerId("a"), spec, 4200)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(relayed.run)
+            async with behind(relayed.path) as (runtime, _):
+                await runtime.create(launch)
+                relayed.swallowed = (b"/start", b"/networks")
+                with pytest.raises(RuntimeDown, match="unanswered"):
+                    await runtime.start(launch.id)
+                assert "restart the engine" in runtime.health().problem
+                with trio.move_on_after(2.5) as later:  # more than one look again
+                    await until_usable(runtime, wanted=True)
+                assert later.cancelled_caught, "its networks are still locked up"
+                relayed.swallowed = ()
+                await until_usable(runtime, wanted=True)
+                await runtime.start(launch.id)
+                await runtime.remove(launch.id, grace_s=0)
+            relayed.cut()
 
 
 def test_a_user_outside_the_docker_group_is_told_the_command_that_helps() -> None:
