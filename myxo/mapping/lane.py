@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from myxo.mapping.connection import READ_BYTES, Connection
 from myxo.mapping.errors import NoWorkers
 from myxo.mapping.frames import (
     HEAD,
@@ -27,7 +28,6 @@ from myxo.mapping.spare_lanes import SPARE_LANES, Spare
 from myxo.services.proxy_address import ProxyAddress
 from overlay.names import ServiceName
 
-READ_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 1 << 16
 
 LAST_NUMBER = 1 << 31
@@ -59,10 +59,10 @@ class Lane:
         is_spare: its map has ended, and another may go on with it once its worker has done.
     """
 
-    def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
-        self._stream = stream
-        self._holding: trio.SocketStream | None = None
-        self._buffer = bytearray(rest)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._holding: Connection | None = None
+        self._buffer = bytearray()
         self._sending = trio.Lock()
         self._is_cut = False
         self.worker = self.id = ""
@@ -74,8 +74,8 @@ class Lane:
     @classmethod
     def of(cls, spare: Spare) -> "Lane":
         """Return a lane that an earlier map has done with."""
-        lane = cls(_stream(spare.socket), b"")
-        lane._holding = None if spare.holding is None else _stream(spare.holding)
+        lane = cls(Connection(spare.socket))
+        lane._holding = None if spare.holding is None else Connection(spare.holding)
         lane.worker, lane.id, lane.python = spare.worker, spare.id, spare.python
         lane._first = lane._next = spare.numbered
         return lane
@@ -85,17 +85,15 @@ class Lane:
         under_way = self._due or self._buffer or self._is_cut
         if not self.is_spare or under_way or self._next > LAST_NUMBER:
             return None
-        connection = socket(fileno=self._stream.socket.detach())
-        holding = self._holding and socket(fileno=self._holding.socket.detach())
+        holding = None if self._holding is None else self._holding.detach()
+        connection = self._connection.detach()
         return Spare(connection, self.worker, self.id, self.python, self._next, holding)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connection."""
-        try:
-            if self._holding is not None:
-                await self._holding.aclose()
-        finally:
-            await self._stream.aclose()
+        if self._holding is not None:
+            self._holding.close()
+        self._connection.close()
 
     # Chunks: the worker counts those of all maps that a lane has had
 
@@ -122,8 +120,9 @@ class Lane:
 
     # Frames
 
-    async def greet(self) -> None:
-        """Hear what the worker is, and go on past the proxy if it can be reached so."""
+    async def greet(self, begun: bytes) -> None:
+        """Hear what the worker is, `begun` first; go on past the proxy if it can be reached so."""
+        self._buffer += begun
         frame = await self.receive()
         if frame.kind is not Kind.HELLO:
             raise MalformedFrame(f"{frame.kind.name} came first")
@@ -132,7 +131,7 @@ class Lane:
         self.worker = f"{hello['host']}:{hello['pid']}"
         self.id = hello["id"]
         if not self._buffer and (past_the_proxy := take(hello.get("shortcut"))) is not None:
-            self._holding, self._stream = self._stream, _stream(past_the_proxy)
+            self._holding, self._connection = self._connection, Connection(past_the_proxy)
 
     async def held(self) -> None:
         """Return at once where frames go through the proxy; else go on while it holds the worker.
@@ -153,8 +152,8 @@ class Lane:
             async with self._turn_to_send():
                 with self._whole():
                     for piece in in_few([piece for one in frames for piece in encode(one)]):
-                        await self._stream.send_all(piece)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                        await self._connection.send_all(piece)
+        except OSError as exc:
             raise LaneLost from exc
 
     @asynccontextmanager
@@ -193,7 +192,7 @@ class Lane:
 
     async def _exactly(self, size: int) -> Bytes:
         while len(self._buffer) < size <= READ_BYTES:
-            self._buffer += await _some(self._stream)
+            self._buffer += await _some(self._connection)
         if size <= len(self._buffer):
             data = bytes(self._buffer[:size])
             del self._buffer[:size]
@@ -209,7 +208,7 @@ class Lane:
         view = memoryview(data)
         while at < size:
             try:
-                read = await self._stream.socket.recv_into(view[at:])
+                read = await self._connection.receive_into(view[at:])
             except OSError as exc:
                 raise LaneLost from exc
             if not read:
@@ -218,18 +217,14 @@ class Lane:
         return data
 
 
-async def _some(stream: trio.SocketStream) -> bytes:
+async def _some(connection: Connection) -> bytes:
     try:
-        data = await stream.receive_some(READ_BYTES)
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        data = await connection.receive_some()
+    except OSError as exc:
         raise LaneLost from exc
     if not data:
         raise LaneLost
-    return bytes(data)
-
-
-def _stream(connection: socket) -> trio.SocketStream:
-    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+    return data
 
 
 @asynccontextmanager
@@ -253,7 +248,7 @@ async def open_lane(proxy: ProxyAddress, service: ServiceName) -> AsyncIterator[
         if left is not None:
             SPARE_LANES.keep(where, left)
         else:
-            await lane.aclose()
+            lane.close()
 
 
 async def _new_lane(proxy: ProxyAddress, service: ServiceName) -> Lane:
@@ -268,31 +263,33 @@ async def _new_lane(proxy: ProxyAddress, service: ServiceName) -> Lane:
         f"GET / HTTP/1.1\r\nHost: {service}.myxo.localhost\r\n"
         f"Connection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
     )
+    connection = Connection(socket(fileno=stream.socket.detach()))
+    lane = Lane(connection)
     try:
-        return await _upgraded(stream, request)
+        await lane.greet(await _upgraded(connection, request))
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        lane.close()
         raise
-
-
-async def _upgraded(stream: trio.SocketStream, request: str) -> Lane:
-    try:
-        await stream.send_all(request.encode())
-        head, rest = await _answer_head(stream)
-        status = int(head.split(b" ", 2)[1])
-        if status != 101:  # noqa: PLR2004  (Switching Protocols)
-            raise Refused(status, await _text(stream, rest))
-    except (trio.BrokenResourceError, ValueError, IndexError) as exc:
-        raise LaneLost from exc
-    lane = Lane(stream, rest)
-    await lane.greet()
     return lane
 
 
-async def _answer_head(stream: trio.SocketStream) -> tuple[bytes, bytes]:
+async def _upgraded(connection: Connection, request: str) -> bytes:
+    """Return what came behind the answer."""
+    try:
+        await connection.send_all(request.encode())
+        head, rest = await _answer_head(connection)
+        status = int(head.split(b" ", 2)[1])
+        if status != 101:  # noqa: PLR2004  (Switching Protocols)
+            raise Refused(status, await _text(connection, rest))
+    except (OSError, ValueError, IndexError) as exc:
+        raise LaneLost from exc
+    return rest
+
+
+async def _answer_head(connection: Connection) -> tuple[bytes, bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
-        more = await stream.receive_some(READ_BYTES)
+        more = await connection.receive_some()
         if not more or len(data) > MAX_ANSWER_BYTES:
             raise LaneLost
         data += more
@@ -300,12 +297,12 @@ async def _answer_head(stream: trio.SocketStream) -> tuple[bytes, bytes]:
     return head, rest
 
 
-async def _text(stream: trio.SocketStream, begun: bytes) -> str:
+async def _text(connection: Connection, begun: bytes) -> str:
     """Return what a refusal says; what comes late is left out."""
     data = begun
     with trio.move_on_after(1.0):
         while not data.endswith(b"\n") and len(data) < MAX_ANSWER_BYTES:
-            more = await stream.receive_some(READ_BYTES)
+            more = await connection.receive_some()
             if not more:
                 break
             data += more

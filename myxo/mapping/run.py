@@ -225,7 +225,8 @@ class MapRun(Flow):
         """Send a lane what it is to compute, whenever something has changed."""
         digest = (self._function.digest, self._settings.timeout_s)
         begin = [Frame(Kind.BEGIN, parts=pack(digest))]
-        await self._weighed.wait()
+        if not self._weighed.is_set():  # a wait for nothing would still take a turn of each other
+            await self._weighed.wait()
         while True:
             news, now = self._news, trio.current_time()
             self._read(self._schedule.wanted)
@@ -237,6 +238,7 @@ class MapRun(Flow):
                 await self._tell_shortened()
                 await lane.send(*begin, frame)  # each message of its own wakes two processes
                 begin = []
+                await trio.lowlevel.checkpoint()  # the others have a first before this one a second
                 continue
             if begin:
                 await lane.send(*begin)
