@@ -43,6 +43,7 @@ def _speed_figures(found: Found) -> dict[str, Any]:
         "speedup": f.ratio(found.speed, "loop", "myxo"),
         "speedup_pool": f.ratio(found.speed, "loop", "pool"),
         "ratio_pool": f.ratio(found.speed, "pool", "myxo"),
+        "speed_runs": len(found.speed["myxo"]),
         "break_even_items": f.break_even(_medians(found.sizes)),
         "break_even_value": f.break_even(_medians(found.values)),
         "sizes_s": _by_way(found.sizes),
@@ -85,6 +86,7 @@ def _noop_figures(found: Found) -> dict[str, Any]:
     own_s = median(found.noop["myxo"])
     return {
         "noop_ratio_best_peer": f.ratio(found.noop, "myxo", peer),
+        "noop_runs": len(found.noop["myxo"]),
         "noop_best_peer": peer,
         "noop_ratio_ray": own_s / median(found.each["ray"]),
         "noop_ratio_dask": own_s / median(found.each["dask"]),

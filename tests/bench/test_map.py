@@ -84,6 +84,7 @@ def test_ratios_are_what_the_page_says() -> None:
     assert said["noop_ratio_dask"] == pytest.approx(0.01)
     assert said["speedup"] == pytest.approx(2.0)
     assert said["ratio_pool"] == pytest.approx(1.25)
+    assert (said["noop_runs"], said["speed_runs"]) == (1, 1)
     assert said["break_even_items"] == pytest.approx(1000)
     assert said["break_even_value"] is None
     # 2,000 items of 10 ms over three workers and a tenth of one.
