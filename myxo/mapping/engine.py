@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import trio
 
 from myxo.mapping.items import Items, WindowItems
-from myxo.mapping.loops import LOOPS, LoopThread
+from myxo.mapping.loops import LOOPS, LoopThread, Settled
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
@@ -26,8 +26,8 @@ class Supply(Protocol):
 class Run(Protocol):
     """A map, whatever is done with its items."""
 
-    async def run(self) -> None:
-        """Return when each item has its outcome. Raises with what the map cannot go on."""
+    async def run(self, settled: Settled) -> None:
+        """Call `settled` when each item has its outcome. Raises with what the map cannot go on."""
 
     def taken(self, outcomes: int) -> None:
         """Note that the caller has taken so many outcomes."""
@@ -106,16 +106,16 @@ class Engine:
         self._soon(self._scope.cancel)
 
     def join(self) -> None:
-        """Wait for the map's end; it is near once that was cancelled."""
+        """Wait until the map has settled or ended, which is near once it was cancelled."""
         self._over.wait()
 
     def _soon(self, call: Callable[[], None]) -> None:
         if self._loop is not None and not self._over.is_set():
             self._loop.call_soon(call)
 
-    async def _within(self) -> None:
+    async def _within(self, settled: Settled) -> None:
         with self._scope:
-            await self._run.run()
+            await self._run.run(settled)
 
     def _end(self, error: BaseException | None) -> None:
         self._mailbox.end(error)

@@ -57,8 +57,9 @@ _seen: dict[str, ModuleType] = {}
 
 def send_own_modules_by_value() -> None:
     """Have what is in modules that are not installed travel with what uses it, from now on."""
-    if _seen == sys.modules:
-        return
+    newest = next(reversed(sys.modules))
+    if len(_seen) == len(sys.modules) and _seen.get(newest) is sys.modules.get(newest):
+        return  # to compare them all takes as long as some thousand small items do
     for name, module in tuple(sys.modules.items()):
         if _seen.get(name) is not module and _is_own(name, module):
             cloudpickle.register_pickle_by_value(module)

@@ -13,7 +13,10 @@ import trio
 
 from myxo.mapping.spare_lanes import KEEP_S
 
-Task = Callable[[], Awaitable[None]]
+Settled = Callable[[], None]
+Task = Callable[[Settled], Awaitable[None]]
+"""It may say that all is done before it has cleared up: nobody has to wait for that."""
+
 Ended = Callable[[BaseException | None], None]
 
 
@@ -36,11 +39,11 @@ class LoopThread:
         threading.Thread(target=self._main, name="myxo.map", daemon=True).start()
 
     def begin(self, task: Task, ended: Ended) -> None:
-        """Run a task; from another thread, while none is under way.
+        """Run a task, once the one before has cleared up; from another thread, when that has ended.
 
         Args:
             task: what is run.
-            ended: called in this thread when it has ended, with what it raised.
+            ended: called in this thread when it has settled or ended, with what it raised.
         """
         self._coming = (task, ended)
         if self._token is not None:  # else it looks before it waits
@@ -83,16 +86,23 @@ class LoopThread:
 
     async def _run(self, task: Task, ended: Ended) -> None:
         self._coming, self._ended = None, ended
-        error: BaseException | None = None
         try:
-            await task()
+            await task(self._settled)
         except trio.Cancelled:
             raise  # by nobody but a loop that breaks, which `_main` tells of
         except BaseException as exc:  # noqa: BLE001  (it is raised where the caller waits)
-            error = exc
-        self._ended = None
-        self._loops.keep(self)
-        ended(error)
+            self._tell(exc)
+        self._tell(None)
+
+    def _settled(self) -> None:
+        self._tell(None)
+
+    def _tell(self, error: BaseException | None) -> None:
+        """Tell how the task has ended, once; another one may come then."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self._loops.keep(self)
+            ended(error)
 
 
 class Loops:
@@ -112,7 +122,7 @@ class Loops:
 
         Args:
             task: what is run.
-            ended: called in the loop's thread when it has ended, with what it raised.
+            ended: called in the loop's thread when it has settled or ended, with what it raised.
         """
         with self._lock:
             loop = self._spare.pop() if self._spare else None

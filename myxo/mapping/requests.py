@@ -17,6 +17,7 @@ import trio
 from myxo.mapping.backlog import Backlog
 from myxo.mapping.flow import Flow
 from myxo.mapping.items import Items
+from myxo.mapping.loops import Settled
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
 from myxo.services.asking import NO_TLS, Target, decoded, request, translated
@@ -86,8 +87,8 @@ class RequestRun(Flow):
         self._lanes = 0
         self._answered_at = 0.0
 
-    async def run(self) -> None:
-        """Return when each item has its outcome.
+    async def run(self, settled: Settled) -> None:
+        """Call `settled` when each item has its outcome.
 
         Raises:
             NoProxy: no proxy can be reached.
@@ -100,6 +101,7 @@ class RequestRun(Flow):
                     await self._feed(nursery, send, receive)
         except* NoProxy as group:
             raise group.exceptions[0] from None
+        settled()
 
     async def _feed(
         self,

@@ -21,6 +21,7 @@ from myxo.mapping.frames import Frame, Kind, MalformedFrame
 from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items
 from myxo.mapping.lane import Lane, LaneLost, Refused
+from myxo.mapping.loops import Settled
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.pace import GROWTH, LARGEST_BYTES
 from myxo.mapping.packing import pack, unpack, unpicklable
@@ -96,8 +97,8 @@ class MapRun(Flow):
         self._registered = False
         self._tries: Counter[int] = Counter()
 
-    async def run(self) -> None:
-        """Return when each item has its outcome.
+    async def run(self, settled: Settled) -> None:
+        """Call `settled` when each item has its outcome, then let go of the workers.
 
         Raises:
             MapError: it cannot be done.
@@ -116,6 +117,7 @@ class MapRun(Flow):
                     nursery.start_soon(self._keep_lane)
                 with trio.move_on_after(RETRY_S):
                     await news.wait()
+            settled()
             nursery.cancel_scope.cancel()
 
     async def _weigh(self) -> None:

@@ -7,6 +7,7 @@ import trio
 
 from myxo.mapping.engine import Engine
 from myxo.mapping.items import Items, SequenceItems
+from myxo.mapping.loops import Settled
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
@@ -28,7 +29,8 @@ class Resting:
         del items, deliver, settings, read_more
         return self, self
 
-    async def run(self) -> None:
+    async def run(self, settled: Settled) -> None:
+        del settled
         await trio.sleep_forever()
 
     def taken(self, outcomes: int) -> None:

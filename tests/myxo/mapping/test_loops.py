@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from myxo.mapping.loops import Loops, LoopThread
+from myxo.mapping.loops import Loops, LoopThread, Settled
 
 TIMEOUT_S = 60.0
 
@@ -26,7 +26,7 @@ class Tasks:
         self.threads: list[threading.Thread] = []
 
     def begin(self, work: Callable[[], object] = lambda: None) -> LoopThread:
-        async def task() -> None:
+        async def task(_settled: Settled) -> None:
             await trio.lowlevel.checkpoint()
             self.threads.append(threading.current_thread())
             work()
@@ -96,14 +96,45 @@ def test_a_child_does_not_count_on_its_parents_threads() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_the_next_task_waits_until_the_one_before_has_cleared_up_and_nobody_else_does() -> None:
+    loops, order = Loops(TIMEOUT_S), []
+    ends: queue.Queue[BaseException | None] = queue.Queue()
+    may_end = threading.Event()
+
+    async def first(settled: Settled) -> None:
+        settled()
+        await trio.to_thread.run_sync(may_end.wait, TIMEOUT_S)
+        order.append("first")
+        raise OSError("while it cleared up")
+
+    async def second(_settled: Settled) -> None:
+        order.append("second")
+
+    loop = loops.begin(first, ends.put)
+    assert ends.get(timeout=TIMEOUT_S) is None
+    assert loops.begin(second, ends.put) is loop
+    may_end.set()
+    assert ends.get(timeout=TIMEOUT_S) is None
+    assert order == ["first", "second"]
+    assert ends.empty(), "each is told of once"
+
+
 def fail() -> None:
     raise ValueError("no")
+
+
+async def forever(_settled: Settled) -> None:
+    await trio.sleep_forever()
+
+
+async def nothing(_settled: Settled) -> None:
+    return
 
 
 def test_a_loop_that_breaks_tells_of_it_and_others_come_after_it() -> None:
     loops = Loops(TIMEOUT_S)
     ends: queue.Queue[BaseException | None] = queue.Queue()
-    loops.begin(trio.sleep_forever, ends.put).call_soon(fail)
+    loops.begin(forever, ends.put).call_soon(fail)
     assert isinstance(ends.get(timeout=TIMEOUT_S), trio.TrioInternalError)
     tasks = Tasks(loops)
     tasks.begin()
@@ -122,7 +153,7 @@ def test_a_loop_that_breaks_while_it_waits_for_a_task_is_given_none() -> None:
     assert tasks.end() is None
     assert tasks.threads[1] is not thread
     ends: queue.Queue[BaseException | None] = queue.Queue()
-    loop.begin(trio.lowlevel.checkpoint, ends.put)  # by who took it before it broke
+    loop.begin(nothing, ends.put)  # by who took it before it broke
     assert isinstance(ends.get(timeout=TIMEOUT_S), trio.RunFinishedError)
 
 
@@ -130,7 +161,11 @@ async def _call(loops: Loops) -> list[str]:
     order: list[str] = []
     called, over = threading.Event(), threading.Event()
     go = trio.Event()
-    loop = loops.begin(go.wait, lambda _: over.set())
+
+    async def wait(_settled: Settled) -> None:
+        await go.wait()
+
+    loop = loops.begin(wait, lambda _: over.set())
 
     def call() -> None:
         order.append(threading.current_thread().name)
