@@ -61,7 +61,7 @@ class Myxo:
     def map(self, function: Function, items: Sequence[Any], chunk: int | None) -> list[Any]:
         """Return the results; chunks go by measured time if no size is given."""
         size: Any = "auto" if chunk is None else chunk
-        return list(myxo.map_sync(function, items, chunk=size, max_in_flight=self.workers))
+        return myxo.map_sync(function, items, chunk=size, max_in_flight=self.workers)
 
     def each(self, function: Function, items: Sequence[Any]) -> list[Any]:
         """Return the results of one message an item."""

@@ -37,7 +37,7 @@ class Plan:
     values: Sequence[int] = (100, 500, 1000, 1500)
     values_items: int = VALUES_ITEMS
     noop_items: int = 100_000
-    noop_runs: int = 25
+    noop_runs: int = 100
     speed_runs: int = 10
     each_s: float = 5.0
     speed_items: int = 10_000
