@@ -131,12 +131,13 @@ class MapCall(Generic[T, R]):
 
     def wait(self) -> list[Any]:
         """Return the results; blocks."""
-        found: list[Any] = []
-        for part in self._wait():
+        parts = self._wait()
+        found = next(parts, [])  # not copied, as all of a million results are one part at times
+        for part in parts:
             found += part
         return found
 
-    def _wait(self) -> Iterator[Sequence[Any]]:
+    def _wait(self) -> Iterator[list[Any]]:
         event = threading.Event()
         passage = _Passage(self._work, self._items, self._settings, event.set)
         try:
@@ -187,8 +188,8 @@ class _Passage:
         """Return what has come."""
         return self._mailbox.take()
 
-    def results(self, mail: Mail) -> Iterator[Sequence[Any]]:
-        """Yield what can be given to the caller now, some results at a time.
+    def results(self, mail: Mail) -> Iterator[list[Any]]:
+        """Yield what can be given to the caller now, some results at a time; each list is theirs.
 
         Raises:
             Exception: an item's, or that with which the map ended.
@@ -206,7 +207,7 @@ class _Passage:
         if mail.ended and mail.error is not None:
             raise alone(mail.error)
 
-    def _given(self, outcomes: Outcomes) -> Iterator[Sequence[Any]]:
+    def _given(self, outcomes: Outcomes) -> Iterator[list[Any]]:
         """Yield outcomes as the caller wants them; up to the first fault, which is raised then."""
         indices, values, fault = outcomes.indices, outcomes.values, None
         if outcomes.faults:

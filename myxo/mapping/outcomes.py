@@ -1,6 +1,6 @@
 """What came of items, on its way to the caller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,6 @@ class Outcomes:
     """
 
     indices: range
-    values: Sequence[Any]
+    values: list[Any]
     faults: Mapping[int, Fault | Exception]
     worker: str

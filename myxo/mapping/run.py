@@ -96,6 +96,13 @@ class MapRun(Flow):
         self._registering = trio.Lock()
         self._registered = False
         self._tries: Counter[int] = Counter()
+        self._lanes_news = trio.Event()
+
+    def look_again(self) -> None:
+        """Have each lane ask anew what it is to do, and see anew how many there should be."""
+        super().look_again()
+        self._lanes_news.set()
+        self._lanes_news = trio.Event()
 
     async def run(self, settled: Settled) -> None:
         """Call `settled` when each item has its outcome, then let go of the workers.
@@ -107,12 +114,12 @@ class MapRun(Flow):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._weigh)
             while not self._schedule.finished:
-                news = self._news
+                news = self._lanes_news
                 if not self._lanes and trio.current_time() - started > self._settings.patience_s:
                     raise self._no_workers()
                 if self._lanes:
                     started = trio.current_time()
-                while self._opening + len(self._lanes) < self._wanted_lanes():
+                while self._lacks_lanes():
                     self._opening += 1
                     nursery.start_soon(self._keep_lane)
                 with trio.move_on_after(RETRY_S):
@@ -137,6 +144,9 @@ class MapRun(Flow):
             f"no worker could be had at {self._workers.proxy} within "
             f"{self._settings.patience_s:g} s{said}"
         )
+
+    def _lacks_lanes(self) -> bool:
+        return self._opening + len(self._lanes) < self._wanted_lanes()
 
     def _wanted_lanes(self) -> int:
         """Return how many lanes the work that no lane has is worth, beside those that stand."""
@@ -301,7 +311,10 @@ class MapRun(Flow):
             lane.answered(frame.chunk, frame.upto)
             self._lost = 0
             self._take_in(lane, chunks[frame.chunk], frame)
-            self.look_again()
+            if self._schedule.finished or self._lacks_lanes():
+                self.look_again()
+            else:
+                super().look_again()  # of the lanes alone: each that looks costs a step
             await self._tell_shortened()
 
     def _take_in(self, lane: Lane, chunk: Chunk, frame: Frame) -> None:
