@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from myxo.mapping.loops import LOOPS, Settled
 from overlay.testing_ports import free_port
 
 TIMEOUT_S = 60.0
@@ -67,3 +69,14 @@ class WorkerProcess:
         assert self.process is not None
         self.process.terminate()
         assert self.process.wait(TIMEOUT_S) == 0, self._log.read_text()
+
+
+def await_cleared_up() -> None:
+    """Wait until the last map has let go of its workers, which its caller does not wait for."""
+    over = threading.Event()
+
+    async def next_one(_settled: Settled) -> None:
+        return
+
+    LOOPS.begin(next_one, lambda _: over.set())
+    assert over.wait(60)

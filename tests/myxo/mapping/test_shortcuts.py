@@ -13,6 +13,7 @@ from myxo.mapping import lane
 from myxo.mapping.frames import HEAD, Kind, decode_head
 from myxo.mapping.shortcuts import Shortcut, offered, take
 from myxo.mapping.spare_lanes import Spare, SpareLanes
+from tests.myxo.mapping.conftest import await_cleared_up
 
 TIMEOUT_S = 60.0
 FEW_BYTES = 4096
@@ -156,6 +157,7 @@ def relay(worker: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     with closing(Relay(worker)) as one, closing(SpareLanes(TIMEOUT_S)) as spares:
         monkeypatch.setattr(lane, "SPARE_LANES", spares)
         yield one
+        await_cleared_up()
 
 
 def test_on_one_machine_the_proxy_relays_no_items_and_no_results(relay: Relay) -> None:

@@ -12,7 +12,7 @@ from myxo.mapping import lane
 from myxo.mapping.spare_lanes import MOST, Spare, SpareLanes
 from myxo.mapping.workers import process_workers
 from myxo.services.proxy_address import proxy_address
-from tests.myxo.mapping.conftest import WorkerProcess
+from tests.myxo.mapping.conftest import WorkerProcess, await_cleared_up
 
 TIMEOUT_S = 60.0
 
@@ -41,6 +41,7 @@ def spares(monkeypatch: pytest.MonkeyPatch) -> Iterator[SpareLanes]:
     with closing(SpareLanes(TIMEOUT_S)) as kept:
         monkeypatch.setattr(lane, "SPARE_LANES", kept)
         yield kept
+        await_cleared_up()
 
 
 def where(proxy: str) -> object:
@@ -105,12 +106,14 @@ def test_the_next_map_goes_on_with_the_lane_of_the_one_before(
     worker: str, spares: SpareLanes
 ) -> None:
     assert myxo.map_sync(abs, range(-500, 0), proxy=worker, max_in_flight=1) == [*range(500, 0, -1)]
+    await_cleared_up()
     spare = spares.take(where(worker))
     assert spare is not None
     spares.keep(where(worker), spare)
     # Another function, and another time for its items.
     results = myxo.map_sync(lambda x: x + 1, range(500), proxy=worker, max_in_flight=1, timeout=9)
     assert results == [*range(1, 501)]
+    await_cleared_up()
     again = spares.take(where(worker))
     assert again is not None
     assert again.id == spare.id
@@ -133,6 +136,7 @@ def test_a_map_that_failed_leaves_no_lane_with_work_under_way(
 ) -> None:
     with pytest.raises(ZeroDivisionError):
         myxo.map_sync(lambda x: 1 / x, range(1000), chunk=100, proxy=worker, max_in_flight=1)
+    await_cleared_up()
     assert spares.take(where(worker)) is None
 
 
