@@ -35,7 +35,7 @@ dockerd --data-root "$home/data" --exec-root "$home/exec" --pidfile "$home/docke
 engine=$!
 
 stop_engine() {
-  local status=$?
+  local status=$? kept
   if [ "$status" != 0 ]; then
     kill -USR1 "$engine" 2>/dev/null && sleep 1
     kept=$(mktemp /tmp/myxo-engine-log.XXXXXX)

@@ -48,6 +48,8 @@ FIRST_ANSWER_S = 30.0
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MOST_S = 5.0
 
+_REMEDY = "if `docker network ls` hangs too, restart the engine"
+
 Settle = Callable[[], Awaitable[Callable[[], None]]]
 """Looks for what ended while no event stream stood; returns what to do once the engine is up."""
 
@@ -165,8 +167,7 @@ class EngineSession:
                 await ready.wait()
             if waiting.cancelled_caught:
                 self._set_problem(
-                    f"the Docker engine has not answered for {FIRST_ANSWER_S:g} s; if `docker "
-                    "network ls` hangs too, restart the engine"
+                    f"the Docker engine has not answered for {FIRST_ANSWER_S:g} s; {_REMEDY}"
                 )
             task_status.started()
 
@@ -235,10 +236,7 @@ class EngineSession:
 
 def _why_cut(exc: Exception) -> str:
     if isinstance(exc, requests.exceptions.ReadTimeout):
-        return (
-            f"the Docker engine left a call unanswered for {CALL_TIMEOUT_S} s; if `docker network "
-            "ls` hangs too, restart the engine"
-        )
+        return f"the Docker engine left a call unanswered for {CALL_TIMEOUT_S} s; {_REMEDY}"
     return f"the Docker engine does not answer: {say(exc)}"
 
 

@@ -4,14 +4,20 @@ Each call of trio's own streams gives every other task a turn, which takes as lo
 small items do, and of a lane there is mostly more to read at once.
 """
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from socket import socket
+from typing import TypeVar
 
 import trio
+from trio.lowlevel import wait_readable, wait_writable
 
 READ_BYTES = 1 << 16
 
 CALLS_IN_A_ROW = 16
 """Without a wait; then the others have their turn."""
+
+T = TypeVar("T")
 
 
 class Connection:
@@ -32,12 +38,7 @@ class Connection:
         Raises:
             OSError: the connection broke.
         """
-        await self._give_way()
-        while True:
-            try:
-                return self._socket.recv(READ_BYTES)
-            except BlockingIOError:
-                await self._readable()
+        return await self._soon(partial(self._socket.recv, READ_BYTES), wait_readable)
 
     async def receive_into(self, space: memoryview) -> int:
         """Put what has come there; return how much it is, 0 at the end.
@@ -45,12 +46,7 @@ class Connection:
         Raises:
             OSError: the connection broke.
         """
-        await self._give_way()
-        while True:
-            try:
-                return self._socket.recv_into(space)
-            except BlockingIOError:
-                await self._readable()
+        return await self._soon(partial(self._socket.recv_into, space), wait_readable)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of it.
@@ -58,15 +54,10 @@ class Connection:
         Raises:
             OSError: the connection broke.
         """
-        await self._give_way()
         with memoryview(data) as whole, whole.cast("B") as view:
             sent = 0
             while sent < len(view):
-                try:
-                    sent += self._socket.send(view[sent:])
-                except BlockingIOError:
-                    self._in_a_row = 0
-                    await trio.lowlevel.wait_writable(self._socket)
+                sent += await self._soon(partial(self._socket.send, view[sent:]), wait_writable)
 
     def detach(self) -> socket:
         """Return the socket, which is the caller's from now on."""
@@ -77,12 +68,17 @@ class Connection:
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
-    async def _readable(self) -> None:
-        self._in_a_row = 0
-        await trio.lowlevel.wait_readable(self._socket)
-
-    async def _give_way(self) -> None:
+    async def _soon(
+        self, call: Callable[[], T], possible: Callable[[socket], Awaitable[None]]
+    ) -> T:
+        """Return what a call returns as soon as it is possible, at once if it is and may be."""
         self._in_a_row += 1
         if self._in_a_row > CALLS_IN_A_ROW:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return call()
+            except BlockingIOError:
+                self._in_a_row = 0
+                await possible(self._socket)

@@ -8,13 +8,12 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
-import pickle
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -46,32 +45,10 @@ def pickled(function: Callable[[Any], Any]) -> PickledFunction:
         Unpicklable: something that it uses cannot travel; the message names it.
     """
     try:
-        data: bytes = _by_name(function) or cloudpickle.dumps(function)
+        data: bytes = cloudpickle.dumps(function)
     except Exception as exc:  # whatever pickling a user's object raises
         raise Unpicklable(f"{_named(function)} cannot be sent: {_culprit(function, exc)}") from exc
     return PickledFunction(data, hashlib.sha256(data).digest())
-
-
-def _by_name(function: Callable[[Any], Any]) -> bytes:
-    """Return the pickle of a function that is imported elsewhere; empty of what travels by value.
-
-    cloudpickle returns the same, after a search that takes as long as some thousand small items do.
-    """
-    if type(function) is not FunctionType or _is_by_value(function.__module__):
-        return b""
-    try:
-        return pickle.dumps(function, protocol=cloudpickle.DEFAULT_PROTOCOL)
-    except (pickle.PicklingError, AttributeError):  # it is not found by its name
-        return b""
-
-
-def _is_by_value(module: str | None) -> bool:
-    """Whether what is in a module travels by value, for the module or a package that it is in."""
-    if module not in sys.modules or module == "__main__":
-        return True
-    by_value = cloudpickle.list_registry_pickle_by_value()
-    parts = module.split(".")
-    return any(".".join(parts[:many]) in by_value for many in range(1, len(parts) + 1))
 
 
 _seen: dict[str, ModuleType] = {}

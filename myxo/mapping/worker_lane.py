@@ -433,9 +433,7 @@ class WorkerLane:
             busy_s, chunk.since = now - chunk.since, now
             chunk.sent = upto
             faults = {at - first: f for at, f in tuple(chunk.faults.items()) if first <= at < upto}
-            whole = not first and not computing  # nothing is added to it any more
-            values = chunk.values if whole else chunk.values[first:upto]
-            parts = _packed(busy_s, values, faults)
+            parts = _packed(busy_s, chunk.values[first:upto], faults)
             self.send(Frame(Kind.OUTCOMES, chunk.id, chunk.start + upto, parts))
             if not computing:
                 chunk.since = time.monotonic()
