@@ -132,7 +132,7 @@ class MapCall(Generic[T, R]):
     def wait(self) -> list[Any]:
         """Return the results; blocks."""
         parts = self._wait()
-        found = next(parts, [])  # not copied, as all of a million results are one part at times
+        found = next(parts, [])  # not copied, as a million results are one part mostly
         for part in parts:
             found += part
         return found
@@ -166,8 +166,6 @@ class _Passage:
         notify: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._held: dict[int, Outcomes] = {}
-        self._next = 0
         self._input: Iterator[Any] = iter(())
         self._async_input: AsyncIterator[Any] | None = None
         source: Items = WindowItems()
@@ -180,7 +178,7 @@ class _Passage:
         self._bar = _bar(settings, source.count)
         # Who waits for all is not woken by each: its thread would wait for workers' processors.
         each = self._bar is not None or settings.untaken is not None
-        self._mailbox = Mailbox(notify, each=each)
+        self._mailbox = Mailbox(notify, each=each, ordered=not settings.as_completed)
         self._engine = Engine(work, source, self._mailbox, settings)
         self._engine.start()
 
@@ -194,16 +192,10 @@ class _Passage:
         Raises:
             Exception: an item's, or that with which the map ended.
         """
+        if self._bar is not None:
+            self._bar.advance(mail.came)
         for outcomes in mail.outcomes:
-            if self._bar is not None:
-                self._bar.advance(len(outcomes.indices))
-            if self._settings.as_completed:
-                yield from self._given(outcomes)
-            else:
-                self._held[outcomes.indices.start] = outcomes
-                while (next_ones := self._held.pop(self._next, None)) is not None:
-                    self._next = next_ones.indices.stop
-                    yield from self._given(next_ones)
+            yield from self._given(outcomes)
         if mail.ended and mail.error is not None:
             raise alone(mail.error)
 

@@ -12,6 +12,9 @@ from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
 
+JOIN_S = 0.005
+"""That an ended map leaves to its caller before it clears up: both need the interpreter."""
+
 
 class Supply(Protocol):
     """Where a map takes its indices from."""
@@ -77,7 +80,7 @@ class Engine:
             self._supply.offer(items.count)
             self._supply.close()
         self._scope = trio.CancelScope()
-        self._over = threading.Event()
+        self._over, self._joined = threading.Event(), threading.Event()
         self._loop: LoopThread | None = None
 
     def start(self) -> None:
@@ -108,6 +111,7 @@ class Engine:
     def join(self) -> None:
         """Wait until the map has settled or ended, which is near once it was cancelled."""
         self._over.wait()
+        self._joined.set()
 
     def _soon(self, call: Callable[[], None]) -> None:
         if self._loop is not None and not self._over.is_set():
@@ -118,5 +122,6 @@ class Engine:
             await self._run.run(settled)
 
     def _end(self, error: BaseException | None) -> None:
-        self._mailbox.end(error)
         self._over.set()
+        self._mailbox.end(error)
+        self._joined.wait(JOIN_S)

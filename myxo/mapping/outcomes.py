@@ -1,6 +1,6 @@
 """What came of items, on its way to the caller."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,3 +22,18 @@ class Outcomes:
     values: list[Any]
     faults: Mapping[int, Fault | Exception]
     worker: str
+
+
+class InOrder:
+    """Puts outcomes into the order of the items."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Outcomes] = {}
+        self._next = 0
+
+    def take(self, outcomes: Outcomes) -> Iterator[Outcomes]:
+        """Yield those whose turn it is now; what comes too early is held."""
+        self._held[outcomes.indices.start] = outcomes
+        while (its_turn := self._held.pop(self._next, None)) is not None:
+            self._next = its_turn.indices.stop
+            yield its_turn

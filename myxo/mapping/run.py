@@ -97,6 +97,7 @@ class MapRun(Flow):
         self._registered = False
         self._tries: Counter[int] = Counter()
         self._lanes_news = trio.Event()
+        self._settled: Settled = lambda: None
 
     def look_again(self) -> None:
         """Have each lane ask anew what it is to do, and see anew how many there should be."""
@@ -110,6 +111,7 @@ class MapRun(Flow):
         Raises:
             MapError: it cannot be done.
         """
+        self._settled = settled
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._weigh)
@@ -311,6 +313,8 @@ class MapRun(Flow):
             lane.answered(frame.chunk, frame.upto)
             self._lost = 0
             self._take_in(lane, chunks[frame.chunk], frame)
+            if self._schedule.finished:
+                self._settled()  # before others have their turn
             if self._schedule.finished or self._lacks_lanes():
                 self.look_again()
             else:

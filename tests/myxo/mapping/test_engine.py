@@ -1,16 +1,20 @@
-"""What wakes the thread of a map."""
+"""What wakes the thread of a map, and who goes first at its end."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
 import trio
 
+from myxo.mapping import engine as engine_module
 from myxo.mapping.engine import Engine
 from myxo.mapping.items import Items, SequenceItems
 from myxo.mapping.loops import Settled
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
+
+TIMEOUT_S = 60.0
 
 
 class Resting:
@@ -59,3 +63,25 @@ def test_a_map_is_woken_by_what_is_taken_only_where_that_holds_it_back(
     engine.cancel()
     engine.join()
     assert work.noted == noted
+
+
+def test_a_caller_that_is_told_of_the_end_goes_on_before_the_map_clears_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "JOIN_S", TIMEOUT_S)
+    order: list[str] = []
+    ended, cleared = threading.Event(), threading.Event()
+
+    class Settling(Resting):
+        async def run(self, settled: Settled) -> None:
+            settled()
+            order.append("cleared up")
+            cleared.set()
+
+    engine = Engine(Settling(), SequenceItems([]), Mailbox(ended.set), MapSettings())
+    engine.start()
+    assert ended.wait(TIMEOUT_S)
+    order.append("went on")
+    engine.join()
+    assert cleared.wait(TIMEOUT_S)
+    assert order == ["went on", "cleared up"]
