@@ -9,6 +9,22 @@ from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.settings import MapSettings
 
 
+class News:
+    """Wakes who waits for a change; whoever took `next` before looking misses none.
+
+    Attributes:
+        next: is set at the next change.
+    """
+
+    def __init__(self) -> None:
+        self.next = trio.Event()
+
+    def tell(self) -> None:
+        """Wake them."""
+        self.next.set()
+        self.next = trio.Event()
+
+
 class Flow:
     """A map as its caller sees it; those who do something with the items build on it.
 
@@ -29,20 +45,21 @@ class Flow:
     ) -> None:
         self._items = items
         self._settings = settings
-        self._news = trio.Event()
+        self._news = News()
         self._deliver = deliver
         self._read_more = read_more
         self._untaken = 0
 
     def taken(self, outcomes: int) -> None:
         """Note that the caller has taken so many outcomes."""
+        was_held_back = self._is_held_back()
         self._untaken -= outcomes
-        self.look_again()
+        if was_held_back:
+            self.look_again()
 
     def look_again(self) -> None:
-        """Have each lane ask anew what it is to do: something has changed."""
-        self._news.set()
-        self._news = trio.Event()
+        """Have whoever gives out items see anew what is to be done: something has changed."""
+        self._news.tell()
 
     def _is_held_back(self) -> bool:
         """Whether the caller has more outcomes to take than it is to be given ahead."""

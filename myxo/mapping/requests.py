@@ -111,7 +111,7 @@ class RequestRun(Flow):
     ) -> None:
         """Hand each index to a lane that is idle; open one where none is and one may be."""
         while True:
-            news = self._news
+            news = self._news.next
             indices = None if self._is_held_back() else self._backlog.take(1)
             if not self._backlog.closed:  # one more than there are lanes, for the next lane
                 self._read(self._lanes + 1 - len(self._backlog))

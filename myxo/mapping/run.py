@@ -16,7 +16,7 @@ import trio
 
 from myxo.mapping.errors import FunctionUnusable, MapError, NoWorkers, Unpicklable
 from myxo.mapping.faults import Fault
-from myxo.mapping.flow import Flow
+from myxo.mapping.flow import Flow, News
 from myxo.mapping.frames import Frame, Kind, MalformedFrame
 from myxo.mapping.functions import PickledFunction
 from myxo.mapping.items import Items
@@ -96,14 +96,14 @@ class MapRun(Flow):
         self._registering = trio.Lock()
         self._registered = False
         self._tries: Counter[int] = Counter()
-        self._lanes_news = trio.Event()
+        self._lane_news: dict[LaneId, News] = {}
         self._settled: Settled = lambda: None
 
     def look_again(self) -> None:
         """Have each lane ask anew what it is to do, and see anew how many there should be."""
         super().look_again()
-        self._lanes_news.set()
-        self._lanes_news = trio.Event()
+        for news in self._lane_news.values():
+            news.tell()
 
     async def run(self, settled: Settled) -> None:
         """Call `settled` when each item has its outcome, then let go of the workers.
@@ -116,7 +116,7 @@ class MapRun(Flow):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._weigh)
             while not self._schedule.finished:
-                news = self._lanes_news
+                news = self._news.next
                 if not self._lanes and trio.current_time() - started > self._settings.patience_s:
                     raise self._no_workers()
                 if self._lanes:
@@ -172,19 +172,20 @@ class MapRun(Flow):
                 key = LaneId(next(self._ids))
                 self._opening -= 1
                 opening = False
-                self._lanes[key] = lane
+                self._lanes[key], self._lane_news[key] = lane, News()
                 self._schedule.join(key)
-                self.look_again()
+                self._news.tell()
                 try:
                     await self._use(key, lane)
                 finally:
-                    del self._lanes[key]
+                    del self._lanes[key], self._lane_news[key]
                     is_leaving = key in self._leaving
                     self._leaving.discard(key)
                     lane.is_spare = self._schedule.finished and not is_leaving
                     for index in self._schedule.lost(key, trio.current_time()):
                         self._give_up(index, lane)
-                    self.look_again()
+                    self._news.tell()
+                    self._wake_stirred()
         except Refused as exc:
             await self._refused(exc)
         except _NoOther:
@@ -198,7 +199,7 @@ class MapRun(Flow):
         finally:
             if opening:
                 self._opening -= 1
-                self.look_again()
+                self._news.tell()
 
     def _check_new(self, lane: Lane) -> None:
         """Raise `_NoOther` if a lane leads to a worker to which there is one."""
@@ -236,13 +237,13 @@ class MapRun(Flow):
                 raise LaneLost from group
 
     async def _feed(self, key: LaneId, lane: Lane, chunks: dict[int, Chunk]) -> None:
-        """Send a lane what it is to compute, whenever something has changed."""
+        """Send a lane what it is to compute, whenever something has changed for it."""
         digest = (self._function.digest, self._settings.timeout_s)
         begin = [Frame(Kind.BEGIN, parts=pack(digest))]
         if not self._weighed.is_set():  # a wait for nothing would still take a turn of each other
             await self._weighed.wait()
         while True:
-            news, now = self._news, trio.current_time()
+            news, now = self._lane_news[key].next, trio.current_time()
             self._read(self._schedule.wanted)
             chunk = None if self._is_held_back() else self._schedule.next(key, now)
             if chunk is not None:
@@ -295,6 +296,7 @@ class MapRun(Flow):
                     self._schedule.away(key, trio.current_time())
                 case Kind.BACK:
                     self._schedule.back(key, trio.current_time())
+                    self._wake_stirred()
                 case Kind.BYE:
                     self._leaving.add(key)
                     self._schedule.leaves(key)
@@ -316,10 +318,14 @@ class MapRun(Flow):
             if self._schedule.finished:
                 self._settled()  # before others have their turn
             if self._schedule.finished or self._lacks_lanes():
-                self.look_again()
-            else:
-                super().look_again()  # of the lanes alone: each that looks costs a step
+                self._news.tell()
+            self._wake_stirred()
             await self._tell_shortened()
+
+    def _wake_stirred(self) -> None:
+        """Have the lanes ask anew that may have something to do by what has happened."""
+        for key in self._schedule.stirred():
+            self._lane_news[key].tell()
 
     def _take_in(self, lane: Lane, chunk: Chunk, frame: Frame) -> None:
         busy_s, values, faults = unpack(frame.parts)

@@ -142,6 +142,8 @@ class Schedule:
         self._outcomes = Intervals()
         self._pace = Pace()
         self._lost_alone: Counter[int] = Counter()
+        self._copied: set[int] = set()
+        self._stirred: set[LaneId] = set()
         self._shortened: list[Shortened] = []
 
     # The input
@@ -149,10 +151,12 @@ class Schedule:
     def offer(self, items: int) -> None:
         """Note that the input's next `items` may be given out."""
         self._backlog.offer(items)
+        self._stir_all()
 
     def close(self) -> None:
         """Note that the input has ended."""
         self._backlog.close()
+        self._stir_all()
 
     @property
     def wanted(self) -> int:
@@ -186,6 +190,7 @@ class Schedule:
     def join(self, lane: LaneId) -> None:
         """Take in a lane that stands."""
         self._lanes[lane] = _Lane()
+        self._stirred.add(lane)
 
     def away(self, lane: LaneId, now: float) -> None:
         """Note that a lane's worker computes for other maps."""
@@ -200,6 +205,7 @@ class Schedule:
                 chunk.away_s += now - max(one.away_since, chunk.sent_at)
                 chunk.moved_at = now
             one.away_since = None
+            self._stirred.add(lane)
 
     def leaves(self, lane: LaneId) -> None:
         """Note that a lane's worker is to end: it gets nothing more."""
@@ -217,10 +223,23 @@ class Schedule:
                 self._lost_alone[chunk.start] += 1
             for missing in self._uncovered(chunk):
                 if to_blame and self._lost_alone[chunk.start] > LOSSES:
-                    abandoned += [index for one in self._take_in(missing, now) for index in one]
+                    abandoned += [index for one in self._take_in(missing) for index in one]
                 else:
-                    self._backlog.give_back(_pieces(missing))
+                    self._give_back(_pieces(missing))
         return abandoned
+
+    def stirred(self) -> list[LaneId]:
+        """Return the lanes that may have something to do by what has happened since the last call.
+
+        The others need not ask anew: in a large network to ask takes longer than to hear a worker.
+        """
+        stirred, self._stirred = self._stirred, set()
+        if self.finished:
+            return []
+        more = not self._backlog.closed or len(self._backlog)
+        return [
+            key for key, one in self._lanes.items() if not one.chunks or (more and key in stirred)
+        ]
 
     # Chunks
 
@@ -233,7 +252,7 @@ class Schedule:
         while size:
             while given := self._backlog.take(size):
                 if open_ones := self._outcomes.missing(given.start, given.stop):
-                    self._backlog.give_back(open_ones[1:])
+                    self._give_back(open_ones[1:])
                     return self._give(lane, open_ones[0], now)
             if one.chunks or not self._backlog.closed:
                 return None
@@ -275,14 +294,19 @@ class Schedule:
         first = chunk.done
         chunk.done, chunk.moved_at = upto, now
         chunk.busy_s += busy_s
+        self._stirred.add(chunk.lane)
+        others_too = bool(self._copied) or upto > chunk.stop  # it went beyond where it was cut
         self._settle(chunk, now)
         self._shorten(chunk, now)
         fresh = []
         for index in sorted(again):
-            fresh += self._take_in(range(first, index), now)
-            self._backlog.give_back(self._outcomes.missing(index, index + 1))
+            fresh += self._take_in(range(first, index))
+            self._give_back(self._outcomes.missing(index, index + 1))
             first = index + 1
-        return fresh + self._take_in(range(first, upto), now)
+        fresh += self._take_in(range(first, upto))
+        if others_too:  # to look through all lanes takes long
+            self._release(fresh, now)
+        return fresh
 
     def shortenings(self) -> list[Shortened]:
         """Return what lanes are to be told, once each."""
@@ -396,7 +420,16 @@ class Schedule:
         chunk.stop = stop
         self._shortened.append(Shortened(chunk.lane, chunk.id, stop))
         self._settle(chunk, now)
-        self._backlog.give_back([taken])
+        self._give_back([taken])
+
+    def _give_back(self, ranges: Collection[range]) -> None:
+        """Have items be given out again."""
+        if ranges:
+            self._backlog.give_back(ranges)
+            self._stir_all()
+
+    def _stir_all(self) -> None:
+        self._stirred.update(self._lanes)
 
     def _copy(self, lane: LaneId, now: float) -> Chunk | None:
         """Compute the item a second time that has been under way for longest."""
@@ -411,6 +444,7 @@ class Schedule:
         if not late:
             return None
         index = self._open_index(min(late, key=lambda chunk: chunk.moved_at))
+        self._copied.add(index)
         return self._give(lane, range(index, index + 1), now)
 
     def _running(self, but: LaneId) -> list[Chunk]:
@@ -458,20 +492,20 @@ class Schedule:
 
     # Outcomes
 
-    def _take_in(self, indices: range, now: float) -> list[range]:
-        """Note outcomes; chunks of other lanes that are whole by them need not go on."""
+    def _take_in(self, indices: range) -> list[range]:
+        """Note outcomes; return those that are the first."""
         fresh = self._outcomes.add(indices.start, indices.stop)
         for one in fresh:
-            self._release(one, now)
-            for index in tuple(self._lost_alone):
-                if index in one:
-                    del self._lost_alone[index]
+            self._copied -= {index for index in self._copied if index in one}
+            for index in [index for index in self._lost_alone if index in one]:
+                del self._lost_alone[index]
         return fresh
 
-    def _release(self, indices: range, now: float) -> None:
+    def _release(self, indices: Collection[range], now: float) -> None:
+        """Let go of chunks that are whole by these outcomes, whoever's: they need not go on."""
         for one in self._lanes.values():
             for chunk in tuple(one.chunks):
-                if chunk.done < indices.stop and indices.start < chunk.stop:
+                if any(chunk.done < part.stop and part.start < chunk.stop for part in indices):
                     self._settle(chunk, now)
 
     def _settle(self, chunk: Chunk, now: float) -> None:

@@ -88,7 +88,6 @@ class _Map:
     lanes: "dict[LaneId, _Lane]" = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
     offered: int = 0
-    looks_at: float = inf
     ended: bool = False
 
 
@@ -105,6 +104,7 @@ class _Lane:
     said: int = 0
     busy_s: float = 0.0
     away: bool = False
+    looks_at: float = inf
 
 
 @dataclass(slots=True, eq=False)
@@ -193,26 +193,26 @@ class Simulation:
             schedule.close()
 
     def _serve(self, one: _Map) -> None:
-        """Give each lane what it may have, and tell workers where to stop."""
+        """Give lanes what they may have, and tell workers where to stop."""
         schedule = one.load.schedule
-        for lane in tuple(one.lanes.values()):
+        due = [key for key, lane in one.lanes.items() if lane.looks_at <= self._now]
+        asking = {*schedule.stirred(), *due} & one.lanes.keys()  # of a map that has ended, none
+        for lane in [one.lanes[key] for key in sorted(asking)]:
+            if lane.looks_at <= self._now:
+                lane.looks_at = inf
             one_way_s = lane.seat.worker.one_way_s
             while (chunk := schedule.next(lane.id, self._now)) is not None:
                 one.outcome.chunks += 1
                 self._after(one_way_s, partial(self._arrive, lane, chunk, chunk.stop))
             again = schedule.look_again_at(lane.id, self._now)
-            if again is not None and self._now < again < one.looks_at:
-                one.looks_at = again
-                self._at(again, partial(self._look, one))
+            if again is not None and self._now < again < lane.looks_at:
+                lane.looks_at = again
+                self._at(again, _nothing)
         for told in schedule.shortenings():
             reached = one.lanes.get(told.lane)
             if reached is not None:
                 arrival = partial(reached.stops.update, {told.chunk: told.stop})
                 self._after(reached.seat.worker.one_way_s, arrival)
-
-    def _look(self, one: _Map) -> None:
-        if one.looks_at <= self._now:  # else another look was put before it since
-            one.looks_at = inf
 
     def _end(self, one: _Map) -> None:
         """Let go of the workers when each index has its outcome."""
@@ -371,6 +371,10 @@ class Simulation:
         answered = one.outcome.answered
         for index in (index for indices in fresh for index in indices):
             answered[index] = answered.get(index, 0) + 1
+
+
+def _nothing() -> None:
+    """Happens where it is but the time for a lane to ask anew."""
 
 
 def constant(seconds: float) -> Callable[[int], float]:

@@ -343,3 +343,29 @@ def test_time_in_which_a_worker_is_away_counts_for_no_chunk() -> None:
         schedule.back(lane, begun + 5)
         schedule.answered(chunk, chunk.stop, 0.5, begun + 5.6)
     assert schedule._pace.cost_s == pytest.approx(1.1)
+
+
+def test_lanes_ask_anew_only_if_there_may_be_something_for_them() -> None:
+    busy, done, lost = LaneId(0), LaneId(1), LaneId(2)
+    schedule = Schedule(chunk=10)
+    schedule.offer(30)
+    schedule.close()
+    for lane in (busy, done, lost):
+        schedule.join(lane)
+    chunks = [schedule.next(lane, 0.0) for lane in schedule.stirred()]
+    assert schedule.stirred() == []
+
+    assert chunks[0] is not None
+    assert chunks[1] is not None
+    schedule.answered(chunks[0], 5, 0.5, 0.5)
+    assert schedule.stirred() == []  # nobody has anything that it could be given
+    schedule.answered(chunks[1], 20, 1.0, 1.0)
+    assert schedule.stirred() == [done]
+    schedule.lost(lost, 1.0)
+    assert schedule.stirred() == [busy, done]
+
+    while not schedule.finished:
+        chunk = schedule.next(done, 1.0)
+        assert chunk is not None
+        schedule.answered(chunk, chunk.stop, 0.1, 1.0)
+    assert schedule.stirred() == []
