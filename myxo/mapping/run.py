@@ -182,7 +182,7 @@ class MapRun(Flow):
                     is_leaving = key in self._leaving
                     self._leaving.discard(key)
                     lane.is_spare = self._schedule.finished and not is_leaving
-                    for index in self._schedule.lost(key, trio.current_time()):
+                    for index in self._schedule.lost(key):
                         self._give_up(index, lane)
                     self._news.tell()
                     self._wake_stirred()

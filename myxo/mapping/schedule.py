@@ -211,7 +211,7 @@ class Schedule:
         """Note that a lane's worker is to end: it gets nothing more."""
         self._lanes[lane].leaves = True
 
-    def lost(self, lane: LaneId, now: float) -> list[int]:
+    def lost(self, lane: LaneId) -> list[int]:
         """Take back what a lane had; return the indices that are abandoned by that."""
         gone = self._lanes.pop(lane)
         blameless = gone.leaves or gone.away_since is not None

@@ -272,7 +272,7 @@ class Simulation:
     def _lose(self, lane: _Lane) -> None:
         one = lane.of
         del one.lanes[lane.id]
-        for index in one.load.schedule.lost(lane.id, self._now):
+        for index in one.load.schedule.lost(lane.id):
             one.outcome.abandoned.append(index)
             self._count(one, [range(index, index + 1)])
 

@@ -293,7 +293,7 @@ def test_an_item_is_not_abandoned_for_workers_that_ended_for_other_reasons(
         schedule.join(lane)
         assert schedule.next(lane, 0.0) is not None
         tell(schedule, lane)
-        assert schedule.lost(lane, 0.0) == []
+        assert schedule.lost(lane) == []
     assert schedule.waiting == 1
 
 
@@ -361,7 +361,7 @@ def test_lanes_ask_anew_only_if_there_may_be_something_for_them() -> None:
     assert schedule.stirred() == []  # nobody has anything that it could be given
     schedule.answered(chunks[1], 20, 1.0, 1.0)
     assert schedule.stirred() == [done]
-    schedule.lost(lost, 1.0)
+    schedule.lost(lost)
     assert schedule.stirred() == [busy, done]
 
     while not schedule.finished:
