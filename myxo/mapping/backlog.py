@@ -13,7 +13,12 @@ class Backlog:
         self.closed = False
 
     def __len__(self) -> int:
-        return self.offered - self._fresh + sum(stop - start for start, stop in self._returned)
+        return self.offered - self._fresh + self.returned
+
+    @property
+    def returned(self) -> int:
+        """How many of them came back."""
+        return sum(stop - start for start, stop in self._returned)
 
     def offer(self, items: int) -> None:
         """Add the input's next `items`."""
@@ -28,15 +33,20 @@ class Backlog:
         for one in ranges:
             heappush(self._returned, (one.start, one.stop))
 
-    def take(self, most: int) -> range | None:
-        """Take up to `most` of the first indices, or None if there is none."""
+    def take(self, most: int, *, fresh: bool = True) -> range | None:
+        """Take up to `most` of the first indices, or None if there is none.
+
+        Args:
+            most: how many.
+            fresh: whether they may be ones that were not given out yet.
+        """
         if self._returned:
             start, stop = heappop(self._returned)
             if stop - start > most:
                 heappush(self._returned, (start + most, stop))
                 stop = start + most
             return range(start, stop)
-        if self._fresh == self.offered:
+        if not fresh or self._fresh == self.offered:
             return None
         start, self._fresh = self._fresh, min(self._fresh + most, self.offered)
         return range(start, self._fresh)

@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
@@ -288,7 +288,7 @@ def _is_whole(items: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(items, Sequence) or read_by_index
 
 
-# What wakes a caller
+# What wakes a caller, in the map's thread, which outlives a caller whose loop has ended
 
 
 class _TrioNews:
@@ -297,7 +297,8 @@ class _TrioNews:
         self._event = trio.Event()
 
     def set(self) -> None:
-        self._token.run_sync_soon(self._event.set)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._event.set)
 
     def clear(self) -> None:
         self._event = trio.Event()
@@ -312,7 +313,8 @@ class _AsyncioNews:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        self._loop.call_soon_threadsafe(self._event.set)
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._event.set)
 
     def clear(self) -> None:
         self._event.clear()

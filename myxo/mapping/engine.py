@@ -80,6 +80,7 @@ class Engine:
             self._supply.offer(items.count)
             self._supply.close()
         self._scope = trio.CancelScope()
+        self._ended = False
         self._over, self._joined = threading.Event(), threading.Event()
         self._loop: LoopThread | None = None
 
@@ -114,7 +115,7 @@ class Engine:
         self._joined.set()
 
     def _soon(self, call: Callable[[], None]) -> None:
-        if self._loop is not None and not self._over.is_set():
+        if self._loop is not None and not self._ended:
             self._loop.call_soon(call)
 
     async def _within(self, settled: Settled) -> None:
@@ -122,6 +123,7 @@ class Engine:
             await self._run.run(settled)
 
     def _end(self, error: BaseException | None) -> None:
-        self._over.set()
+        self._ended = True  # from here on nobody has to be told of what the caller does
         self._mailbox.end(error)
+        self._over.set()
         self._joined.wait(JOIN_S)

@@ -52,7 +52,7 @@ class Mailbox:
         """Hand over outcomes."""
         with self._lock:
             self._came += len(outcomes.indices)
-            ready = [outcomes] if self._in_order is None else [*self._in_order.take(outcomes)]
+            ready = [outcomes] if self._in_order is None else self._in_order.take(outcomes)
             for one in ready:
                 self._lay_down(one)
         if self._each or any(one.faults for one in ready):

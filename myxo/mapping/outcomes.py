@@ -1,6 +1,6 @@
 """What came of items, on its way to the caller."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,11 @@ class InOrder:
         self._held: dict[int, Outcomes] = {}
         self._next = 0
 
-    def take(self, outcomes: Outcomes) -> Iterator[Outcomes]:
-        """Yield those whose turn it is now; what comes too early is held."""
+    def take(self, outcomes: Outcomes) -> list[Outcomes]:
+        """Return those whose turn it is now; what comes too early is held."""
         self._held[outcomes.indices.start] = outcomes
+        ready = []
         while (its_turn := self._held.pop(self._next, None)) is not None:
             self._next = its_turn.indices.stop
-            yield its_turn
+            ready.append(its_turn)
+        return ready

@@ -245,7 +245,8 @@ class MapRun(Flow):
         while True:
             news, now = self._lane_news[key].next, trio.current_time()
             self._read(self._schedule.wanted)
-            chunk = None if self._is_held_back() else self._schedule.next(key, now)
+            fresh = not self._is_held_back()  # else it may be what came back that the caller lacks
+            chunk = self._schedule.next(key, now, fresh=fresh)
             if chunk is not None:
                 number = lane.begin(chunk.id, chunk.stop)
                 chunks[number] = chunk
@@ -259,7 +260,7 @@ class MapRun(Flow):
                 await lane.send(*begin)
                 begin = []
             await self._tell_shortened()
-            again = self._schedule.look_again_at(key, now)
+            again = self._schedule.look_again_at(key, now, fresh=fresh)
             with trio.move_on_at(again if again is not None else float("inf")):
                 await news.wait()
 
@@ -274,6 +275,7 @@ class MapRun(Flow):
         for told in self._schedule.shortenings():
             lane = self._lanes.get(told.lane)
             if lane is not None:
+                self._lane_news[told.lane].tell()  # it may have nothing left
                 number = lane.stop(told.chunk, told.stop)
                 try:
                     await lane.send(Frame(Kind.STOP, number, told.stop))
@@ -294,6 +296,7 @@ class MapRun(Flow):
                     raise _unusable(unpack(frame.parts), lane)
                 case Kind.AWAY:
                     self._schedule.away(key, trio.current_time())
+                    self._wake_stirred()
                 case Kind.BACK:
                     self._schedule.back(key, trio.current_time())
                     self._wake_stirred()

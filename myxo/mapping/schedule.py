@@ -142,8 +142,8 @@ class Schedule:
         self._outcomes = Intervals()
         self._pace = Pace()
         self._lost_alone: Counter[int] = Counter()
-        self._copied: set[int] = set()
-        self._stirred: set[LaneId] = set()
+        self._copied: set[int] = set()  # indices that two lanes have, as one was late
+        self._stirred: set[LaneId] = set()  # lanes for which something has changed
         self._shortened: list[Shortened] = []
 
     # The input
@@ -196,6 +196,7 @@ class Schedule:
         """Note that a lane's worker computes for other maps."""
         one = self._lanes[lane]
         one.away_since, one.shared = now, True
+        self._stirred.add(lane)
 
     def back(self, lane: LaneId, now: float) -> None:
         """Note that it computes for this one again."""
@@ -229,9 +230,9 @@ class Schedule:
         return abandoned
 
     def stirred(self) -> list[LaneId]:
-        """Return the lanes that may have something to do by what has happened since the last call.
+        """Return which lanes should ask anew: idle ones, and others with news since the last call.
 
-        The others need not ask anew: in a large network to ask takes longer than to hear a worker.
+        To have all of them ask takes a large network's caller longer than to hear a worker.
         """
         stirred, self._stirred = self._stirred, set()
         if self.finished:
@@ -243,14 +244,20 @@ class Schedule:
 
     # Chunks
 
-    def next(self, lane: LaneId, now: float) -> Chunk | None:
-        """Return what a lane is to compute beside what it has, or None if nothing now."""
+    def next(self, lane: LaneId, now: float, *, fresh: bool = True) -> Chunk | None:
+        """Return what a lane is to compute beside what it has, or None if nothing now.
+
+        Args:
+            lane: that asks.
+            now: seconds on a clock that does not go back.
+            fresh: whether it may be what no lane has had yet; what came back always may.
+        """
         one = self._lanes[lane]
         if one.leaves or (one.chunks and not self._should_queue(one, now)):
             return None
         size = self._size(one, self._unfinished if self._backlog.closed else None)
         while size:
-            while given := self._backlog.take(size):
+            while given := self._backlog.take(size, fresh=fresh):
                 if open_ones := self._outcomes.missing(given.start, given.stop):
                     self._give_back(open_ones[1:])
                     return self._give(lane, open_ones[0], now)
@@ -282,7 +289,8 @@ class Schedule:
             upto: the index behind the last that was answered.
             busy_s: computing time of what is answered by this, in seconds.
             now: seconds on a clock that does not go back.
-            again: indices among these that are to be computed once more.
+            again: indices among these that are to be computed once more, unless another lane has
+                been given them since.
 
         Returns:
             The indices whose outcome this is; the others have had theirs before.
@@ -295,13 +303,15 @@ class Schedule:
         chunk.done, chunk.moved_at = upto, now
         chunk.busy_s += busy_s
         self._stirred.add(chunk.lane)
-        others_too = bool(self._copied) or upto > chunk.stop  # it went beyond where it was cut
+        cut_at = chunk.stop  # a worker that hears late goes beyond, to what others were given
+        others_too = bool(self._copied) or upto > cut_at
         self._settle(chunk, now)
         self._shorten(chunk, now)
         fresh = []
         for index in sorted(again):
             fresh += self._take_in(range(first, index))
-            self._give_back(self._outcomes.missing(index, index + 1))
+            if index < cut_at:
+                self._give_back(self._outcomes.missing(index, index + 1))
             first = index + 1
         fresh += self._take_in(range(first, upto))
         if others_too:  # to look through all lanes takes long
@@ -313,13 +323,16 @@ class Schedule:
         told, self._shortened = self._shortened, []
         return told
 
-    def look_again_at(self, lane: LaneId, now: float) -> float | None:
-        """Return when a lane should ask anew though nothing has come, or None."""
+    def look_again_at(self, lane: LaneId, now: float, *, fresh: bool = True) -> float | None:
+        """Return when a lane should ask anew though nothing has come, or None; see `next`."""
         one = self._lanes[lane]
         if one.leaves or one.away_since is not None:
             return None
         if one.chunks:
-            return self._queues_at(one, now) if len(self._backlog) else None
+            waiting = len(self._backlog) if fresh else self._backlog.returned
+            return self._queues_at(one, now) if waiting else None
+        if not self._backlog.closed:
+            return None
         waits = [
             chunk.moved_at + self._patience_s(lane)
             for chunk in self._running(lane)
@@ -346,11 +359,8 @@ class Schedule:
         """Whether a lane would stand idle if its next chunk went out only when this one is done."""
         if lane.pace.item_s is None:
             return self._has_half_its_part(lane)
-        if lane.shared:
-            return len(lane.chunks) < AHEAD_SHARED and self._left_s(lane, now) < LONGEST_S / 2
-        if len(lane.chunks) >= AHEAD:
-            return False
-        return self._left_s(lane, now) <= (lane.pace.cost_s or 0.0)
+        chunks, ahead_s = _ahead(lane)
+        return len(lane.chunks) < chunks and self._left_s(lane, now) <= ahead_s
 
     def _has_half_its_part(self, lane: _Lane) -> bool:
         """Whether a lane of which nothing is known yet has the first of two chunks of a sequence.
@@ -362,10 +372,10 @@ class Schedule:
 
     def _queues_at(self, lane: _Lane, now: float) -> float | None:
         """Return when the time comes for a lane's next chunk to go out, as it looks now."""
-        if lane.pace.item_s is None or lane.shared or len(lane.chunks) >= AHEAD:
+        chunks, ahead_s = _ahead(lane)
+        if lane.pace.item_s is None or len(lane.chunks) >= chunks:
             return None
-        early_s = self._left_s(lane, now) - (lane.pace.cost_s or 0.0)
-        return now + max(early_s, SOONEST_S)
+        return now + max(self._left_s(lane, now) - ahead_s, SOONEST_S)
 
     def _give(self, lane: LaneId, given: range, now: float) -> Chunk:
         one = self._lanes[lane]
@@ -501,11 +511,11 @@ class Schedule:
                 del self._lost_alone[index]
         return fresh
 
-    def _release(self, indices: Collection[range], now: float) -> None:
+    def _release(self, parts: Collection[range], now: float) -> None:
         """Let go of chunks that are whole by these outcomes, whoever's: they need not go on."""
         for one in self._lanes.values():
             for chunk in tuple(one.chunks):
-                if any(chunk.done < part.stop and part.start < chunk.stop for part in indices):
+                if any(chunk.done < part.stop and part.start < chunk.stop for part in parts):
                     self._settle(chunk, now)
 
     def _settle(self, chunk: Chunk, now: float) -> None:
@@ -516,6 +526,7 @@ class Schedule:
         if chunk.done < chunk.stop and self._outcomes.missing(chunk.done, chunk.stop):
             return
         lane.drop(chunk, now)
+        self._stirred.add(chunk.lane)
         lane.shared = lane.away_since is not None or chunk.away_s > 0
         if chunk.done < chunk.stop:
             chunk.stop = chunk.done
@@ -532,6 +543,16 @@ class Schedule:
                 open_ones.add(other.done, other.stop)
         missing = self._outcomes.missing(chunk.done, chunk.stop)
         return [gap for one in missing for gap in open_ones.missing(one.start, one.stop)]
+
+
+def _ahead(lane: _Lane) -> tuple[int, float]:
+    """Return how many chunks a lane has at the most, and at how little left it gets the next one.
+
+    One whose worker computes for others, too, should never have nothing when its turn comes.
+    """
+    if lane.shared:
+        return AHEAD_SHARED, LONGEST_S / 2
+    return AHEAD, lane.pace.cost_s or 0.0
 
 
 def _pieces(indices: range) -> list[range]:

@@ -47,6 +47,7 @@ class Load:
         cost: how many times longer its items take than the workers say.
         whole: whether its input is a sequence; else it is read as the schedule wants.
         kills: items that end a worker in the moment that it begins them.
+        fails: items that are computed once more after their first outcome.
     """
 
     items: int
@@ -55,6 +56,7 @@ class Load:
     cost: float = 1.0
     whole: bool = False
     kills: frozenset[int] = frozenset()
+    fails: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class _Map:
     lanes: "dict[LaneId, _Lane]" = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
     offered: int = 0
+    failed: set[int] = field(default_factory=set)
     ended: bool = False
 
 
@@ -357,12 +360,14 @@ class Simulation:
         chunk, upto, busy_s = lane.chunks[0], lane.index, lane.busy_s
         if upto is None or upto == lane.said:
             return
+        said = range(lane.said, upto)
         lane.said, lane.busy_s = upto, 0.0
         one = lane.of
 
         def hear() -> None:
-            schedule = one.load.schedule
-            self._count(one, schedule.answered(chunk, upto, busy_s, self._now))
+            again = (one.load.fails - one.failed).intersection(said)
+            one.failed |= again
+            self._count(one, one.load.schedule.answered(chunk, upto, busy_s, self._now, again))
 
         self._hear(lane, hear)
 
@@ -374,7 +379,7 @@ class Simulation:
 
 
 def _nothing() -> None:
-    """Happens where it is but the time for a lane to ask anew."""
+    """Pass: `_serve` then asks the lanes whose time has come."""
 
 
 def constant(seconds: float) -> Callable[[int], float]:

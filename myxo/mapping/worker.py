@@ -5,12 +5,12 @@ process holds the port and starts the one that computes; when a function takes t
 next is there at once, and whoever was on its lane sees the connection end.
 """
 
-import ctypes
 import os
 import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 from myxo.mapping.workbench import Workbench
@@ -46,10 +46,12 @@ def hold_freed_memory() -> None:
     Else each chunk's lists and pickles lie in new pages, and to have the system empty these takes
     a tenth of the time of items that cost nothing.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_TRIM_THRESHOLD, HELD_BYTES)
-        library.mallopt(M_MMAP_THRESHOLD, HELD_BLOCK_BYTES)
+    with suppress(ImportError, OSError, AttributeError):  # a Python or a library without it
+        import ctypes  # noqa: PLC0415
+
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, HELD_BYTES)
+        mallopt(M_MMAP_THRESHOLD, HELD_BLOCK_BYTES)
 
 
 class Supervisor:

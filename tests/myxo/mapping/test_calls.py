@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import myxo
+from myxo.mapping import calls
 from myxo.mapping.errors import FunctionUnusable, ItemFailed, NoWorkers, Unpicklable, WorkerLost
 from overlay.testing_ports import free_port
 from tests.myxo.callers import Use, numbers, run_under_asyncio
@@ -193,6 +194,23 @@ def test_what_raised_is_computed_again_as_often_as_asked(worker: str, tmp_path: 
     assert myxo.map_sync(fails_twice, [1, 2], retries=2, proxy=worker) == [2, 2]
     with pytest.raises(OwnError):
         myxo.map_sync(fails_twice, [3], retries=1, proxy=worker)
+
+
+async def test_what_is_computed_again_is_not_held_back_by_the_results_behind_it(
+    worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "UNTAKEN", 10)
+    tried = tmp_path / "tried"
+
+    def fails_once(x: int) -> int:
+        if x == 0 and not tried.exists():
+            tried.touch()
+            raise OwnError
+        return x
+
+    with trio.fail_after(60):
+        results = myxo.map(fails_once, range(300), chunk=100, retries=1, proxy=worker)
+        assert [result async for result in results] == list(range(300))
 
 
 def test_an_item_that_takes_too_long_fails_alone(worker: str) -> None:

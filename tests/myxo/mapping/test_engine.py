@@ -85,3 +85,18 @@ def test_a_caller_that_is_told_of_the_end_goes_on_before_the_map_clears_up(
     engine.join()
     assert cleared.wait(TIMEOUT_S)
     assert order == ["went on", "cleared up"]
+
+
+def test_who_has_joined_a_map_is_not_told_of_its_end_any_more() -> None:
+    told, joined = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        assert not joined.wait(0.2), "the caller's loop may be gone by now"
+        told.set()
+
+    engine = Engine(Resting(), SequenceItems([]), Mailbox(tell), MapSettings())
+    engine.start()
+    engine.cancel()
+    engine.join()
+    joined.set()
+    assert told.is_set()

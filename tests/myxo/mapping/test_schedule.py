@@ -23,12 +23,13 @@ def simulate(
     reports_every: int = 1,
     most_lanes: int = 256,
     weighed: int = 0,
+    fails: frozenset[int] = frozenset(),
 ) -> Outcome:
     """Run one map; one whose first items were weighed has a sequence for its input."""
     schedule = Schedule(chunk=chunk, most_lanes=most_lanes)
     if weighed:
         schedule.weighed(weighed, weighed * ITEM_BYTES)
-    load = Load(items, schedule, whole=weighed > 0)
+    load = Load(items, schedule, whole=weighed > 0, fails=fails)
     (outcome,) = Simulation(workers, [load], reports_every).run()
     return outcome
 
@@ -62,6 +63,7 @@ workers_that_differ = st.lists(
     reports_every=st.integers(1, 20),
     most_lanes=st.sampled_from([1, 2, 256]),
     weighed=st.sampled_from([0, 1, 1024]),
+    fails=st.frozensets(st.integers(0, 300), max_size=20),
 )
 def test_each_index_has_one_outcome_whatever_becomes_of_workers(
     workers: list[Worker],
@@ -70,6 +72,7 @@ def test_each_index_has_one_outcome_whatever_becomes_of_workers(
     reports_every: int,
     most_lanes: int,
     weighed: int,
+    fails: frozenset[int],
 ) -> None:
     # One that nothing ends, so that the map can end.
     alive = Worker(constant(1e-3), joins_at=0.4)
@@ -80,6 +83,7 @@ def test_each_index_has_one_outcome_whatever_becomes_of_workers(
         reports_every=reports_every,
         most_lanes=most_lanes,
         weighed=weighed,
+        fails=fails,
     )
     assert each_once(outcome, items)
 
@@ -369,3 +373,39 @@ def test_lanes_ask_anew_only_if_there_may_be_something_for_them() -> None:
         assert chunk is not None
         schedule.answered(chunk, chunk.stop, 0.1, 1.0)
     assert schedule.stirred() == []
+
+
+def test_an_item_that_is_to_be_tried_again_is_not_given_out_beside_the_one_who_has_it() -> None:
+    victim, thief, idle = LaneId(0), LaneId(1), LaneId(2)
+    schedule = Schedule(chunk=10)
+    schedule.offer(10)
+    schedule.close()
+    for lane in (victim, thief, idle):
+        schedule.join(lane)
+    chunk, tail = schedule.next(victim, 0.0), schedule.next(thief, 0.0)
+    assert chunk is not None
+    assert tail is not None
+    assert (tail.start, tail.stop) == (5, 10)
+    # The word to stop at 5 is still under way, and 5 raised there.
+    assert schedule.answered(chunk, 6, 0.6, 0.6, again=[5]) == [range(5)]
+    assert schedule.waiting == 0
+    assert schedule.answered(tail, 10, 0.4, 0.7) == [range(5, 10)]
+    assert schedule.finished
+
+
+def test_what_came_back_is_given_out_even_where_nothing_fresh_may_be() -> None:
+    stays, goes = LaneId(0), LaneId(1)
+    schedule = Schedule(chunk=10)
+    schedule.offer(30)
+    schedule.close()
+    schedule.join(stays)
+    schedule.join(goes)
+    assert schedule.next(goes, 0.0) is not None
+    schedule.lost(goes)
+    given: list[int] = []
+    while (chunk := schedule.next(stays, 0.0, fresh=False)) is not None:
+        given += range(chunk.start, chunk.stop)
+        schedule.answered(chunk, chunk.stop, 0.1, 0.1)
+    assert given == list(range(10))
+    assert schedule.look_again_at(stays, 0.2, fresh=False) is None
+    assert schedule.next(stays, 0.2) is not None
