@@ -19,13 +19,14 @@ from myxo.mapping.faults import Fault
 from myxo.mapping.flow import Flow, News
 from myxo.mapping.frames import Frame, Kind, MalformedFrame
 from myxo.mapping.functions import PickledFunction
+from myxo.mapping.given import Chunk, LaneId
 from myxo.mapping.items import Items
 from myxo.mapping.lane import Lane, LaneLost, Refused
 from myxo.mapping.loops import Settled
 from myxo.mapping.outcomes import Outcomes
 from myxo.mapping.pace import GROWTH, LARGEST_BYTES
 from myxo.mapping.packing import pack, unpack, unpicklable
-from myxo.mapping.schedule import Chunk, LaneId, Schedule
+from myxo.mapping.schedule import Schedule
 from myxo.mapping.settings import MapSettings
 from myxo.mapping.workers import Workers
 

@@ -16,37 +16,20 @@ Where the worker was to end, or was at another map's items, what it had of this 
 nor is an item under suspicion that the worker had not begun.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import NewType
 
 from myxo.mapping.backlog import Backlog
+from myxo.mapping.given import Chunk, Given, LaneId
 from myxo.mapping.intervals import Intervals
-from myxo.mapping.pace import GROWTH, LONGEST_S, Pace, chunk_size, first_size, kept_of
-
-LaneId = NewType("LaneId", int)
+from myxo.mapping.pace import GROWTH, Pace, chunk_size, first_size, kept_of
 
 MOST_LANES = 256
 
-AHEAD = 2
-"""Chunks that a lane has at the most: the one that is computed, and one on its way."""
-
-AHEAD_SHARED = 6
-"""The same where the worker computes for other maps too, and chunks are small."""
-
-SILENT_S = 0.02
-"""A worker says what it has computed as often as that, or at a chunk's end."""
-
-SOONEST_S = 0.001
-"""Until a lane asks anew by the clock: what is estimated may always be a little late."""
-
 PIECES = 8
 """Of what a lost lane gives back."""
-
-SLOW = 2.0
-"""An item is a straggler when it has taken this many times what another worker would need."""
 
 COPIES = 2
 """Of one item that are computed at once."""
@@ -58,38 +41,6 @@ READ_AHEAD = 100_000
 """Items that wait for a lane at the most."""
 
 
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """Items that a lane was given.
-
-    Attributes:
-        start, stop: the indices, half open; a chunk ends earlier when its tail is taken.
-        done: the first index that the lane has not answered.
-        sent_at, moved_at: when it was given out, and when `done` last moved or its turn came.
-        began_idle: whether the lane had nothing else to do then.
-        is_risked: whether it is an item that was alone once when its worker was lost: the worker
-            says when it begins it.
-        has_begun: whether it has said so.
-        busy_s, away_s: that the worker computed of it, and others' items meanwhile, in seconds.
-    """
-
-    id: int
-    lane: LaneId
-    start: int
-    stop: int
-    done: int
-    sent_at: float
-    moved_at: float
-    began_idle: bool
-    is_risked: bool = False
-    has_begun: bool = False
-    busy_s: float = 0.0
-    away_s: float = 0.0
-
-    def __len__(self) -> int:
-        return self.stop - self.done
-
-
 @dataclass(frozen=True, slots=True)
 class Shortened:
     """The lane need not compute a chunk from `stop` on."""
@@ -97,32 +48,6 @@ class Shortened:
     lane: LaneId
     chunk: int
     stop: int
-
-
-@dataclass(slots=True)
-class _Lane:
-    """A lane that stands.
-
-    Attributes:
-        last_size: items of its newest chunk.
-        away_since: when its worker turned to other maps; None while it is at this one.
-        shared: its worker computed for others, too, when the last chunk was done or since.
-        leaves: its worker is to end and takes nothing new.
-    """
-
-    pace: Pace = field(default_factory=Pace)
-    chunks: deque[Chunk] = field(default_factory=deque)
-    last_size: int = 0
-    away_since: float | None = None
-    shared: bool = False
-    leaves: bool = False
-
-    def drop(self, chunk: Chunk, now: float) -> None:
-        """Take a chunk out; it is the turn of the one behind it."""
-        first = self.chunks[0] is chunk
-        self.chunks.remove(chunk)
-        if first and self.chunks:
-            self.chunks[0].moved_at = now
 
 
 class Schedule:
@@ -137,7 +62,7 @@ class Schedule:
         self._fixed = chunk
         self._most_lanes = most_lanes
         self._ids = count()
-        self._lanes: dict[LaneId, _Lane] = {}
+        self._lanes: dict[LaneId, Given] = {}
         self._backlog = Backlog()
         self._outcomes = Intervals()
         self._pace = Pace()
@@ -189,24 +114,18 @@ class Schedule:
 
     def join(self, lane: LaneId) -> None:
         """Take in a lane that stands."""
-        self._lanes[lane] = _Lane()
+        self._lanes[lane] = Given(self._pace)
         self._stirred.add(lane)
 
     def away(self, lane: LaneId, now: float) -> None:
         """Note that a lane's worker computes for other maps."""
-        one = self._lanes[lane]
-        one.away_since, one.shared = now, True
+        self._lanes[lane].away(now)
         self._stirred.add(lane)
 
     def back(self, lane: LaneId, now: float) -> None:
         """Note that it computes for this one again."""
-        one = self._lanes[lane]
-        if one.away_since is not None:
-            for chunk in one.chunks:
-                chunk.away_s += now - max(one.away_since, chunk.sent_at)
-                chunk.moved_at = now
-            one.away_since = None
-            self._stirred.add(lane)
+        self._lanes[lane].back(now)
+        self._stirred.add(lane)
 
     def leaves(self, lane: LaneId) -> None:
         """Note that a lane's worker is to end: it gets nothing more."""
@@ -330,11 +249,11 @@ class Schedule:
             return None
         if one.chunks:
             waiting = len(self._backlog) if fresh else self._backlog.returned
-            return self._queues_at(one, now) if waiting else None
+            return one.nearly_done_at(now) if waiting else None
         if not self._backlog.closed:
             return None
         waits = [
-            chunk.moved_at + self._patience_s(lane)
+            chunk.moved_at + one.patience_s
             for chunk in self._running(lane)
             if self._may_copy(self._open_index(chunk))
         ]
@@ -342,7 +261,7 @@ class Schedule:
 
     # Giving out
 
-    def _size(self, lane: _Lane, left: int | None) -> int:
+    def _size(self, lane: Given, left: int | None) -> int:
         if self._fixed is not None:
             return self._fixed
         if self._pace.item_s is None:
@@ -355,27 +274,19 @@ class Schedule:
         """Of all lanes: a lane that joins need not begin with one item again."""
         return max((one.last_size for one in self._lanes.values()), default=0) // GROWTH
 
-    def _should_queue(self, lane: _Lane, now: float) -> bool:
-        """Whether a lane would stand idle if its next chunk went out only when this one is done."""
+    def _should_queue(self, lane: Given, now: float) -> bool:
+        """Whether a lane that has a chunk is to get another one."""
         if lane.pace.item_s is None:
             return self._has_half_its_part(lane)
-        chunks, ahead_s = _ahead(lane)
-        return len(lane.chunks) < chunks and self._left_s(lane, now) <= ahead_s
+        return lane.is_nearly_done(now)
 
-    def _has_half_its_part(self, lane: _Lane) -> bool:
+    def _has_half_its_part(self, lane: Given) -> bool:
         """Whether a lane of which nothing is known yet has the first of two chunks of a sequence.
 
         One item may be long, and is not to wait behind another.
         """
         whole = self._fixed is None and self._backlog.closed
         return whole and self._pace.item_s is None and len(lane.chunks) == 1 < len(lane.chunks[0])
-
-    def _queues_at(self, lane: _Lane, now: float) -> float | None:
-        """Return when the time comes for a lane's next chunk to go out, as it looks now."""
-        chunks, ahead_s = _ahead(lane)
-        if lane.pace.item_s is None or len(lane.chunks) >= chunks:
-            return None
-        return now + max(self._left_s(lane, now) - ahead_s, SOONEST_S)
 
     def _give(self, lane: LaneId, given: range, now: float) -> Chunk:
         one = self._lanes[lane]
@@ -399,13 +310,13 @@ class Schedule:
         victims = [one for key, one in self._lanes.items() if key != thief and one.chunks]
         if not victims:
             return 0
-        victim = max(victims, key=lambda one: self._left_s(one, now))
+        victim = max(victims, key=lambda one: one.left_s(now))
         last = victim.chunks[-1]
         # What is computed at this moment stays, unless the whole chunk has yet to begin.
         spare = len(last) - (1 if len(victim.chunks) == 1 else 0)
-        own_s, its_s = self._item_s(self._lanes[thief]), self._item_s(victim)
-        gain_s = self._left_s(victim, now) - self._cost_s(thief)
-        even = int(gain_s / (own_s + its_s)) if own_s + its_s else -(-spare // 2)
+        own = self._lanes[thief]
+        gain_s, both_s = victim.left_s(now) - own.cost_s, own.item_s + victim.item_s
+        even = int(gain_s / both_s) if both_s else -(-spare // 2)
         items = min(even, spare)
         if items < 1:
             return 0
@@ -448,7 +359,7 @@ class Schedule:
         late = [
             chunk
             for chunk in self._running(lane)
-            if now - chunk.moved_at >= self._patience_s(lane)
+            if now - chunk.moved_at >= self._lanes[lane].patience_s
             and self._may_copy(self._open_index(chunk))
         ]
         if not late:
@@ -478,28 +389,6 @@ class Schedule:
         one = self._lanes.get(lane)
         return (self._pace,) if one is None else (self._pace, one.pace)
 
-    def _item_s(self, lane: _Lane) -> float:
-        return lane.pace.item_s if lane.pace.item_s is not None else self._pace.item_s or 0.0
-
-    def _cost_s(self, lane: LaneId) -> float:
-        pace = self._lanes[lane].pace
-        return pace.cost_s if pace.cost_s is not None else self._pace.cost_s or 0.0
-
-    def _patience_s(self, lane: LaneId) -> float:
-        return SLOW * (self._item_s(self._lanes[lane]) + self._cost_s(lane))
-
-    def _left_s(self, lane: _Lane, now: float) -> float:
-        """Return how long a lane will take for what it has, as it looks now, in seconds.
-
-        An item that has taken longer than items do will take as long again.
-        """
-        first = lane.chunks[0]
-        item_s, under_way_s = self._item_s(lane), now - first.moved_at
-        is_late = under_way_s > item_s + (lane.pace.cost_s or 0.0) + SILENT_S
-        current_s = under_way_s if is_late else max(0.0, item_s - under_way_s)
-        items = sum(len(chunk) for chunk in lane.chunks) - 1
-        return current_s + items * max(item_s, under_way_s if self._pace.item_s is None else 0.0)
-
     # Outcomes
 
     def _take_in(self, indices: range) -> list[range]:
@@ -527,7 +416,6 @@ class Schedule:
             return
         lane.drop(chunk, now)
         self._stirred.add(chunk.lane)
-        lane.shared = lane.away_since is not None or chunk.away_s > 0
         if chunk.done < chunk.stop:
             chunk.stop = chunk.done
             self._shortened.append(Shortened(chunk.lane, chunk.id, chunk.stop))
@@ -543,16 +431,6 @@ class Schedule:
                 open_ones.add(other.done, other.stop)
         missing = self._outcomes.missing(chunk.done, chunk.stop)
         return [gap for one in missing for gap in open_ones.missing(one.start, one.stop)]
-
-
-def _ahead(lane: _Lane) -> tuple[int, float]:
-    """Return how many chunks a lane has at the most, and at how little left it gets the next one.
-
-    One whose worker computes for others, too, should never have nothing when its turn comes.
-    """
-    if lane.shared:
-        return AHEAD_SHARED, LONGEST_S / 2
-    return AHEAD, lane.pace.cost_s or 0.0
 
 
 def _pieces(indices: range) -> list[range]:

@@ -7,7 +7,8 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from myxo.mapping.schedule import Chunk, LaneId, Schedule
+from myxo.mapping.given import Chunk, LaneId
+from myxo.mapping.schedule import Schedule
 from myxo.mapping.turns import Turns
 
 MAX_EVENTS = 400_000

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from myxo.mapping.schedule import LaneId, Schedule
+from myxo.mapping.given import LaneId
+from myxo.mapping.schedule import Schedule
 from myxo.mapping.testing import Load, Outcome, Simulation, Worker, constant
 from myxo.mapping.turns import TURN_S
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import myxo
-from myxo.mapping.schedule import Chunk
+from myxo.mapping.given import Chunk
 
 TIMEOUT_S = 120.0
 
