@@ -18,7 +18,6 @@ from collections.abc import (
 )
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import sniffio
@@ -28,9 +27,12 @@ from myxo.mapping.engine import Engine, Work
 from myxo.mapping.errors import ItemFailed, RemoteTraceback, WorkerLost
 from myxo.mapping.faults import Fault
 from myxo.mapping.functions import PickledFunction, pickled, send_own_modules_by_value
+from myxo.mapping.here import Here
+from myxo.mapping.inside import is_in_worker
 from myxo.mapping.items import Items, SequenceItems, WindowItems
 from myxo.mapping.mailbox import Mail, Mailbox
 from myxo.mapping.outcomes import Outcomes
+from myxo.mapping.reading import Snapshots, read
 from myxo.mapping.requests import Requests
 from myxo.mapping.run import MapRun
 from myxo.mapping.schedule import Schedule
@@ -48,6 +50,10 @@ R = TypeVar("R")
 
 UNTAKEN = 100_000
 """Results that wait for a caller who iterates; then no more are computed until some are taken."""
+
+
+NOT_FROM_GENERATORS = (StopIteration, StopAsyncIteration)
+"""Python makes a RuntimeError of these where a generator raises them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class _Passage:
     ) -> None:
         self._settings = settings
         self._input: Iterator[Any] = iter(())
+        self._snapshots = Snapshots()
         self._async_input: AsyncIterator[Any] | None = None
         source: Items = WindowItems()
         if _is_whole(items):
@@ -221,8 +228,8 @@ class _Passage:
 
     def read(self, wanted: int) -> None:
         """Read more of the input and hand it over."""
-        items = list(islice(self._input, wanted))
-        self._engine.give(items, ended=len(items) < wanted)
+        items, ended = read(self._input, wanted, self._snapshots)
+        self._engine.give(items, ended=ended)
 
     async def read_async(self, wanted: int) -> None:
         """Read more of the input, of an asynchronous one a single item."""
@@ -234,7 +241,7 @@ class _Passage:
         except StopAsyncIteration:
             self._engine.give([], ended=True)
         else:
-            self._engine.give([item], ended=False)
+            self._engine.give([self._snapshots.of(item)], ended=False)
 
     def end(self) -> None:
         """Have the workers stop what the caller no longer waits for."""
@@ -265,7 +272,7 @@ def exception_of(fault: Fault | Exception, index: int, worker: str) -> BaseExcep
             error = pickle.loads(fault.pickled)  # noqa: S301  (of a worker that this program chose)
         except Exception:  # noqa: BLE001  (whatever a class does when it is made)
             error = None
-    if error is None:
+    if error is None or isinstance(error, NOT_FROM_GENERATORS):
         error = ItemFailed(index, fault.kind, fault.message, fault.trace, worker)
     error.add_note(f"item {index} of the map, computed by worker {worker}")
     if fault.trace:
@@ -352,7 +359,8 @@ def map(  # noqa: A001  (what it is)
     Or have a service answer for each item: each is one POST, and its result is what the answer
     says.
 
-    Under trio and asyncio, `await` it for the list, or iterate over it with `async for`.
+    Under trio and asyncio, `await` it for the list, or iterate over it with `async for`. Within a
+    mapped function it is computed where that runs.
 
     Args:
         function: any function of one argument; what it uses travels with it, what is installed is
@@ -397,6 +405,8 @@ def map(  # noqa: A001  (what it is)
     address = proxy_address(proxy)
     if isinstance(function, str):
         return MapCall(Requests(target_of(function), codec_of(codec), address), items, settings)
+    if is_in_worker():
+        return MapCall(Here(function), items, settings)
     send_own_modules_by_value()
     if image is None and service is None:
         image = os.environ.get("MYXO_MAP_IMAGE")

@@ -5,9 +5,12 @@ arguments, and what computes it is the same for all. While calls come the map ru
 been none for a while it ends, and frees its workers, until the next call begins another one.
 """
 
+import atexit
 import concurrent.futures
+import os
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
@@ -17,6 +20,8 @@ from myxo.mapping.calls import Computing, alone, exception_of
 from myxo.mapping.engine import Engine
 from myxo.mapping.errors import Unpicklable
 from myxo.mapping.functions import pickled, send_own_modules_by_value
+from myxo.mapping.here import Here
+from myxo.mapping.inside import is_in_worker
 from myxo.mapping.items import WindowItems
 from myxo.mapping.mailbox import Mailbox
 from myxo.mapping.outcomes import Outcomes
@@ -52,6 +57,7 @@ class Executor(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._course: _Course | None = None
         self._closed = False
+        _living.add(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a call computed; return its future.
@@ -62,7 +68,7 @@ class Executor(concurrent.futures.Executor):
         """
         send_own_modules_by_value()
         item = _item(fn, args, kwargs)
-        future: Future[T] = Future()
+        future: _Future[T] = _Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor was shut down, and takes no calls")
@@ -90,24 +96,44 @@ class Executor(concurrent.futures.Executor):
             course.join()
 
 
+_living: "weakref.WeakSet[Executor]" = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """Wait for the calls of a program that ends, as the standard library's executors do."""
+    for executor in tuple(_living):
+        executor.shutdown()
+
+
+os.register_at_fork(after_in_child=_living.clear)
+
+
+class _Future(Future[T]):
+    """A future that can be asked several times whether it may begin: lost calls are sent again."""
+
+    _may_begin: bool | None = None
+
+    def may_begin(self) -> bool:
+        """Note that the call is sent to a worker, or that it was cancelled before; return which."""
+        if self._may_begin is None:
+            self._may_begin = self.set_running_or_notify_cancel()
+        return self._may_begin
+
+
 class _Calls(WindowItems):
     """Calls on their way; one that was cancelled before is not computed."""
 
-    def __init__(self, futures: dict[int, Future[Any]]) -> None:
+    def __init__(self, futures: "dict[int, _Future[Any]]") -> None:
         super().__init__()
         self._futures = futures
 
     def take(self, indices: range) -> list[Any]:
         """Return the calls of a chunk, None for one that was cancelled."""
         return [
-            item if _has_begun(self._futures.get(index)) else None
+            item if index in self._futures and self._futures[index].may_begin() else None
             for index, item in zip(indices, super().take(indices), strict=True)
         ]
-
-
-def _has_begun(future: Future[Any] | None) -> bool:
-    """Note that a call is sent to a worker, maybe once more; return False if it was cancelled."""
-    return future is not None and (future.running() or future.set_running_or_notify_cancel())
 
 
 class _Course:
@@ -117,20 +143,20 @@ class _Course:
         self._news = threading.Event()
         self._lock = threading.Lock()
         self._indices = count()
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, _Future[Any]] = {}
         self._closed = False
         self._mailbox = Mailbox(self._news.set)
-        work = Computing(pickled(call), workers)
+        work = Here(call) if is_in_worker() else Computing(pickled(call), workers)
         self._engine = Engine(work, _Calls(self._futures), self._mailbox, settings)
         self._thread = threading.Thread(target=self._settle, name="myxo.Executor", daemon=True)
 
-    def begin(self, future: Future[Any], item: list[Any]) -> None:
+    def begin(self, future: _Future[Any], item: list[Any]) -> None:
         """Start with a call; nothing is settled before it is there."""
         self._engine.start()
         self.take(future, item)
         self._thread.start()
 
-    def take(self, future: Future[Any], item: list[Any]) -> bool:
+    def take(self, future: _Future[Any], item: list[Any]) -> bool:
         """Take a call; return False if the map ends."""
         with self._lock:
             if self._closed:
@@ -191,7 +217,7 @@ class _Course:
         with self._lock:
             self._closed = True
         for future in tuple(self._futures.values()):
-            if _has_begun(future) and error is not None:
+            if future.may_begin() and error is not None:
                 future.set_exception(alone(error))
         self._futures.clear()
 

@@ -159,11 +159,19 @@ class Workbench:
         while True:
             self._computing.wait()
             time.sleep(REPORT_S)
+            self._end_if_cut_off()
             lane = self._in_turn
             if lane is not None:
                 lane.watch()
             if self.interrupts.draining:
                 self._say_bye()
+
+    def _end_if_cut_off(self) -> None:
+        """End the process if what it computed has closed its files: nobody would hear of it."""
+        try:
+            os.fstat(self._listener.fileno())
+        except OSError:
+            os._exit(1)
 
     def _say_bye(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from myxo.mapping.inside import IN_WORKER
 from myxo.mapping.workbench import Workbench
 
 BACKLOG = 128
@@ -36,6 +37,7 @@ def main() -> None:
     import cloudpickle  # noqa: F401, PLC0415
 
     hold_freed_memory()
+    os.environ[IN_WORKER] = "1"
     listener = socket.create_server((host, port), backlog=BACKLOG)
     Supervisor(listener).run()
 

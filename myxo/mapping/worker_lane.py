@@ -406,9 +406,7 @@ class WorkerLane:
         except Interrupted:
             if not self.gone and len(values) < upto:
                 self._add_overdue(chunk)
-        except Exception as exc:  # noqa: BLE001  (the caller's code)
-            self._add_fault(chunk, fault_of(exc, leave_out=1))
-        except SystemExit as exc:
+        except BaseException as exc:  # noqa: BLE001  (the caller's code; SystemExit as any other)
             self._add_fault(chunk, fault_of(exc, leave_out=1))
 
     def _add_fault(self, chunk: Chunk, fault: Fault) -> None:

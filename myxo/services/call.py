@@ -1,6 +1,7 @@
 """`myxo.call`: one value to a service, and its answer; `myxo.Client`: as many as one likes."""
 
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
@@ -16,6 +17,7 @@ from myxo.services.asking import (
     translated,
 )
 from myxo.services.codec import Codec, CodecLike, codec_of
+from myxo.services.errors import RequestFailed
 from myxo.services.proxy_address import ProxyAddress, proxy_address
 
 
@@ -91,7 +93,13 @@ def call_sync(
         translated(target, at),
         httpx.Client(timeout=None, trust_env=False, verify=NO_TLS) as client,  # noqa: S113  (above)
     ):
-        return decoded(target, its, client.send(asked))
+        answer = client.send(asked)
+    try:
+        return decoded(target, its, answer)
+    except RequestFailed as exc:
+        if timeout is not None and exc.by_network and exc.status == HTTPStatus.GATEWAY_TIMEOUT:
+            raise TimeoutError(f"{target} did not answer in time") from exc
+        raise
 
 
 def _request(target: Target, proxy: ProxyAddress, codec: Codec, value: Any) -> httpx.Request:

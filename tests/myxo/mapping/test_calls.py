@@ -330,3 +330,87 @@ async def test_a_process_whose_import_was_broken_off_computes_nothing_more(
             await myxo.map(ImportsForLong(began), [1], proxy=worker)
         (other,) = await myxo.map(lambda _: os.getpid(), [1], proxy=worker)
     assert other != int(began.read_text())
+
+
+# A map within a map
+
+
+def test_a_map_within_a_mapped_function_is_computed_there(worker: str) -> None:
+    def row(x: int) -> list[int]:
+        import myxo  # noqa: PLC0415  (where it runs)
+
+        return myxo.map_sync(lambda y: x * y, (y for y in range(3)))
+
+    assert myxo.map_sync(row, range(4), proxy=worker) == [
+        [x * y for y in range(3)] for x in (0, 1, 2, 3)
+    ]
+
+
+def test_what_a_map_within_raises_is_the_items_own(worker: str) -> None:
+    def inner(x: int) -> list[Any]:
+        import myxo  # noqa: PLC0415  (where it runs)
+
+        found = myxo.map_sync(fails_at_three, [x, 3], return_exceptions=True, retries=1)
+        return [type(one).__name__ for one in found]
+
+    assert myxo.map_sync(inner, [1], proxy=worker) == [["int", "OwnError"]]
+
+
+async def test_an_executor_within_a_mapped_function_computes_there(worker: str) -> None:
+    def total(x: int) -> int:
+        import myxo  # noqa: PLC0415  (where it runs)
+
+        with myxo.Executor() as executor:
+            return sum(executor.map(multiplied, range(x)))
+
+    assert await myxo.map(total, range(4), proxy=worker) == [0, 0, 3, 9]
+
+
+# What is no `Exception`, and what breaks the process's own files
+
+
+class OwnBase(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "kind", [OwnBase, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+)
+def test_what_is_no_exception_is_an_items_own_too(worker: str, kind: type[BaseException]) -> None:
+    def raises(x: int) -> int:
+        if x == 1:
+            raise kind("one")
+        return os.getpid()
+
+    first, error, last = myxo.map_sync(raises, range(3), return_exceptions=True, proxy=worker)
+    assert type(error) is kind
+    assert first == last, "its worker went on"
+
+
+def test_stop_iteration_is_told_as_what_a_generator_cannot_raise(worker: str) -> None:
+    with pytest.raises(ItemFailed, match="StopIteration"):
+        myxo.map_sync(lambda _: next(iter(())), [1], proxy=worker)
+
+
+def test_an_item_that_closes_its_workers_files_fails_alone(
+    make_worker: Callable[[], Any],
+) -> None:
+    def closes(x: int) -> int:
+        if x == 3:
+            os.closerange(3, 100)
+        return x
+
+    with make_worker() as address:
+        found = myxo.map_sync(closes, range(6), return_exceptions=True, proxy=address)
+        assert isinstance(found[3], WorkerLost)
+        assert found[:3] + found[4:] == [0, 1, 2, 4, 5]
+
+
+def test_a_generator_that_fills_the_same_list_anew_gives_what_a_loop_sees(worker: str) -> None:
+    def rows() -> Iterator[list[int]]:
+        row = [0]
+        for number in range(300):
+            row[0] = number
+            yield row
+
+    assert myxo.map_sync(lambda row: row[0], rows(), proxy=worker) == list(range(300))

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
@@ -151,3 +153,26 @@ def test_large_arguments_are_whole(worker: str) -> None:
     block = os.urandom(3_000_000)
     with myxo.Executor(proxy=worker) as executor:
         assert executor.submit(bytes.upper, block).result(TIMEOUT_S) == block.upper()
+
+
+def test_a_call_that_is_given_out_again_is_asked_once_whether_it_was_cancelled() -> None:
+    cancelled, wanted = executor_module._Future[Any](), executor_module._Future[Any]()
+    calls = executor_module._Calls({0: cancelled, 1: wanted})
+    calls.add(["first", "second"])
+    cancelled.cancel()
+    for _ in range(2):
+        assert calls.take(range(2)) == [None, "second"]
+    assert wanted.running()
+    assert wait([cancelled], TIMEOUT_S).done == {cancelled}
+
+
+def test_a_program_that_ends_waits_for_its_calls(worker: str) -> None:
+    program = """
+import myxo, sys
+executor = myxo.Executor(proxy=sys.argv[1])
+for n in range(5):
+    executor.submit(pow, n, 2).add_done_callback(lambda future: print(future.result()))
+"""
+    command = [sys.executable, "-c", program, worker]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (sorted(done.stdout.split()), done.stderr) == (["0", "1", "16", "4", "9"], "")

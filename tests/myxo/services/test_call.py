@@ -72,6 +72,18 @@ def test_services_are_asked_in_plain_code(service: Service) -> None:
         myxo.call_sync("s/never", timeout=0.2, proxy=service.address)
 
 
+def test_a_bound_that_the_network_kept_is_the_callers_own(service: Service) -> None:
+    late = 504, b"not in time"
+    service.answer = lambda _: (*late, {"Server": "myxo"})
+    with pytest.raises(TimeoutError):
+        myxo.call_sync("s", timeout=PATIENCE_S, proxy=service.address)
+    with pytest.raises(RequestFailed):
+        myxo.call_sync("s", proxy=service.address)  # the service's bound, and not the caller's
+    service.answer = lambda _: late
+    with pytest.raises(RequestFailed):
+        myxo.call_sync("s", timeout=PATIENCE_S, proxy=service.address)
+
+
 def test_a_bound_is_told_to_the_network(service: Service) -> None:
     service.answer = lambda asked: (200, asked.headers["X-Request-Timeout"].encode())
     assert myxo.call_sync("s", timeout=PATIENCE_S, proxy=service.address) == PATIENCE_S
