@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 
 from myxo.mapping.errors import Unpicklable
+from myxo.mapping.packing import pickle_of
 
 _INSTALLED_UNDER = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -45,7 +46,7 @@ def pickled(function: Callable[[Any], Any]) -> PickledFunction:
         Unpicklable: something that it uses cannot travel; the message names it.
     """
     try:
-        data: bytes = cloudpickle.dumps(function)
+        data = pickle_of(function)
     except Exception as exc:  # whatever pickling a user's object raises
         raise Unpicklable(f"{_named(function)} cannot be sent: {_culprit(function, exc)}") from exc
     return PickledFunction(data, hashlib.sha256(data).digest())
@@ -95,7 +96,7 @@ def _culprit(function: Callable[[Any], Any], error: Exception) -> str:
     """Return which of the things that a function uses cannot be pickled, and why."""
     for name, value in _used(function):
         try:
-            cloudpickle.dumps(value)
+            pickle_of(value)
         except Exception as exc:  # noqa: BLE001  (whatever pickling a user's object raises)
             return f"{name} (a {type(value).__qualname__}): {exc}"
     return str(error)

@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -11,6 +12,30 @@ from myxo.mapping.frames import MAX_PARTS, Bytes
 
 LARGE_BYTES = 1 << 16
 """Buffers of this size and more travel beside the pickle, where nothing copies them."""
+
+NO_FILE = "<dynamic-code>"
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Cloudpickle's, which calls each function's file `<dynamic-code>`: tracebacks say it here."""
+
+    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child()
+
+
+def _code(code: CodeType) -> Any:
+    made, args, *more = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    named = tuple(code.co_filename if arg == NO_FILE else arg for arg in args)
+    return made, named, *more
+
+
+Pickler.dispatch_table[CodeType] = _code
+
+
+def pickle_of(value: object) -> bytes:
+    """Return an object's pickle. Raises what pickling it raises."""
+    stream = io.BytesIO()
+    Pickler(stream, protocol=5).dump(value)
+    return stream.getvalue()
 
 
 def pack(value: object) -> list[Bytes]:
@@ -33,7 +58,7 @@ def pack(value: object) -> list[Bytes]:
         return False
 
     stream = io.BytesIO()
-    cloudpickle.Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
+    Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
     # No view of the stream: Python 3.11 crashes when it finds one in a circle that it clears.
     return [stream.getvalue(), *buffers]
 

@@ -179,7 +179,8 @@ def test_an_exception_that_cannot_travel_is_told(worker: str) -> None:
 
     with pytest.raises(ItemFailed, match=r"item 0: .*Hidden: hidden 0") as caught:
         myxo.map_sync(fails, [1 - 1], proxy=worker)
-    assert "in fails" in caught.value.trace
+    assert f'File "{__file__}", line' in caught.value.trace
+    assert "in fails\n    raise Hidden(threading.Lock())" in caught.value.trace
 
 
 def test_what_raised_is_computed_again_as_often_as_asked(worker: str, tmp_path: Path) -> None:
