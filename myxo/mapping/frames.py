@@ -4,13 +4,13 @@ A lane is an HTTP/1.1 connection to a worker that was upgraded to `myxo-map/3`. 
 it is (HELLO). For each function the caller sends its digest (BEGIN), and the function itself where
 the worker asks for it (NEED, FUNCTION); one that cannot be used there is REFUSED. Then chunks go
 one way (CHUNK), outcomes the other (OUTCOMES), as they are computed; a chunk may be told to end
-earlier (STOP). An item that may be to blame for the loss of a worker is sent as one that is RISKED,
-and the next worker says when it has BEGUN with it. A worker that serves others too says when it
-turns to them and leaves what came for later (AWAY), and when it is back (BACK). A caller says that
-it sends no more (BYE), and so does a worker that is to end: it takes nothing new, and what it still
-answers counts. An end of the connection without it is a loss, and what was computed there may be to
-blame. Where frames go past the proxy (`shortcuts.py`), the worker says there from time to time that
-it is used (STILL).
+earlier (STOP); one with an item that cannot be unpickled there is UNREADABLE. An item that may be
+to blame for the loss of a worker is sent as one that is RISKED, and the next worker says when it
+has BEGUN with it. A worker that serves others too says when it turns to them and leaves what came
+for later (AWAY), and when it is back (BACK). A caller says that it sends no more (BYE), and so does
+a worker that is to end: it takes nothing new, and what it still answers counts. An end of the
+connection without it is a loss, and what was computed there may be to blame. Where frames go past
+the proxy (`shortcuts.py`), the worker says there from time to time that it is used (STILL).
 
 A payload is one pickle, or several parts: the pickle and the buffers that it leaves out, which are
 sent from where they lie and read to where they stay.
@@ -61,6 +61,7 @@ class Kind(IntEnum):
     STILL = 12
     RISKED = 13
     BEGUN = 14
+    UNREADABLE = 15
 
 
 @dataclass(frozen=True, slots=True)

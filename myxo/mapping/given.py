@@ -32,6 +32,7 @@ class Chunk:
         start, stop: the indices, half open; a chunk ends earlier when its tail is taken.
         done: the first index that the lane has not answered.
         sent_at, moved_at: when it was given out, and when `done` last moved or its turn came.
+        items: how many were sent.
         began_idle: whether the lane had nothing else to do then.
         is_risked: whether it is an item that was alone once when its worker was lost: the worker
             says when it begins it.
@@ -46,6 +47,7 @@ class Chunk:
     done: int
     sent_at: float
     moved_at: float
+    items: int
     began_idle: bool
     is_risked: bool = False
     has_begun: bool = False

@@ -293,6 +293,8 @@ class MapRun(Flow):
                     self._heard_begun(chunks, frame)
                 case Kind.NEED:
                     await lane.send(Frame(Kind.FUNCTION, parts=[self._function.data]))
+                case Kind.UNREADABLE:
+                    await self._heard_unreadable(lane, chunks, frame)
                 case Kind.REFUSED:
                     raise _unusable(unpack(frame.parts), lane)
                 case Kind.AWAY:
@@ -319,12 +321,28 @@ class MapRun(Flow):
             lane.answered(frame.chunk, frame.upto)
             self._lost = 0
             self._take_in(lane, chunks[frame.chunk], frame)
-            if self._schedule.finished:
-                self._settled()  # before others have their turn
-            if self._schedule.finished or self._lacks_lanes():
-                self._news.tell()
-            self._wake_stirred()
-            await self._tell_shortened()
+            await self._go_on()
+
+    async def _heard_unreadable(self, lane: Lane, chunks: dict[int, Chunk], frame: Frame) -> None:
+        if frame.chunk in chunks:
+            chunk = chunks.pop(frame.chunk)
+            lane.answered(frame.chunk, chunk.stop)
+            index = self._schedule.unreadable(chunk, trio.current_time())
+            if index is not None:
+                fault = unpack(frame.parts)
+                self._hand_over(
+                    Outcomes(range(index, index + 1), [None], {index: fault}, lane.worker)
+                )
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        """Do what outcomes, or their lack, bring about."""
+        if self._schedule.finished:
+            self._settled()  # before others have their turn
+        if self._schedule.finished or self._lacks_lanes():
+            self._news.tell()
+        self._wake_stirred()
+        await self._tell_shortened()
 
     def _wake_stirred(self) -> None:
         """Have the lanes ask anew that may have something to do by what has happened."""
@@ -332,7 +350,7 @@ class MapRun(Flow):
             self._lane_news[key].tell()
 
     def _take_in(self, lane: Lane, chunk: Chunk, frame: Frame) -> None:
-        busy_s, values, faults = unpack(frame.parts)
+        busy_s, values, faults = _results(chunk, frame)
         first = frame.upto - len(values)
         by_index = {first + at: fault for at, fault in faults.items()}
         again = [index for index in by_index if self._may_retry(index)]
@@ -372,6 +390,17 @@ def _packed(items: Sequence[Any], start: int) -> list[Any]:
             kind = type(items[at]).__qualname__
             raise Unpicklable(f"item {start + at} (a {kind}) cannot be sent: {exc}") from exc
         raise
+
+
+def _results(chunk: Chunk, frame: Frame) -> tuple[float, list[Any], dict[int, Fault | Exception]]:
+    """Return computing time, results and faults by position; all are faults if nobody can tell."""
+    try:
+        busy_s, values, faults = unpack(frame.parts)
+    except Exception as exc:  # noqa: BLE001  (whatever a class of the user's does there)
+        exc.add_note(f"among the results of items {chunk.done} to {frame.upto - 1} of the map")
+        count = max(0, frame.upto - chunk.done)
+        return 0.0, [None] * count, dict.fromkeys(range(count), exc)
+    return busy_s, values, faults
 
 
 def _size(parts: list[Any]) -> int:

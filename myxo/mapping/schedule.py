@@ -237,6 +237,24 @@ class Schedule:
             self._release(fresh, now)
         return fresh
 
+    def unreadable(self, chunk: Chunk, now: float) -> int | None:
+        """Take back what a lane could not read; return the index of an item that was alone in it.
+
+        Others go out again in pieces, until the one that is to blame is alone.
+        """
+        lane = self._lanes.get(chunk.lane)
+        if lane is None or chunk not in lane.chunks:
+            return None
+        lane.drop(chunk, now)
+        self._stirred.add(chunk.lane)
+        if chunk.items > 1:
+            for missing in self._uncovered(chunk):
+                self._give_back(_pieces(missing))
+            return None
+        fresh = self._take_in(range(chunk.start, chunk.stop))
+        self._release(fresh, now)
+        return chunk.start if fresh else None
+
     def shortenings(self) -> list[Shortened]:
         """Return what lanes are to be told, once each."""
         told, self._shortened = self._shortened, []
@@ -298,7 +316,8 @@ class Schedule:
             given.start,
             now,
             now,
-            not one.chunks,
+            items=len(given),
+            began_idle=not one.chunks,
             is_risked=len(given) == 1 and self._lost_alone[given.start] > 0,
         )
         one.chunks.append(chunk)

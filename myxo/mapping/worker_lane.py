@@ -373,7 +373,8 @@ class WorkerLane:
         try:
             return Chunk(frame.chunk, frame.upto, unpack(frame.parts), now, now)
         except Exception as exc:  # noqa: BLE001  (whatever importing runs)
-            self.send(Frame(Kind.REFUSED, frame.chunk, parts=pack(fault_of(exc, leave_out=1))))
+            self._done = frame.chunk
+            self.send(Frame(Kind.UNREADABLE, frame.chunk, parts=pack(fault_of(exc, leave_out=2))))
             return None
 
     def _wanted(self, chunk: Chunk) -> int:

@@ -367,6 +367,50 @@ async def test_an_executor_within_a_mapped_function_computes_there(worker: str) 
     assert await myxo.map(total, range(4), proxy=worker) == [0, 0, 3, 9]
 
 
+# What cannot be unpickled at the other end
+
+
+class Unreadable:
+    """Its pickle cannot be read in a process that it names."""
+
+    def __init__(self, by: int | None = None) -> None:
+        self.by = by
+
+    def __reduce__(self) -> Any:
+        return _read_unreadable, (os.getpid(), self.by)
+
+
+def _read_unreadable(made_by: int, by: int | None) -> Unreadable:
+    if os.getpid() in {made_by, by}:
+        raise OwnError("not to be read here")
+    return Unreadable(by)
+
+
+def test_an_item_that_a_worker_cannot_read_sinks_no_other(worker: str) -> None:
+    def pid_of(item: Any) -> int:
+        return item if isinstance(item, int) else -1
+
+    own = Unreadable(myxo.map_sync(lambda _: os.getpid(), [0], proxy=worker)[0])
+    items = [*range(100), own, *range(101, 200)]
+    for chunk in ("auto", 50):
+        found = myxo.map_sync(pid_of, items, chunk=chunk, return_exceptions=True, proxy=worker)
+        assert isinstance(found[100], OwnError)
+        assert "item 100 of the map" in found[100].__notes__[0]
+        assert found[:100] + found[101:] == items[:100] + items[101:]
+
+
+def test_a_result_that_the_caller_cannot_read_sinks_no_other_message(worker: str) -> None:
+    caller = os.getpid()
+
+    def result(x: int) -> Any:
+        return Unreadable(caller) if x == 5 else x
+
+    found = myxo.map_sync(result, range(10), chunk=1, return_exceptions=True, proxy=worker)
+    assert isinstance(found[5], OwnError)
+    assert "results of items 5 to 5" in found[5].__notes__[0]
+    assert found[:5] + found[6:] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
 # What is no `Exception`, and what breaks the process's own files
 
 

@@ -410,3 +410,26 @@ def test_what_came_back_is_given_out_even_where_nothing_fresh_may_be() -> None:
     assert given == list(range(10))
     assert schedule.look_again_at(stays, 0.2, fresh=False) is None
     assert schedule.next(stays, 0.2) is not None
+
+
+@given(st.integers(1, 60), st.data())
+def test_of_a_chunk_that_cannot_be_read_the_item_to_blame_is_found(
+    items: int, data: st.DataObject
+) -> None:
+    bad = data.draw(st.frozensets(st.integers(0, items - 1), max_size=3))
+    lane, schedule = LaneId(0), Schedule(chunk=items)
+    schedule.offer(items)
+    schedule.close()
+    schedule.join(lane)
+    blamed: list[int] = []
+    fine: list[int] = []
+    while (chunk := schedule.next(lane, 0.0)) is not None:
+        given = range(chunk.start, chunk.stop)
+        if bad.isdisjoint(given):
+            fine += given
+            schedule.answered(chunk, chunk.stop, 0.1, 0.1)
+        elif (index := schedule.unreadable(chunk, 0.1)) is not None:
+            blamed.append(index)
+    assert schedule.finished
+    assert sorted(blamed) == sorted(bad)
+    assert sorted([*fine, *blamed]) == list(range(items))
