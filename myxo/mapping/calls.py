@@ -51,7 +51,6 @@ R = TypeVar("R")
 UNTAKEN = 100_000
 """Results that wait for a caller who iterates; then no more are computed until some are taken."""
 
-
 NOT_FROM_GENERATORS = (StopIteration, StopAsyncIteration)
 """Python makes a RuntimeError of these where a generator raises them."""
 

@@ -4,7 +4,7 @@ import pickle
 import traceback
 from dataclasses import dataclass
 
-import cloudpickle
+from myxo.mapping.packing import pickle_of
 
 MAX_TEXT = 64 << 10
 """Characters of a traceback or a message that travel."""
@@ -44,7 +44,7 @@ def fault_of(error: BaseException, *, leave_out: int = 0) -> Fault:
 def _pickled(error: BaseException) -> bytes | None:
     """Return an exception's pickle if it is read back as what it was."""
     try:
-        data: bytes = cloudpickle.dumps(error.with_traceback(None))
+        data = pickle_of(error.with_traceback(None))
         same = type(pickle.loads(data)) is type(error)  # noqa: S301  (its own)
     except Exception:  # noqa: BLE001  (whatever a class of the user's does there)
         return None

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
@@ -31,10 +31,18 @@ def _code(code: CodeType) -> Any:
 Pickler.dispatch_table[CodeType] = _code
 
 
-def pickle_of(value: object) -> bytes:
-    """Return an object's pickle. Raises what pickling it raises."""
+def pickle_of(value: object, in_line: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """Return an object's pickle; classes that cannot be imported elsewhere travel in it.
+
+    Args:
+        value: the object.
+        in_line: says of each large buffer whether it is in the pickle; all are without it.
+
+    Raises what pickling it raises.
+    """
     stream = io.BytesIO()
-    Pickler(stream, protocol=5).dump(value)
+    Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
+    # No view of the stream: Python 3.11 crashes when it finds one in a circle that it clears.
     return stream.getvalue()
 
 
@@ -57,10 +65,7 @@ def pack(value: object) -> list[Bytes]:
         buffers.append(raw)
         return False
 
-    stream = io.BytesIO()
-    Pickler(stream, protocol=5, buffer_callback=in_line).dump(value)
-    # No view of the stream: Python 3.11 crashes when it finds one in a circle that it clears.
-    return [stream.getvalue(), *buffers]
+    return [pickle_of(value, in_line), *buffers]
 
 
 def unpicklable(values: Iterable[object]) -> Iterator[tuple[int, Exception]]:

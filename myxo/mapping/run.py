@@ -53,6 +53,9 @@ NO_ROOM = frozenset({429, 503, 504})
 """What a proxy answers when it has no worker for now."""
 
 
+LOST = Fault("WorkerLost", "every worker that computed the item was lost meanwhile")
+
+
 class _NoOther(Exception):
     """The proxy gave a worker to which the map has a lane already: there is no other."""
 
@@ -184,7 +187,7 @@ class MapRun(Flow):
                     self._leaving.discard(key)
                     lane.is_spare = self._schedule.finished and not is_leaving
                     for index in self._schedule.lost(key):
-                        self._give_up(index, lane)
+                        self._give_up(index, LOST, lane)
                     self._news.tell()
                     self._wake_stirred()
         except Refused as exc:
@@ -314,9 +317,7 @@ class MapRun(Flow):
             self._schedule.begun(chunks[frame.chunk])
 
     async def _heard_outcomes(self, lane: Lane, chunks: dict[int, Chunk], frame: Frame) -> None:
-        # A worker goes through its chunks in order: nothing more comes of the ones before.
-        for chunk in [number for number in chunks if number < frame.chunk]:
-            del chunks[chunk]
+        _forget_before(chunks, frame.chunk)
         if frame.chunk in chunks:
             lane.answered(frame.chunk, frame.upto)
             self._lost = 0
@@ -324,15 +325,13 @@ class MapRun(Flow):
             await self._go_on()
 
     async def _heard_unreadable(self, lane: Lane, chunks: dict[int, Chunk], frame: Frame) -> None:
+        _forget_before(chunks, frame.chunk)
         if frame.chunk in chunks:
             chunk = chunks.pop(frame.chunk)
             lane.answered(frame.chunk, chunk.stop)
             index = self._schedule.unreadable(chunk, trio.current_time())
             if index is not None:
-                fault = unpack(frame.parts)
-                self._hand_over(
-                    Outcomes(range(index, index + 1), [None], {index: fault}, lane.worker)
-                )
+                self._give_up(index, unpack(frame.parts), lane)
             await self._go_on()
 
     async def _go_on(self) -> None:
@@ -372,9 +371,14 @@ class MapRun(Flow):
             del self._tries[index]
         super()._hand_over(outcomes)
 
-    def _give_up(self, index: int, lane: Lane) -> None:
-        fault = Fault("WorkerLost", "every worker that computed the item was lost meanwhile")
+    def _give_up(self, index: int, fault: Fault, lane: Lane) -> None:
         self._hand_over(Outcomes(range(index, index + 1), [None], {index: fault}, lane.worker))
+
+
+def _forget_before(chunks: dict[int, Chunk], number: int) -> None:
+    """Let go of earlier chunks: a worker goes through them in order, and says no more of these."""
+    for earlier in [one for one in chunks if one < number]:
+        del chunks[earlier]
 
 
 def _packed(items: Sequence[Any], start: int) -> list[Any]:

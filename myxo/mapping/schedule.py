@@ -245,8 +245,7 @@ class Schedule:
         lane = self._lanes.get(chunk.lane)
         if lane is None or chunk not in lane.chunks:
             return None
-        lane.drop(chunk, now)
-        self._stirred.add(chunk.lane)
+        self._drop(chunk, now)
         if chunk.items > 1:
             for missing in self._uncovered(chunk):
                 self._give_back(_pieces(missing))
@@ -433,14 +432,18 @@ class Schedule:
             return
         if chunk.done < chunk.stop and self._outcomes.missing(chunk.done, chunk.stop):
             return
-        lane.drop(chunk, now)
-        self._stirred.add(chunk.lane)
+        self._drop(chunk, now)
         if chunk.done < chunk.stop:
             chunk.stop = chunk.done
             self._shortened.append(Shortened(chunk.lane, chunk.id, chunk.stop))
         elif chunk.began_idle:
             for pace in self._paces(chunk.lane):
                 pace.cost(now - chunk.sent_at - chunk.busy_s - chunk.away_s)
+
+    def _drop(self, chunk: Chunk, now: float) -> None:
+        """Take a chunk from its lane, which may have something else to do now."""
+        self._lanes[chunk.lane].drop(chunk, now)
+        self._stirred.add(chunk.lane)
 
     def _uncovered(self, chunk: Chunk) -> list[range]:
         """Return what of a lost chunk has no outcome and is no other lane's."""
